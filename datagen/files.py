@@ -1,0 +1,37 @@
+"""Files that are never seen half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, and puts what was written there in the place of `path` in one step.
+
+    An error removes the temporary file; a killed process leaves it behind for `remove_temporaries`.
+    """
+    # The random part lets a task that Ray runs twice write twice at once.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(directory: Path) -> None:
+    for temporary in directory.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The checksum of the file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,99 @@
+"""Reads a dataset: Parquet and numpy, no Ray. Every shard's checksum is verified as it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datagen.errors import DatasetNotFoundError, ShardCorruptError, ShardMissingError, SplitNotFoundError
+from datagen.rows import Rows
+from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
+
+GENERATE = "`python pipelines/generate.py`"
+
+
+def read_dataset(path: str | Path) -> Dataset:
+    """The parsed dataset.json of the dataset directory `path`.
+
+    Raises DatasetNotFoundError, or FormatVersionError if a newer format was written there.
+    """
+    file = Path(path) / DATASET_FILE
+    if not file.is_file():
+        raise DatasetNotFoundError(f"no dataset at {path} (there is no {DATASET_FILE}): make it with {GENERATE}")
+    return Dataset.from_json(file.read_text(), file)
+
+
+def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
+    """A split, or its first `rows` rows, as a table: tokens fixed_size_list<uint16 or uint32>, answer_* list<int32>.
+
+    Raises DatasetNotFoundError, FormatVersionError, SplitNotFoundError, ShardMissingError or ShardCorruptError.
+    """
+    return pa.concat_tables(_shard_tables(Path(path), split, rows))
+
+
+def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
+    """A split, or its first `rows` rows, as numpy arrays; errors as in `load`.
+
+    Needs the memory of the result and of one shard.
+    """
+    wanted = _wanted(read_dataset(path), path, split, rows)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    done = 0
+    for table in _shard_tables(Path(path), split, wanted):
+        for name in table.column_names:
+            part = _to_numpy(table.column(name))
+            if name not in arrays:
+                arrays[name] = np.empty((wanted, part.shape[1]), dtype=part.dtype)
+            arrays[name][done : done + len(part)] = part
+        done += table.num_rows
+    return Rows(**arrays)
+
+
+def _wanted(dataset: Dataset, path: str | Path, split: str, rows: int | None) -> int:
+    """How many rows to read; SplitNotFoundError if they are not there."""
+    if split not in dataset.splits:
+        there = ", ".join(sorted(dataset.splits)) or "none"
+        raise SplitNotFoundError(f"no split {split!r} in {path} (splits there: {there}): make it with {GENERATE}")
+    available = dataset.splits[split].rows
+    if rows is not None and not 1 <= rows <= available:
+        raise SplitNotFoundError(
+            f"rows must be in 1..{available}, the rows of split {split!r} in {path}, got {rows}: "
+            f"ask for fewer, or make more with {GENERATE}"
+        )
+    return available if rows is None else rows
+
+
+def _shard_tables(path: Path, split: str, rows: int | None) -> Iterator[pa.Table]:
+    """One table a shard, up to `rows` rows in all."""
+    dataset = read_dataset(path)
+    missing = _wanted(dataset, path, split, rows)
+    for number, shard in enumerate(dataset.splits[split].shards):
+        if missing == 0:
+            return
+        table = _read_shard(shard_path(path, split, number), shard).slice(0, missing)
+        missing -= table.num_rows
+        yield table
+
+
+def _read_shard(file: Path, shard: Shard) -> pa.Table:
+    remedy = f"run {GENERATE} again, it replaces what is missing or broken"
+    if not file.is_file():
+        raise ShardMissingError(f"shard {file} is missing: {remedy}")
+    content = file.read_bytes()
+    checksum = hashlib.sha256(content).hexdigest()
+    if checksum != shard.sha256:
+        raise ShardCorruptError(f"shard {file} has sha256 {checksum}, dataset.json says {shard.sha256}: {remedy}")
+    return pq.read_table(pa.BufferReader(content))
+
+
+def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A list column whose lists have one length, as [n, length]."""
+    flat = column.combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(column), -1)

@@ -1,0 +1,67 @@
+"""What every task promises, and the randomness it may use. Needs numpy alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import Field, asdict
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from datagen.rows import Rows
+
+SPLITS = ("train", "validation", "test")
+MAX_SEED = 2**63 - 1
+
+
+class Task(Protocol):
+    """A frozen dataclass that checks itself when built; its fields are the task's config."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Token id -> what it stands for."""
+
+    @property
+    def row_length(self) -> int:
+        """Tokens in each row, T."""
+
+    def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
+        """The first `rows` rows of a shard: a function of (config, split, seed, shard), fewer rows being a prefix."""
+
+
+def task_identity(task: Task) -> dict[str, Any]:
+    return {"name": task.name, "config": asdict(task)}
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def check_int(name: str, value: object, low: int, high: int) -> None:
+    """Raises ValueError unless `value` is a plain int (not a bool) in low..high."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} must be an int in {low}..{high}, got {value!r}")
+
+
+def check_split(split: object) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+
+
+def random_stream(task: Task, split: str, seed: int, shard: int) -> np.random.Philox:
+    """The bit generator of one shard.
+
+    Read only its raw words: numpy keeps those the same in every version, but not the distributions of Generator.
+    """
+    check_split(split)
+    check_int("seed", seed, 0, MAX_SEED)
+    check_int("shard", shard, 0, MAX_SEED)
+    text = canonical_json({"task": task_identity(task), "split": split, "seed": seed, "shard": shard})
+    return np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))

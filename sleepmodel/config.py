@@ -1,0 +1,157 @@
+"""What shapes a model and its training: typed, frozen, checked when built. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+MIXERS = ("attention", "gated_delta")
+EVICTIONS = ("hard",)
+PRECISIONS = ("float32", "bfloat16")
+
+
+def require(ok: bool, field: str, value: object, allowed: str) -> None:
+    """Raise the one error of a bad field: its name first, then its value and what is allowed."""
+    if not ok:
+        raise ValueError(f"{field} = {value!r}: must be {allowed}")
+
+
+def _whole(field: str, value: object, low: int) -> None:
+    require(type(value) is int and value >= low, field, value, f"an integer of at least {low}")
+
+
+def _real(field: str, value: object, low: float, high: float, allowed: str) -> None:
+    require(type(value) in (int, float) and low <= float(value) <= high, field, value, allowed)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture. Defaults are the paper's Rule 110 model (section "Experiments", 1).
+
+    vocab_size: number of tokens.
+    d_model: width of the residual stream.
+    n_heads: attention heads; `d_model / n_heads` must be even (RoPE).
+    mixers: the sequence mixer of each block, first to last.
+    window: L, tokens in a full context window.
+    eviction: what happens to the KV cache when the window is full; "hard" clears it.
+    sleep_passes: N, recurrent passes over a full window before it is evicted.
+    fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
+    fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
+    mlp_ratio: hidden width of the MLP in units of d_model.
+    max_positions: learned absolute positions, the longest row that the model reads; None has RoPE alone.
+    """
+
+    vocab_size: int
+    d_model: int = 256
+    n_heads: int = 4
+    mixers: tuple[str, ...] = ("attention", "gated_delta", "attention", "gated_delta")
+    window: int = 24
+    eviction: Literal["hard"] = "hard"
+    sleep_passes: int = 1
+    fast_weight_lr: float = 1.0
+    fast_heads: int = 4
+    key_dim: int = 64
+    value_dim: int = 64
+    mlp_ratio: int = 4
+    max_positions: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("d_model", "n_heads", "fast_heads", "key_dim", "value_dim", "mlp_ratio", "sleep_passes"):
+            _whole(field, getattr(self, field), 1)
+        _whole("vocab_size", self.vocab_size, 2)
+        _whole("window", self.window, 2)
+        if self.max_positions is not None:
+            _whole("max_positions", self.max_positions, 2)
+        _real("fast_weight_lr", self.fast_weight_lr, 1e-6, 2.0, "a number in (0, 2]")
+        require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
+        known = isinstance(self.mixers, tuple) and self.mixers and all(mixer in MIXERS for mixer in self.mixers)
+        require(bool(known), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}")
+        even = self.d_model % (2 * self.n_heads) == 0
+        require(even, "d_model", self.d_model, f"a multiple of 2 * n_heads = {2 * self.n_heads}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`, also after JSON has made lists of tuples.
+
+        Raises ValueError on an unknown or missing field.
+        """
+        try:
+            return cls(**{**fields, "mixers": tuple(fields.get("mixers", cls.mixers))})
+        except TypeError as error:
+            raise ValueError(f"not a model config: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What shapes a training run. Nothing here is a resource: those are in `Scale`.
+
+    steps: optimiser steps; batch_size: rows in a step, over all workers.
+    muon_lr: learning rate of the blocks' matrices; adam_lr: of everything else.
+    momentum: Muon's; weight_decay: decoupled, on both groups.
+    warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
+    grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
+    precision: "bfloat16" is autocast over fp32 weights; fast-weight states stay fp32.
+    seed: initial weights and the order of rows.
+    validate_every: steps between two looks at the validation rows, which are also the steps that report and save.
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    muon_lr: float = 5e-3
+    adam_lr: float = 2e-3
+    momentum: float = 0.95
+    weight_decay: float = 0.0
+    warmup_steps: int = 50
+    decay_fraction: float = 0.3
+    grad_clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    validate_every: int = 100
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch_size", "validate_every"):
+            _whole(field, getattr(self, field), 1)
+        for field in ("warmup_steps", "seed"):
+            _whole(field, getattr(self, field), 0)
+        for field in ("muon_lr", "adam_lr"):
+            _real(field, getattr(self, field), 1e-9, 1.0, "a number from 1e-9 to 1")
+        _real("momentum", self.momentum, 0.0, 0.9999, "a number from 0 to 0.9999")
+        _real("weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
+        _real("decay_fraction", self.decay_fraction, 0.0, 1.0, "a number from 0 to 1")
+        _real("grad_clip", self.grad_clip, 0.0, 1e6, "a number from 0 (no clipping) to 1e6")
+        require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What a run may use. It changes how long a run takes, never what it computes (within floating-point order).
+
+    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads; gpu: one GPU each.
+    zero_stage: DeepSpeed's partitioning of optimiser state (1), gradients (2) and weights (3).
+    accumulation: micro-batches in a step; checkpoint_activations: recompute each pass in the backward.
+    """
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpu: bool = False
+    zero_stage: int = 0
+    accumulation: int = 1
+    checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("workers", "cpus_per_worker", "accumulation"):
+            _whole(field, getattr(self, field), 1)
+        require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+
+
+def check_compatible(train: TrainConfig, scale: Scale) -> None:
+    """Raise ValueError where two configs are each right but cannot run together."""
+    pieces = scale.workers * scale.accumulation
+    allowed = f"a multiple of workers * accumulation = {pieces}"
+    require(train.batch_size % pieces == 0, "batch_size", train.batch_size, allowed)
+    # DeepSpeed 0.19 clips Muon's orthogonalised update, not the gradient, where it partitions.
+    clips = scale.zero_stage > 0 and train.grad_clip > 0
+    require(not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly")

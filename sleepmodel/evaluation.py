@@ -1,0 +1,103 @@
+"""What a model gets right: exact match by answer, by row and by depth, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import stats
+
+from sleepmodel.model import SleepModel
+
+CONFIDENCE = 0.95
+
+
+class Rows(Protocol):
+    """Rows of one length: tokens [n, T], and start, length and depth of each answer [n, A]."""
+
+    tokens: np.ndarray
+    answer_start: np.ndarray
+    answer_length: np.ndarray
+    answer_depth: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def loss_mask(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of `total` are right, with Wilson's interval."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        return self.right / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        low, high = stats.binomtest(self.right, self.total).proportion_ci(CONFIDENCE, method="wilson")
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Exact match: a row is right when all its answers are (the paper's metric on Rule 110); an answer when all its
+    tokens are. `answers` is keyed by depth (Rule 110: automaton steps)."""
+
+    rows: Share
+    answers: dict[int, Share]
+
+
+@torch.no_grad()
+def predict(model: SleepModel, rows: Rows, batch_size: int = 512) -> np.ndarray:
+    """The most likely token at each answer token: int64 [n, T], -1 where a row has no answer token."""
+    device = next(model.parameters()).device
+    predicted = np.full(rows.tokens.shape, -1, np.int64)
+    for start in range(0, len(rows), batch_size):
+        part = np.arange(start, min(start + batch_size, len(rows)))
+        mask = rows.loss_mask(part)
+        tokens = torch.from_numpy(rows.tokens[part].astype(np.int64)).to(device)
+        logits = model(tokens, torch.from_numpy(mask).to(device)).logits
+        predicted[start : start + len(part)][mask] = logits.argmax(-1).cpu().numpy()
+    return predicted
+
+
+def score(predicted: np.ndarray, rows: Rows) -> Accuracy:
+    """Exact match of `predict`'s tokens with the rows' own."""
+    wrong = np.zeros((len(rows), rows.tokens.shape[1] + 1), np.int64)
+    np.cumsum((predicted >= 0) & (predicted != rows.tokens), axis=1, out=wrong[:, 1:])
+    before = np.take_along_axis(wrong, rows.answer_start.astype(np.int64), 1)
+    behind = np.take_along_axis(wrong, (rows.answer_start + rows.answer_length).astype(np.int64), 1)
+    right = before == behind
+    depths = np.unique(rows.answer_depth)
+    by_depth = {int(d): Share(int(right[rows.answer_depth == d].sum()), int((rows.answer_depth == d).sum())) for d in depths}
+    return Accuracy(Share(int(right.all(1).sum()), len(rows)), by_depth)
+
+
+def accuracy(model: SleepModel, rows: Rows) -> Accuracy:
+    """Exact match of a model on rows."""
+    return score(predict(model, rows), rows)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean over seeds with Student's 95 % interval; infinitely wide for a single seed."""
+
+    mean: float
+    half_width: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        n = len(values)
+        if n < 2:
+            return cls(float(np.mean(values)), math.inf, n)
+        spread = float(np.std(values, ddof=1)) / math.sqrt(n)
+        return cls(float(np.mean(values)), float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread, n)

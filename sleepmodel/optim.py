@@ -1,0 +1,56 @@
+"""Muon for the blocks' matrices, AdamW for everything else, and the schedule that both follow."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from sleepmodel.config import TrainConfig
+
+ADAM_BETAS = (0.9, 0.98)
+ADAM_EPS = 1e-8
+_ADAM_NAMES = ("embed", "lm_head")
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(Muon's, AdamW's): matrices, but for the embeddings and the readout, and all the rest.
+
+    The same rule as DeepSpeed's `set_optimizer_flags`, which tags parameters by name and cannot be told otherwise.
+    """
+    muon, adam = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.dim() >= 2 and not any(word in name for word in _ADAM_NAMES)
+        (muon if matrix else adam).append(parameter)
+    return muon, adam
+
+
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """torch's Muon (Keller Jordan's scaling) and AdamW over the two groups, at their peak rates."""
+    muon, adam = split_parameters(model)
+    decay = config.weight_decay
+    optimizers: list[Optimizer] = [AdamW(adam, lr=config.adam_lr, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=decay)]
+    if muon:
+        optimizers.append(
+            Muon(muon, lr=config.muon_lr, momentum=config.momentum, weight_decay=decay, adjust_lr_fn="original")
+        )
+    return optimizers
+
+
+def peak_rates(optimizers: list[Optimizer]) -> list[float]:
+    """The learning rate of each parameter group, in order."""
+    return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def set_rates(optimizers: list[Optimizer], peaks: list[float], factor: float) -> None:
+    """Set each parameter group's learning rate to its peak times `factor`."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, peak in zip(groups, peaks, strict=True):
+        group["lr"] = peak * factor
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """The factor on the peak rates at `step` (from 0): linear warm-up, flat, linear to 0 over the last part."""
+    warm = (step + 1) / config.warmup_steps if config.warmup_steps else 1.0
+    tail = config.steps * config.decay_fraction
+    cool = (config.steps - step) / tail if tail else 1.0
+    return min(1.0, warm, cool)

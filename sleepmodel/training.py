@@ -1,0 +1,246 @@
+"""The training loop: one process, torch alone. What saves, reports, or spreads it over workers is passed in.
+
+A run is a function of (model config, train config, rows): the weights start from the seed, the order of rows is a
+permutation of them for each epoch that depends on (seed, epoch) alone, and the data position is the step.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sleepmodel.allocator import keep_freed_memory
+from sleepmodel.config import ModelConfig, TrainConfig
+from sleepmodel.model import SleepModel
+from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
+
+
+class Rows(Protocol):
+    """Rows of one length with their answers, as datagen's reader gives them."""
+
+    tokens: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def loss_mask(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is no longer a number; the last checkpoint is good."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. tokens and seconds count from the start of the run, over all workers and restarts.
+
+    loss: mean since the last report, nats per answer token; grad_norm: of the last step, before clipping;
+    rate: factor on the peak learning rates; accuracy: share of validation rows that are wholly right.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    loss: float
+    grad_norm: float
+    rate: float
+    accuracy: float
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds left at this pace."""
+        return self.seconds / self.step * (self.steps - self.step)
+
+    def line(self) -> str:
+        return (
+            f"step {self.step}/{self.steps}  loss {self.loss:.3f}  accuracy {self.accuracy:.3f}  "
+            f"grad {self.grad_norm:.2f}  {self.tokens_per_second:,.0f} tokens/s  {self.eta_seconds:.0f} s left"
+        )
+
+
+class Engine(Protocol):
+    """What computes and applies gradients: `LocalEngine` here, DeepSpeed's in distributed.py."""
+
+    model: SleepModel
+    rank: int
+    workers: int
+    accumulation: int
+
+    def backward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
+        """Forward and backward of one micro-batch; its mean loss."""
+
+    def step(self, rate: float) -> float:
+        """Clip, step at `rate` times the peak rates, clear the gradients; the gradient norm before clipping.
+        Where that norm is not finite nothing is applied."""
+
+    def mean(self, value: float) -> float:
+        """The mean of each worker's value."""
+
+    def save(self, directory: Path, state: dict[str, Any]) -> None:
+        """Write weights, optimiser and `state` into an empty directory."""
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        """The inverse of `save`; returns its `state`. Raises FileNotFoundError where nothing can be read."""
+
+
+class LocalEngine:
+    """Plain PyTorch in this process."""
+
+    rank, workers = 0, 1
+
+    def __init__(self, model: SleepModel, config: TrainConfig, accumulation: int = 1) -> None:
+        self.model, self.config, self.accumulation = model, config, accumulation
+        self.optimizers = build_optimizers(model, config)
+        self.peaks = peak_rates(self.optimizers)
+
+    def backward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            loss = self.model(tokens.to(device), loss_mask.to(device)).loss
+        (loss / self.accumulation).backward()
+        return loss.detach()
+
+    def step(self, rate: float) -> float:
+        norm = clip_gradient(self.model, self.config.grad_clip)
+        if math.isfinite(norm):
+            set_rates(self.optimizers, self.peaks, rate)
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self.model.zero_grad()
+        return norm
+
+    def mean(self, value: float) -> float:
+        return value
+
+    def save(self, directory: Path, state: dict[str, Any]) -> None:
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        torch.save(
+            {"model": self.model.state_dict(), "optimizers": optimizers, "state": state}, directory / "checkpoint.pt"
+        )
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        saved = torch.load(directory / "checkpoint.pt", weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        return dict(saved["state"])
+
+
+def build_model(model: ModelConfig, train: TrainConfig, checkpoint_activations: bool = False) -> SleepModel:
+    """A fresh model whose weights depend on the configs alone."""
+    torch.manual_seed(train.seed)
+    return SleepModel(model, checkpoint_activations)
+
+
+def clip_gradient(model: SleepModel, limit: float) -> float:
+    """Scale the gradient down to norm `limit` (0: leave it) and return its norm before."""
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))
+
+
+def batches(rows: int, config: TrainConfig, start: int = 0) -> Iterator[np.ndarray]:
+    """Row indices [batch_size] of each step from `start` on; every epoch is a new permutation, its remainder dropped.
+
+    Raises ValueError where there are fewer rows than one batch.
+    """
+    per_epoch = rows // config.batch_size
+    if per_epoch == 0:
+        raise ValueError(f"batch_size = {config.batch_size}: must be at most the {rows} training rows")
+    epoch, order = -1, np.empty(0, np.int64)
+    for step in range(start, config.steps):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = np.random.Generator(np.random.PCG64([config.seed, epoch])).permutation(rows)
+        first = step % per_epoch * config.batch_size
+        yield order[first : first + config.batch_size]
+
+
+def share(indices: np.ndarray, engine: Engine) -> list[np.ndarray]:
+    """This worker's micro-batches of a global batch: equal contiguous pieces, so that means of means are means."""
+    pieces = np.split(indices, engine.workers * engine.accumulation)
+    return pieces[engine.rank * engine.accumulation : (engine.rank + 1) * engine.accumulation]
+
+
+def train(
+    engine: Engine,
+    rows: Rows,
+    config: TrainConfig,
+    validate: Callable[[SleepModel], float],
+    report: Callable[[Progress], None],
+    checkpoint: Callable[[Progress, Callable[[Path], None]], None] | None = None,
+    resume: Path | None = None,
+) -> Progress:
+    """Train to `config.steps` and return the last report.
+
+    validate: accuracy of the model; report: told every `validate_every` steps and at the end; checkpoint: told at the
+    same steps, with a function that writes a complete checkpoint into a directory; resume: such a directory.
+    Raises NonFiniteError, with step, rate and norm, where loss or gradient are no longer numbers.
+    """
+    keep_freed_memory()
+    progress = _load(engine, resume) if resume else None
+    start, before = (progress.step, progress.seconds) if progress else (0, 0.0)
+    tokens = progress.tokens if progress else 0
+    clock, losses = time.monotonic(), []
+    for step, indices in enumerate(batches(len(rows), config, start), start):
+        rate = schedule(step, config)
+        micro = [
+            engine.backward(
+                torch.from_numpy(rows.tokens[part].astype(np.int64)), torch.from_numpy(rows.loss_mask(part))
+            )
+            for part in share(indices, engine)
+        ]
+        loss = float(torch.stack(micro).mean())
+        norm = engine.step(rate)
+        if not math.isfinite(loss + norm):
+            raise NonFiniteError(
+                f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
+                f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; resume from it with lower rates."
+            )
+        losses.append(loss)
+        tokens += indices.size * rows.tokens.shape[1]
+        if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+            now = time.monotonic() - clock
+            progress = Progress(
+                step=step + 1,
+                steps=config.steps,
+                tokens=tokens,
+                seconds=before + now,
+                tokens_per_second=(step + 1 - start) * config.batch_size * rows.tokens.shape[1] / now,
+                loss=engine.mean(sum(losses) / len(losses)),
+                grad_norm=norm,
+                rate=rate,
+                accuracy=validate(engine.model),
+            )
+            losses.clear()
+            report(progress)
+            if checkpoint:
+                checkpoint(progress, lambda directory, at=progress: _save(engine, at, directory))
+    assert progress is not None
+    return progress
+
+
+def _save(engine: Engine, progress: Progress, directory: Path) -> None:
+    engine.save(directory, {"progress": asdict(progress), "rng": torch.get_rng_state()})
+
+
+def _load(engine: Engine, directory: Path) -> Progress:
+    state = engine.load(directory)
+    torch.set_rng_state(state["rng"])
+    return Progress(**state["progress"])
+
+
+def replace_directory(write: Callable[[Path], None], directory: Path) -> None:
+    """Fill a directory under a temporary name and rename it, so that no half-written one is ever seen."""
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}")
+    fresh.mkdir(parents=True)
+    write(fresh)
+    fresh.rename(directory)
