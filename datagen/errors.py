@@ -14,7 +14,11 @@ class FormatVersionError(DatasetError):
 
 
 class SplitNotFoundError(DatasetError):
-    """The dataset has no such split, or fewer rows of it than asked for."""
+    """The dataset has no such split."""
+
+
+class NotEnoughRowsError(DatasetError):
+    """The split has fewer rows than asked for."""
 
 
 class ShardMissingError(DatasetError):

@@ -12,7 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datagen.errors import DatasetNotFoundError, ShardCorruptError, ShardMissingError, SplitNotFoundError
+from datagen.errors import (
+    DatasetNotFoundError,
+    NotEnoughRowsError,
+    ShardCorruptError,
+    ShardMissingError,
+    SplitNotFoundError,
+)
 from datagen.rows import Rows
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 
@@ -33,20 +39,23 @@ def read_dataset(path: str | Path) -> Dataset:
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
     """A split, or its first `rows` rows, as a table: tokens fixed_size_list<uint16 or uint32>, answer_* list<int32>.
 
-    Raises DatasetNotFoundError, FormatVersionError, SplitNotFoundError, ShardMissingError or ShardCorruptError.
+    Raises DatasetNotFoundError, FormatVersionError, SplitNotFoundError, NotEnoughRowsError,
+    ShardMissingError or ShardCorruptError.
     """
-    return pa.concat_tables(_shard_tables(Path(path), split, rows))
+    dataset = read_dataset(path)
+    return pa.concat_tables(_tables(Path(path), dataset, split, _wanted(path, dataset, split, rows)))
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
     """A split, or its first `rows` rows, as numpy arrays; errors as in `load`.
 
-    Needs the memory of the result and of one shard.
+    Needs the memory of the result and of a shard or two.
     """
-    wanted = _wanted(read_dataset(path), path, split, rows)
+    dataset = read_dataset(path)
+    wanted = _wanted(path, dataset, split, rows)
     arrays: dict[str, npt.NDArray[Any]] = {}
     done = 0
-    for table in _shard_tables(Path(path), split, wanted):
+    for table in _tables(Path(path), dataset, split, wanted):
         for name in table.column_names:
             part = _to_numpy(table.column(name))
             if name not in arrays:
@@ -56,29 +65,27 @@ def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
     return Rows(**arrays)
 
 
-def _wanted(dataset: Dataset, path: str | Path, split: str, rows: int | None) -> int:
-    """How many rows to read; SplitNotFoundError if they are not there."""
+def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) -> int:
+    """How many rows to read; raises SplitNotFoundError or NotEnoughRowsError if they are not there."""
     if split not in dataset.splits:
         there = ", ".join(sorted(dataset.splits)) or "none"
         raise SplitNotFoundError(f"no split {split!r} in {path} (splits there: {there}): make it with {GENERATE}")
     available = dataset.splits[split].rows
     if rows is not None and not 1 <= rows <= available:
-        raise SplitNotFoundError(
+        raise NotEnoughRowsError(
             f"rows must be in 1..{available}, the rows of split {split!r} in {path}, got {rows}: "
             f"ask for fewer, or make more with {GENERATE}"
         )
     return available if rows is None else rows
 
 
-def _shard_tables(path: Path, split: str, rows: int | None) -> Iterator[pa.Table]:
-    """One table a shard, up to `rows` rows in all."""
-    dataset = read_dataset(path)
-    missing = _wanted(dataset, path, split, rows)
+def _tables(path: Path, dataset: Dataset, split: str, rows: int) -> Iterator[pa.Table]:
+    """The first `rows` rows, one table a shard."""
     for number, shard in enumerate(dataset.splits[split].shards):
-        if missing == 0:
+        if rows == 0:
             return
-        table = _read_shard(shard_path(path, split, number), shard).slice(0, missing)
-        missing -= table.num_rows
+        table = _read_shard(shard_path(path, split, number), shard).slice(0, rows)
+        rows -= table.num_rows
         yield table
 
 
@@ -95,5 +102,5 @@ def _read_shard(file: Path, shard: Shard) -> pa.Table:
 
 def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """A list column whose lists have one length, as [n, length]."""
-    flat = column.combine_chunks().flatten().to_numpy()
+    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy()
     return flat.reshape(len(column), -1)

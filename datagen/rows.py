@@ -34,9 +34,7 @@ class Rows:
 
     def __getitem__(self, index: Index) -> Rows:
         """The rows of a slice (views), of an index array or of a boolean mask (copies)."""
-        return Rows(
-            self.tokens[index], self.answer_start[index], self.answer_length[index], self.answer_depth[index]
-        )
+        return Rows(self.tokens[index], self.answer_start[index], self.answer_length[index], self.answer_depth[index])
 
     def loss_mask(self, index: Index | None = None) -> npt.NDArray[np.bool_]:
         """Which tokens belong to an answer, bool [n, T]: the union of the answers, of all rows or of those indexed."""

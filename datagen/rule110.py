@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.rows import Rows
-from datagen.task import check_int, check_split, random_stream
+from datagen.task import check_int, random_stream
 
 QUERY = 2  # the id of "?"; the ids of "0" and "1" are the cells themselves
 SMALL_SPACE_BITS = 40  # up to here two draws may well meet the same context
@@ -68,7 +68,7 @@ class Rule110:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
 
         split is train, validation or test; seed and shard are 0 or more, rows 1 or more; else ValueError.
-        Returns tokens uint16 [rows, row_length] and one answer of one token for each state: answer_* int32 [rows, states].
+        Returns tokens uint16 [rows, row_length] and one answer of one token a state: answer_* int32 [rows, states].
         """
         stream = random_stream(self, split, seed, shard)
         check_int("rows", rows, 1, 2**31 - 1)
@@ -116,7 +116,7 @@ def split_of(contexts: UInt64) -> npt.NDArray[np.str_]:
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         word = (word ^ (word >> np.uint64(33))) * np.uint64(factor)
     bucket = (word ^ (word >> np.uint64(33))) & np.uint64(7)
-    return SPLIT_OF_BUCKET[bucket]
+    return np.take(SPLIT_OF_BUCKET, bucket)
 
 
 def _draw_small(bits: int, split: str, stream: np.random.Philox, rows: int) -> UInt64:

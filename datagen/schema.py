@@ -1,6 +1,6 @@
 """The dataset format: columns of a shard, layout of the directory, dataset.json, fingerprint.
 
-    <root>/<task>/<fingerprint>/<split>/part-00000.parquet ...   and   <root>/<task>/<fingerprint>/dataset.json
+<root>/<task>/<fingerprint>/<split>/part-00000.parquet ...   and   <root>/<task>/<fingerprint>/dataset.json
 """
 
 from __future__ import annotations

@@ -155,3 +155,26 @@ def check_compatible(train: TrainConfig, scale: Scale) -> None:
     # DeepSpeed 0.19 clips Muon's orthogonalised update, not the gradient, where it partitions.
     clips = scale.zero_stage > 0 and train.grad_clip > 0
     require(not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A search over N and eta. trials: how many; sleep_passes: the N to choose from; eta_low, eta_high: the range of
+    eta, log-uniform; grace: a trial runs at least 1/grace of its steps; seed: of the searcher."""
+
+    trials: int = 8
+    sleep_passes: tuple[int, ...] = (1, 2, 4)
+    eta_low: float = 0.25
+    eta_high: float = 2.0
+    grace: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _whole("trials", self.trials, 1)
+        _whole("grace", self.grace, 1)
+        _whole("seed", self.seed, 0)
+        for passes in self.sleep_passes:
+            _whole("sleep_passes", passes, 1)
+        require(len(self.sleep_passes) > 0, "sleep_passes", self.sleep_passes, "at least one number of passes")
+        _real("eta_high", self.eta_high, 1e-6, 2.0, "a number in (0, 2]")
+        _real("eta_low", self.eta_low, 1e-6, self.eta_high, f"a number in (0, eta_high = {self.eta_high}]")

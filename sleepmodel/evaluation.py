@@ -5,28 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from scipy import stats
 
+from datagen.rows import Rows
 from sleepmodel.model import SleepModel
 
 CONFIDENCE = 0.95
-
-
-class Rows(Protocol):
-    """Rows of one length: tokens [n, T], and start, length and depth of each answer [n, A]."""
-
-    tokens: np.ndarray
-    answer_start: np.ndarray
-    answer_length: np.ndarray
-    answer_depth: np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def loss_mask(self, indices: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ permutation of them for each epoch that depends on (seed, epoch) alone, and the 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,20 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datagen.rows import Rows
 from sleepmodel.allocator import keep_freed_memory
 from sleepmodel.config import ModelConfig, TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
-
-
-class Rows(Protocol):
-    """Rows of one length with their answers, as datagen's reader gives them."""
-
-    tokens: np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def loss_mask(self, indices: np.ndarray) -> np.ndarray: ...
 
 
 class NonFiniteError(RuntimeError):
@@ -175,20 +165,18 @@ def train(
     rows: Rows,
     config: TrainConfig,
     validate: Callable[[SleepModel], float],
-    report: Callable[[Progress], None],
-    checkpoint: Callable[[Progress, Callable[[Path], None]], None] | None = None,
+    report: Callable[[Progress, Callable[[Path], None]], None],
     resume: Path | None = None,
-) -> Progress:
-    """Train to `config.steps` and return the last report.
+) -> list[Progress]:
+    """Train to `config.steps` and return every report, those before a resume too.
 
-    validate: accuracy of the model; report: told every `validate_every` steps and at the end; checkpoint: told at the
-    same steps, with a function that writes a complete checkpoint into a directory; resume: such a directory.
-    Raises NonFiniteError, with step, rate and norm, where loss or gradient are no longer numbers.
+    validate: accuracy of the model; report: told every `validate_every` steps and at the end, with a function that
+    writes a complete checkpoint into an empty directory; resume: such a directory.
+    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers.
     """
     keep_freed_memory()
-    progress = _load(engine, resume) if resume else None
-    start, before = (progress.step, progress.seconds) if progress else (0, 0.0)
-    tokens = progress.tokens if progress else 0
+    history = _load(engine, resume) if resume else []
+    start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
     clock, losses = time.monotonic(), []
     for step, indices in enumerate(batches(len(rows), config, start), start):
         rate = schedule(step, config)
@@ -209,7 +197,7 @@ def train(
         tokens += indices.size * rows.tokens.shape[1]
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
             now = time.monotonic() - clock
-            progress = Progress(
+            at = Progress(
                 step=step + 1,
                 steps=config.steps,
                 tokens=tokens,
@@ -221,26 +209,16 @@ def train(
                 accuracy=validate(engine.model),
             )
             losses.clear()
-            report(progress)
-            if checkpoint:
-                checkpoint(progress, lambda directory, at=progress: _save(engine, at, directory))
-    assert progress is not None
-    return progress
+            history.append(at)
+            report(at, lambda directory: _save(engine, history, directory))
+    return history
 
 
-def _save(engine: Engine, progress: Progress, directory: Path) -> None:
-    engine.save(directory, {"progress": asdict(progress), "rng": torch.get_rng_state()})
+def _save(engine: Engine, history: list[Progress], directory: Path) -> None:
+    engine.save(directory, {"history": [asdict(at) for at in history], "rng": torch.get_rng_state()})
 
 
-def _load(engine: Engine, directory: Path) -> Progress:
+def _load(engine: Engine, directory: Path) -> list[Progress]:
     state = engine.load(directory)
     torch.set_rng_state(state["rng"])
-    return Progress(**state["progress"])
-
-
-def replace_directory(write: Callable[[Path], None], directory: Path) -> None:
-    """Fill a directory under a temporary name and rename it, so that no half-written one is ever seen."""
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}")
-    fresh.mkdir(parents=True)
-    write(fresh)
-    fresh.rename(directory)
+    return [Progress(**at) for at in state["history"]]

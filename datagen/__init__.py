@@ -1,0 +1,23 @@
+"""Synthetic reasoning tasks, as Parquet datasets. Importing it needs numpy alone; Ray and Arrow come on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from datagen.rows import Rows
+from datagen.rule110 import Rule110
+
+if TYPE_CHECKING:
+    from datagen.generation import generate
+    from datagen.reader import load, read_rows
+
+__all__ = ["Rows", "Rule110", "generate", "load", "read_rows"]
+
+_MODULE_OF = {"generate": "datagen.generation", "load": "datagen.reader", "read_rows": "datagen.reader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'datagen' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)

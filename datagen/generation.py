@@ -1,0 +1,139 @@
+"""Makes datasets with Ray tasks, one a shard. The only module of datagen that knows Ray."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+from datagen.files import remove_temporaries, replacing
+from datagen.reader import read_dataset
+from datagen.schema import (
+    DATASET_FILE,
+    FORMAT_VERSION,
+    MAX_SHARDS,
+    Dataset,
+    Shard,
+    Split,
+    fingerprint,
+    rows_per_shard,
+    shard_path,
+)
+from datagen.shards import ensure_shard, finished_shard
+from datagen.task import Task, check_int
+
+IN_FLIGHT_PER_CPU = 2  # one runs, one waits
+
+
+def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> Path:
+    """Makes at least `rows` rows of a split of a task's dataset and returns the dataset's directory.
+
+    The directory is `<root>/<task>/<fingerprint>/`. Uses the Ray that this process is connected to, else connects to
+    $RAY_ADDRESS, else starts a local Ray, which then stays up. Shards that stand there finished are kept, and a split
+    never shrinks: where it holds more rows than asked for, `read_rows(path, split, rows)` reads the first `rows`,
+    which are the same ones. Where all is there, Ray is not touched. Only one process at a time may generate a split.
+
+    Raises ValueError for a bad split, number of rows, seed or root, before any work.
+    """
+    if "://" in str(root):
+        raise ValueError(f"root must be a directory on a local or mounted disk, got {str(root)!r}")
+    check_int("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
+    task.sample(split, seed, shard=0, rows=1)  # refuses a bad split or seed
+    path = Path(root).absolute() / task.name / fingerprint(task, seed)
+    remove_temporaries(path)
+    remove_temporaries(path / split)
+    listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
+    job = Job(task, split, seed, path, max(rows, listed.rows), listed)
+    if not job.finished():
+        shards = tuple(_run(job))
+        # Read again: another split may have been listed meanwhile.
+        dataset = _dataset(path, task, seed)
+        splits = {**dataset.splits, split: Split(job.rows, shards)}
+        with replacing(path / DATASET_FILE) as temporary:
+            temporary.write_text(replace(dataset, splits=splits).to_json())
+    return path
+
+
+@dataclass(frozen=True)
+class Job:
+    """The shards of one split, and what dataset.json says of them by now."""
+
+    task: Task
+    split: str
+    seed: int
+    path: Path
+    rows: int
+    listed: Split
+
+    @property
+    def shard_rows(self) -> list[int]:
+        full = rows_per_shard(self.task.row_length)
+        return [min(full, self.rows - start) for start in range(0, self.rows, full)]
+
+    def listed_shard(self, number: int) -> Shard | None:
+        return self.listed.shards[number] if number < len(self.listed.shards) else None
+
+    def finished(self) -> bool:
+        """Whether every shard is listed in dataset.json and stands there as listed."""
+        return len(self.listed.shards) == len(self.shard_rows) and all(
+            finished_shard(shard_path(self.path, self.split, number), rows, self.listed_shard(number))
+            for number, rows in enumerate(self.shard_rows)
+        )
+
+
+def _dataset(path: Path, task: Task, seed: int) -> Dataset:
+    """What stands in dataset.json, or a dataset without splits where there is none."""
+    if (path / DATASET_FILE).exists():
+        return read_dataset(path)
+    return Dataset(FORMAT_VERSION, task.name, asdict(task), task.vocabulary, seed, splits={})
+
+
+def _run(job: Job) -> list[Shard]:
+    """Runs a Ray task for each shard, a bounded number at a time, and returns what they made."""
+    if not ray.is_initialized():
+        ray.init()
+    in_flight = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    ensure = ray.remote(ensure_shard)
+    task = ray.put(job.task)
+    made: dict[int, Shard] = {}
+    running: dict[ray.ObjectRef[Shard], int] = {}
+    with _progress() as progress:
+        bar = progress.add_task(f"{job.task.name} {job.split}", total=job.rows)
+
+        def collect() -> None:
+            (ref,), _ = ray.wait(list(running))
+            shard = made[running.pop(ref)] = ray.get(ref)
+            progress.advance(bar, shard.rows)
+
+        for number, rows in enumerate(job.shard_rows):
+            if len(running) == in_flight:
+                collect()
+            target = shard_path(job.path, job.split, number)
+            ref = ensure.remote(target, task, job.split, job.seed, number, rows, job.listed_shard(number))
+            running[ref] = number
+        while running:
+            collect()
+    return [made[number] for number in sorted(made)]
+
+
+class RowsPerSecond(ProgressColumn):
+    def render(self, task: Bar) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f} rows/s")
+
+
+def _progress() -> Progress:
+    """A progress bar on the terminal; nothing where there is none."""
+    console = Console(stderr=True)
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RowsPerSecond(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*shown, console=console, disable=not console.is_terminal)

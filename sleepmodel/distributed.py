@@ -1,0 +1,163 @@
+"""Ray Train and DeepSpeed around training.py: the same loop on one worker or many, resumed from its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from sleepmodel.config import Scale, TrainConfig, check_compatible
+from sleepmodel.job import Job
+from sleepmodel.model import SleepModel
+from sleepmodel.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
+from sleepmodel.tracking import ProgressLog
+from sleepmodel.training import Progress, build_model, clip_gradient, train
+
+RESTARTS = 3
+
+
+def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
+    """DeepSpeed's settings for these configs; docs/diary.md tells what each guards against."""
+    return {
+        "train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": scale.accumulation,
+        # clipping is ours: DeepSpeed's default of 1.0 would clip Muon's update, not the gradient, from stage 1 on
+        "gradient_clipping": 0.0,
+        "optimizer": {
+            "type": "Muon",
+            "params": {
+                "lr": config.muon_lr,
+                "muon_lr": config.muon_lr,
+                "adam_lr": config.adam_lr,
+                "momentum": config.momentum,
+                "weight_decay": config.weight_decay,
+                "betas": list(ADAM_BETAS),
+                "eps": ADAM_EPS,
+                "torch_adam": True,
+                "ns_method": "standard",
+            },
+        },
+        "zero_optimization": {"stage": scale.zero_stage, "reduce_scatter": scale.zero_stage < 3},
+        "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+class DeepSpeedEngine:
+    """training.Engine on DeepSpeed, in a process that Ray Train (or a test) has put into a process group."""
+
+    def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
+        check_compatible(config, scale)
+        deepspeed = _deepspeed()
+        self.config, self.scale, self.accumulation = config, scale, scale.accumulation
+        settings = deepspeed_config(config, scale)
+        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+        self.model = model
+        self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.peaks = peak_rates([self.engine.optimizer])
+
+    def backward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
+        loss = self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device)).loss
+        self.engine.backward(loss)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+        return loss.detach()
+
+    def step(self, rate: float) -> float:
+        set_rates([self.engine.optimizer], self.peaks, rate)
+        # without partitioning the averaged gradients lie in the parameters; with it DeepSpeed alone knows their norm
+        norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
+        if norm is not None and not torch.tensor(norm).isfinite():
+            return norm
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm()) if norm is None else norm
+
+    def mean(self, value: float) -> float:
+        total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
+        torch.distributed.all_reduce(total)
+        return float(total) / self.workers
+
+    def save(self, directory: Path, state: dict[str, Any]) -> None:
+        self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")
+        if path is None:  # DeepSpeed reports a checkpoint that it could not read in no other way
+            raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint here")
+        return dict(state)
+
+    def whole_weights(self) -> Any:
+        """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
+        return _deepspeed().zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
+
+
+def _deepspeed() -> Any:
+    """DeepSpeed, imported without its banner and without the minutes of compiling that CPU training does not need."""
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel("ERROR")
+    return deepspeed
+
+
+def _train_worker(job: Job) -> None:
+    """What each Ray Train worker runs."""
+    torch.set_num_threads(job.scale.cpus_per_worker)
+    model = build_model(job.model, job.train, job.scale.checkpoint_activations)
+    engine = DeepSpeedEngine(model, job.train, job.scale)
+    curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
+
+    def report(at: Progress, save: Callable[[Path], None]) -> None:
+        if engine.rank == 0:
+            print(f"{job.name}  {at.line()}", flush=True)
+        if curve:
+            curve.log(at)
+        # each worker saves its own shard; Ray copies them into one checkpoint and deletes nothing of ours
+        with tempfile.TemporaryDirectory() as directory:
+            save(Path(directory))
+            ray.train.report({"step": at.step, "accuracy": at.accuracy}, checkpoint=Checkpoint(directory))
+
+    last = ray.train.get_checkpoint()
+    if last is None:
+        history = train(engine, job.rows(), job.train, job.validate(), report)
+    else:
+        with last.as_directory() as directory:
+            history = train(engine, job.rows(), job.train, job.validate(), report, resume=Path(directory))
+    with engine.whole_weights():
+        if engine.rank == 0:
+            job.finish(model, history)
+
+
+def fit(job: Job) -> None:
+    """Train a job under Ray Train on the running Ray, or on a local one that is started; it leaves its model in
+    `job.output`. Continues from the last checkpoint there. Raises what the training raised."""
+    check_compatible(job.train, job.scale)
+    # Ray's controller looks for reports at this interval, and a report waits for it
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    scale = job.scale
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=scale.workers, use_gpu=scale.gpu, resources_per_worker={"CPU": scale.cpus_per_worker}
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=job.output,
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    trainer.fit()

@@ -1,0 +1,59 @@
+"""One training run as a thing that can be sent to a worker: configs, where its data lies, where its model goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from datagen.reader import read_rows
+from datagen.rows import Rows
+from sleepmodel.config import ModelConfig, Scale, TrainConfig
+from sleepmodel.evaluation import accuracy
+from sleepmodel.model import SleepModel
+from sleepmodel.saving import save
+from sleepmodel.tracking import Store
+from sleepmodel.training import Progress
+
+HISTORY, MODEL = "history.json", "model"
+VALIDATION_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves model and history;
+    store, run: where MLflow metrics go (None: nowhere)."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+    dataset: str
+    output: str
+    scale: Scale = field(default_factory=Scale)
+    store: Store | None = None
+    run: str | None = None
+
+    def rows(self) -> Rows:
+        """The training rows."""
+        return read_rows(Path(self.dataset), "train")
+
+    def validate(self) -> Callable[[SleepModel], float]:
+        """A function that gives a model's share of right validation rows (at most VALIDATION_ROWS of them)."""
+        rows = read_rows(Path(self.dataset), "validation")
+        rows = rows[:VALIDATION_ROWS]
+        return lambda model: accuracy(model, rows).rows.value
+
+    def finish(self, model: SleepModel, history: list[Progress]) -> None:
+        """Leave the trained model and its learning curve in `output`; the model's directory appears whole."""
+        output = Path(self.output)
+        fresh = output / f".{MODEL}.{os.getpid()}"
+        save(model, fresh)
+        (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))
+        fresh.rename(output / MODEL)
+
+
+def read_history(output: Path) -> list[Progress]:
+    """The learning curve of a finished job."""
+    return [Progress(**at) for at in json.loads((output / MODEL / HISTORY).read_text())]

@@ -1,0 +1,179 @@
+"""Rule 110: the automaton, the layout of a row, the stream and the splits."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen import Rule110
+from datagen.rule110 import SMALL_SPACE_BITS, first_cells, split_of
+from datagen.task import SPLITS
+
+# Wolfram's table: what (left, centre, right) becomes.
+TABLE = {
+    (1, 1, 1): 0, (1, 1, 0): 1, (1, 0, 1): 1, (1, 0, 0): 0,
+    (0, 1, 1): 1, (0, 1, 0): 1, (0, 0, 1): 1, (0, 0, 0): 0,
+}  # fmt: skip
+
+tasks = st.builds(Rule110, cells=st.integers(3, 70), states=st.integers(1, 5), steps=st.integers(0, 40))
+small_tasks = st.builds(Rule110, cells=st.integers(3, 8), states=st.integers(1, 2), steps=st.integers(0, 4))
+seeds = st.integers(0, 2**63 - 1)
+
+
+def scalar_step(state: list[int]) -> list[int]:
+    n = len(state)
+    return [TABLE[state[(i - 1) % n], state[i], state[(i + 1) % n]] for i in range(n)]
+
+
+@given(st.data(), st.integers(3, 40), st.integers(1, 20), st.integers(0, 50))
+def test_automaton_equals_the_rule_table(data: st.DataObject, cells: int, n: int, steps: int) -> None:
+    states = data.draw(st.lists(st.lists(st.integers(0, 1), min_size=cells, max_size=cells), min_size=n, max_size=n))
+    expected = []
+    for state in states:
+        for _ in range(steps):
+            state = scalar_step(state)
+        expected.append(state[0])
+    assert first_cells(np.array(states, dtype=np.uint8), steps).tolist() == expected
+
+
+def test_border_is_periodic() -> None:
+    # (1, 1, 1) -> 0 and (0, 1, 1) -> 1: the first cell's left neighbour is the last cell.
+    states = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 0]], dtype=np.uint8)
+    assert first_cells(states, 1).tolist() == [0, 1]
+
+
+@given(tasks, st.sampled_from(SPLITS), seeds, st.integers(0, 1000), st.integers(1, 40))
+def test_row_layout(task: Rule110, split: str, seed: int, shard: int, n: int) -> None:
+    rows = task.sample(split, seed, shard, n)
+    context, query, labels = np.split(rows.tokens, [task.context_length, task.context_length + 1], axis=1)
+
+    assert rows.tokens.shape == (n, task.row_length) == (n, task.cells * task.states + 1 + task.states)
+    assert rows.tokens.dtype == np.uint16
+    assert set(np.unique(context)) <= {0, 1}
+    assert (query == task.vocabulary.index("?")).all()
+    states = context.astype(np.uint8).reshape(n * task.states, task.cells)
+    assert (first_cells(states, task.steps) == labels.reshape(-1)).all()
+
+    for answers in (rows.answer_start, rows.answer_length, rows.answer_depth):
+        assert answers.shape == (n, task.states)
+        assert answers.dtype == np.int32
+    assert (rows.answer_depth == task.steps).all()
+    assert (rows.answer_length == 1).all()
+    assert (np.take_along_axis(rows.tokens, rows.answer_start, axis=1) == labels).all()
+    assert (rows.loss_mask() == (np.arange(task.row_length) > task.context_length)).all()
+
+
+def test_states_are_fair_independent_bits() -> None:
+    rows = Rule110().sample("train", seed=7, shard=0, rows=20_000)
+    bits = rows.tokens[:, :96].astype(float)
+    # 5 standard deviations of a mean, and of a correlation, of 20,000 fair bits.
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < 5 * 0.5 / 20_000**0.5
+    assert np.abs(np.corrcoef(bits.T) - np.eye(96)).max() < 5 / 20_000**0.5
+
+
+def test_sample_is_the_same_in_every_version() -> None:
+    """Datasets that stand on someone's disk must stay what their fingerprint says."""
+    digests = {
+        cells: hashlib.sha256(Rule110(cells=cells).sample("test", seed=3, shard=5, rows=9).tokens.tobytes()).hexdigest()
+        for cells in (8, 24)
+    }
+    assert {cells: digest[:16] for cells, digest in digests.items()} == {8: "13f03bc15ebb4ba5", 24: "9a20c1791cee10ff"}
+
+
+@given(st.sampled_from([Rule110(8, 2, 3), Rule110(24, 4, 3)]), st.sampled_from(SPLITS), seeds, st.data())
+def test_fewer_rows_are_a_prefix(task: Rule110, split: str, seed: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, 300))
+    k = data.draw(st.integers(1, n - 1))
+    assert (task.sample(split, seed, 1, k).tokens == task.sample(split, seed, 1, n)[:k].tokens).all()
+
+
+@pytest.mark.parametrize("cells", [8, 24])
+def test_config_split_seed_and_shard_all_change_the_rows(cells: int) -> None:
+    samples = [
+        Rule110(cells, 4, 3).sample("train", 0, 0, 50),
+        Rule110(cells, 4, 4).sample("train", 0, 0, 50),
+        Rule110(cells, 4, 3).sample("test", 0, 0, 50),
+        Rule110(cells, 4, 3).sample("train", 1, 0, 50),
+        Rule110(cells, 4, 3).sample("train", 0, 1, 50),
+    ]
+    assert len({rows.tokens[:, : cells * 4].tobytes() for rows in samples}) == len(samples)
+
+
+@given(small_tasks, st.lists(seeds, min_size=3, max_size=3))
+def test_splits_of_a_small_task_share_no_context(task: Rule110, split_seeds: list[int]) -> None:
+    seen: dict[bytes, str] = {}
+    for split, seed in zip(SPLITS, split_seeds, strict=True):
+        for row in task.sample(split, seed, 0, 400).tokens:
+            assert seen.setdefault(row[: task.context_length].tobytes(), split) == split
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_smallest_task_has_every_split(split: str) -> None:
+    assert len(Rule110(cells=3, states=1).sample(split, 0, 0, 10)) == 10
+    # The contexts 0..7 exist at every size, so no larger space can be without a split either.
+    assert split in split_of(np.arange(8, dtype=np.uint64))
+
+
+def test_split_shares_and_drawn_contexts() -> None:
+    """About an eighth of the contexts to test and validation each, and every context of a split is drawn."""
+    task = Rule110(cells=10, states=1, steps=0)
+    contexts = {split: len(np.unique(task.sample(split, 0, 0, 30_000).tokens, axis=0)) for split in SPLITS}
+    assert sum(contexts.values()) == 2**10
+    assert 90 < contexts["test"] < 170
+    assert 90 < contexts["validation"] < 170
+
+
+def test_hash_holds_up_to_the_stated_limit() -> None:
+    task = Rule110(cells=SMALL_SPACE_BITS, states=1)
+    tokens = task.sample("test", 0, 0, 500).tokens[:, :SMALL_SPACE_BITS].astype(np.uint64)
+    words = (tokens << np.arange(SMALL_SPACE_BITS, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
+    assert (split_of(words) == "test").all()
+
+
+@given(
+    st.sampled_from([("cells", 3, 4096), ("states", 1, 64), ("steps", 0, 4096)]),
+    st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text()),
+)
+def test_config_refuses_what_it_cannot_be(field: tuple[str, int, int], value: object) -> None:
+    name, low, high = field
+    if type(value) is int and low <= value <= high:
+        assert getattr(Rule110(**{name: value}), name) == value
+        return
+    with pytest.raises(ValueError) as error:
+        Rule110(**{name: value})  # type: ignore[arg-type]
+    message = str(error.value)
+    assert all(part in message for part in (name, repr(value), f"{low}..{high}"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("dev", 0, 0, 1), "split"),
+        (("train", -1, 0, 1), "seed"),
+        (("train", True, 0, 1), "seed"),
+        (("train", 0, -1, 1), "shard"),
+        (("train", 0, 0, 0), "rows"),
+    ],
+)
+def test_sample_refuses(arguments: tuple[str, int, int, int], field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be"):
+        Rule110().sample(*arguments)
+
+
+def test_import_and_sample_need_numpy_alone() -> None:
+    program = """
+import sys
+import datagen
+datagen.Rule110().sample("train", 0, 0, 1)
+assert not {"pyarrow", "ray", "torch", "rich"} & set(sys.modules)
+datagen.load
+assert "ray" not in sys.modules
+assert callable(datagen.generate)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
