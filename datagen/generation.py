@@ -97,7 +97,8 @@ def _run(job: Job) -> list[Shard]:
     """Runs a Ray task for each shard, a bounded number at a time, and returns what they made."""
     if not ray.is_initialized():
         ray.init()
-    in_flight = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    in_flight = max(1, int(IN_FLIGHT_PER_CPU * cpus))
     ensure = ray.remote(ensure_shard)
     task = ray.put(job.task)
     made: dict[int, Shard] = {}

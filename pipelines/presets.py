@@ -89,6 +89,11 @@ class Pipeline:
         """The arm's task."""
         return self.task if arm.depth is None else replace(self.task, steps=arm.depth)
 
+    def tasks(self) -> list[Rule110]:
+        """Every task that the pipeline trains on, each once."""
+        searched = [self.task] if self.search else []
+        return list(dict.fromkeys([*map(self.arm_task, self.arms), *searched]))
+
     def arm_steps(self, arm: Arm) -> int:
         """The arm's optimiser steps."""
         if arm.compute_of is None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import hashlib
 import json
-import math
 import os
 import re
 import threading
@@ -17,15 +14,13 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+from pipelines.canonical import JSON, canonical, fingerprint
 
 _SLUG = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
-_TYPE_KEY = "$type"  # no field of a dataclass can have this name
 
 
 class State(Enum):
@@ -73,12 +68,11 @@ class Step:
         dependency_order(self.inputs)
         resolved = self.resolved()
         object.__setattr__(self, "config", copy.deepcopy(self.config))
-        text = json.dumps(resolved, sort_keys=True, separators=(",", ":"))
-        object.__setattr__(self, "identity", hashlib.sha256(text.encode()).hexdigest()[:16])
+        object.__setattr__(self, "identity", fingerprint(resolved))
 
     def resolved(self) -> dict[str, JSON]:
         """All that shapes the result, as JSON: what the identity hashes and config.json holds."""
-        config = _canonical(self.config, f"step {self.name}: config")
+        config = canonical(self.config, f"step {self.name}: config")
         inputs: dict[str, JSON] = {step.name: step.identity for step in self.inputs}
         return {"name": self.name, "version": self.version, "config": config, "inputs": inputs}
 
@@ -168,38 +162,35 @@ def execute(
     if type(cores) is not int or cores < 1:
         raise ValueError(f"cores = {cores!r}: must be an integer of at least 1")
     begin = time.monotonic()
-    plan = _plan(steps, root)
+    planned = plan(steps, root)
     if not build_inputs:
-        _require_inputs(steps, plan, root)
-    todo = [step for step, stands in plan if stands is not State.DONE]
-    skipped = tuple(step for step, stands in plan if stands is State.DONE)
-    say = _Printer(console or Console(), len(todo))
+        _require_inputs(steps, planned, root)
+    todo = [step for step, stands in planned if stands is not State.DONE]
+    skipped = tuple(step for step, stands in planned if stands is State.DONE)
+    say = _Progress(console or Console(), len(todo), on_start, on_finish)
     if not todo:
-        say.line(f"nothing to do: all {len(plan)} steps are done")
+        say.line(f"nothing to do: all {len(planned)} steps are done")
         return Report((), skipped, time.monotonic() - begin)
     if skipped:
-        say.line(f"{len(skipped)} of {len(plan)} steps are done already")
-    ran: list[Step] = []
+        say.line(f"{len(skipped)} of {len(planned)} steps are done already")
+    _schedule(todo, Path(root).absolute(), cores, say)
+    return Report(tuple(say.ran), skipped, time.monotonic() - begin)
 
-    def started(step: Step) -> None:
-        say.started(step)
-        if on_start:
-            on_start(step)
 
-    def finished(step: Step, seconds: float) -> None:
-        ran.append(step)
-        say.finished(step, seconds)
-        if on_finish:
-            on_finish(step, seconds)
-
-    _schedule(todo, Path(root).absolute(), cores, started, finished, say)
-    return Report(tuple(ran), skipped, time.monotonic() - begin)
+def plan(steps: Sequence[Step], root: str | Path) -> list[tuple[Step, State]]:
+    """The wanted steps and the inputs of those which are not done, in the order they would run, with their states."""
+    stands = [(step, state(step, root)) for step in dependency_order(steps)]
+    needed = {step.name for step in steps}
+    for step, at in reversed(stands):
+        if step.name in needed and at is not State.DONE:
+            needed.update(put.name for put in step.inputs)
+    return [(step, at) for step, at in stands if step.name in needed]
 
 
 def plan_table(steps: Sequence[Step], root: str | Path) -> Table:
     """What `execute` would look at, in the order it would run: a table for --dry-run."""
     table = Table("step", "identity", "state", "inputs", "output")
-    for step, stands in _plan(steps, root):
+    for step, stands in plan(steps, root):
         inputs = ", ".join(put.name for put in step.inputs)
         output = step.output(root).relative_to(Path(root).absolute())
         table.add_row(step.name, step.identity, stands.value, inputs, output.as_posix())
@@ -225,32 +216,45 @@ def dependency_order(steps: Iterable[Step]) -> list[Step]:
     return list(found.values())
 
 
-def _plan(steps: Sequence[Step], root: str | Path) -> list[tuple[Step, State]]:
-    """The wanted steps and the inputs of those which are not done, in dependency order."""
-    stands = [(step, state(step, root)) for step in dependency_order(steps)]
-    needed = {step.name for step in steps}
-    for step, at in reversed(stands):
-        if step.name in needed and at is not State.DONE:
-            needed.update(put.name for put in step.inputs)
-    return [(step, at) for step, at in stands if step.name in needed]
-
-
-def _require_inputs(steps: Sequence[Step], plan: list[tuple[Step, State]], root: str | Path) -> None:
-    ready = {step.name for step in steps} | {step.name for step, at in plan if at is State.DONE}
-    for step, at in plan:
+def _require_inputs(steps: Sequence[Step], planned: list[tuple[Step, State]], root: str | Path) -> None:
+    ready = {step.name for step in steps} | {step.name for step, at in planned if at is State.DONE}
+    for step, at in planned:
         for put in step.inputs:
             if step.name in ready and at is not State.DONE and put.name not in ready:
                 raise UnmetInput(step, put, root)
 
 
-def _schedule(
-    todo: list[Step],
-    root: Path,
-    cores: int,
-    started: Callable[[Step], None],
-    finished: Callable[[Step, float], None],
-    say: _Printer,
-) -> None:
+@dataclass
+class _Progress:
+    """A line and a callback as a step starts, and as it ends."""
+
+    console: Console
+    total: int
+    on_start: Callable[[Step], None] | None
+    on_finish: Callable[[Step, float], None] | None
+    ran: list[Step] = field(default_factory=list)
+    _started: int = 0
+
+    def line(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, step: Step) -> None:
+        self._started += 1
+        self.line(f"[{self._started}/{self.total}] {step.name}: started")
+        if self.on_start:
+            self.on_start(step)
+
+    def finished(self, step: Step, seconds: float) -> None:
+        self.ran.append(step)
+        self.line(f"{step.name}: done in {seconds:.1f} s", "green")
+        if self.on_finish:
+            self.on_finish(step, seconds)
+
+    def failed(self, step: Step, seconds: float) -> None:
+        self.line(f"{step.name}: failed after {seconds:.1f} s", "red")
+
+
+def _schedule(todo: list[Step], root: Path, cores: int, say: _Progress) -> None:
     waiting, running = {step.name: step for step in todo}, dict[str, int]()
     results: SimpleQueue[tuple[Step, float, BaseException | None]] = SimpleQueue()
     failure: StepFailed | None = None
@@ -261,13 +265,13 @@ def _schedule(
             if not blocked and sum(running.values()) + need <= cores:
                 running[step.name] = need
                 del waiting[step.name]
-                started(step)
+                say.started(step)
                 # daemon: an interrupt in the calling thread ends the process without waiting for the step
                 threading.Thread(target=_work, args=(step, root, results), name=step.name, daemon=True).start()
         step, seconds, error = results.get()
         del running[step.name]
         if error is None:
-            finished(step, seconds)
+            say.finished(step, seconds)
         else:
             say.failed(step, seconds)
             failed = StepFailed(step, root, error)
@@ -301,44 +305,3 @@ def _write_json(path: Path, value: JSON) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _canonical(value: object, where: str) -> JSON:
-    """The one JSON form of a config: a whole float is an int, a tuple a list, a dataclass a dict with its name."""
-    if value is None or isinstance(value, bool) or type(value) in (int, str):
-        return value  # type: ignore[return-value]  # mypy does not narrow on `type(...) in`
-    if type(value) is float and math.isfinite(value):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, list | tuple):
-        return [_canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, dict) and all(type(key) is str and key != _TYPE_KEY for key in value):
-        return {key: _canonical(item, f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        values = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
-        return {_TYPE_KEY: type(value).__name__} | {
-            name: _canonical(item, f"{where}.{name}") for name, item in values.items()
-        }
-    allowed = f"None, bool, int, finite float, str, or a list, tuple, dict (str keys, not {_TYPE_KEY!r}) or dataclass"
-    raise ValueError(f"{where} = {value!r}: is a {type(value).__name__}; must be {allowed} of these")
-
-
-@dataclass
-class _Printer:
-    """One line as a step starts, and one as it ends."""
-
-    console: Console
-    total: int
-    started_count: int = 0
-
-    def line(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    def started(self, step: Step) -> None:
-        self.started_count += 1
-        self.line(f"[{self.started_count}/{self.total}] {step.name}: started")
-
-    def finished(self, step: Step, seconds: float) -> None:
-        self.line(f"{step.name}: done in {seconds:.1f} s", "green")
-
-    def failed(self, step: Step, seconds: float) -> None:
-        self.line(f"{step.name}: failed after {seconds:.1f} s", "red")

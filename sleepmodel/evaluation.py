@@ -81,6 +81,9 @@ class Mean:
     half_width: float
     seeds: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half_width:.3f}" if self.seeds > 1 else f"{self.mean:.3f}"
+
     @classmethod
     def of(cls, values: Sequence[float]) -> Mean:
         n = len(values)

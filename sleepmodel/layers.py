@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sleepmodel.config import ModelConfig
-from sleepmodel.ops.gated_delta import chunk_length, gated_delta_rule
+from sleepmodel.ops.gated_delta import chunk_length, gated_delta_rule, gated_delta_write
 
 INITIAL_DECAY = 0.98
 ROPE_BASE = 10_000.0
@@ -87,27 +87,32 @@ class GatedDelta(nn.Module):
         dtype = torch.promote_types(self.out.weight.dtype, torch.float32)
         return torch.zeros(batch, self.heads, self.key_dim, self.value_dim, dtype=dtype, device=device)
 
-    def _rule(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = (F.silu(p(x)).unflatten(-1, (self.heads, -1)) for p in (self.q, self.k, self.v))
-        log_decay = -F.softplus(self.decay(x))
-        beta = self.eta * torch.sigmoid(self.beta(x))
-        return gated_delta_rule(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, log_decay, beta, state)
+    def _write_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        k, v = (F.silu(p(x)).unflatten(-1, (self.heads, -1)) for p in (self.k, self.v))
+        return F.normalize(k, dim=-1), v, -F.softplus(self.decay(x)), self.eta * torch.sigmoid(self.beta(x))
 
     def write(self, x: Tensor, state: Tensor) -> Tensor:
         """x: [B, T, d], state: [B, H, K, V] -> the state after the window."""
-        return self._rule(x, state)[1]
+        return gated_delta_write(*self._write_inputs(x), state)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x: [B, T, d], state: [B, H, K, V] -> (y [B, T, d], the state after the window)."""
-        o, state = self._rule(x, state)
+        q = F.normalize(F.silu(self.q(x)).unflatten(-1, (self.heads, -1)), dim=-1)
+        o, state = gated_delta_rule(q, *self._write_inputs(x), state)
         return self.out((self.norm(o) * F.silu(self.gate(x).unflatten(-1, (self.heads, -1)))).flatten(2)), state
 
+    def write_flops(self, tokens: int) -> int:
+        """Matmul FLOPs of `write` for one row of a window; a triangular solve is half a product."""
+        chunk, inner = min(tokens, chunk_length(tokens)), self.key_dim * self.value_dim
+        projections = self.out.out_features * (self.key_dim + self.value_dim + 2)
+        return tokens * self.heads * (2 * projections + 4 * inner + chunk * (2 * self.key_dim + self.value_dim))
+
     def flops(self, tokens: int) -> int:
-        """Forward matmul FLOPs of one row of a window of `tokens` tokens; the triangular solve counts as a matmul."""
-        width, chunk = self.out.out_features, min(tokens, chunk_length(tokens))
-        projections = self.heads * (2 * self.key_dim + 3 * self.value_dim + 2)
-        rule = 3 * self.key_dim * self.value_dim + chunk * (2 * self.key_dim + 2 * self.value_dim)
-        return 2 * tokens * (width * projections + self.heads * rule)
+        """Forward matmul FLOPs of one row of a window of `tokens` tokens."""
+        chunk, inner = min(tokens, chunk_length(tokens)), self.key_dim * self.value_dim
+        projections = self.out.out_features * (self.key_dim + 2 * self.value_dim)
+        reads = 2 * projections + 2 * inner + 2 * chunk * (self.key_dim + self.value_dim)
+        return self.write_flops(tokens) + tokens * self.heads * reads
 
 
 class MLP(nn.Module):

@@ -86,10 +86,13 @@ class SleepModel(nn.Module):
             places.append(row * tokens.shape[1] + start + column)
         order = torch.cat(places).argsort()
         out = torch.cat(logits)[order]
-        return Output(F.cross_entropy(out.float(), tokens[loss_mask]), out)
+        wide = out.to(torch.promote_types(out.dtype, torch.float32))
+        return Output(F.cross_entropy(wide, tokens[loss_mask]), out)
 
     def sleep(self, h: Tensor, states: States) -> States:
         """N passes over a full window of embedded tokens h [B, L, d]; only the fast weights come out."""
+        if self.last_write is None:
+            return states
         for _ in range(self.config.sleep_passes - 1):
             h, states = self.run_blocks(h, states)
         return self._recomputed(self._consolidate, h, states)
@@ -134,21 +137,19 @@ class SleepModel(nn.Module):
 
     def flops(self, tokens: int) -> int:
         """Forward matmul FLOPs of one row of `tokens` tokens: every window is slept on but the last, which answers."""
+        slept = (tokens - 1) // self.config.window
+        last = tokens - slept * self.config.window
+        return slept * self._sleep_flops() + self._blocks_flops(last)
+
+    def _sleep_flops(self) -> int:
         window, passes = self.config.window, self.config.sleep_passes
-        slept = (tokens - 1) // window
-        last = tokens - slept * window
-        return slept * (passes * self._pass_flops(window) - self._unread_flops(window)) + self._pass_flops(last)
-
-    def _pass_flops(self, tokens: int) -> int:
-        return sum(block.mixer.flops(tokens) + block.mlp.flops(tokens) for block in self.blocks)
-
-    def _unread_flops(self, tokens: int) -> int:
         if self.last_write is None:
-            return self._pass_flops(tokens)
-        behind = self.blocks[self.last_write + 1 :]
-        unread = sum(block.mixer.flops(tokens) + block.mlp.flops(tokens) for block in behind)
-        last = self.blocks[self.last_write]
-        return unread + last.mlp.flops(tokens) + last.mixer.unread_flops(tokens)
+            return 0
+        last_pass = self._blocks_flops(window, self.last_write) + self.blocks[self.last_write].mixer.write_flops(window)
+        return (passes - 1) * self._blocks_flops(window) + last_pass
+
+    def _blocks_flops(self, tokens: int, blocks: int | None = None) -> int:
+        return sum(block.mixer.flops(tokens) + block.mlp.flops(tokens) for block in self.blocks[:blocks])
 
     def _pass(self, h: Tensor, states: States) -> tuple[Tensor, States]:
         after = []
@@ -159,8 +160,7 @@ class SleepModel(nn.Module):
 
     def _consolidate(self, h: Tensor, states: States) -> States:
         """The last pass of a sleep: as `_pass`, but nothing is computed behind the last write."""
-        if self.last_write is None:
-            return states
+        assert self.last_write is not None
         after = list(states)
         for i, block in enumerate(self.blocks[: self.last_write]):
             h, after[i] = block(h, states[i])

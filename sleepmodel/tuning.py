@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import ray
 import torch
 from ray import tune
 from ray.tune import Callback, RunConfig, TuneConfig, Tuner
@@ -51,8 +52,9 @@ def best(trials: list[TrialResult]) -> TrialResult:
     return max(complete, key=lambda trial: (trial.accuracy, -trial.sleep_passes, -trial.loss))
 
 
-def search(job: Job, config: Search, concurrent: int) -> list[TrialResult]:
-    """Run or continue the search under `job.output`, `concurrent` trials at a time; every trial's last report.
+def search(job: Job, config: Search) -> list[TrialResult]:
+    """Run or continue the search under `job.output`, as many trials at once as the running Ray has room for; every
+    trial's last report.
 
     `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's, at each N; then a
     seeded TPE chooses. `job.run` is the MLflow run that the trials nest in.
@@ -66,11 +68,17 @@ def search(job: Job, config: Search, concurrent: int) -> list[TrialResult]:
         tuner = Tuner(
             trainable,
             param_space={N: tune.choice(list(config.sleep_passes)), ETA: tune.loguniform(config.eta_low, config.eta_high)},
-            tune_config=_tune_config(job, config, concurrent),
+            tune_config=_tune_config(job, config, _room(resources)),
             run_config=RunConfig(name=EXPERIMENT, storage_path=job.output, callbacks=[_CloseRuns(job)], verbose=0),
         )
     frame = tuner.fit().get_dataframe()
     return [_result(row, job) for _, row in frame.iterrows()]
+
+
+def _room(resources: dict[str, int]) -> int:
+    """How many trials fit side by side; more would only wait, and ASHA would judge them late."""
+    cluster = ray.cluster_resources()
+    return max(1, min(int(cluster.get(name.upper(), 0)) // count for name, count in resources.items() if count))
 
 
 def _tune_config(job: Job, config: Search, concurrent: int) -> TuneConfig:

@@ -36,6 +36,11 @@ def gated_delta_rule(
     return chunkwise(q, k, v, log_decay, beta, initial_state)
 
 
+def gated_delta_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor) -> Tensor:
+    """The final state of `gated_delta_rule`, for a window whose outputs nobody reads."""
+    return _chunks(None, k, v, log_decay, beta, initial_state, chunk_length(k.shape[1]))[1]
+
+
 def recurrent(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -69,21 +74,29 @@ def chunkwise(
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The rule by chunks of `chunk` tokens (None: `chunk_length`). Shapes as in `gated_delta_rule`."""
+    return _chunks(q, k, v, log_decay, beta, initial_state, chunk or chunk_length(q.shape[1]))
+
+
+def _chunks(
+    q: Tensor | None, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None, chunk: int
+) -> tuple[Any, Tensor]:
     dtype, out_dtype = _state_dtype(v), v.dtype
-    (batch, tokens, heads, _), value_dim = q.shape, v.shape[-1]
+    (batch, tokens, heads, _), value_dim = k.shape, v.shape[-1]
     state = _start(initial_state, k, v).flatten(0, 1)
-    # [B, T, H, X] -> [B*H, T, X], so that each product is one batched matmul.
-    q, k, v = (x.to(dtype).transpose(1, 2).reshape(batch * heads, tokens, -1) for x in (q, k, v))
-    log_decay, beta = (x.to(dtype).transpose(1, 2).reshape(batch * heads, tokens) for x in (log_decay, beta))
+
+    def pieces(x: Tensor) -> tuple[Tensor, ...]:
+        # [B, T, H, ...] -> [B*H, T, ...], so that each product is one batched matmul
+        return x.to(dtype).transpose(1, 2).reshape(batch * heads, tokens, *x.shape[3:]).split(chunk, 1)
+
+    inputs = [pieces(x) for x in (k, v, log_decay, beta)]
     outputs = []
-    for piece in zip(*(x.split(chunk or chunk_length(tokens), 1) for x in (q, k, v, log_decay, beta)), strict=True):
-        output, state = _Chunk.apply(*piece, state)
+    for i in range(len(inputs[0])):
+        output, state = _Chunk.apply(None if q is None else pieces(q)[i], *(x[i] for x in inputs), state)
         outputs.append(output)
-    o = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
-    return (
-        o.view(batch, heads, tokens, value_dim).transpose(1, 2).to(out_dtype),
-        state.view(batch, heads, -1, value_dim),
-    )
+    state = state.view(batch, heads, -1, value_dim)
+    if q is None:
+        return None, state
+    return torch.cat(outputs, 1).view(batch, heads, tokens, value_dim).transpose(1, 2).to(out_dtype), state
 
 
 def _state_dtype(x: Tensor) -> torch.dtype:
@@ -100,65 +113,74 @@ def _start(initial_state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
 class _Chunk(torch.autograd.Function):
     """One chunk: q, k [M, C, K], v [M, C, V], g, beta [M, C], S [M, K, V] -> o [M, C, V], S [M, K, V].
 
-    The backward recomputes the C x C matrices from the inputs instead of keeping them: at fast-weight sizes the
-    products are cheaper than the memory traffic of what autograd would save.
+    Without q there is no o. The backward recomputes the C x C matrices from the inputs instead of keeping them: at
+    fast-weight sizes the products are cheaper than the memory traffic of what autograd would save.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-        scale = q.shape[-1] ** -0.5
-        G, D = _decay_matrix(g)
-        e = G.exp().unsqueeze(-1)
-        A = torch.bmm(k, k.mT).mul_(D).mul_(beta.unsqueeze(-1))
-        R = torch.baddbmm(v, k * e, S, alpha=-1).mul_(beta.unsqueeze(-1))
-        # unitriangular reads the strict lower part of A alone.
+    def forward(
+        ctx: Any, q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, S: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        D, e, f = _decays(g)
+        b = beta.unsqueeze(-1)
+        A = torch.bmm(k, k.mT).mul_(D).mul_(b)
+        R = torch.baddbmm(v, k * e, S, alpha=-1).mul_(b)
+        # unitriangular reads the strict lower part of A alone
         U = torch.linalg.solve_triangular(A, R, upper=False, unitriangular=True)
-        P = torch.bmm(q, k.mT).mul_(D)
-        o = torch.baddbmm(torch.bmm(P, U), q * e, S).mul_(scale)
-        S_out = torch.baddbmm(S * e[:, -1:], (k * D[:, -1].unsqueeze(-1)).mT, U)
         ctx.save_for_backward(q, k, v, g, beta, S, U)
-        return o, S_out
+        S_out = torch.baddbmm(S * e[:, -1:], (k * f).mT, U)
+        if q is None:
+            return None, S_out
+        P = torch.bmm(q, k.mT).mul_(D)
+        return torch.baddbmm(torch.bmm(P, U), q * e, S).mul_(q.shape[-1] ** -0.5), S_out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, do: Tensor, dS_out: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, do: Tensor | None, dS_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, g, beta, S, U = ctx.saved_tensors
-        do = do * q.shape[-1] ** -0.5
-        G, D = _decay_matrix(g)
-        e, f, b = G.exp().unsqueeze(-1), D[:, -1].unsqueeze(-1), beta.unsqueeze(-1)
-        P = torch.bmm(q, k.mT).mul_(D)
-        KD = torch.bmm(k, k.mT).mul_(D).tril_(-1)
+        D, e, f = _decays(g)
+        b = beta.unsqueeze(-1)
+        ke = k * e
         UdS = torch.bmm(U, dS_out.mT)
-        doS = torch.bmm(do, S.mT)
+        dU = torch.bmm(k * f, dS_out)
+        dS = dS_out * e[:, -1:]
+        dk = UdS * f
+        # G enters as e = exp(G), f = exp(G_C - G) and D = exp(G_i - G_j): de is dG by e, and so on
+        df = (k * dk).sum(-1)
+        dG = -df
+        dq = None
+        if q is not None and do is not None:
+            do = do * q.shape[-1] ** -0.5
+            P = torch.bmm(q, k.mT).mul_(D)
+            dU.baddbmm_(P.mT, do)
+            dP = torch.bmm(do, U.mT)
+            doS = torch.bmm(do, S.mT).mul_(e)
+            dq = torch.baddbmm(doS, dP * D, k)
+            dk.baddbmm_((dP * D).mT, q)
+            dS.baddbmm_((q * e).mT, do)
+            dP.mul_(P)
+            dG += (q * doS).sum(-1) + dP.sum(-1) - dP.sum(-2)
 
         # the solve: (I + A) U = R, so dR = (I + A)^-T dU and dA = -dR U^T
-        dU = torch.baddbmm(torch.bmm(P.mT, do), k * f, dS_out)
+        KD = torch.bmm(k, k.mT).mul_(D).tril_(-1)
         dR = torch.linalg.solve_triangular((KD * b).mT, dU, upper=True, unitriangular=True)
         dA = torch.bmm(dR, U.mT).neg_()
-        dP = torch.bmm(do, U.mT)
         dv = dR * b
-        dvS = torch.bmm(dv, S.mT)
-        error = torch.baddbmm(v, k * e, S, alpha=-1)
-        dbeta = (dR * error).sum(-1) + (dA * KD).sum(-1)
-
+        dvS = torch.bmm(dv, S.mT).mul_(e)
+        dbeta = (dR * torch.baddbmm(v, ke, S, alpha=-1)).sum(-1) + (dA * KD).sum(-1)
         dKK = (dA * b).mul_(D).tril_(-1)
-        dQK = dP * D
-        dq = torch.baddbmm(doS * e, dQK, k)
-        dk = torch.baddbmm(UdS * f - dvS * e, dKK + dKK.mT, k).baddbmm_(dQK.mT, q)
-        dS = torch.baddbmm(dS_out * e[:, -1:], (q * e).mT, do).baddbmm_((k * e).mT, dv, alpha=-1)
-
-        # every use of G: e = exp(G), D = exp(G_i - G_j), f = exp(G_C - G)
-        dD = dP.mul_(P).add_(dA.mul_(KD).mul_(b))
-        df = (k * UdS).sum(-1, keepdim=True) * f
-        dG = dD.sum(-1) - dD.sum(-2) + (((q * doS - k * dvS).sum(-1, keepdim=True)) * e - df).squeeze(-1)
-        dG[:, -1] += df.sum((1, 2)) + (S * dS_out).sum((1, 2)) * e[:, -1, 0]
+        dk.sub_(dvS).baddbmm_(dKK + dKK.mT, k)
+        dS.baddbmm_(ke.mT, dv, alpha=-1)
+        dA.mul_(KD).mul_(b)
+        dG += dA.sum(-1) - dA.sum(-2) - (k * dvS).sum(-1)
+        dG[:, -1] += df.sum(-1) + (S * dS_out).sum((1, 2)) * e[:, -1, 0]
         dg = dG.flip(-1).cumsum(-1).flip(-1)
         return dq, dk, dv, dg, dbeta, dS
 
 
-def _decay_matrix(g: Tensor) -> tuple[Tensor, Tensor]:
-    """G = cumsum(g) [M, C] and D_ij = exp(G_i - G_j) for i >= j, else 0 [M, C, C]."""
+def _decays(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With G = cumsum(g): D_ij = exp(G_i - G_j) for i >= j, else 0, [M, C, C]; exp(G) and exp(G_C - G), [M, C, 1]."""
     G = g.cumsum(-1)
-    # masked before the exponential: above the diagonal the difference is positive and may overflow
-    D = (G.unsqueeze(-1) - G.unsqueeze(-2)).tril_()
-    return G, D.exp_().tril_()
+    # masked before the exponential too: above the diagonal the difference is positive and may overflow
+    D = (G.unsqueeze(-1) - G.unsqueeze(-2)).tril_().exp_().tril_()
+    return D, G.exp().unsqueeze(-1), D[:, -1].unsqueeze(-1)

@@ -1,0 +1,59 @@
+"""Where benchmarks leave their numbers: one JSON file each, with what made them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow")
+
+
+def write_result(name: str, payload: dict[str, Any]) -> Path:
+    """Writes benchmarks/results/<name>.json, `payload` beside its provenance, and returns its path."""
+    path = ROOT / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"provenance": provenance(), **payload}, indent=2) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and processor; nothing that names a machine or a day."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "cpu": _cpu_model(),
+        "cpu_count": len(os.sched_getaffinity(0)),
+    }
+
+
+def _commit() -> str:
+    """The commit's hash, with `+changes` if the tree differs from it; `none` before the first commit."""
+    head = _git("rev-parse", "--verify", "--quiet", "HEAD")
+    return (head + ("+changes" if _git("status", "--porcelain") else "")) if head else "none"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,175 @@
+"""The one command line of all pipeline scripts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+
+from pipelines.overrides import apply_overrides
+from pipelines.presets import PRESETS, Pipeline
+from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, state
+
+if TYPE_CHECKING:
+    from pipelines.context import Context
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def main(script: str, description: str | None) -> NoReturn:
+    """Run a script's steps ("full": all of them) for the preset named on the command line, and exit.
+
+    Exit status 2 means that the input was refused before anything started, 1 that a step failed.
+    """
+    arguments = _parser(script, description).parse_args()
+    console = Console()
+    try:
+        pipeline = apply_overrides(PRESETS[arguments.preset], arguments.set)
+        root = _root(arguments.root)
+        if arguments.dry_run:
+            _, everything = _plan(pipeline, root)
+            console.print(plan_table(_chosen(script, everything, root, console), root))
+            console.print("dry run: nothing was started")
+            sys.exit(0)
+        pipeline = _affordable(pipeline, arguments.force)
+        run(script, pipeline, root, console)
+    except UnmetInput as error:
+        _refuse(f"{error}: python pipelines/{script_of(error.missing)}.py {arguments.preset}, or full.py for everything")
+    except StepFailed as error:
+        console.print(f"{error}", style="red", markup=False)
+        sys.exit(FAILED)
+    except ValueError as error:
+        _refuse(str(error))
+    sys.exit(0)
+
+
+def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
+    """Run what is not done of a script's steps, under one MLflow run, and say what there is to see."""
+    context, everything = _plan(pipeline, root)
+    steps = _chosen(script, everything, root, console)
+    console.print(f"{pipeline.name}: everything goes to {root}", soft_wrap=True, highlight=False)
+    if all(state(step, root) is State.DONE for step in steps):
+        execute(steps, root, cores=1, console=console)
+    else:
+        cores = context.open(everything[-1].identity)
+        status = "FAILED"
+        try:
+            execute(steps, root, cores, context.begin, context.finish, build_inputs=script == "full", console=console)
+            status = "FINISHED"
+        finally:
+            context.close(status)
+    summarise(everything, root, console)
+
+
+def _plan(pipeline: Pipeline, root: Path) -> tuple[Context, list[Step]]:
+    from pipelines.context import Context
+    from pipelines.full import plan
+
+    context = Context(pipeline, root)
+    return context, plan(pipeline, context)
+
+
+def script_of(step: Step) -> str:
+    """The script that runs a step: the first word of its name."""
+    return step.name.partition("-")[0]
+
+
+def _chosen(script: str, everything: list[Step], root: Path, console: Console) -> list[Step]:
+    """The steps of a script. train.py leaves the winner for later where the search is not done."""
+    if script == "full":
+        return everything
+    mine = [step for step in everything if script_of(step) == script]
+    waiting = {
+        step.name: put.name
+        for step in mine
+        for put in step.inputs
+        if script_of(put) == "tune" and state(put, root) is not State.DONE
+    }
+    if script == "train" and waiting:
+        console.print("the winner is trained after the search: run pipelines/tune.py, then this again")
+        mine = [step for step in mine if step.name not in waiting]
+    if not mine:
+        raise ValueError(f"{script}: this preset has no such step")
+    return mine
+
+
+def _parser(script: str, description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"pipelines/{script}.py", description=description)
+    parser.add_argument("preset", nargs="?", default="demo", choices=sorted(PRESETS), help="default: demo")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and each step's state, start nothing")
+    parser.add_argument("--root", help="where everything goes; default: $SLEEPMODEL_ROOT, else ./runs")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", help="change the preset")
+    parser.add_argument("--force", action="store_true", help="run a preset of the paper's size without a GPU")
+    return parser
+
+
+def _root(given: str | None) -> Path:
+    """The absolute root. Raises ValueError where what is written would be lost or cannot be written."""
+    root = given or os.environ.get("SLEEPMODEL_ROOT") or "runs"
+    if "://" in root:
+        raise ValueError(f"root = {root!r}: must be a directory of the file system; mount the bucket")
+    path = Path(root).expanduser().absolute()
+    if any(part.startswith("_ray_pkg_") for part in path.parts):
+        raise ValueError(
+            f"root = {root!r}: lies in Ray's temporary copy of the working directory, where results would be lost; "
+            "set SLEEPMODEL_ROOT before `ray start`, or give --root, as an absolute path"
+        )
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"root = {root!r}: is a file; must be a directory")
+    return path
+
+
+def _affordable(pipeline: Pipeline, force: bool) -> Pipeline:
+    """The pipeline as this machine can run it. Raises ValueError where it would take days that nobody asked for."""
+    import torch
+
+    if not pipeline.paper_scale or torch.cuda.is_available() or os.environ.get("RAY_ADDRESS"):
+        return pipeline
+    if force:
+        return replace(pipeline, scale=replace(pipeline.scale, gpu=False))
+    from pipelines.pricing import training_flops, training_seconds
+
+    raise ValueError(
+        f"{pipeline.name} is of the paper's size ({training_flops(pipeline):.1e} training FLOPs) and there is no GPU "
+        f"here: it would train for about {training_seconds(pipeline) / 86_400:,.0f} days on these CPUs. Run it on a "
+        "CUDA machine or cluster, make it smaller with --set, or insist with --force"
+    )
+
+
+def summarise(everything: list[Step], root: Path, console: Console) -> None:
+    """The table, the pictures, the registry, and what to type next; of what is done by now."""
+    from pipelines.evaluate import RESULTS
+    from pipelines.register import read_registration
+    from pipelines.report import REPORT, comparison_lines, comparison_table
+    from sleepmodel.tracking import tracking_uri
+
+    done = {script_of(step): step.output(root) for step in everything if state(step, root) is State.DONE}
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    if "evaluate" in done:
+        console.print(comparison_table(comparison_lines(done["evaluate"])))
+        say(f"results    {done['evaluate'] / RESULTS}")
+    if "report" in done:
+        say(f"report     {done['report'] / REPORT}")
+        for picture in sorted(done["report"].glob("*.png")):
+            say(f"picture    {picture}")
+    uri = tracking_uri(root)
+    if "register" in done:
+        registration = read_registration(done["register"])
+        say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
+        alias = "champion" if registration.champion else ""
+        model = f"models:/{registration.name}@{alias}" if alias else f"models:/{registration.name}/{registration.version}"
+        say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
+    say(f"MLflow UI  mlflow ui --backend-store-uri {uri}")
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,92 @@
+"""What the steps of a running pipeline share and what shapes no result: Ray, MLflow, and the pipeline's run in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+
+from pipelines.presets import Pipeline
+from pipelines.steps import Step
+from sleepmodel.config import Scale
+from sleepmodel.tracking import Store, end_run, log_artifact, log_metrics, open_store, start_run
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """Made before the steps, opened when the first of them has to run."""
+
+    pipeline: Pipeline
+    root: Path
+    _store: Store | None = field(default=None, init=False)
+    _parent: str | None = field(default=None, init=False)
+
+    @property
+    def store(self) -> Store:
+        assert self._store is not None, "the context is opened before steps run"
+        return self._store
+
+    def open(self, identity: str) -> int:
+        """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all steps
+        nest in; the number of cores that steps may share. `identity` is the plan's."""
+        self._store = open_store(self.root)
+        self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
+        if not ray.is_initialized():
+            # what the workers print is the progress; equal lines are not noise to be folded
+            os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+            ray.init(logging_level="WARNING")
+        resources = ray.cluster_resources()
+        _check_resources(self.pipeline.scale, resources)
+        return int(resources["CPU"])
+
+    def close(self, status: str) -> None:
+        """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
+        assert self._parent is not None
+        end_run(self.store, self._parent, status)
+
+    def begin(self, step: Step) -> None:
+        """A step starts: open its run."""
+        self.run_of(step)
+
+    def finish(self, step: Step, seconds: float) -> None:
+        """A step is done: end its run."""
+        log_metrics(self.store, self.run_of(step), {"seconds": seconds}, 0)
+        end_run(self.store, self.run_of(step), "FINISHED")
+
+    def log_report(self, directory: Path) -> None:
+        """The report and its pictures as artifacts of the pipeline's run."""
+        assert self._parent is not None
+        log_artifact(self.store, self._parent, directory)
+
+    def run_of(self, step: Step) -> str:
+        """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart."""
+        params = step.resolved()["config"]
+        assert isinstance(params, dict)
+        return start_run(self.store, step.name, step.identity, self._parent, params, {"sleepmodel.kind": "step"})
+
+    def log(self, step: Step, metrics: dict[str, float], tokens: int) -> None:
+        """Log metrics of a step that is finished, at a number of training tokens."""
+        log_metrics(self.store, self.run_of(step), metrics, tokens)
+
+    def map(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int) -> list[T]:
+        """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores; the results in order."""
+        task = ray.remote(num_cpus=cores)(function)
+        results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
+        return results
+
+
+def _check_resources(scale: Scale, resources: dict[str, float]) -> None:
+    """Raise ValueError where a training could never start on this cluster; Ray would wait for ever."""
+    for what, needed in (("CPU", scale.workers * scale.cpus_per_worker), ("GPU", scale.workers * scale.gpu)):
+        there = int(resources.get(what, 0))
+        if needed > there:
+            raise ValueError(
+                f"scale: {scale.workers} workers need {needed} {what}, this Ray has {there}: start Ray with more, or "
+                "lower scale.workers, scale.cpus_per_worker or scale.gpu"
+            )

@@ -1,0 +1,37 @@
+"""Step 1: the datasets, as Ray tasks that write Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from datagen import Rule110, generate
+from pipelines.context import Context
+from pipelines.presets import Pipeline
+from pipelines.steps import Run, Step
+
+
+def dataset(output: Path) -> Path:
+    """The dataset directory that a finished generate step holds."""
+    (found,) = output.glob("*/*/dataset.json")
+    return found.parent
+
+
+def generate_step(pipeline: Pipeline, task: Rule110, context: Context) -> Step:
+    """One dataset with its three splits."""
+    data = pipeline.data
+    rows = {"train": pipeline.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
+
+    def run(run: Run) -> None:
+        for split, count in rows.items():
+            generate(task, split, count, data.seed, run.output)
+
+    name = "generate" if task == pipeline.task else f"generate-t{task.steps}"
+    config = {"task": asdict(task), "rows": rows, "seed": data.seed}
+    return Step(name, config, run, cores=None)
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("generate", __doc__)

@@ -1,0 +1,100 @@
+"""Step 7: the best model into the MLflow registry, and the alias `champion` if it beats the standing one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen import Rows, read_rows
+from datagen.reader import read_dataset
+from pipelines.context import Context
+from pipelines.evaluate import Result, read_results
+from pipelines.generate import dataset
+from pipelines.steps import Run, Step
+from sleepmodel import load
+from sleepmodel.evaluation import accuracy
+from sleepmodel.tracking import champion, champion_model, promote, register
+
+REGISTRATION = "registration.json"
+EXAMPLE_ROWS = 4
+DATASET_TAG = "dataset"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of a model: its name and version in the registry, whether it is the champion, and why."""
+
+    name: str
+    version: str
+    champion: bool
+    reason: str
+
+
+def read_registration(output: Path) -> Registration:
+    """What a finished registration holds."""
+    return Registration(**json.loads((output / REGISTRATION).read_text()))
+
+
+def register_step(candidates: str, evaluation: Step, trained: list[Step], data: Step, context: Context) -> Step:
+    """candidates: the line of the comparison whose seed with the best validation accuracy is registered;
+    trained: that line's trainings, in the order of its seeds."""
+
+    def run(run: Run) -> None:
+        results = [result for result in read_results(run.path(evaluation)) if result.line == candidates]
+        # by validation: a choice among seeds by their test accuracy would flatter it
+        index, chosen = max(enumerate(results), key=lambda pair: pair[1].validation)
+        path = dataset(run.path(data))
+        rows, fingerprint = read_rows(path, "test"), path.name
+        name = f"sleep-{read_dataset(path).task}"
+        prompts, answers = _prompts(rows)
+        version = register(
+            context.store,
+            context.run_of(trained[index]),
+            load(run.root / chosen.path),
+            name,
+            prompts,
+            answers,
+            {DATASET_TAG: fingerprint, "test/accuracy": f"{chosen.accuracy.rows.value:.4f}", "preset": context.pipeline.name},
+        )
+        won, reason = _judge(context, name, version, chosen, rows, fingerprint)
+        if won:
+            promote(context.store, name, version)
+        registration = Registration(name, version, won, reason)
+        (run.output / REGISTRATION).write_text(json.dumps(asdict(registration), indent=2))
+
+    return Step("register", {"candidates": candidates}, run, (evaluation, data, *trained))
+
+
+def _judge(
+    context: Context, name: str, version: str, challenger: Result, rows: Rows, fingerprint: str
+) -> tuple[bool, str]:
+    """Whether a version takes the alias: it must beat the champion on the same test rows."""
+    share = challenger.accuracy.rows.value
+    standing = champion(context.store, name)
+    if standing is None:
+        return True, f"the first champion, {share:.4f} of test rows right"
+    if standing.version == version:
+        return True, f"the champion already, {share:.4f} of test rows right"
+    if standing.tags.get(DATASET_TAG) != fingerprint:
+        return False, f"champion v{standing.version} was made for another dataset; compare and move the alias by hand"
+    model = champion_model(context.store, name)
+    assert model is not None
+    rival = accuracy(model, rows).rows.value
+    verb = "beats" if share > rival else "does not beat"
+    return share > rival, f"{share:.4f} of test rows right {verb} champion v{standing.version} with {rival:.4f}"
+
+
+def _prompts(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
+    """The first rows up to their first answer, and how many tokens answer them."""
+    start = int(rows.answer_start.min())
+    return rows.tokens[:EXAMPLE_ROWS, :start].astype(np.int64), rows.tokens.shape[1] - start
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("register", __doc__)

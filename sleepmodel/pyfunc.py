@@ -1,0 +1,58 @@
+"""A SleepModel as an MLflow pyfunc. MLflow stores this file beside the weights and runs it where the model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModelContext
+
+from sleepmodel.config import ModelConfig
+from sleepmodel.saving import load
+
+
+def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) -> None:
+    """Raise ValueError where a model of `config` cannot give n tokens to each of the prompts tokens [B, T]."""
+    if tokens.ndim != 2 or 0 in tokens.shape or not np.issubdtype(tokens.dtype, np.integer):
+        stands = f"{tokens.dtype} {list(tokens.shape)}"
+        raise ValueError(f"tokens: must be integers [B, T] with B and T at least 1, is {stands}; give one row a prompt")
+    bad = np.argwhere((tokens < 0) | (tokens >= config.vocab_size))
+    if len(bad):
+        row, column = map(int, bad[0])
+        value, allowed = tokens[row, column], f"0 to {config.vocab_size - 1}"
+        raise ValueError(f"tokens[{row}, {column}] = {value}: must be in the vocabulary, {allowed}; encode it so")
+    length = tokens.shape[1]
+    room = -length % config.window
+    if room == 0:
+        limit = f"a multiple of window = {config.window}"
+        raise ValueError(f"tokens have {length} columns: must not be {limit}; a prompt token opens the answer's window")
+    if not 1 <= n <= room:
+        stands = f"{length} prompt tokens leave {room} in a window of {config.window}"
+        raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; ask for fewer tokens or prompt otherwise")
+    if config.max_positions is not None and length + n > config.max_positions:
+        limit = f"at most max_positions = {config.max_positions}"
+        raise ValueError(f"prompt and answer have {length + n} tokens: must have {limit}; shorten the prompt")
+
+
+class Answers(PythonModel):
+    """Greedy answers to prompts."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.model = load(context.artifacts["model"])
+
+    # model_input is a dict of arrays, but MLflow takes no hint that says so
+    def predict(self, model_input: np.ndarray, params: dict[str, Any] | None = None) -> dict[str, npt.NDArray[np.int64]]:
+        """{"tokens": int64 [B, T]} -> {"answer": int64 [B, n]}, the n tokens that follow each row; params: n, or 1.
+
+        Raises ValueError on prompts that the model cannot answer.
+        """
+        tokens, n = np.asarray(model_input["tokens"]), int((params or {}).get("n", 1))
+        check_prompts(self.model.config, tokens, n)
+        return {"answer": self.model.answer(torch.from_numpy(tokens.astype(np.int64)), n).numpy()}
+
+
+set_model(Answers())

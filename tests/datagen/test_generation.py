@@ -1,0 +1,174 @@
+"""Generation on a real local Ray: same bytes, finished work kept, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from datagen import Rule110, generate, load, read_rows
+from datagen.schema import FORMAT_VERSION, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
+from datagen.shards import ensure_shard
+
+TASK = Rule110(cells=16, states=1, steps=6)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def times(directory: Path) -> dict[str, int]:
+    return {str(file.relative_to(directory)): file.stat().st_mtime_ns for file in directory.rglob("part-*")}
+
+
+def test_shards_are_the_same_bytes_alone_and_on_ray(ray_cluster: str, tmp_path: Path) -> None:
+    sizes = [SHARD_ROWS, SHARD_ROWS, 100]
+    alone = tmp_path / "alone"
+    for number in reversed(range(3)):
+        ensure_shard(shard_path(alone, "train", number), TASK, "train", 5, number, sizes[number], listed=None)
+    on_ray = generate(TASK, "train", sum(sizes), 5, tmp_path)
+    assert contents(alone / "train") == contents(on_ray / "train")
+    assert sorted(contents(on_ray / "train")) == [f"part-0000{i}.parquet" for i in range(3)]
+
+
+def test_same_bytes_from_a_second_run_elsewhere(ray_cluster: str, tmp_path: Path) -> None:
+    first, second = (generate(TASK, "test", SHARD_ROWS + 7, 0, tmp_path / name) for name in ("a", "b"))
+    assert contents(first) == contents(second)
+
+
+def test_repeated_run_does_nothing_and_starts_no_ray(ray_cluster: str, tmp_path: Path) -> None:
+    path = generate(TASK, "train", SHARD_ROWS + 1, 0, tmp_path)
+    before, written = times(path), contents(path)
+    program = f"""
+import ray, datagen
+path = datagen.generate(datagen.{TASK!r}, "train", {SHARD_ROWS + 1}, 0, {str(tmp_path)!r})
+assert not ray.is_initialized()
+print(path)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == str(path)
+    assert times(path) == before
+    assert contents(path) == written
+
+
+def test_more_rows_only_add_and_fewer_change_nothing(ray_cluster: str, tmp_path: Path) -> None:
+    path = generate(TASK, "train", SHARD_ROWS + 50, 0, tmp_path)
+    few, before = read_rows(path, "train"), times(path)
+
+    assert generate(TASK, "train", 2 * SHARD_ROWS + 50, 0, tmp_path) == path
+    more = read_rows(path, "train")
+    assert len(more) == 2 * SHARD_ROWS + 50
+    assert (more.tokens[: len(few)] == few.tokens).all()
+    assert times(path)["train/part-00000.parquet"] == before["train/part-00000.parquet"]
+
+    before = times(path)
+    assert generate(TASK, "train", 10, 0, tmp_path) == path
+    assert times(path) == before
+    assert (read_rows(path, "train", 10).tokens == few.tokens[:10]).all()
+
+
+def test_dataset_json_tells_what_is_there(ray_cluster: str, tmp_path: Path) -> None:
+    generate(TASK, "train", SHARD_ROWS + 3, 9, tmp_path)
+    path = generate(TASK, "test", 4, 9, tmp_path)
+    assert path == tmp_path / "rule110" / fingerprint(TASK, 9)
+
+    content = json.loads((path / "dataset.json").read_text())
+    assert content["task"] == "rule110"
+    assert content["config"] == {"cells": 16, "states": 1, "steps": 6}
+    assert content["vocabulary"] == ["0", "1", "?"]
+    assert content["format_version"] == FORMAT_VERSION
+    assert content["seed"] == 9
+    assert {split: entry["rows"] for split, entry in content["splits"].items()} == {"train": SHARD_ROWS + 3, "test": 4}
+    assert [shard["rows"] for shard in content["splits"]["train"]["shards"]] == [SHARD_ROWS, 3]
+    for split in content["splits"]:
+        assert load(path, split).num_rows == content["splits"][split]["rows"]  # and checks each sha256
+
+
+def test_broken_shards_are_made_again(ray_cluster: str, tmp_path: Path) -> None:
+    path = generate(TASK, "train", 3 * SHARD_ROWS, 0, tmp_path)
+    sound = contents(path)
+    damaged, missing = shard_path(path, "train", 0), shard_path(path, "train", 2)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    missing.unlink()
+    kept = times(path)["train/part-00001.parquet"]
+
+    generate(TASK, "train", 3 * SHARD_ROWS, 0, tmp_path)
+    assert contents(path) == sound
+    assert times(path)["train/part-00001.parquet"] == kept
+
+
+def test_leftovers_of_a_killed_run(ray_cluster: str, tmp_path: Path) -> None:
+    """Without dataset.json: a temporary file goes, a shard of another length or none at all is made again."""
+    sound = generate(TASK, "train", 2 * SHARD_ROWS, 0, tmp_path / "sound")
+    path = tmp_path / "killed" / "rule110" / fingerprint(TASK, 0)
+    ensure_shard(shard_path(path, "train", 0), TASK, "train", 0, 0, rows=10, listed=None)
+    shard_path(path, "train", 1).write_bytes(b"not Parquet")
+    (path / "train" / ".part-00001.parquet.0123.tmp").write_bytes(b"half")
+    (path / ".dataset.json.0123.tmp").write_bytes(b"half")
+
+    assert generate(TASK, "train", 2 * SHARD_ROWS, 0, tmp_path / "killed") == path
+    assert contents(path) == contents(sound)
+
+
+def test_killed_generation_leaves_whole_shards_and_goes_on(ray_cluster: str, tmp_path: Path) -> None:
+    slow, shards = Rule110(cells=8, states=1, steps=4096), 32
+    path = tmp_path / "rule110" / fingerprint(slow, 0)
+    program = (
+        f'import datagen; datagen.generate(datagen.{slow!r}, "train", {shards * SHARD_ROWS}, 0, {str(tmp_path)!r})'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "RAY_ADDRESS": ray_cluster},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while len(times(path)) < 2:
+        assert process.poll() is None, "generation ended before it could be killed"
+        assert time.monotonic() < deadline, "no shard was written"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    finished = times(path)
+    assert len(finished) < shards
+    assert not (path / "dataset.json").exists()
+    assert all(pq.read_table(path / name).num_rows == SHARD_ROWS for name in finished)
+
+    generate(slow, "train", shards * SHARD_ROWS, 0, tmp_path)
+    assert {name: time for name, time in times(path).items() if name in finished} == finished
+    assert len(contents(path / "train")) == shards  # no temporary file among them
+    assert load(path, "train").num_rows == shards * SHARD_ROWS
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "seed", "root", "field"),
+    [
+        ("train", 0, 0, "data", "rows"),
+        ("train", 1.0, 0, "data", "rows"),
+        ("dev", 1, 0, "data", "split"),
+        ("train", 1, -1, "data", "seed"),
+        ("train", 1, 0, "s3://bucket/data", "root"),
+    ],
+)
+def test_refuses_before_any_work(
+    split: str, rows: int, seed: int, root: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"{field} must be"):
+        generate(TASK, split, rows, seed, root)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_of_long_rows_hold_fewer() -> None:
+    assert rows_per_shard(TASK.row_length) == SHARD_ROWS
+    longest = Rule110(cells=4096, states=64).row_length
+    assert 1 <= rows_per_shard(longest) < 100
+    assert rows_per_shard(2**40) == 1

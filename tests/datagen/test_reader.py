@@ -1,0 +1,123 @@
+"""Reading: the rows that were made, and one clear error for each thing that may be wrong on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from datagen import Rule110, generate, load, read_rows
+from datagen.errors import (
+    DatasetError,
+    DatasetNotFoundError,
+    FormatVersionError,
+    NotEnoughRowsError,
+    ShardCorruptError,
+    ShardMissingError,
+    SplitNotFoundError,
+)
+from datagen.reader import read_dataset
+from datagen.schema import SHARD_ROWS, shard_path
+
+TASK = Rule110(cells=12, states=3, steps=5)
+ROWS = 2 * SHARD_ROWS + 11
+
+
+@pytest.fixture(scope="module")
+def dataset(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    generate(TASK, "test", 20, 1, root)
+    return generate(TASK, "train", ROWS, 1, root)
+
+
+@pytest.fixture
+def copy(dataset: Path, tmp_path: Path) -> Path:
+    """A dataset that a test may break."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("wanted", [None, 1, SHARD_ROWS, SHARD_ROWS + 1, ROWS])
+def test_reads_what_the_task_made(dataset: Path, wanted: int | None) -> None:
+    shards = [TASK.sample("train", 1, shard, SHARD_ROWS) for shard in range(3)]
+    read, table = read_rows(dataset, "train", wanted), load(dataset, "train", wanted)
+    n = wanted or ROWS
+    assert len(read) == table.num_rows == n
+    for name, values in read.columns().items():
+        expected = np.concatenate([shard.columns()[name] for shard in shards])[:n]
+        assert values.dtype == expected.dtype
+        assert (values == expected).all()
+        assert table.column(name)[n - 1].as_py() == expected[-1].tolist()
+
+
+def test_table_types(dataset: Path) -> None:
+    types = {field.name: field.type for field in load(str(dataset), "test").schema}
+    assert pa.types.is_fixed_size_list(types["tokens"])
+    assert types["tokens"].list_size == TASK.row_length
+    assert types["tokens"].value_type == pa.uint16()
+    assert {types[f"answer_{part}"].value_type for part in ("start", "length", "depth")} == {pa.int32()}
+
+
+def test_read_dataset_rebuilds_the_task(dataset: Path) -> None:
+    described = read_dataset(dataset)
+    assert described.task == TASK.name
+    assert Rule110(**described.config) == TASK
+    assert described.vocabulary == TASK.vocabulary
+    assert {split: entry.rows for split, entry in described.splits.items()} == {"test": 20, "train": ROWS}
+
+
+def check_error(error: type[DatasetError], path: Path, split: str, *parts: str, rows: int | None = None) -> None:
+    """Both readers raise `error`, and its message holds every part."""
+    for read in (load, read_rows):
+        with pytest.raises(error) as raised:
+            read(path, split, rows)
+        for part in parts:
+            assert part in str(raised.value)
+
+
+def test_no_dataset(tmp_path: Path) -> None:
+    check_error(
+        DatasetNotFoundError, tmp_path / "none", "train", str(tmp_path / "none"), "python pipelines/generate.py"
+    )
+
+
+def test_no_such_split(dataset: Path) -> None:
+    check_error(
+        SplitNotFoundError, dataset, "validation", "'validation'", "test, train", "python pipelines/generate.py"
+    )
+
+
+@pytest.mark.parametrize("rows", [-1, 0, ROWS + 1])
+def test_rows_that_are_not_there(dataset: Path, rows: int) -> None:
+    check_error(NotEnoughRowsError, dataset, "train", f"1..{ROWS}", f"got {rows}", rows=rows)
+
+
+def test_missing_shard(copy: Path) -> None:
+    missing = shard_path(copy, "train", 1)
+    missing.unlink()
+    check_error(ShardMissingError, copy, "train", str(missing), "python pipelines/generate.py")
+    assert len(read_rows(copy, "train", SHARD_ROWS)) == SHARD_ROWS  # the rows before it can be read
+
+
+def test_one_wrong_byte(copy: Path) -> None:
+    damaged = shard_path(copy, "train", 2)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    check_error(ShardCorruptError, copy, "train", str(damaged), "sha256", "python pipelines/generate.py")
+
+
+def test_newer_format(copy: Path) -> None:
+    file = copy / "dataset.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "format_version": 99, "something": "new"}))
+    check_error(FormatVersionError, copy, "train", str(file), "99")
+
+
+def test_errors_can_be_caught_as_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+        read_rows(tmp_path, "train")

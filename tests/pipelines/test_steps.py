@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan, plan_table, state
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+)
+KEYS = st.text(max_size=4).filter(lambda key: key != "$type")
+CONFIGS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+)
+
+
+def nothing(run: Run) -> None:
+    """A step that makes no file."""
+
+
+def step(
+    name: str, *inputs: Step, config: object = None, run: Callable[[Run], None] = nothing, cores: int | None = 1
+) -> Step:
+    return Step(name, config, run, inputs, cores)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    loop: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Twin:
+    inner: Inner = Inner()
+    loop: tuple[int, int] | None = None
+
+
+# identity
+
+
+@settings(deadline=None)
+@given(st.dictionaries(KEYS, CONFIGS, min_size=2, max_size=5))
+def test_the_order_of_keys_and_of_inputs_does_not_shape_a_result(config: dict[str, object]) -> None:
+    shuffled = dict(reversed(config.items()))
+    a, b = step("a"), step("b")
+    assert step("s", a, b, config=config).identity == step("s", b, a, config=shuffled).identity
+
+
+@settings(deadline=None)
+@given(CONFIGS, st.integers(1, 64) | st.none())
+def test_resources_and_the_function_do_not_shape_a_result(config: object, cores: int | None) -> None:
+    other = Step("s", config, run=lambda run: None, cores=cores)
+    assert other.identity == step("s", config=config).identity
+
+
+@settings(deadline=None)
+@given(CONFIGS, CONFIGS)
+def test_different_configs_are_different_steps(one: object, other: object) -> None:
+    assume(_plain(one) != _plain(other))
+    assert step("s", config=one).identity != step("s", config=other).identity
+
+
+def _plain(value: object) -> str:
+    """A slow second opinion on equality: equal numbers are one, booleans are not numbers."""
+    if isinstance(value, dict):
+        return "{" + ",".join(sorted(f"{key!r}:{_plain(item)}" for key, item in value.items())) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_plain, value)) + "]"
+    return repr(int(value)) if isinstance(value, float) and value == math.floor(value) else repr(value)
+
+
+@settings(deadline=None)
+@given(st.integers(-(2**53), 2**53))
+def test_a_whole_float_is_its_integer(number: int) -> None:
+    assert step("s", config=[float(number)]).identity == step("s", config=(number,)).identity
+
+
+def test_a_boolean_is_not_a_number() -> None:
+    assert step("s", config=True).identity != step("s", config=1).identity
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Outer(Inner(rate=0.25)), Outer(Inner(sizes=(2, 1))), Outer(loop=(0, 1)), Twin(), {"inner": Inner(), "loop": None}],
+)
+def test_every_field_and_the_type_of_a_dataclass_count(other: object) -> None:
+    assert step("s", config=other).identity != step("s", config=Outer()).identity
+
+
+def test_the_name_and_the_version_count() -> None:
+    identities = {step("s").identity, step("t").identity, Step("s", None, nothing, version=2).identity}
+    assert len(identities) == 3
+
+
+@settings(deadline=None)
+@given(CONFIGS, CONFIGS)
+def test_a_change_propagates_to_all_that_depend_on_it(one: object, other: object) -> None:
+    def last(config: object) -> str:
+        return step("c", step("b", step("a", config=config))).identity
+
+    assert (last(one) == last(other)) == (_plain(one) == _plain(other))
+
+
+def test_the_identity_is_the_same_in_every_version_of_this_code() -> None:
+    """Finished work under users' roots is found by it; a change here throws all of it away."""
+    assert step("train", step("generate", config={"rows": 8}), config=Outer()).identity == "330d2dc87c205b21"
+
+
+def test_a_config_that_is_changed_later_does_not_reach_the_step() -> None:
+    config = {"seeds": [0]}
+    made = step("s", config=config)
+    config["seeds"].append(1)
+    assert made.config == {"seeds": [0]}
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"a": [0, {1}]}, r"config\.a\[1\] = \{1\}"),
+        (Outer(inner=Path("x")), r"config\.inner = PosixPath"),  # type: ignore[arg-type]
+        ({"a": math.nan}, r"config\.a = nan"),
+        ({"a": math.inf}, r"config\.a = inf"),
+        ({"a": {1: 2}}, r"config\.a = \{1: 2\}"),
+        ({"$type": "Outer"}, r"config = "),
+        (Outer, r"config = "),
+        (b"x", r"config = b'x'"),
+    ],
+)
+def test_a_config_that_is_not_json_names_the_step_and_the_field(config: object, field: str) -> None:
+    with pytest.raises(ValueError, match=rf"step train-n1: {field}"):
+        step("train-n1", config=config)
+
+
+@pytest.mark.parametrize("name", ["", "Train", "a b", "../a", "a/b", "-a", "a-", ".", "a\n", "a" * 101])
+def test_a_name_is_a_slug(name: str) -> None:
+    with pytest.raises(ValueError, match=r"name = .*slug"):
+        step(name)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "2"])
+def test_cores_and_version_are_positive_integers(number: int) -> None:
+    with pytest.raises(ValueError, match=r"cores = .*step s"):
+        Step("s", None, nothing, cores=number)
+    with pytest.raises(ValueError, match=r"version = .*step s"):
+        Step("s", None, nothing, version=number)
+    with pytest.raises(ValueError, match="cores = "):
+        execute([step("s")], "unused", cores=number)
+
+
+# directories
+
+
+def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, other = step("generate"), step("other")
+    run = Run(step("train", data), Path("runs"))
+    expected = tmp_path / "runs" / "steps" / "generate" / data.identity
+    assert run.path(data) == run.path("generate") == expected
+    assert run.output == tmp_path / "runs" / "steps" / "train" / run.step.identity
+    for wrong in (other, "other", step("generate", config=1)):
+        with pytest.raises(ValueError, match=r"step train: .* not one of its inputs \(generate\)"):
+            run.path(wrong)
+
+
+def test_a_url_is_no_root() -> None:
+    with pytest.raises(ValueError, match="root = 's3://bucket/runs'"):
+        execute([step("s")], "s3://bucket/runs", 1)
+
+
+def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
+    data = step("generate")
+    train = step("train", data, config=Outer(), run=lambda run: (run.output / "model").touch())
+    execute([train], tmp_path, 1, console=quiet())
+    output = train.output(tmp_path)
+    assert sorted(path.name for path in output.iterdir()) == ["SUCCESS", "config.json", "model"]
+    success = json.loads((output / "SUCCESS").read_text())
+    assert (success["identity"], success["name"]) == (train.identity, "train")
+    assert success["seconds"] >= 0 and "T" in success["finished"]
+    config = json.loads((output / "config.json").read_text())
+    assert config["inputs"] == {"generate": data.identity}
+    assert config["config"]["inner"]["sizes"] == [1, 2]
+
+
+def test_success_is_written_after_the_work(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    made = step("s", run=lambda run: seen.extend((run.output / name).exists() for name in ("config.json", "SUCCESS")))
+    execute([made], tmp_path, 1, console=quiet())
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b'"x"', b"\xff", b"{}", b'{"identity": "0123456789abcdef"}']
+)
+def test_a_directory_without_its_success_is_broken(tmp_path: Path, content: bytes | None) -> None:
+    made = step("s", run=lambda run: (run.output / "model").touch())
+    assert state(made, tmp_path) is State.TODO
+    made.output(tmp_path).mkdir(parents=True)
+    if content is not None:
+        (made.output(tmp_path) / "SUCCESS").write_bytes(content)
+    assert state(made, tmp_path) is State.BROKEN
+    execute([made], tmp_path, 1, console=quiet())
+    assert state(made, tmp_path) is State.DONE and (made.output(tmp_path) / "model").exists()
+
+
+# execute
+
+
+class Calls:
+    """Steps that note their names as they run."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def step(self, name: str, *inputs: Step, config: object = None, cores: int | None = 1) -> Step:
+        return Step(name, config, lambda run: self.names.append(run.step.name), inputs, cores)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_every_step_runs_once_and_after_its_inputs(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root, calls, made = tmp_path_factory.mktemp("runs"), Calls(), list[Step]()
+    for i in range(data.draw(st.integers(1, 7))):
+        inputs = data.draw(st.lists(st.sampled_from(made), max_size=3, unique_by=id)) if made else []
+        made.append(calls.step(f"s{i}", *inputs, cores=data.draw(st.sampled_from([1, 2, 9, None]))))
+    wanted = data.draw(st.permutations(made))
+    report = execute(wanted, root, data.draw(st.integers(1, 3)), console=quiet())
+    assert sorted(calls.names) == sorted(s.name for s in made)
+    assert sorted(s.name for s in report.ran) == sorted(calls.names)
+    for s in made:
+        assert all(calls.names.index(put.name) < calls.names.index(s.name) for put in s.inputs)
+    again = execute(wanted, root, 1, console=quiet())
+    assert len(calls.names) == len(made) and again.ran == () and len(again.skipped) == len(made)
+
+
+def test_only_what_changed_and_what_depends_on_it_runs_again(tmp_path: Path) -> None:
+    def pipeline(rate: float) -> list[Step]:
+        data = calls.step("generate")
+        n1, n2 = calls.step("train-n1", data), calls.step("train-n2", data, config=rate)
+        return [data, n1, n2, calls.step("report", n1, n2)]
+
+    calls = Calls()
+    execute(pipeline(0.5), tmp_path, 1, console=quiet())
+    calls.names.clear()
+    execute(pipeline(0.25), tmp_path, 1, console=quiet())
+    assert calls.names == ["train-n2", "report"]
+
+
+def test_inputs_of_a_finished_step_are_not_built_again(tmp_path: Path) -> None:
+    calls = Calls()
+    data = calls.step("generate")
+    train = calls.step("train", data)
+    execute([train], tmp_path, 1, console=quiet())
+    (data.output(tmp_path) / "SUCCESS").unlink()
+    execute([train], tmp_path, 1, console=quiet())
+    assert calls.names == ["generate", "train"]
+
+
+def test_an_input_that_is_not_done_is_named_before_any_work(tmp_path: Path) -> None:
+    calls = Calls()
+    data = calls.step("generate")
+    train = calls.step("train", data)
+    report = calls.step("report", train)
+    with pytest.raises(UnmetInput, match="step train needs the output of step generate, which is to do") as caught:
+        execute([calls.step("free"), report, train], tmp_path, 1, build_inputs=False, console=quiet())
+    assert (caught.value.step, caught.value.missing, calls.names) == (train, data, [])
+    execute([data], tmp_path, 1, build_inputs=False, console=quiet())
+    execute([report, train], tmp_path, 1, build_inputs=False, console=quiet())
+    assert calls.names == ["generate", "train", "report"]
+
+
+def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: Path) -> None:
+    calls = Calls()
+    one, twin, other = calls.step("a"), calls.step("a"), calls.step("a", config=1)
+    execute([one, twin, calls.step("b", twin)], tmp_path, 1, console=quiet())
+    assert calls.names == ["a", "b"]
+    for wanted in ([one, other], [calls.step("b", one), calls.step("c", other)], [calls.step("a", one)]):
+        with pytest.raises(ValueError, match="name = 'a': two different steps"):
+            execute(wanted, tmp_path, 1, console=quiet())
+    with pytest.raises(ValueError, match="name = 'a': two different steps"):
+        step("b", one, other)
+
+
+def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
+    together = threading.Barrier(2)  # one at a time would break it
+
+    def meet(run: Run) -> None:
+        together.wait(timeout=30)
+
+    execute([step("a", run=meet), step("b", run=meet)], tmp_path, 2, console=quiet())
+
+
+class Running:
+    """What runs at each start, as the runner tells it: a finish is told after the work, a start before it."""
+
+    def __init__(self) -> None:
+        self.now: list[Step] = []
+        self.at_starts: list[list[Step]] = []
+
+    def start(self, started: Step) -> None:
+        self.now.append(started)
+        self.at_starts.append(list(self.now))
+
+    def finish(self, finished: Step, seconds: float) -> None:
+        self.now.remove(finished)
+
+
+@pytest.mark.parametrize("cores", [None, 3, 8])
+def test_a_step_that_needs_all_cores_runs_alone(tmp_path: Path, cores: int | None) -> None:
+    running = Running()
+    wanted = [step("a", cores=cores), step("b"), step("c"), step("d", cores=cores), step("e")]
+    execute(wanted, tmp_path, 3, running.start, running.finish, console=quiet())
+    assert {"a", "d"} <= {s.name for now in running.at_starts if len(now) == 1 for s in now}
+    assert not [now for now in running.at_starts if len(now) > 1 and {s.name for s in now} & {"a", "d"}]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 4))
+def test_cores_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory, needs: list[int], cores: int) -> None:
+    running, wanted = Running(), [step(f"s{i}", cores=need) for i, need in enumerate(needs)]
+    execute(wanted, tmp_path_factory.mktemp("runs"), cores, running.start, running.finish, console=quiet())
+    assert len(running.at_starts) == len(needs)
+    for now in running.at_starts:
+        assert sum(min(s.cores or cores, cores) for s in now) <= cores
+
+
+def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path) -> None:
+    calls, both, told = Calls(), threading.Barrier(2), threading.Event()
+
+    class Ear(io.StringIO):
+        def write(self, text: str) -> int:
+            if "bad: failed" in text:
+                told.set()
+            return super().write(text)
+
+    def fail(run: Run) -> None:
+        both.wait(timeout=30)
+        raise OSError("disk [full]")
+
+    def outlast(run: Run) -> None:
+        both.wait(timeout=30)
+        assert told.wait(timeout=30)
+        (run.output / "model").touch()
+
+    bad, good = step("bad", run=fail), step("good", run=outlast)
+    wanted = [bad, good, calls.step("after-bad", bad), calls.step("after-good", good), calls.step("free")]
+    with pytest.raises(StepFailed, match="Run the same command again") as caught:
+        execute(wanted, tmp_path, 2, console=Console(file=Ear(), width=200))
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.step is bad
+    assert str(bad.output(tmp_path)) in str(caught.value) and "disk [full]" in str(caught.value)
+    assert [state(s, tmp_path) for s in wanted] == [State.BROKEN, State.DONE, State.TODO, State.TODO, State.TODO]
+    assert calls.names == []
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_step_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseException) -> None:
+    def leave(run: Run) -> None:
+        raise error
+
+    with pytest.raises(StepFailed, match="step s failed") as caught:
+        execute([step("s", run=leave)], tmp_path, 1, console=quiet())
+    assert caught.value.__cause__ is error
+
+
+def test_callbacks_are_called_in_the_calling_thread(tmp_path: Path) -> None:
+    heard: list[tuple[str, threading.Thread]] = []
+    a = step("a")
+    execute(
+        [step("b", a)],
+        tmp_path,
+        2,
+        on_start=lambda s: heard.append((f"start {s.name}", threading.current_thread())),
+        on_finish=lambda s, seconds: heard.append((f"finish {s.name}", threading.current_thread())),
+        console=quiet(),
+    )
+    assert [what for what, _ in heard] == ["start a", "finish a", "start b", "finish b"]
+    assert {thread for _, thread in heard} == {threading.current_thread()}
+
+
+def test_what_a_run_says(tmp_path: Path) -> None:
+    def said(*wanted: Step) -> str:
+        console = quiet()
+        execute(wanted, tmp_path, 1, console=console)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    a = step("a")
+    assert "[1/1] a: started" in said(a)
+    text = said(a, step("b", a))
+    assert "1 of 2 steps are done already" in text and "[1/1] b: started" in text and "b: done in 0.0 s" in text
+    assert said(a) == "nothing to do: all 1 steps are done\n"
+
+
+def test_the_plan_shows_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
+    calls = Calls()
+    data, broken = calls.step("generate"), calls.step("broken")
+    execute([data], tmp_path, 1, console=quiet())
+    broken.output(tmp_path).mkdir(parents=True)
+    train = calls.step("train", data, broken)
+    assert plan([train], tmp_path) == [(data, State.DONE), (broken, State.BROKEN), (train, State.TODO)]
+    console = quiet()
+    console.print(plan_table([train], tmp_path))
+    assert isinstance(console.file, io.StringIO)
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in console.file.getvalue().splitlines()
+        if "steps/" in line
+    ]
+    assert rows == [
+        ["generate", data.identity, "done", "", f"steps/generate/{data.identity}"],
+        ["broken", broken.identity, "broken", "", f"steps/broken/{broken.identity}"],
+        ["train", train.identity, "to do", "generate, broken", f"steps/train/{train.identity}"],
+    ]
+    assert calls.names == ["generate"]
+
+
+# processes that die
+
+PROGRAM = """
+import os, sys, threading
+from pathlib import Path
+from pipelines.steps import Run, Step, execute
+
+def train(run: Run) -> None:
+    checkpoint = run.output / "checkpoint"
+    if checkpoint.exists():
+        (run.output / "model").write_text("resumed from " + checkpoint.read_text())
+        return
+    checkpoint.write_text("10")
+    if sys.argv[2] == "die":
+        os._exit(9)
+    print("ready", flush=True)
+    threading.Event().wait()
+
+data = Step("generate", None, lambda run: (run.output / "rows").touch())
+execute([Step("train", None, train, (data,))], sys.argv[1], cores=1)
+"""
+
+
+def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), "die"]
+    assert subprocess.run(command, timeout=120).returncode == 9
+    (output,) = (tmp_path / "steps" / "train").iterdir()
+    assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "config.json"]
+    assert not list(output.glob("SUCCESS"))
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 of 2 steps are done already" in done.stdout
+    assert (output / "model").read_text() == "resumed from 10" and (output / "SUCCESS").exists()
+
+
+def test_an_interrupt_ends_the_run_while_a_step_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("ready" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=60)  # the step itself would wait for ever
+        finally:
+            process.kill()
+    assert "KeyboardInterrupt" in errors
+    assert subprocess.run(command, timeout=120).returncode == 0
