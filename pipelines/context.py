@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,9 +37,7 @@ class Context:
         self._store = open_store(self.root)
         self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
         if not ray.is_initialized():
-            # what the workers print is the progress; equal lines are not noise to be folded
-            os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-            ray.init(logging_level="WARNING")
+            ray.init(logging_level="ERROR")
         resources = ray.cluster_resources()
         _check_resources(self.pipeline.scale, resources)
         return int(resources["CPU"])
@@ -66,13 +63,14 @@ class Context:
 
     def run_of(self, step: Step) -> str:
         """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart."""
-        params = step.resolved()["config"]
-        assert isinstance(params, dict)
+        config = step.config if isinstance(step.config, dict) else {"config": step.config}
+        params = {name: asdict(value) if is_dataclass(value) else value for name, value in config.items()}
         return start_run(self.store, step.name, step.identity, self._parent, params, {"sleepmodel.kind": "step"})
 
     def log(self, step: Step, metrics: dict[str, float], tokens: int) -> None:
         """Log metrics of a step that is finished, at a number of training tokens."""
         log_metrics(self.store, self.run_of(step), metrics, tokens)
+        end_run(self.store, self.run_of(step), "FINISHED")
 
     def map(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int) -> list[T]:
         """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores; the results in order."""

@@ -236,7 +236,7 @@ class _Progress:
     _started: int = 0
 
     def line(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, style=style, highlight=False, soft_wrap=True)
 
     def started(self, step: Step) -> None:
         self._started += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
@@ -23,6 +24,14 @@ from sleepmodel.tracking import ProgressLog
 from sleepmodel.training import Progress, build_model, clip_gradient, train
 
 RESTARTS = 3
+RAY_TRAIN_SETTINGS = {
+    # Ray's controller looks for reports at this interval, and a report waits for it
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # it prints what the workers print a second time
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # its start prints an error of Ray's own (ray-project/ray#53727)
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
@@ -114,6 +123,7 @@ def _deepspeed() -> Any:
 
 def _train_worker(job: Job) -> None:
     """What each Ray Train worker runs."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for each report, beside ours
     torch.set_num_threads(job.scale.cpus_per_worker)
     model = build_model(job.model, job.train, job.scale.checkpoint_activations)
     engine = DeepSpeedEngine(model, job.train, job.scale)
@@ -144,8 +154,8 @@ def fit(job: Job) -> None:
     """Train a job under Ray Train on the running Ray, or on a local one that is started; it leaves its model in
     `job.output`. Continues from the last checkpoint there. Raises what the training raised."""
     check_compatible(job.train, job.scale)
-    # Ray's controller looks for reports at this interval, and a report waits for it
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    for name, value in RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
     scale = job.scale
     trainer = TorchTrainer(
         _train_worker,
@@ -158,6 +168,7 @@ def fit(job: Job) -> None:
             storage_path=job.output,
             failure_config=FailureConfig(max_failures=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     trainer.fit()

@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import mlflow.pyfunc
@@ -36,15 +36,19 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from sleepmodel import pyfunc
 from sleepmodel.model import SleepModel
 from sleepmodel.saving import load, save
-from sleepmodel.training import Progress
+
+if TYPE_CHECKING:  # at run time this module does without datagen, so that a registered model carries all it needs
+    from sleepmodel.training import Progress
 
 IDENTITY = "sleepmodel.identity"
 CHAMPION = "champion"
+SQLITE = "sqlite:///"
 CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate")
 WEIGHTS_FOLDER = "model"
 PARAMS_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits
 PROBE_SECONDS = 5
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
@@ -63,15 +67,17 @@ class Version:
 
     name: str
     version: str
-    tags: dict[str, str] = field(hash=False)
+    tags: dict[str, str]
 
 
 # --- the store
 
 
 def tracking_uri(root: Path) -> str:
-    """$MLFLOW_TRACKING_URI, else a SQLite database under `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
+    """$MLFLOW_TRACKING_URI, else a SQLite database under `root`; the path of a database is made absolute, as the
+    processes of a run differ in their current directory."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root}/mlflow.db"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
 def open_store(root: Path, experiment: str = "sleepmodel") -> Store:
@@ -108,8 +114,8 @@ def _probing(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise ConnectionError(
-            f"MLflow store {uri} does not answer: {error}. Start it, or set MLFLOW_TRACKING_URI to one that runs, "
-            "or unset it to use a SQLite database under the root"
+            f"MLFLOW_TRACKING_URI = {uri}: cannot be used: {error}. Start this server, set the address of one that "
+            "runs, or unset it to use a SQLite database under the root"
         ) from error
     finally:
         for name, value in before.items():
@@ -237,7 +243,7 @@ def register(
     """
     pyfunc.check_prompts(model.config, example, answers)
     client = _client(store)
-    known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
     if known:
         return str(known[0].version)
     logged = client.create_logged_model(store.experiment_id, name, run_id)
@@ -249,8 +255,8 @@ def register(
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    source = f"models:/{logged.model_id}"
-    version = client.create_model_version(name, source, run_id, dict(tags), model_id=logged.model_id)
+    # by place: given as models:/<id>, MLflow would look for it in the global store
+    version = client.create_model_version(name, logged.artifact_location, run_id, dict(tags), model_id=logged.model_id)
     return str(version.version)
 
 
@@ -305,7 +311,7 @@ def download_model(uri: str) -> Path:
     name, alias, number = parts.groups()
     store_uri = tracking_uri(Path(os.environ.get("SLEEPMODEL_ROOT") or "runs").expanduser())
     help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
-    if store_uri.startswith("sqlite:///") and not Path(store_uri.removeprefix("sqlite:///")).is_file():
+    if store_uri.startswith(SQLITE) and not Path(store_uri.removeprefix(SQLITE)).is_file():
         raise FileNotFoundError(f"{uri}: there is no MLflow database {store_uri}; {help_text}")
     with _probing(store_uri):
         client = MlflowClient(store_uri, store_uri)
@@ -322,8 +328,8 @@ def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
 
 
 def _by_number(client: MlflowClient, name: str, number: str) -> ModelVersion | None:
-    versions = client.search_model_versions(f"name = '{name}'")
-    return next((version for version in versions if str(version.version) == number), None)
+    versions = client.search_model_versions(f"name = '{name}' and version_number = {number}")
+    return versions[0] if versions else None
 
 
 def _download(uri: str, client: MlflowClient, version: ModelVersion) -> Path:

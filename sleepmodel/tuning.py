@@ -6,10 +6,12 @@ without a nested cluster in each. Trials checkpoint nothing: one that dies with 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import ray
 import torch
@@ -59,6 +61,8 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's, at each N; then a
     seeded TPE chooses. `job.run` is the MLflow run that the trials nest in.
     """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources = {"cpu": job.scale.cpus_per_worker, "gpu": int(job.scale.gpu)}
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
     path = Path(job.output) / EXPERIMENT

@@ -1,0 +1,60 @@
+"""Configs refuse what has no meaning and say which field, which value, and what is allowed."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sleepmodel import ModelConfig, Scale, TrainConfig
+from sleepmodel.config import Search, check_compatible
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields", "message"),
+    [
+        (ModelConfig, {"sleep_passes": 0}, "sleep_passes = 0: must be an integer of at least 1"),
+        (ModelConfig, {"fast_weight_lr": 3.0}, r"fast_weight_lr = 3.0: must be a number in \(0, 2\]"),
+        (ModelConfig, {"fast_weight_lr": 0.0}, r"fast_weight_lr = 0.0: must be a number in \(0, 2\]"),
+        (ModelConfig, {"fast_weight_lr": float("nan")}, "fast_weight_lr = nan"),
+        (ModelConfig, {"mixers": ()}, "mixers"),
+        (ModelConfig, {"mixers": ("attention", "mamba")}, "mixers = .*mamba.*: must be .*attention, gated_delta"),
+        (ModelConfig, {"d_model": 10, "n_heads": 4}, "d_model = 10: must be a multiple of .* 8"),
+        (ModelConfig, {"window": True}, "window = True"),
+        (ModelConfig, {"eviction": "soft"}, "eviction = 'soft': must be one of hard"),
+        (TrainConfig, {"steps": 0}, "steps = 0"),
+        (TrainConfig, {"muon_lr": -1.0}, "muon_lr = -1.0"),
+        (TrainConfig, {"precision": "float16"}, "precision = 'float16': must be one of float32, bfloat16"),
+        (Scale, {"zero_stage": 4}, "zero_stage = 4: must be 0, 1, 2 or 3"),
+        (Search, {"sleep_passes": ()}, "sleep_passes"),
+        (Search, {"eta_high": 2.5}, r"eta_high = 2.5: must be a number in \(0, 2\]"),
+        (Search, {"eta_low": 1.5, "eta_high": 1.0}, r"eta_low = 1.5: must be a number in \(0, eta_high = 1.0\]"),
+    ],
+)
+def test_a_bad_field_is_named(cls: Any, fields: dict[str, Any], message: str) -> None:
+    required = {"vocab_size": 3} if cls is ModelConfig else {}
+    with pytest.raises(ValueError, match=message):
+        cls(**required, **fields)
+
+
+@given(st.sampled_from(["steps", "batch_size", "warmup_steps", "seed", "validate_every"]), st.none() | st.text() | st.floats())
+def test_no_count_takes_anything_but_an_integer(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{field} = "):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_model_config_survives_json() -> None:
+    config = ModelConfig(vocab_size=7, mixers=("gated_delta",), sleep_passes=3)
+    assert ModelConfig.from_dict({**config.to_dict(), "mixers": ["gated_delta"]}) == config
+    with pytest.raises(ValueError, match="sleeps"):
+        ModelConfig.from_dict({**config.to_dict(), "sleeps": 1})
+
+
+def test_a_batch_must_split_over_workers_and_accumulation() -> None:
+    with pytest.raises(ValueError, match=r"batch_size = 10: must be a multiple of workers \* accumulation = 4"):
+        check_compatible(TrainConfig(batch_size=10), Scale(workers=2, accumulation=2))
+
+
+def test_clipping_that_deepspeed_gets_wrong_is_refused() -> None:
+    with pytest.raises(ValueError, match="grad_clip = 1.0: must be 0 with zero_stage = 1"):
+        check_compatible(TrainConfig(), Scale(zero_stage=1))

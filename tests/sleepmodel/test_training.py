@@ -1,0 +1,149 @@
+"""The plain loop: what it optimises, in which order, and how it stops and goes on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen import Rows, Rule110
+from sleepmodel import ModelConfig, SleepModel, TrainConfig
+from sleepmodel.evaluation import accuracy
+from sleepmodel.optim import schedule, split_parameters
+from sleepmodel.training import LocalEngine, NonFiniteError, Progress, batches, build_model, share, train
+
+from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
+
+TASK = Rule110(cells=6, states=1, steps=1)
+MODEL = ModelConfig(
+    vocab_size=3, d_model=16, n_heads=2, mixers=("attention", "gated_delta"), window=6, sleep_passes=2, fast_heads=1,
+    key_dim=16, value_dim=16, max_positions=8,
+)
+CONFIG = TrainConfig(steps=12, batch_size=8, validate_every=4, warmup_steps=2)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return TASK.sample("train", 0, 0, 64)
+
+
+def curve(
+    rows: Rows, config: TrainConfig = CONFIG, save: Path | None = None, resume: Path | None = None, accumulation: int = 1
+) -> tuple[list[Progress], SleepModel]:
+    """A run; `save` keeps the checkpoint of its second report."""
+
+    def report(at: Progress, write: Callable[[Path], None]) -> None:
+        if save and at.step == 8:
+            save.mkdir()
+            write(save)
+
+    engine = LocalEngine(build_model(MODEL, config), config, accumulation)
+    history = train(engine, rows, config, lambda model: accuracy(model, rows).rows.value, report, resume)
+    return history, engine.model
+
+
+def without_clock(history: list[Progress]) -> list[Progress]:
+    return [replace(at, seconds=0.0, tokens_per_second=0.0) for at in history]
+
+
+def test_every_parameter_has_one_optimizer() -> None:
+    model = build_model(MODEL, CONFIG)
+    muon, adam = split_parameters(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert sorted(map(id, muon + adam)) == sorted(names)
+    assert {names[id(p)] for p in muon} == {n for n in names.values() if n.startswith("blocks") and "norm" not in n and "bias" not in n}
+    engine = LocalEngine(model, CONFIG)
+    held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(names)
+
+
+def test_muon_orthogonalises_and_adam_does_not() -> None:
+    model, gradients = with_given_gradients(MODEL)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    engine = LocalEngine(model, replace(CONFIG, grad_clip=0.0))
+    engine.backward(*GIVEN_BATCH)
+    engine.step(rate=0.5)
+    check_first_update(model, before, gradients, engine.config, rate=0.5)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(rows: Rows) -> None:
+    first, model = curve(rows)
+    second, again = curve(rows)
+    assert without_clock(first) == without_clock(second)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert without_clock(curve(rows, replace(CONFIG, seed=1))[0]) != without_clock(first)
+
+
+def test_it_learns() -> None:
+    rows = Rule110(cells=6, states=1, steps=0).sample("train", 0, 0, 48)
+    history, _ = curve(rows, replace(CONFIG, steps=120, validate_every=60))
+    assert history[-1].accuracy > 0.9 and history[-1].loss < history[0].loss
+
+
+def test_a_resumed_run_is_the_same_run(rows: Rows, tmp_path: Path) -> None:
+    whole, model = curve(rows, save=tmp_path / "checkpoint")
+    rest, resumed = curve(rows, resume=tmp_path / "checkpoint")
+    assert without_clock(rest) == without_clock(whole)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_accumulation_changes_only_the_order_of_sums(rows: Rows) -> None:
+    whole, pieces = curve(rows)[0], curve(rows, accumulation=4)[0]
+    for a, b in zip(whole, pieces, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-3)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=2e-2)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=9)
+    engine = LocalEngine(build_model(MODEL, config), config)
+    backward, calls = engine.backward, iter(range(100))
+
+    def poisoned(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 5:
+            with torch.no_grad():
+                engine.model.norm.weight[0] = float("nan")
+        return backward(tokens, mask)
+
+    engine.backward = poisoned  # type: ignore[method-assign]
+    kept: list[int] = []
+    with pytest.raises(NonFiniteError, match=r"step 5: loss nan, gradient norm nan, muon_lr"):
+        train(engine, rows, config, lambda model: 0.0, lambda at, write: kept.append(at.step))
+    assert kept == [4]
+    assert all(p.isfinite().all() for name, p in engine.model.named_parameters() if name != "norm.weight")
+
+
+@given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 400), st.integers(0, 5))
+def test_every_epoch_reads_every_row_at_most_once_and_a_start_skips_exactly(rows: int, batch: int, start: int, seed: int) -> None:
+    config = TrainConfig(steps=400, batch_size=batch, seed=seed)
+    if batch > rows:
+        with pytest.raises(ValueError, match=f"batch_size = {batch}: must be at most the {rows} training rows"):
+            next(batches(rows, config))
+        return
+    every = list(batches(rows, config))
+    per_epoch = rows // batch
+    for epoch in range(400 // per_epoch):
+        seen = np.concatenate(every[epoch * per_epoch : (epoch + 1) * per_epoch])
+        assert len(set(seen.tolist())) == per_epoch * batch
+    assert all(np.array_equal(a, b) for a, b in zip(batches(rows, config, start), every[start:], strict=True))
+
+
+def test_workers_share_a_batch_without_loss(rows: Rows) -> None:
+    class Fake(LocalEngine):
+        def __init__(self, rank: int) -> None:
+            self.rank, self.workers, self.accumulation = rank, 2, 3
+
+    indices = np.arange(12)
+    parts = [piece for rank in (0, 1) for piece in share(indices, Fake(rank))]
+    assert len(parts) == 6 and np.array_equal(np.concatenate(parts), indices)
+
+
+def test_the_schedule_warms_holds_and_cools() -> None:
+    config = TrainConfig(steps=100, warmup_steps=10, decay_fraction=0.2)
+    factors = [schedule(step, config) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[9:81] == [1.0] * 72
+    assert factors[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)])
