@@ -97,7 +97,7 @@ def _run(job: Job) -> list[Shard]:
     """Runs a Ray task for each shard, a bounded number at a time, and returns what they made."""
     if not ray.is_initialized():
         ray.init()
-    cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    cpus = ray.cluster_resources().get("CPU", 1)
     in_flight = max(1, int(IN_FLIGHT_PER_CPU * cpus))
     ensure = ray.remote(ensure_shard)
     task = ray.put(job.task)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
-from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, state
+from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
 
 if TYPE_CHECKING:
     from pipelines.context import Context
@@ -39,7 +39,9 @@ def main(script: str, description: str | None) -> NoReturn:
         pipeline = _affordable(pipeline, arguments.force)
         run(script, pipeline, root, console)
     except UnmetInput as error:
-        _refuse(f"{error}: python pipelines/{script_of(error.missing)}.py {arguments.preset}, or full.py for everything")
+        _refuse(
+            f"{error}: python pipelines/{script_of(error.missing)}.py {arguments.preset}, or full.py for everything"
+        )
     except StepFailed as error:
         console.print(f"{error}", style="red", markup=False)
         sys.exit(FAILED)
@@ -52,6 +54,8 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     """Run what is not done of a script's steps, under one MLflow run, and say what there is to see."""
     context, everything = _plan(pipeline, root)
     steps = _chosen(script, everything, root, console)
+    if script != "full":
+        require_inputs(steps, root)
     console.print(f"{pipeline.name}: everything goes to {root}", soft_wrap=True, highlight=False)
     if all(state(step, root) is State.DONE for step in steps):
         execute(steps, root, cores=1, console=console)
@@ -59,7 +63,7 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
         cores = context.open(everything[-1].identity)
         status = "FAILED"
         try:
-            execute(steps, root, cores, context.begin, context.finish, build_inputs=script == "full", console=console)
+            execute(steps, root, cores, context.begin, context.finish, console=console)
             status = "FINISHED"
         finally:
             context.close(status)
@@ -103,7 +107,9 @@ def _parser(script: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("preset", nargs="?", default="demo", choices=sorted(PRESETS), help="default: demo")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and each step's state, start nothing")
     parser.add_argument("--root", help="where everything goes; default: $SLEEPMODEL_ROOT, else ./runs")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", help="change the preset")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", help="change the preset"
+    )
     parser.add_argument("--force", action="store_true", help="run a preset of the paper's size without a GPU")
     return parser
 
@@ -165,7 +171,9 @@ def summarise(everything: list[Step], root: Path, console: Console) -> None:
         registration = read_registration(done["register"])
         say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
         alias = "champion" if registration.champion else ""
-        model = f"models:/{registration.name}@{alias}" if alias else f"models:/{registration.name}/{registration.version}"
+        model = (
+            f"models:/{registration.name}@{alias}" if alias else f"models:/{registration.name}/{registration.version}"
+        )
         say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
     say(f"MLflow UI  mlflow ui --backend-store-uri {uri}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Context:
         self._store = open_store(self.root)
         self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
         if not ray.is_initialized():
-            ray.init(logging_level="ERROR")
+            ray.init(logging_level=logging.ERROR)
         resources = ray.cluster_resources()
         _check_resources(self.pipeline.scale, resources)
         return int(resources["CPU"])
@@ -63,8 +64,10 @@ class Context:
 
     def run_of(self, step: Step) -> str:
         """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart."""
-        config = step.config if isinstance(step.config, dict) else {"config": step.config}
-        params = {name: asdict(value) if is_dataclass(value) else value for name, value in config.items()}
+        assert isinstance(step.config, dict)
+        params = {
+            name: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for name, v in step.config.items()
+        }
         return start_run(self.store, step.name, step.identity, self._parent, params, {"sleepmodel.kind": "step"})
 
     def log(self, step: Step, metrics: dict[str, float], tokens: int) -> None:

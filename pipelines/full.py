@@ -12,6 +12,7 @@ from pipelines.steps import Step
 from pipelines.train import WINNER, baseline_steps, winner_steps
 from pipelines.tune import tune_step
 
+
 def plan(pipeline: Pipeline, context: Context) -> list[Step]:
     """Every step of a pipeline, in the order in which it runs them; a step's name begins with its script's."""
     data = {task: generate_step(pipeline, task, context) for task in pipeline.tasks()}

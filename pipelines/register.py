@@ -58,7 +58,11 @@ def register_step(candidates: str, evaluation: Step, trained: list[Step], data: 
             name,
             prompts,
             answers,
-            {DATASET_TAG: fingerprint, "test/accuracy": f"{chosen.accuracy.rows.value:.4f}", "preset": context.pipeline.name},
+            {
+                DATASET_TAG: fingerprint,
+                "test/accuracy": f"{chosen.accuracy.rows.value:.4f}",
+                "preset": context.pipeline.name,
+            },
         )
         won, reason = _judge(context, name, version, chosen, rows, fingerprint)
         if won:

@@ -40,7 +40,9 @@ class Line:
         """Column -> text, for a table."""
         first = self.results[0]
         depths = sorted(first.accuracy.answers)
-        by_depth = {f"answers at depth {d}": Mean.of([r.accuracy.answers[d].value for r in self.results]) for d in depths}
+        by_depth = {
+            f"answers at depth {d}": Mean.of([r.accuracy.answers[d].value for r in self.results]) for d in depths
+        }
         return {
             "model": self.name,
             "N": str(first.sleep_passes),

@@ -151,20 +151,17 @@ def execute(
     on_start: Callable[[Step], None] | None = None,
     on_finish: Callable[[Step, float], None] | None = None,
     *,
-    build_inputs: bool = True,
     console: Console | None = None,
 ) -> Report:
     """Run what is not done of `steps`, each after its inputs, side by side in threads while their cores fit.
 
-    Inputs that are not done are run too, or with `build_inputs=False` are an UnmetInput. When a step fails, those that
+    Inputs that are not done are run too (`require_inputs` refuses them instead). When a step fails, those that
     run finish, no other starts, and StepFailed is raised. The callbacks are called in the calling thread.
     """
     if type(cores) is not int or cores < 1:
         raise ValueError(f"cores = {cores!r}: must be an integer of at least 1")
     begin = time.monotonic()
     planned = plan(steps, root)
-    if not build_inputs:
-        _require_inputs(steps, planned, root)
     todo = [step for step, stands in planned if stands is not State.DONE]
     skipped = tuple(step for step, stands in planned if stands is State.DONE)
     say = _Progress(console or Console(), len(todo), on_start, on_finish)
@@ -187,13 +184,24 @@ def plan(steps: Sequence[Step], root: str | Path) -> list[tuple[Step, State]]:
     return [(step, at) for step, at in stands if step.name in needed]
 
 
+def require_inputs(steps: Sequence[Step], root: str | Path) -> None:
+    """Raise UnmetInput where one of `steps` needs a step that is neither done nor among them."""
+    planned = plan(steps, root)
+    ready = {step.name for step in steps} | {step.name for step, at in planned if at is State.DONE}
+    for step, at in planned:
+        for put in step.inputs:
+            if step.name in ready and at is not State.DONE and put.name not in ready:
+                raise UnmetInput(step, put, root)
+
+
 def plan_table(steps: Sequence[Step], root: str | Path) -> Table:
     """What `execute` would look at, in the order it would run: a table for --dry-run."""
-    table = Table("step", "identity", "state", "inputs", "output")
+    table = Table(title="outputs in <root>/steps/<step>/<identity>")
+    for column in ("step", "identity", "state"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("inputs")
     for step, stands in plan(steps, root):
-        inputs = ", ".join(put.name for put in step.inputs)
-        output = step.output(root).relative_to(Path(root).absolute())
-        table.add_row(step.name, step.identity, stands.value, inputs, output.as_posix())
+        table.add_row(step.name, step.identity, stands.value, ", ".join(put.name for put in step.inputs))
     return table
 
 
@@ -214,14 +222,6 @@ def dependency_order(steps: Iterable[Step]) -> list[Step]:
     for step in steps:
         visit(step)
     return list(found.values())
-
-
-def _require_inputs(steps: Sequence[Step], planned: list[tuple[Step, State]], root: str | Path) -> None:
-    ready = {step.name for step in steps} | {step.name for step, at in planned if at is State.DONE}
-    for step, at in planned:
-        for put in step.inputs:
-            if step.name in ready and at is not State.DONE and put.name not in ready:
-                raise UnmetInput(step, put, root)
 
 
 @dataclass

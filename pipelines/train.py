@@ -20,7 +20,14 @@ def baseline_steps(pipeline: Pipeline, arm: Arm, data: Step, context: Context) -
     """One training a seed of a line of the comparison."""
     model, steps = pipeline.arm_model(arm), pipeline.arm_steps(arm)
     return [
-        _train_step(f"train-{arm.name}-seed{seed}", pipeline, model, replace(pipeline.train, seed=seed, steps=steps), (data,), context)
+        _train_step(
+            f"train-{arm.name}-seed{seed}",
+            pipeline,
+            model,
+            replace(pipeline.train, seed=seed, steps=steps),
+            (data,),
+            context,
+        )
         for seed in pipeline.seeds
     ]
 
@@ -28,7 +35,14 @@ def baseline_steps(pipeline: Pipeline, arm: Arm, data: Step, context: Context) -
 def winner_steps(pipeline: Pipeline, data: Step, search: Step, context: Context) -> list[Step]:
     """One training a seed with the N and eta that the search chose."""
     return [
-        _train_step(f"train-{WINNER}-seed{seed}", pipeline, pipeline.model, replace(pipeline.train, seed=seed), (data, search), context)
+        _train_step(
+            f"train-{WINNER}-seed{seed}",
+            pipeline,
+            pipeline.model,
+            replace(pipeline.train, seed=seed),
+            (data, search),
+            context,
+        )
         for seed in pipeline.seeds
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
+import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 1024 * 1024  # glibc takes no more
@@ -13,7 +13,7 @@ _LARGEST_TRIM_THRESHOLD = 2**31 - 1
 def keep_freed_memory() -> None:
     """Tell glibc not to hand tensors' memory back to the kernel between two uses: the page faults cost up to a third
     of a CPU step (docs/diary.md). No effect on results; nothing happens where the C library is not glibc."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)

@@ -154,7 +154,9 @@ def check_compatible(train: TrainConfig, scale: Scale) -> None:
     require(train.batch_size % pieces == 0, "batch_size", train.batch_size, allowed)
     # DeepSpeed 0.19 clips Muon's orthogonalised update, not the gradient, where it partitions.
     clips = scale.zero_stage > 0 and train.grad_clip > 0
-    require(not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly")
+    require(
+        not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ def _deepspeed() -> Any:
 
 def _train_worker(job: Job) -> None:
     """What each Ray Train worker runs."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for each report, beside ours
+    logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
     torch.set_num_threads(job.scale.cpus_per_worker)
     model = build_model(job.model, job.train, job.scale.checkpoint_activations)
     engine = DeepSpeedEngine(model, job.train, job.scale)
@@ -158,8 +158,8 @@ def fit(job: Job) -> None:
         os.environ.setdefault(name, value)
     scale = job.scale
     trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config=job,
+        lambda config: _train_worker(config["job"]),
+        train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=scale.workers, use_gpu=scale.gpu, resources_per_worker={"CPU": scale.cpus_per_worker}
         ),
@@ -168,7 +168,7 @@ def fit(job: Job) -> None:
             storage_path=job.output,
             failure_config=FailureConfig(max_failures=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig
         ),
     )
     trainer.fit()

@@ -64,7 +64,9 @@ def score(predicted: np.ndarray, rows: Rows) -> Accuracy:
     behind = np.take_along_axis(wrong, (rows.answer_start + rows.answer_length).astype(np.int64), 1)
     right = before == behind
     depths = np.unique(rows.answer_depth)
-    by_depth = {int(d): Share(int(right[rows.answer_depth == d].sum()), int((rows.answer_depth == d).sum())) for d in depths}
+    by_depth = {
+        int(d): Share(int(right[rows.answer_depth == d].sum()), int((rows.answer_depth == d).sum())) for d in depths
+    }
     return Accuracy(Share(int(right.all(1).sum()), len(rows)), by_depth)
 
 

@@ -9,6 +9,7 @@ lacks `embed` and `lm_head`, so names matter here (see optim.py).
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +39,38 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-class Attention(nn.Module):
+class Mixer(nn.Module):
+    """A sequence mixer; one that keeps a state across a window's border has all of these methods."""
+
+    keeps_state: ClassVar[bool]
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+    def initial_state(self, batch: int, device: torch.device) -> Tensor:
+        """The state of `batch` rows that have read nothing."""
+        raise NotImplementedError
+
+    def write(self, x: Tensor, state: Tensor) -> Tensor:
+        """x: [B, T, d] -> the state after the window, where the output is not wanted."""
+        raise NotImplementedError
+
+    def flops(self, tokens: int) -> int:
+        """Forward matmul FLOPs of one row of a window of `tokens` tokens."""
+        raise NotImplementedError
+
+    def write_flops(self, tokens: int) -> int:
+        """Those of `write`; a triangular solve counts as half a product."""
+        raise NotImplementedError
+
+
+class Attention(Mixer):
     """Causal softmax attention inside the window, with RoPE and QK-norm. It keeps nothing: the state is None."""
 
     keeps_state = False
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.heads, width = config.n_heads, config.d_model
         self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.out = zero_linear(width, width)
@@ -57,12 +83,11 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2)), None
 
     def flops(self, tokens: int) -> int:
-        """Forward matmul FLOPs of one row of a window of `tokens` tokens."""
         width = self.out.in_features
         return 2 * tokens * 4 * width * width + 4 * tokens * tokens * width
 
 
-class GatedDelta(nn.Module):
+class GatedDelta(Mixer):
     """Gated DeltaNet's fast weights (paper, "The mechanism"). The state is S, [B, H, K, V], always float32 or wider.
 
     beta = eta * sigmoid(w_beta x + b), alpha = exp(-softplus(w_decay x + c)); no short convolution.
@@ -71,7 +96,7 @@ class GatedDelta(nn.Module):
     keeps_state = True
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         width, heads, key_dim, value_dim = config.d_model, config.fast_heads, config.key_dim, config.value_dim
         self.heads, self.key_dim, self.value_dim, self.eta = heads, key_dim, value_dim, config.fast_weight_lr
         self.q, self.k = (nn.Linear(width, heads * key_dim, bias=False) for _ in range(2))
@@ -102,13 +127,11 @@ class GatedDelta(nn.Module):
         return self.out((self.norm(o) * F.silu(self.gate(x).unflatten(-1, (self.heads, -1)))).flatten(2)), state
 
     def write_flops(self, tokens: int) -> int:
-        """Matmul FLOPs of `write` for one row of a window; a triangular solve is half a product."""
         chunk, inner = min(tokens, chunk_length(tokens)), self.key_dim * self.value_dim
         projections = self.out.out_features * (self.key_dim + self.value_dim + 2)
         return tokens * self.heads * (2 * projections + 4 * inner + chunk * (2 * self.key_dim + self.value_dim))
 
     def flops(self, tokens: int) -> int:
-        """Forward matmul FLOPs of one row of a window of `tokens` tokens."""
         chunk, inner = min(tokens, chunk_length(tokens)), self.key_dim * self.value_dim
         projections = self.out.out_features * (self.key_dim + 2 * self.value_dim)
         reads = 2 * projections + 2 * inner + 2 * chunk * (self.key_dim + self.value_dim)
@@ -132,4 +155,4 @@ class MLP(nn.Module):
         return 4 * tokens * self.up.weight.numel()
 
 
-MIXERS: dict[str, type[Attention] | type[GatedDelta]] = {"attention": Attention, "gated_delta": GatedDelta}
+MIXERS: dict[str, type[Mixer]] = {"attention": Attention, "gated_delta": GatedDelta}

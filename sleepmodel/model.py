@@ -6,7 +6,8 @@ They are all that crosses a window's border.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sleepmodel.config import ModelConfig
-from sleepmodel.layers import MIXERS, MLP
+from sleepmodel.layers import MIXERS, MLP, Mixer
 
 States = tuple[Tensor | None, ...]
+T = TypeVar("T")
 
 
 class Output(NamedTuple):
@@ -32,7 +34,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, mixer: str) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.d_model)
-        self.mixer = MIXERS[mixer](config)
+        self.mixer: Mixer = MIXERS[mixer](config)
         self.mlp_norm = nn.RMSNorm(config.d_model)
         self.mlp = MLP(config)
 
@@ -61,13 +63,18 @@ class SleepModel(nn.Module):
         self.norm = nn.RMSNorm(config.d_model)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         # the last block whose state survives a window: what lies behind it does nothing for a sleep
-        keeping = [i for i, block in enumerate(self.blocks) if block.mixer.keeps_state]
+        keeping = [i for i, block in enumerate(self.stack) if block.mixer.keeps_state]
         self.last_write = keeping[-1] if keeping else None
 
-    def forward(self, tokens: Tensor, loss_mask: Tensor) -> Output:
-        """Algorithm 1: sleep on every window without an answer, predict the answers in the others in one pass.
+    @property
+    def stack(self) -> list[Block]:
+        """The blocks, first to last."""
+        return cast(list[Block], list(self.blocks))
 
-        tokens: int64 [B, T]; loss_mask: bool [B, T], True at the answer tokens, each predicted from the token before it.
+    def forward(self, tokens: Tensor, loss_mask: Tensor) -> Output:
+        """Algorithm 1: sleep on the windows without an answer, predict the answers in the others in one pass.
+
+        tokens: int64 [B, T]; loss_mask: bool [B, T], True at the answer tokens, each predicted from the one before.
         Raises ValueError where an answer is first in its window (no output survives the border), where the rows of a
         batch disagree on which windows hold answers, and where a row is too long or has no answer.
         """
@@ -115,7 +122,7 @@ class SleepModel(nn.Module):
     def initial_states(self, batch: int) -> States:
         """Empty fast weights for `batch` rows."""
         device = self.lm_head.weight.device
-        return tuple(b.mixer.initial_state(batch, device) if b.mixer.keeps_state else None for b in self.blocks)
+        return tuple(b.mixer.initial_state(batch, device) if b.mixer.keeps_state else None for b in self.stack)
 
     @torch.no_grad()
     def answer(self, tokens: Tensor, n: int = 1) -> Tensor:
@@ -145,15 +152,15 @@ class SleepModel(nn.Module):
         window, passes = self.config.window, self.config.sleep_passes
         if self.last_write is None:
             return 0
-        last_pass = self._blocks_flops(window, self.last_write) + self.blocks[self.last_write].mixer.write_flops(window)
+        last_pass = self._blocks_flops(window, self.last_write) + self.stack[self.last_write].mixer.write_flops(window)
         return (passes - 1) * self._blocks_flops(window) + last_pass
 
     def _blocks_flops(self, tokens: int, blocks: int | None = None) -> int:
-        return sum(block.mixer.flops(tokens) + block.mlp.flops(tokens) for block in self.blocks[:blocks])
+        return sum(block.mixer.flops(tokens) + block.mlp.flops(tokens) for block in self.stack[:blocks])
 
     def _pass(self, h: Tensor, states: States) -> tuple[Tensor, States]:
         after = []
-        for block, state in zip(self.blocks, states, strict=True):
+        for block, state in zip(self.stack, states, strict=True):
             h, state = block(h, state)
             after.append(state)
         return h, tuple(after)
@@ -161,13 +168,14 @@ class SleepModel(nn.Module):
     def _consolidate(self, h: Tensor, states: States) -> States:
         """The last pass of a sleep: as `_pass`, but nothing is computed behind the last write."""
         assert self.last_write is not None
-        after = list(states)
-        for i, block in enumerate(self.blocks[: self.last_write]):
+        after, kept = list(states), states[self.last_write]
+        assert kept is not None
+        for i, block in enumerate(self.stack[: self.last_write]):
             h, after[i] = block(h, states[i])
-        after[self.last_write] = self.blocks[self.last_write].write(h, states[self.last_write])
+        after[self.last_write] = self.stack[self.last_write].write(h, kept)
         return tuple(after)
 
-    def _recomputed(self, function, h: Tensor, states: States):
+    def _recomputed(self, function: Callable[[Tensor, States], T], h: Tensor, states: States) -> T:
         if self.checkpoint_activations and torch.is_grad_enabled():
             return checkpoint(function, h, states, use_reentrant=False)
         return function(h, states)
@@ -175,20 +183,28 @@ class SleepModel(nn.Module):
     def _check(self, tokens: Tensor, loss_mask: Tensor) -> list[bool]:
         """Which windows hold answers; raises ValueError on a batch that has no meaning under Algorithm 1."""
         if tokens.dim() != 2 or tokens.shape != loss_mask.shape or loss_mask.dtype != torch.bool:
-            raise ValueError(f"tokens {tuple(tokens.shape)} and loss_mask {tuple(loss_mask.shape)} ({loss_mask.dtype}): "
-                             "must both be [B, T], the mask boolean")
+            raise ValueError(
+                f"tokens {tuple(tokens.shape)} and loss_mask {tuple(loss_mask.shape)} ({loss_mask.dtype}): "
+                "must both be [B, T], the mask boolean"
+            )
         if self.config.max_positions is not None and tokens.shape[1] > self.config.max_positions:
-            raise ValueError(f"row length {tokens.shape[1]}: must be at most max_positions = {self.config.max_positions}")
+            raise ValueError(
+                f"row length {tokens.shape[1]}: must be at most max_positions = {self.config.max_positions}"
+            )
         window = self.config.window
         mask = F.pad(loss_mask, (0, -tokens.shape[1] % window)).unflatten(1, (-1, window)).cpu()
         first = mask[:, :, 0].any(1)
         if first.any():
             row = int(first.nonzero()[0])
-            raise ValueError(f"row {row}: an answer stands first in a window of {window} tokens, where nothing can predict it")
+            raise ValueError(
+                f"row {row}: an answer stands first in a window of {window} tokens, where nothing can predict it"
+            )
         held = mask.any(2)
         if (held != held[:1]).any():
             row = int((held != held[:1]).any(1).nonzero()[0])
-            raise ValueError(f"row {row}: its answers lie in other windows than those of row 0; batch rows of one layout")
+            raise ValueError(
+                f"row {row}: its answers lie in other windows than those of row 0; batch rows of one layout"
+            )
         if not held.any():
             raise ValueError("loss_mask: must have at least one answer in each row")
         return [bool(h) for h in held[0]]

@@ -17,7 +17,8 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
     The same rule as DeepSpeed's `set_optimizer_flags`, which tags parameters by name and cannot be told otherwise.
     """
-    muon, adam = [], []
+    muon: list[nn.Parameter] = []
+    adam: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() >= 2 and not any(word in name for word in _ADAM_NAMES)
         (muon if matrix else adam).append(parameter)

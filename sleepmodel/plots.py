@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from sleepmodel.evaluation import Mean
 from sleepmodel.training import Progress
@@ -49,7 +50,9 @@ def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> No
     etas, passes = [t.fast_weight_lr for t in trials], [t.sleep_passes for t in trials]
     sizes = [160 if trial.complete else 50 for trial in trials]
     dots = axes.scatter(etas, passes, c=[t.accuracy for t in trials], s=sizes, cmap="viridis", edgecolors="black")
-    axes.scatter([winner.fast_weight_lr], [winner.sleep_passes], s=420, facecolors="none", edgecolors="red", label="winner")
+    axes.scatter(
+        [winner.fast_weight_lr], [winner.sleep_passes], s=420, facecolors="none", edgecolors="red", label="winner"
+    )
     axes.set_xscale("log", base=2)
     axes.set_yticks(sorted(set(passes)))
     axes.set_xlabel("fast-weight learning rate eta")
@@ -59,6 +62,6 @@ def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> No
     _write(figure, path)
 
 
-def _write(figure: plt.Figure, path: Path) -> None:
+def _write(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=120)
     plt.close(figure)

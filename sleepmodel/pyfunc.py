@@ -1,4 +1,4 @@
-"""A SleepModel as an MLflow pyfunc. MLflow stores this file beside the weights and runs it where the model is loaded."""
+"""A SleepModel as MLflow's pyfunc. MLflow stores this file beside the weights and runs it where the model is loaded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
-from mlflow.pyfunc.model import PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from sleepmodel.config import ModelConfig
 from sleepmodel.saving import load
@@ -45,7 +44,9 @@ class Answers(PythonModel):
         self.model = load(context.artifacts["model"])
 
     # model_input is a dict of arrays, but MLflow takes no hint that says so
-    def predict(self, model_input: np.ndarray, params: dict[str, Any] | None = None) -> dict[str, npt.NDArray[np.int64]]:
+    def predict(
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> dict[str, npt.NDArray[np.int64]]:
         """{"tokens": int64 [B, T]} -> {"answer": int64 [B, n]}, the n tokens that follow each row; params: n, or 1.
 
         Raises ValueError on prompts that the model cannot answer.

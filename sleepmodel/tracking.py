@@ -114,7 +114,7 @@ def _probing(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise ConnectionError(
-            f"MLFLOW_TRACKING_URI = {uri}: cannot be used: {error}. Start this server, set the address of one that "
+            f"MLflow store {uri}: cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one that "
             "runs, or unset it to use a SQLite database under the root"
         ) from error
     finally:

@@ -191,7 +191,7 @@ def train(
         if not math.isfinite(loss + norm):
             raise NonFiniteError(
                 f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-                f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; resume from it with lower rates."
+                f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; go on from it with lower rates"
             )
         losses.append(loss)
         tokens += indices.size * rows.tokens.shape[1]

@@ -63,7 +63,7 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    resources = {"cpu": job.scale.cpus_per_worker, "gpu": int(job.scale.gpu)}
+    resources: dict[str, float] = {"cpu": job.scale.cpus_per_worker, "gpu": int(job.scale.gpu)}
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
     path = Path(job.output) / EXPERIMENT
     if Tuner.can_restore(str(path)):
@@ -71,7 +71,10 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     else:
         tuner = Tuner(
             trainable,
-            param_space={N: tune.choice(list(config.sleep_passes)), ETA: tune.loguniform(config.eta_low, config.eta_high)},
+            param_space={
+                N: tune.choice(list(config.sleep_passes)),
+                ETA: tune.loguniform(config.eta_low, config.eta_high),
+            },
             tune_config=_tune_config(job, config, _room(resources)),
             run_config=RunConfig(name=EXPERIMENT, storage_path=job.output, callbacks=[_CloseRuns(job)], verbose=0),
         )
@@ -79,10 +82,10 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     return [_result(row, job) for _, row in frame.iterrows()]
 
 
-def _room(resources: dict[str, int]) -> int:
+def _room(resources: dict[str, float]) -> int:
     """How many trials fit side by side; more would only wait, and ASHA would judge them late."""
     cluster = ray.cluster_resources()
-    return max(1, min(int(cluster.get(name.upper(), 0)) // count for name, count in resources.items() if count))
+    return max(1, min(int(cluster.get(name.upper(), 0) // count) for name, count in resources.items() if count))
 
 
 def _tune_config(job: Job, config: Search, concurrent: int) -> TuneConfig:

@@ -90,9 +90,11 @@ def _chunks(
 
     inputs = [pieces(x) for x in (k, v, log_decay, beta)]
     outputs = []
-    for i in range(len(inputs[0])):
-        output, state = _Chunk.apply(None if q is None else pieces(q)[i], *(x[i] for x in inputs), state)
-        outputs.append(output)
+    with torch.autocast(k.device.type, enabled=False):  # the state is float32, and no half precision solves
+        for i in range(len(inputs[0])):
+            part = None if q is None else pieces(q)[i]
+            output, state = _Chunk.apply(part, *(x[i] for x in inputs), state)  # type: ignore[no-untyped-call]
+            outputs.append(output)
     state = state.view(batch, heads, -1, value_dim)
     if q is None:
         return None, state

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan, plan_table, state
+from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan, plan_table, require_inputs, state
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -287,11 +287,11 @@ def test_an_input_that_is_not_done_is_named_before_any_work(tmp_path: Path) -> N
     train = calls.step("train", data)
     report = calls.step("report", train)
     with pytest.raises(UnmetInput, match="step train needs the output of step generate, which is to do") as caught:
-        execute([calls.step("free"), report, train], tmp_path, 1, build_inputs=False, console=quiet())
-    assert (caught.value.step, caught.value.missing, calls.names) == (train, data, [])
-    execute([data], tmp_path, 1, build_inputs=False, console=quiet())
-    execute([report, train], tmp_path, 1, build_inputs=False, console=quiet())
-    assert calls.names == ["generate", "train", "report"]
+        require_inputs([calls.step("free"), report, train], tmp_path)
+    assert (caught.value.step, caught.value.missing) == (train, data)
+    require_inputs([data], tmp_path)
+    execute([data], tmp_path, 1, console=quiet())
+    require_inputs([report, train], tmp_path)
 
 
 def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: Path) -> None:
@@ -429,12 +429,12 @@ def test_the_plan_shows_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
     rows = [
         [cell.strip() for cell in line.split("│")[1:-1]]
         for line in console.file.getvalue().splitlines()
-        if "steps/" in line
+        if "│" in line
     ]
     assert rows == [
-        ["generate", data.identity, "done", "", f"steps/generate/{data.identity}"],
-        ["broken", broken.identity, "broken", "", f"steps/broken/{broken.identity}"],
-        ["train", train.identity, "to do", "generate, broken", f"steps/train/{train.identity}"],
+        ["generate", data.identity, "done", ""],
+        ["broken", broken.identity, "broken", ""],
+        ["train", train.identity, "to do", "generate, broken"],
     ]
     assert calls.names == ["generate"]
 

@@ -67,8 +67,11 @@ def test_without_a_start_the_state_is_zero() -> None:
 
 def test_bfloat16_inputs_keep_a_float32_state() -> None:
     q, k, v, log_decay, beta, _ = (x.detach().bfloat16() for x in random_inputs(2, 30))
-    o, state = gated_delta_rule(q, k, v, log_decay, beta)
+    with torch.autocast("cpu", torch.bfloat16):
+        o, state = gated_delta_rule(q, k, v, log_decay, beta)
     assert o.dtype == torch.bfloat16 and state.dtype == torch.float32
+    _, wide = recurrent(*(x.double() for x in (q, k, v, log_decay, beta)))
+    assert (state - wide).norm() / wide.norm() < 2e-5
 
 
 def test_one_step_by_hand() -> None:

@@ -46,7 +46,9 @@ def explicit(model: SleepModel, tokens: Tensor, mask: Tensor, passes: int) -> tu
 
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta"), HYBRID, ("gated_delta",), (*HYBRID, "attention")])
 @pytest.mark.parametrize("passes", [1, 2, 3])
-def test_n_passes_are_n_explicit_calls_of_the_blocks(make_model: MakeModel, mixers: tuple[str, ...], passes: int) -> None:
+def test_n_passes_are_n_explicit_calls_of_the_blocks(
+    make_model: MakeModel, mixers: tuple[str, ...], passes: int
+) -> None:
     model = make_model(mixers=mixers, sleep_passes=passes)
     tokens, mask = rows(passes)
     loss, logits = explicit(model, tokens, mask, passes)

@@ -15,13 +15,20 @@ from sleepmodel import ModelConfig, SleepModel, TrainConfig
 from sleepmodel.evaluation import accuracy
 from sleepmodel.optim import schedule, split_parameters
 from sleepmodel.training import LocalEngine, NonFiniteError, Progress, batches, build_model, share, train
-
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
 
 TASK = Rule110(cells=6, states=1, steps=1)
 MODEL = ModelConfig(
-    vocab_size=3, d_model=16, n_heads=2, mixers=("attention", "gated_delta"), window=6, sleep_passes=2, fast_heads=1,
-    key_dim=16, value_dim=16, max_positions=8,
+    vocab_size=3,
+    d_model=16,
+    n_heads=2,
+    mixers=("attention", "gated_delta"),
+    window=6,
+    sleep_passes=2,
+    fast_heads=1,
+    key_dim=16,
+    value_dim=16,
+    max_positions=8,
 )
 CONFIG = TrainConfig(steps=12, batch_size=8, validate_every=4, warmup_steps=2)
 
@@ -32,7 +39,11 @@ def rows() -> Rows:
 
 
 def curve(
-    rows: Rows, config: TrainConfig = CONFIG, save: Path | None = None, resume: Path | None = None, accumulation: int = 1
+    rows: Rows,
+    config: TrainConfig = CONFIG,
+    save: Path | None = None,
+    resume: Path | None = None,
+    accumulation: int = 1,
 ) -> tuple[list[Progress], SleepModel]:
     """A run; `save` keeps the checkpoint of its second report."""
 
@@ -55,7 +66,9 @@ def test_every_parameter_has_one_optimizer() -> None:
     muon, adam = split_parameters(model)
     names = {id(p): name for name, p in model.named_parameters()}
     assert sorted(map(id, muon + adam)) == sorted(names)
-    assert {names[id(p)] for p in muon} == {n for n in names.values() if n.startswith("blocks") and "norm" not in n and "bias" not in n}
+    assert {names[id(p)] for p in muon} == {
+        n for n in names.values() if n.startswith("blocks") and "norm" not in n and "bias" not in n
+    }
     engine = LocalEngine(model, CONFIG)
     held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sorted(map(id, held)) == sorted(names)
@@ -118,7 +131,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 400), st.integers(0, 5))
-def test_every_epoch_reads_every_row_at_most_once_and_a_start_skips_exactly(rows: int, batch: int, start: int, seed: int) -> None:
+def test_every_epoch_reads_every_row_at_most_once_and_a_start_skips_exactly(
+    rows: int, batch: int, start: int, seed: int
+) -> None:
     config = TrainConfig(steps=400, batch_size=batch, seed=seed)
     if batch > rows:
         with pytest.raises(ValueError, match=f"batch_size = {batch}: must be at most the {rows} training rows"):

@@ -42,7 +42,7 @@ def check_first_update(
         rows, columns = change.shape
         update = -change / (config.muon_lr * rate * max(1.0, rows / columns) ** 0.5)
         singular = torch.linalg.svdvals(update)
-        assert 0.6 < singular.min() and singular.max() < 1.3, f"{name}: {singular}"
+        assert singular.min() > 0.6 and singular.max() < 1.3, f"{name}: {singular}"
         u, _, v = torch.linalg.svd(gradients[name], full_matrices=False)
         direction = torch.nn.functional.cosine_similarity(update.flatten(), (u @ v).flatten(), dim=0)
         assert direction > 0.95, f"{name}: {direction}"

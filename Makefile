@@ -1,0 +1,53 @@
+# Every target sets the environment up by itself; nothing is installed outside .venv.
+PYTHON ?= python3.11
+EXTRAS ?= dev
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRAS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo smoke test check format bench install hook clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# torch first and by itself: a range in another package would take a build with gigabytes of CUDA
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+install: $(READY) ## the environment alone; EXTRAS=dev,gpu on a CUDA machine
+
+demo: $(READY) ## data, training, search, report and registry on this machine, in about a quarter of an hour
+	$(BIN)/python pipelines/full.py demo
+
+smoke: $(READY) ## every step of the demo in about two minutes, too short to learn anything
+	$(BIN)/python pipelines/full.py smoke
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## format, lint, types and the fast tests; also the pre-commit hook
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+format: $(READY) ## rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## measure, and write benchmarks/results/*.json
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.kernel
+	$(BIN)/python -m benchmarks.model
+	$(BIN)/python -m benchmarks.overhead
+
+hook: $(READY) ## run `make check` before each commit
+	$(BIN)/pre-commit install
+
+clean: ## remove the environment and the caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

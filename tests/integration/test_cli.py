@@ -1,0 +1,60 @@
+"""The command line as a user types it, up to the point where work would start."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A script of pipelines/ in a process that may start no Ray: its address leads nowhere."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *arguments, "--root", str(root)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=root.parent,
+        env={**os.environ, "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": "", **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--set", "train.steps=abc"], "train.steps=abc: must be an integer"),
+        (["demo", "--set", "model.sleep_passes=0"], "model.sleep_passes = 0"),
+        (["nosuch"], "invalid choice: 'nosuch'"),
+        (["rule110-fig2b"], "days on these CPUs"),
+    ],
+)
+def test_bad_input_is_one_error_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run("full", *arguments, root=tmp_path / "runs", RAY_ADDRESS="")
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
+    result = run("full", "smoke", "--dry-run", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
+    assert result.returncode == 0, result.stderr
+    for step in ("generate", "train-n1-seed20", "tune", "train-winner-seed21", "evaluate", "report", "register"):
+        assert f"│ {step} " in result.stdout
+    assert result.stdout.count("to do") == 9
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_whose_input_is_missing_names_the_command(tmp_path: Path) -> None:
+    result = run("evaluate", "smoke", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
+    assert result.returncode == 2
+    assert "python pipelines/train.py smoke" in result.stderr
+
+
+def test_a_root_in_rays_temporary_copy_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "_ray_pkg_0123").mkdir()
+    result = run("full", "smoke", root=tmp_path / "_ray_pkg_0123" / "runs")
+    assert result.returncode == 2
+    assert "set SLEEPMODEL_ROOT before `ray start`" in result.stderr

@@ -1,0 +1,211 @@
+"""The whole pipeline as a user runs it: the smoke preset on the session's Ray, from raw cells to a champion."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from datagen import read_rows
+from pipelines.evaluate import read_results
+from pipelines.generate import dataset
+from pipelines.register import read_registration
+from pipelines.tune import read_trials
+from sleepmodel import load
+from sleepmodel.evaluation import predict
+from sleepmodel.job import MODEL, read_history
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+NO_RAY = "127.0.0.1:1"
+
+
+def command(script: str, root: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), "smoke", "--root", str(root), *arguments]
+
+
+def environment(ray_address: str) -> dict[str, str]:
+    return {**os.environ, "RAY_ADDRESS": ray_address, "COLUMNS": "200"}
+
+
+def run(script: str, root: Path, ray_address: str, *arguments: str) -> str:
+    result = subprocess.run(
+        command(script, root, *arguments), capture_output=True, text=True, timeout=280, env=environment(ray_address)
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def only(root: Path, step: str) -> Path:
+    (output,) = (root / "steps" / step).iterdir()
+    assert (output / "SUCCESS").exists()
+    return output
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The root of a finished smoke pipeline, and what it printed."""
+    root = tmp_path_factory.mktemp("full") / "runs"
+    return root, run("full", root, ray_cluster)
+
+
+def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]) -> None:
+    root, printed = finished
+    for text in ("held-out test rows", "winner", "report.md", "comparison.png", "@champion", "mlflow ui"):
+        assert text in printed
+    report = only(root, "report")
+    assert {path.name for path in report.glob("*.png")} == {"comparison.png", "learning-curves.png", "search.png"}
+    assert "| winner | " in (report / "report.md").read_text()
+
+
+def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) -> None:
+    root, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")}
+    printed = run("full", root, NO_RAY)
+    assert "nothing to do: all 9 steps are done" in printed and "@champion" in printed
+    assert {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")} == before
+
+
+def test_a_changed_baseline_reuses_the_dataset(finished: tuple[Path, str]) -> None:
+    root, _ = finished
+    printed = run("full", root, NO_RAY, "--dry-run", "--set", "train.muon_lr=0.001")
+    lines = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
+    assert "done" in lines["generate"]
+    assert all("to do" in line for step, line in lines.items() if step != "generate")
+
+
+def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) -> None:
+    """In a process of its own, through MLflow's pyfunc and through sleepmodel.load."""
+    root, _ = finished
+    path = dataset(only(root, "generate"))
+    rows = read_rows(path, "test")[:64]
+    registration = read_registration(only(root, "register"))
+    assert registration.champion and registration.name == "sleep-rule110"
+    results = [result for result in read_results(only(root, "evaluate")) if result.line == "winner"]
+    chosen = max(results, key=lambda result: result.validation)
+    expected = predict(load(root / chosen.path), rows)[:, -1]
+    np.save(root / "prompts.npy", rows.tokens[:, :-1].astype(np.int64))
+    code = (
+        "import sys, numpy, mlflow, sleepmodel, torch\n"
+        "prompts = numpy.load(sys.argv[1])\n"
+        "name = 'models:/sleep-rule110@champion'\n"
+        "answers = mlflow.pyfunc.load_model(name).predict({'tokens': prompts})['answer']\n"
+        "loaded = sleepmodel.load(name).answer(torch.from_numpy(prompts)).numpy()\n"
+        "assert (answers == loaded).all()\n"
+        "numpy.save(sys.argv[2], answers)\n"
+    )
+    uri = f"sqlite:///{root}/mlflow.db"
+    subprocess.run(
+        [sys.executable, "-c", code, str(root / "prompts.npy"), str(root / "answers.npy")],
+        check=True,
+        timeout=120,
+        cwd=root,
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+    )
+    assert np.array_equal(np.load(root / "answers.npy")[:, 0], expected)
+
+
+def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[Path, str]) -> None:
+    root, _ = finished
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "sleepmodel")
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert all(r.info.status == "FINISHED" for r in runs.values()), {n: r.info.status for n, r in runs.items()}
+    children = {name: r.data.tags.get("mlflow.parentRunId") for name, r in runs.items()}
+    pipeline, tune = runs["smoke"].info.run_id, runs["tune"].info.run_id
+    trials = [name for name, parent in children.items() if parent == tune]
+    assert len(trials) == 2 and children["smoke"] is None
+    assert sum(parent == pipeline for parent in children.values()) == 9
+    training = runs["train-n1-seed20"]
+    curve = client.get_metric_history(training.info.run_id, "loss")
+    history = read_history(only(root, "train-n1-seed20"))
+    assert [(point.step, point.value) for point in curve] == [(at.tokens, pytest.approx(at.loss)) for at in history]
+    assert training.data.params["model.sleep_passes"] == "1" and "test/accuracy" in training.data.metrics
+    assert {"report.md", "comparison.png"} <= {Path(f.path).name for f in client.list_artifacts(pipeline, "report")}
+
+
+def test_every_trial_has_tensorboard_events(finished: tuple[Path, str]) -> None:
+    root, _ = finished
+    tune = only(root, "tune")
+    assert len(list((tune / "search").glob("trial-*/events.out.tfevents.*"))) == len(read_trials(tune)) == 2
+
+
+def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_cluster: str) -> None:
+    """A second pipeline whose learning rates are nearly zero registers a version; the champion stands."""
+    root, _ = finished
+    smaller = ("train.muon_lr=1e-9", "train.adam_lr=1e-9", "seeds=[20]", "search=null")
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    before = client.get_model_version_by_alias("sleep-rule110", "champion").version
+    printed = run("full", root, ray_cluster, "--set", *smaller)
+    assert "does not beat champion" in printed
+    assert client.get_model_version_by_alias("sleep-rule110", "champion").version == before
+    assert {v.version for v in client.search_model_versions("name = 'sleep-rule110'")} > {before}
+
+
+def test_a_search_survives_its_driver(ray_cluster: str, tmp_path: Path) -> None:
+    """kill -9 of the driver after a trial has finished: the rest is run, no trial is lost or run as another."""
+    arguments = ("--set", "search.trials=4", "train.steps=60", "train.validate_every=5")
+    run("generate", tmp_path, ray_cluster, *arguments)
+    driver = subprocess.Popen(
+        command("tune", tmp_path, *arguments),
+        env=environment(ray_cluster),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not _finished_trials(tmp_path):
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = _finished_trials(tmp_path)
+    assert before and not list((tmp_path / "steps" / "tune").glob("*/SUCCESS"))
+    run("tune", tmp_path, ray_cluster, *arguments)
+    output = only(tmp_path, "tune")
+    assert len(read_trials(output)) == 4
+    assert set(before) <= set(_finished_trials(tmp_path))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "sleepmodel")
+    tune = client.search_runs([experiment.experiment_id], "attributes.run_name = 'tune'")
+    trials = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{tune[0].info.run_id}'")
+    assert len(tune) == 1 and len(trials) == 4
+    assert all(trial.info.status == "FINISHED" for trial in trials)
+
+
+def _finished_trials(root: Path) -> list[str]:
+    """The trials whose last result is that of the last step."""
+    done = []
+    for results in (root / "steps" / "tune").glob("*/search/trial-*/result.json"):
+        lines = results.read_text().splitlines()
+        if lines and json.loads(lines[-1])["step"] == 60:
+            done.append(results.parent.name)
+    return done
+
+
+def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, tmp_path: Path) -> None:
+    """kill -9 of full.py while it trains: the dataset is not made again, and the training has one model."""
+    small = ("--set", "search=null", "seeds=[20]", "train.steps=400", "train.validate_every=20")
+    driver = subprocess.Popen(
+        command("full", tmp_path, *small),
+        env=environment(ray_cluster),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    checkpoints = "train-n1-seed20/*/checkpoints/checkpoint_*"
+    while time.monotonic() < deadline and len(list((tmp_path / "steps").glob(checkpoints))) < 2:
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    made = (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns
+    assert not list((tmp_path / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
+    printed = run("full", tmp_path, ray_cluster, *small)
+    assert "1 of 5 steps are done already" in printed
+    assert (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns == made
+    assert read_history(only(tmp_path, "train-n1-seed20"))[-1].step == 400

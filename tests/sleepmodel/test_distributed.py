@@ -1,0 +1,174 @@
+"""DeepSpeed's engine and Ray Train compute what the plain loop computes."""
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from datagen import Rows, Rule110, generate
+from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig, load
+from sleepmodel.distributed import DeepSpeedEngine, fit
+from sleepmodel.job import MODEL, Job, read_history
+from sleepmodel.training import LocalEngine, Progress, build_model, train
+from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
+
+pytestmark = pytest.mark.slow
+
+TASK = Rule110(cells=6, states=1, steps=1)
+MODEL_CONFIG = ModelConfig(
+    vocab_size=3,
+    d_model=16,
+    n_heads=2,
+    mixers=("attention", "gated_delta"),
+    window=6,
+    sleep_passes=2,
+    fast_heads=1,
+    key_dim=16,
+    value_dim=16,
+    max_positions=8,
+)
+CONFIG = TrainConfig(steps=12, batch_size=8, validate_every=4, warmup_steps=2)
+# Newton-Schulz runs in bfloat16 on both sides, but its products are not summed in one order
+CURVE_TOLERANCE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def process_group() -> Iterator[None]:
+    """One process as a group of one, as Ray Train would set it up."""
+    settings = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    os.environ.update(settings)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    for name in settings:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return TASK.sample("train", 0, 0, 64)
+
+
+def curve(engine: LocalEngine | DeepSpeedEngine, rows: Rows, config: TrainConfig) -> list[Progress]:
+    return train(engine, rows, config, lambda model: 0.0, lambda at, write: None)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_muon_orthogonalises_under_the_engine(process_group: None, stage: int) -> None:
+    model, gradients = with_given_gradients(MODEL_CONFIG)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config = replace(CONFIG, grad_clip=0.0, batch_size=1)
+    engine = DeepSpeedEngine(model, config, Scale(zero_stage=stage))
+    engine.backward(*GIVEN_BATCH)
+    engine.step(rate=0.5)
+    with engine.whole_weights():
+        check_first_update(model, before, gradients, config, rate=0.5)
+
+
+@pytest.mark.parametrize("scale", [Scale(), Scale(accumulation=2), Scale(checkpoint_activations=True)])
+def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale: Scale) -> None:
+    model = build_model(MODEL_CONFIG, CONFIG, scale.checkpoint_activations)
+    got = curve(DeepSpeedEngine(model, CONFIG, scale), rows, CONFIG)
+    expected = curve(LocalEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG), rows, CONFIG)
+    for a, b in zip(got, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
+
+
+def test_every_zero_stage_gives_the_same_curve(process_group: None, rows: Rows) -> None:
+    config = replace(CONFIG, grad_clip=0.0)
+    engines = (DeepSpeedEngine(build_model(MODEL_CONFIG, config), config, Scale(zero_stage=n)) for n in (0, 1, 2, 3))
+    curves = [[at.loss for at in curve(engine, rows, config)] for engine in engines]
+    for other in curves[1:]:
+        assert other == pytest.approx(curves[0], rel=CURVE_TOLERANCE)
+
+
+def test_bfloat16_stays_near_float32(process_group: None, rows: Rows) -> None:
+    config = replace(CONFIG, precision="bfloat16")
+    got = curve(DeepSpeedEngine(build_model(MODEL_CONFIG, config), config, Scale()), rows, config)
+    expected = curve(LocalEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG), rows, CONFIG)
+    assert [at.loss for at in got] == pytest.approx([at.loss for at in expected], rel=0.03)
+    assert [at.loss for at in got] != [at.loss for at in expected]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_resumed_engine_is_the_same_run(process_group: None, rows: Rows, tmp_path: Path, stage: int) -> None:
+    config = replace(CONFIG, grad_clip=0.0)
+
+    def run(save: Path | None = None, resume: Path | None = None) -> list[float]:
+        engine = DeepSpeedEngine(build_model(MODEL_CONFIG, config), config, Scale(zero_stage=stage))
+
+        def report(at: Progress, write: Callable[[Path], None]) -> None:
+            if save and at.step == 8:
+                write(save)
+
+        return [at.loss for at in train(engine, rows, config, lambda model: 0.0, report, resume)]
+
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    whole = run(save=checkpoint)
+    assert run(resume=checkpoint) == whole
+
+
+def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) -> None:
+    engine = DeepSpeedEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG, Scale())
+    with pytest.raises(FileNotFoundError, match="no checkpoint here"):
+        engine.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    root = tmp_path_factory.mktemp("job")
+    for split in ("train", "validation"):
+        dataset = generate(TASK, split, 64, 0, root)
+    return Job(name="test", model=MODEL_CONFIG, train=CONFIG, dataset=str(dataset), output=str(root / "one"))
+
+
+def test_two_workers_match_one_and_a_plain_loop(job: Job, rows: Rows, tmp_path: Path) -> None:
+    """The same global batches, halved: only the order of sums differs."""
+    jobs = [replace(job, output=str(tmp_path / str(n)), scale=Scale(workers=n)) for n in (1, 2)]
+    ray.get([ray.remote(num_cpus=0)(fit).remote(each) for each in jobs])
+    one, two = (read_history(Path(each.output)) for each in jobs)
+    plain = curve(LocalEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG), job.rows(), CONFIG)
+    for a, b, c in zip(one, two, plain, strict=True):
+        assert (a.step, a.tokens) == (b.step, b.tokens) == (c.step, c.tokens)
+        assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
+        assert a.loss == pytest.approx(c.loss, rel=CURVE_TOLERANCE)
+    weights = [load(Path(each.output) / MODEL).state_dict() for each in jobs]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0.02, atol=2e-3)
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(job: Job, tmp_path: Path) -> None:
+    """A run whose worker is killed has the curve of one whose worker is not, and one curve in it."""
+
+    class Mortal(Job):
+        def validate(self) -> Callable[[SleepModel], float]:
+            reports, lived = iter(range(1, 100)), Path(self.output) / "lived"
+
+            def check(model: SleepModel) -> float:
+                if next(reports) == 3 and not lived.exists():
+                    lived.touch()
+                    time.sleep(2)  # the checkpoint of the second report is registered by now
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return 0.0
+
+            return check
+
+    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
+    mortal = Mortal(**{**fields, "output": str(tmp_path / "mortal")})
+    immortal = replace(job, output=str(tmp_path / "immortal"))
+    ray.get([ray.remote(num_cpus=0)(fit).remote(each) for each in (mortal, immortal)])
+    assert (tmp_path / "mortal" / "lived").exists()
+    got, expected = (read_history(Path(each.output)) for each in (mortal, immortal))
+    assert [(at.step, at.tokens, at.loss) for at in got] == [(at.step, at.tokens, at.loss) for at in expected]
+    weights = [load(Path(each.output) / MODEL).state_dict() for each in (mortal, immortal)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
