@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test check format bench install hook clean
+.PHONY: help demo smoke test check format publish bench install hook clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: $(READY) ## format, lint, types and the fast tests; also the pre-commit h
 format: $(READY) ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+publish: $(READY) ## copy the results of a finished demo under runs/ to benchmarks/results/demo
+	$(BIN)/python -m benchmarks.demo
 
 bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation

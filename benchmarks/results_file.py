@@ -17,7 +17,7 @@ PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow")
 def write_result(name: str, payload: dict[str, Any]) -> Path:
     """Writes benchmarks/results/<name>.json, `payload` beside its provenance, and returns its path."""
     path = ROOT / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"provenance": provenance(), **payload}, indent=2) + "\n")
     os.replace(temporary, path)

@@ -65,6 +65,9 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
         try:
             execute(steps, root, cores, context.begin, context.finish, console=console)
             status = "FINISHED"
+        except StepFailed as error:
+            context.end(error.step, "FAILED")
+            raise
         finally:
             context.close(status)
     summarise(everything, root, console)

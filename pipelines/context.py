@@ -54,13 +54,17 @@ class Context:
 
     def finish(self, step: Step, seconds: float) -> None:
         """A step is done: end its run."""
-        log_metrics(self.store, self.run_of(step), {"seconds": seconds}, 0)
-        end_run(self.store, self.run_of(step), "FINISHED")
+        self.log(step, {"seconds": seconds}, 0)
+
+    def end(self, step: Step, status: str) -> None:
+        """End a step's run: FINISHED, FAILED or KILLED."""
+        end_run(self.store, self.run_of(step), status)
 
     def log_report(self, directory: Path) -> None:
         """The report and its pictures as artifacts of the pipeline's run."""
         assert self._parent is not None
-        log_artifact(self.store, self._parent, directory)
+        for file in sorted(path for path in directory.iterdir() if path.suffix in (".md", ".png")):
+            log_artifact(self.store, self._parent, file, "report")
 
     def run_of(self, step: Step) -> str:
         """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart."""
@@ -73,7 +77,7 @@ class Context:
     def log(self, step: Step, metrics: dict[str, float], tokens: int) -> None:
         """Log metrics of a step that is finished, at a number of training tokens."""
         log_metrics(self.store, self.run_of(step), metrics, tokens)
-        end_run(self.store, self.run_of(step), "FINISHED")
+        self.end(step, "FINISHED")
 
     def map(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int) -> list[T]:
         """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores; the results in order."""

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from datagen import read_rows
+from datagen import Rows, read_rows
 from pipelines.context import Context
 from pipelines.generate import dataset
 from pipelines.steps import Run, Step
@@ -23,7 +24,8 @@ RESULTS = "results.json"
 @dataclass(frozen=True)
 class Result:
     """One trained model on the test split. line: its line of the comparison; tokens and seconds: of its training;
-    flops: of its training; path: of the model, under the root."""
+    flops: of its training; validation: its last validation accuracy; floor: the share of test rows that the commonest
+    answer gets right; path: of the model, under the root."""
 
     line: str
     seed: int
@@ -33,6 +35,7 @@ class Result:
     seconds: float
     flops: int
     validation: float
+    floor: float
     accuracy: Accuracy
     path: str
 
@@ -74,9 +77,16 @@ def measure(line: str, training: Path, data: Path, root: Path) -> Result:
         seconds=last.seconds,
         flops=3 * train_rows * model.flops(rows.tokens.shape[1]),
         validation=last.accuracy,
+        floor=commonest_share(rows),
         accuracy=accuracy(model, rows),
         path=str((training / MODEL).relative_to(root)),
     )
+
+
+def commonest_share(rows: Rows) -> float:
+    """The share of rows whose whole answer is the commonest one: what a model gets right that has learned nothing."""
+    answers = np.where(rows.loss_mask(), rows.tokens, 0)
+    return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 
 def _result(record: dict[str, Any]) -> Result:

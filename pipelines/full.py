@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pipelines.context import Context
 from pipelines.evaluate import evaluate_step
 from pipelines.generate import generate_step
@@ -16,22 +18,25 @@ from pipelines.tune import tune_step
 def plan(pipeline: Pipeline, context: Context) -> list[Step]:
     """Every step of a pipeline, in the order in which it runs them; a step's name begins with its script's."""
     data = {task: generate_step(pipeline, task, context) for task in pipeline.tasks()}
-    lines = {arm.name: baseline_steps(pipeline, arm, data[pipeline.arm_task(arm)], context) for arm in pipeline.arms}
-    candidates, candidates_data, search = pipeline.arms[-1].name, data[pipeline.arm_task(pipeline.arms[-1])], None
+    baselines = {
+        arm.name: baseline_steps(pipeline, arm, data[pipeline.arm_task(arm)], context) for arm in pipeline.arms
+    }
+    searches: list[Step] = []
+    winners: dict[str, list[Step]] = {}
     if pipeline.search:
-        search = tune_step(pipeline, pipeline.search, data[pipeline.task], context)
-        candidates, candidates_data = WINNER, data[pipeline.task]
-        lines[WINNER] = winner_steps(pipeline, data[pipeline.task], search, context)
-    trained = [step for steps in lines.values() for step in steps]
+        searches = [tune_step(pipeline, pipeline.search, data[pipeline.task], context)]
+        winners = winner_steps(pipeline, data[pipeline.task], searches[0], context)
+    lines = {**baselines, **winners}
     evaluation = evaluate_step(lines, context)
+    candidates = WINNER if winners else pipeline.arms[-1].name
     return [
         *data.values(),
-        *(step for step in trained if step not in lines.get(WINNER, [])),
-        *([search] if search else []),
-        *lines.get(WINNER, []),
+        *itertools.chain(*baselines.values()),
+        *searches,
+        *itertools.chain(*winners.values()),
         evaluation,
-        report_step(evaluation, candidates_data, search, context),
-        register_step(candidates, evaluation, lines[candidates], candidates_data, context),
+        report_step(evaluation, searches, context),
+        register_step(candidates, evaluation, lines[candidates], context),
     ]
 
 

@@ -39,9 +39,10 @@ def read_registration(output: Path) -> Registration:
     return Registration(**json.loads((output / REGISTRATION).read_text()))
 
 
-def register_step(candidates: str, evaluation: Step, trained: list[Step], data: Step, context: Context) -> Step:
+def register_step(candidates: str, evaluation: Step, trained: list[Step], context: Context) -> Step:
     """candidates: the line of the comparison whose seed with the best validation accuracy is registered;
     trained: that line's trainings, in the order of its seeds."""
+    data = trained[0].inputs[0]
 
     def run(run: Run) -> None:
         results = [result for result in read_results(run.path(evaluation)) if result.line == candidates]
@@ -64,6 +65,7 @@ def register_step(candidates: str, evaluation: Step, trained: list[Step], data: 
                 "preset": context.pipeline.name,
             },
         )
+        context.end(trained[index], "FINISHED")  # it was opened again to take the model
         won, reason = _judge(context, name, version, chosen, rows, fingerprint)
         if won:
             promote(context.store, name, version)

@@ -10,20 +10,23 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from sleepmodel.evaluation import Mean
 from sleepmodel.training import Progress
 from sleepmodel.tuning import TrialResult
 
 
-def comparison(lines: Mapping[str, tuple[Mean, Sequence[float]]], chance: float, path: Path) -> None:
-    """Accuracy of each line of the comparison: its seeds as dots, their mean with its 95 % interval."""
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.6 * len(lines)), layout="constrained")
-    for y, (mean, values) in enumerate(lines.values()):
+def comparison(lines: Mapping[str, tuple[Sequence[float], float]], path: Path) -> None:
+    """Accuracy of each line of the comparison: its seeds as dots, their mean with its 95 % interval; and the accuracy
+    of always giving the commonest answer, as a grey bar. lines: label -> (accuracy of each seed, that floor)."""
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.7 * len(lines)), layout="constrained")
+    for y, (values, floor) in enumerate(lines.values()):
+        mean = Mean.of(values)
         error = mean.half_width if mean.seeds > 1 else 0.0
         axes.errorbar(mean.mean, y, xerr=error, fmt="s", capsize=5, color=f"C{y}", markersize=9)
+        axes.plot([floor], [y], "|", color="grey", markersize=24, label=None if y else "the commonest answer, always")
         axes.plot(values, [y + 0.2] * len(values), "o", color=f"C{y}", alpha=0.5, markersize=4)
-    axes.axvline(chance, color="grey", linestyle=":", label=f"always the commonest answer ({chance:.2f})")
     axes.set_yticks(range(len(lines)), list(lines))
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlabel("held-out accuracy: seeds, mean and 95 % interval over seeds")
@@ -54,6 +57,7 @@ def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> No
         [winner.fast_weight_lr], [winner.sleep_passes], s=420, facecolors="none", edgecolors="red", label="winner"
     )
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_yticks(sorted(set(passes)))
     axes.set_xlabel("fast-weight learning rate eta")
     axes.set_ylabel("sleep passes N")

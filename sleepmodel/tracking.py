@@ -45,7 +45,6 @@ CHAMPION = "champion"
 SQLITE = "sqlite:///"
 CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate")
 WEIGHTS_FOLDER = "model"
-PARAMS_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits
 PROBE_SECONDS = 5
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -132,21 +131,19 @@ def start_run(
 ) -> str:
     """The id of the one run of an identity: reopened where it exists, else made.
 
-    parent: id of the run it is shown under; params: nested dicts become dotted names; tags: of a new run, beside those
-    of its environment. Raises MlflowException where a parameter was logged before with another value.
+    parent: id of the run it is shown under; params: nested dicts become dotted names, values strings, of which MLflow
+    keeps 6,000 characters; tags: of a new run, beside those of its environment. Raises MlflowException where a
+    parameter was logged before with another value.
     """
     client = _client(store)
     run_id = find_run(store, identity)
     if run_id is None:
         nested = {"mlflow.parentRunId": parent} if parent else {}
         all_tags = {**environment(), **tags, **nested, IDENTITY: identity}
-        run_id, logged = client.create_run(store.experiment_id, run_name=name, tags=all_tags).info.run_id, {}
+        run_id = client.create_run(store.experiment_id, run_name=name, tags=all_tags).info.run_id
     else:
         client.update_run(run_id, status="RUNNING")
-        logged = client.get_run(run_id).data.params
-    fresh = [Param(key, value) for key, value in _flat(params).items() if logged.get(key) != value]
-    for first in range(0, len(fresh), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=fresh[first : first + PARAMS_PER_CALL])
+    client.log_batch(run_id, params=[Param(key, value) for key, value in _flat(params).items()])
     return str(run_id)
 
 
@@ -193,7 +190,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = str(value)[:PARAM_LENGTH]
+            flat[prefix + name] = str(value)
     return flat
 
 

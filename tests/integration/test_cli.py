@@ -43,7 +43,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for step in ("generate", "train-n1-seed20", "tune", "train-winner-seed21", "evaluate", "report", "register"):
         assert f"│ {step} " in result.stdout
-    assert result.stdout.count("to do") == 9
+    assert result.stdout.count("to do") == 11
     assert not (tmp_path / "runs").exists()
 
 

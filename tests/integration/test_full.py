@@ -69,7 +69,7 @@ def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) 
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")}
     printed = run("full", root, NO_RAY)
-    assert "nothing to do: all 9 steps are done" in printed and "@champion" in printed
+    assert "nothing to do: all 11 steps are done" in printed and "@champion" in printed
     assert {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")} == before
 
 
@@ -122,7 +122,7 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
     pipeline, tune = runs["smoke"].info.run_id, runs["tune"].info.run_id
     trials = [name for name, parent in children.items() if parent == tune]
     assert len(trials) == 2 and children["smoke"] is None
-    assert sum(parent == pipeline for parent in children.values()) == 9
+    assert sum(parent == pipeline for parent in children.values()) == 11
     training = runs["train-n1-seed20"]
     curve = client.get_metric_history(training.info.run_id, "loss")
     history = read_history(only(root, "train-n1-seed20"))

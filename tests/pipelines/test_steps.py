@@ -427,9 +427,7 @@ def test_the_plan_shows_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
     console.print(plan_table([train], tmp_path))
     assert isinstance(console.file, io.StringIO)
     rows = [
-        [cell.strip() for cell in line.split("│")[1:-1]]
-        for line in console.file.getvalue().splitlines()
-        if "│" in line
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines() if "│" in line
     ]
     assert rows == [
         ["generate", data.identity, "done", ""],
