@@ -139,7 +139,7 @@ _DEMO = Pipeline(
         Arm(name="n2", sleep_passes=2),
         Arm(name="n1-same-compute", compute_of=2),
     ),
-    seeds=(20, 21, 22),
+    seeds=(30, 31, 32),
     search=Search(trials=8),
     data=Data(seed=7),
 )
