@@ -60,7 +60,7 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     if all(state(step, root) is State.DONE for step in steps):
         execute(steps, root, cores=1, console=console)
     else:
-        cores = context.open(everything[-1].identity)
+        cores = context.open(f"pipeline/{everything[-1].identity}")
         status = "FAILED"
         try:
             execute(steps, root, cores, context.begin, context.finish, console=console)

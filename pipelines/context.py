@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import ray
 
@@ -16,6 +16,7 @@ from sleepmodel.config import Scale
 from sleepmodel.tracking import Store, end_run, log_artifact, log_metrics, open_store, start_run
 
 T = TypeVar("T")
+FINGERPRINT = "fingerprint"  # the field in a generate step's config that names its dataset
 
 
 @dataclass
@@ -53,7 +54,8 @@ class Context:
         self.run_of(step)
 
     def finish(self, step: Step, seconds: float) -> None:
-        """A step is done: end its run."""
+        """A step is done: log its resolved config and end its run."""
+        log_artifact(self.store, self.run_of(step), step.output(self.root) / "config.json")
         self.log(step, {"seconds": seconds}, 0)
 
     def end(self, step: Step, status: str) -> None:
@@ -69,10 +71,13 @@ class Context:
     def run_of(self, step: Step) -> str:
         """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart."""
         assert isinstance(step.config, dict)
+        configs = [cast(dict[str, str], put.config) for put in step.inputs]
+        datasets = [config[FINGERPRINT] for config in configs if FINGERPRINT in config]
         params = {
             name: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for name, v in step.config.items()
         }
-        return start_run(self.store, step.name, step.identity, self._parent, params, {"sleepmodel.kind": "step"})
+        tags = {"sleepmodel.kind": "step", "sleepmodel.dataset": ", ".join(datasets)}
+        return start_run(self.store, step.name, step.identity, self._parent, params, tags)
 
     def log(self, step: Step, metrics: dict[str, float], tokens: int) -> None:
         """Log metrics of a step that is finished, at a number of training tokens."""

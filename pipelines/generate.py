@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from datagen import Rule110, generate
-from pipelines.context import Context
+from datagen.schema import fingerprint
+from pipelines.context import FINGERPRINT, Context
 from pipelines.presets import Pipeline
 from pipelines.steps import Run, Step
 
@@ -27,7 +28,7 @@ def generate_step(pipeline: Pipeline, task: Rule110, context: Context) -> Step:
             generate(task, split, count, data.seed, run.output)
 
     name = "generate" if task == pipeline.task else f"generate-t{task.steps}"
-    config = {"task": asdict(task), "rows": rows, "seed": data.seed}
+    config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
     return Step(name, config, run, cores=None)
 
 

@@ -94,8 +94,8 @@ def report_step(evaluation: Step, searches: list[Step], context: Context) -> Ste
             ]
         title = f"# {context.pipeline.name}"
         note = (
-            "Shares of held-out test rows that are wholly right; intervals are Student's, 95 %, over seeds. The "
-            f"commonest answer alone gets {lines[0].results[0].floor:.3f}. Training FLOPs are three times the forward's."
+            "Shares of held-out test rows that are wholly right; intervals are Student's, 95 %, over seeds. Training "
+            f"FLOPs are three times the forward's. The commonest answer alone gets {lines[0].results[0].floor:.3f}."
         )
         (run.output / REPORT).write_text("\n\n".join([title, note, *sections]) + "\n")
         context.log_report(run.output)

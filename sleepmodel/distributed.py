@@ -21,9 +21,10 @@ from sleepmodel.job import Job
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
 from sleepmodel.tracking import ProgressLog
-from sleepmodel.training import Progress, build_model, clip_gradient, train
+from sleepmodel.training import NonFiniteError, Progress, build_model, clip_gradient, train
 
 RESTARTS = 3
+DIVERGED = "DIVERGED"  # why a run stopped for good
 RAY_TRAIN_SETTINGS = {
     # Ray's controller looks for reports at this interval, and a report waits for it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -99,8 +100,10 @@ class DeepSpeedEngine:
         self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
 
     def load(self, directory: Path) -> dict[str, Any]:
-        path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")
-        if path is None:  # DeepSpeed reports a checkpoint that it could not read in no other way
+        path = None
+        if (directory / "checkpoint").is_dir():
+            path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")
+        if path is None:  # also DeepSpeed's way to say that it could not read one
             raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint here")
         return dict(state)
 
@@ -121,8 +124,17 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
-def _train_worker(job: Job) -> None:
-    """What each Ray Train worker runs."""
+def _worker(config: dict[str, Job]) -> None:
+    """What each Ray Train worker runs. A run that diverged ends here, as Ray would only start it again to diverge."""
+    job = config["job"]
+    try:
+        _train(job)
+    except NonFiniteError as error:
+        if ray.train.get_context().get_world_rank() == 0:
+            (Path(job.output) / DIVERGED).write_text(str(error))
+
+
+def _train(job: Job) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
     torch.set_num_threads(job.scale.cpus_per_worker)
     model = build_model(job.model, job.train, job.scale.checkpoint_activations)
@@ -152,13 +164,16 @@ def _train_worker(job: Job) -> None:
 
 def fit(job: Job) -> None:
     """Train a job under Ray Train on the running Ray, or on a local one that is started; it leaves its model in
-    `job.output`. Continues from the last checkpoint there. Raises what the training raised."""
+    `job.output`. Continues from the last checkpoint there, also by itself after a worker died.
+
+    Raises NonFiniteError where the training diverged, and what else it raised as Ray's TrainingFailedError.
+    """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     scale = job.scale
     trainer = TorchTrainer(
-        lambda config: _train_worker(config["job"]),
+        _worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=scale.workers, use_gpu=scale.gpu, resources_per_worker={"CPU": scale.cpus_per_worker}
@@ -172,3 +187,6 @@ def fit(job: Job) -> None:
         ),
     )
     trainer.fit()
+    diverged = Path(job.output) / DIVERGED
+    if diverged.exists():
+        raise NonFiniteError(diverged.read_text())

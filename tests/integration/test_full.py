@@ -152,7 +152,8 @@ def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_clu
 
 def test_a_search_survives_its_driver(ray_cluster: str, tmp_path: Path) -> None:
     """kill -9 of the driver after a trial has finished: the rest is run, no trial is lost or run as another."""
-    arguments = ("--set", "search.trials=4", "train.steps=60", "train.validate_every=5")
+    # two cores a trial: two at a time on the session's four
+    arguments = ("--set", "search.trials=4", "train.steps=200", "train.validate_every=10", "scale.cpus_per_worker=2")
     run("generate", tmp_path, ray_cluster, *arguments)
     driver = subprocess.Popen(
         command("tune", tmp_path, *arguments),
@@ -184,7 +185,7 @@ def _finished_trials(root: Path) -> list[str]:
     done = []
     for results in (root / "steps" / "tune").glob("*/search/trial-*/result.json"):
         lines = results.read_text().splitlines()
-        if lines and json.loads(lines[-1])["step"] == 60:
+        if lines and json.loads(lines[-1])["step"] == 200:
             done.append(results.parent.name)
     return done
 
