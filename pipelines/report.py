@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipelines.context import Context
@@ -48,11 +49,10 @@ class Line:
             "model": self.name,
             "N": str(first.sleep_passes),
             "eta": f"{first.fast_weight_lr:.3g}",
-            "seeds": str(len(self.results)),
             "rows right": str(self.mean),
             **{column: str(mean) for column, mean in by_depth.items()},
-            "tokens": f"{first.tokens / 1e6:.3g} M",
-            "train FLOPs": f"{first.flops:.2g}",
+            "tokens": f"{first.tokens / 1e6:.3g}M",
+            "FLOPs": f"{first.flops:.2g}",
             "seconds": f"{np.mean([result.seconds for result in self.results]):.0f}",
         }
 
@@ -67,7 +67,8 @@ def comparison_table(lines: list[Line]) -> Table:
     """The comparison for a terminal."""
     rows = [line.cells() for line in lines]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = Table(title="held-out test rows: mean over seeds and 95 % interval; answers right by depth")
+    seeds = max(len(line.results) for line in lines)
+    table = Table(title=f"held-out test rows, mean and 95 % interval over {seeds} seeds", box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in rows:

@@ -13,7 +13,7 @@ from pipelines.tune import read_best
 from sleepmodel.config import ModelConfig
 from sleepmodel.job import MODEL, Job
 
-WINNER, WINNER_AT_N1 = "winner", "winner-eta-at-n1"
+WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
 ChooseModel = Callable[[Run], ModelConfig]
 
