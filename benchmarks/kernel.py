@@ -1,0 +1,98 @@
+"""The gated delta rule against transformers' `torch_chunk_gated_delta_rule`: forward + backward, in one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
+
+from benchmarks.results_file import write_result
+from benchmarks.timing import interleaved, median_ratio
+from sleepmodel.allocator import keep_freed_memory
+from sleepmodel.ops.gated_delta import gated_delta_rule, recurrent
+
+SHAPES = [(256, 1, 24, 64), (256, 4, 24, 64), (256, 4, 24, 32), (64, 4, 75, 64), (4, 8, 512, 64), (1, 16, 2000, 96)]
+ROUNDS, LONGEST_RECURRENCE = 9, 512
+OURS, PEER, PEER_ONE_CHUNK, RECURRENT = "ours", "transformers", "transformers, one chunk", "recurrence"
+TOLERANCE = 1e-3  # relative, float32, between the two chunked forms: they must be the same function
+Rule = Callable[..., tuple[Tensor, Tensor]]
+
+
+def main() -> None:
+    keep_freed_memory()
+    torch.manual_seed(0)
+    rows = []
+    for batch, heads, tokens, dim in SHAPES:
+        inputs = _inputs(batch, heads, tokens, dim)
+        rules: dict[str, Rule] = {OURS: gated_delta_rule, PEER: _peer(64)}
+        if tokens <= 128:
+            rules[PEER_ONE_CHUNK] = _peer(tokens)
+        if tokens <= LONGEST_RECURRENCE:
+            rules[RECURRENT] = recurrent
+        _require_equal(rules, inputs)
+        seconds = interleaved({name: _step(rule, inputs) for name, rule in rules.items()}, ROUNDS)
+        row: dict[str, object] = {"batch": batch, "heads": heads, "tokens": tokens, "dim": dim}
+        row |= {"milliseconds": {name: 1e3 * statistics.median(times) for name, times in seconds.items()}}
+        row |= {"times as fast as": {name: median_ratio(seconds, name, OURS) for name in rules if name != OURS}}
+        rows.append(row)
+    _show(rows)
+    print(write_result("kernel", {"threads": torch.get_num_threads(), "rounds": ROUNDS, "shapes": rows}))
+
+
+def _inputs(batch: int, heads: int, tokens: int, dim: int) -> tuple[Tensor, ...]:
+    q, k = (F.normalize(torch.randn(batch, tokens, heads, dim), dim=-1) for _ in range(2))
+    v = torch.randn(batch, tokens, heads, dim)
+    log_decay, beta = -F.softplus(torch.randn(batch, tokens, heads) - 3), torch.rand(batch, tokens, heads)
+    state = 0.1 * torch.randn(batch, heads, dim, dim)
+    return tuple(x.requires_grad_() for x in (q, k, v, log_decay, beta, state))
+
+
+def _peer(chunk: int) -> Rule:
+    def rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_chunk_gated_delta_rule(  # type: ignore[no-any-return]
+            q, k, v, g=g, beta=beta, chunk_size=chunk, initial_state=state, output_final_state=True
+        )
+
+    return rule
+
+
+def _require_equal(rules: dict[str, Rule], inputs: tuple[Tensor, ...]) -> None:
+    with torch.no_grad():
+        expected = rules[OURS](*inputs)
+        for name, rule in rules.items():
+            for got, want in zip(rule(*inputs), expected, strict=True):
+                error = float((got - want).norm() / want.norm())
+                if error > TOLERANCE:
+                    raise SystemExit(f"{name} is another function than ours: relative error {error:.1e}")
+
+
+def _step(rule: Rule, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    def step() -> object:
+        o, state = rule(*inputs)
+        return torch.autograd.grad(o.sum() + state.sum(), inputs)
+
+    return step
+
+
+def _show(rows: list[dict[str, object]]) -> None:
+    table = Table("B, H, T, K", "ms: ours", title="forward + backward; times: the other's time over ours")
+    others = (PEER, PEER_ONE_CHUNK, RECURRENT)
+    for other in others:
+        table.add_column(other)
+    for row in rows:
+        milliseconds, ratios = row["milliseconds"], row["times as fast as"]
+        assert isinstance(milliseconds, dict) and isinstance(ratios, dict)
+        cells = [f"{milliseconds[o]:.1f} ({ratios[o]:.1f} x)" if o in ratios else "-" for o in others]
+        shape = ", ".join(str(row[key]) for key in ("batch", "heads", "tokens", "dim"))
+        table.add_row(shape, f"{milliseconds[OURS]:.1f}", *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
