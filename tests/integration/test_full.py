@@ -2,10 +2,10 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,22 @@ def run(script: str, root: Path, ray_address: str, *arguments: str) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def kill_when(condition: Callable[[], bool], script: str, root: Path, ray_address: str, *arguments: str) -> None:
+    """Start a script and kill -9 its driver as soon as a condition holds."""
+    driver = subprocess.Popen(
+        command(script, root, *arguments),
+        env=environment(ray_address),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    assert condition()
 
 
 def only(root: Path, step: str) -> Path:
@@ -155,17 +171,7 @@ def test_a_search_survives_its_driver(ray_cluster: str, tmp_path: Path) -> None:
     # two cores a trial: two at a time on the session's four
     arguments = ("--set", "search.trials=4", "train.steps=200", "train.validate_every=10", "scale.cpus_per_worker=2")
     run("generate", tmp_path, ray_cluster, *arguments)
-    driver = subprocess.Popen(
-        command("tune", tmp_path, *arguments),
-        env=environment(ray_cluster),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not _finished_trials(tmp_path):
-        time.sleep(0.1)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    kill_when(lambda: bool(_finished_trials(tmp_path)), "tune", tmp_path, ray_cluster, *arguments)
     before = _finished_trials(tmp_path)
     assert before and not list((tmp_path / "steps" / "tune").glob("*/SUCCESS"))
     run("tune", tmp_path, ray_cluster, *arguments)
@@ -193,18 +199,8 @@ def _finished_trials(root: Path) -> list[str]:
 def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, tmp_path: Path) -> None:
     """kill -9 of full.py while it trains: the dataset is not made again, and the training has one model."""
     small = ("--set", "search=null", "seeds=[20]", "train.steps=400", "train.validate_every=20")
-    driver = subprocess.Popen(
-        command("full", tmp_path, *small),
-        env=environment(ray_cluster),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    checkpoints = "train-n1-seed20/*/checkpoints/checkpoint_*"
-    while time.monotonic() < deadline and len(list((tmp_path / "steps").glob(checkpoints))) < 2:
-        time.sleep(0.1)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    checkpoints = "steps/train-n1-seed20/*/checkpoints/checkpoint_2*"
+    kill_when(lambda: len(list(tmp_path.glob(checkpoints))) > 1, "full", tmp_path, ray_cluster, *small)
     made = (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns
     assert not list((tmp_path / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
     printed = run("full", tmp_path, ray_cluster, *small)

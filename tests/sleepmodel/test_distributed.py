@@ -12,29 +12,17 @@ import pytest
 import ray
 import torch
 
-from datagen import Rows, Rule110, generate
-from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig, load
+from datagen import Rows, generate
+from sleepmodel import Scale, SleepModel, TrainConfig, load
 from sleepmodel.distributed import DeepSpeedEngine, fit
 from sleepmodel.job import MODEL, Job, read_history
 from sleepmodel.training import LocalEngine, Progress, build_model, train
+from tests.sleepmodel.tiny import CONFIG, TASK
+from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
 
 pytestmark = pytest.mark.slow
 
-TASK = Rule110(cells=6, states=1, steps=1)
-MODEL_CONFIG = ModelConfig(
-    vocab_size=3,
-    d_model=16,
-    n_heads=2,
-    mixers=("attention", "gated_delta"),
-    window=6,
-    sleep_passes=2,
-    fast_heads=1,
-    key_dim=16,
-    value_dim=16,
-    max_positions=8,
-)
-CONFIG = TrainConfig(steps=12, batch_size=8, validate_every=4, warmup_steps=2)
 # Newton-Schulz runs in bfloat16 on both sides, but its products are not summed in one order
 CURVE_TOLERANCE = 2e-3
 # it lifts the smallest directions of a gradient, which rounding decides, to the size of the largest
@@ -66,7 +54,7 @@ def curve(engine: LocalEngine | DeepSpeedEngine, rows: Rows, config: TrainConfig
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_muon_orthogonalises_under_the_engine(process_group: None, stage: int) -> None:
     """Stage 3, whose hooks this model's direct use of its parameters goes past, is held to these by its curve below."""
-    model, gradients = with_given_gradients(MODEL_CONFIG)
+    model, gradients = with_given_gradients(TINY)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     config = replace(CONFIG, grad_clip=0.0, batch_size=1)
     engine = DeepSpeedEngine(model, config, Scale(zero_stage=stage))
@@ -77,9 +65,9 @@ def test_muon_orthogonalises_under_the_engine(process_group: None, stage: int) -
 
 @pytest.mark.parametrize("scale", [Scale(), Scale(accumulation=2), Scale(checkpoint_activations=True)])
 def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale: Scale) -> None:
-    model = build_model(MODEL_CONFIG, CONFIG, scale.checkpoint_activations)
+    model = build_model(TINY, CONFIG, scale.checkpoint_activations)
     got = curve(DeepSpeedEngine(model, CONFIG, scale), rows, CONFIG)
-    expected = curve(LocalEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG), rows, CONFIG)
+    expected = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), rows, CONFIG)
     for a, b in zip(got, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
@@ -87,7 +75,7 @@ def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale
 
 def test_every_zero_stage_gives_the_same_curve(process_group: None, rows: Rows) -> None:
     config = replace(CONFIG, grad_clip=0.0)
-    engines = (DeepSpeedEngine(build_model(MODEL_CONFIG, config), config, Scale(zero_stage=n)) for n in (0, 1, 2, 3))
+    engines = (DeepSpeedEngine(build_model(TINY, config), config, Scale(zero_stage=n)) for n in (0, 1, 2, 3))
     curves = [[at.loss for at in curve(engine, rows, config)] for engine in engines]
     for other in curves[1:]:
         assert other == pytest.approx(curves[0], rel=CURVE_TOLERANCE)
@@ -95,8 +83,8 @@ def test_every_zero_stage_gives_the_same_curve(process_group: None, rows: Rows) 
 
 def test_bfloat16_stays_near_float32(process_group: None, rows: Rows) -> None:
     config = replace(CONFIG, precision="bfloat16")
-    got = curve(DeepSpeedEngine(build_model(MODEL_CONFIG, config), config, Scale()), rows, config)
-    expected = curve(LocalEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG), rows, CONFIG)
+    got = curve(DeepSpeedEngine(build_model(TINY, config), config, Scale()), rows, config)
+    expected = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), rows, CONFIG)
     assert [at.loss for at in got] == pytest.approx([at.loss for at in expected], rel=0.03)
     assert [at.loss for at in got] != [at.loss for at in expected]
 
@@ -106,7 +94,7 @@ def test_a_resumed_engine_is_the_same_run(process_group: None, rows: Rows, tmp_p
     config = replace(CONFIG, grad_clip=0.0)
 
     def run(save: Path | None = None, resume: Path | None = None) -> list[float]:
-        engine = DeepSpeedEngine(build_model(MODEL_CONFIG, config), config, Scale(zero_stage=stage))
+        engine = DeepSpeedEngine(build_model(TINY, config), config, Scale(zero_stage=stage))
 
         def report(at: Progress, write: Callable[[Path], None]) -> None:
             if save and at.step == 8:
@@ -121,7 +109,7 @@ def test_a_resumed_engine_is_the_same_run(process_group: None, rows: Rows, tmp_p
 
 
 def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) -> None:
-    engine = DeepSpeedEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG, Scale())
+    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
     with pytest.raises(FileNotFoundError, match="no checkpoint here"):
         engine.load(tmp_path)
 
@@ -131,7 +119,7 @@ def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
     root = tmp_path_factory.mktemp("job")
     for split in ("train", "validation"):
         dataset = generate(TASK, split, 64, 0, root)
-    return Job(name="test", model=MODEL_CONFIG, train=CONFIG, dataset=str(dataset), output=str(root / "one"))
+    return Job(name="test", model=TINY, train=CONFIG, dataset=str(dataset), output=str(root / "one"))
 
 
 def test_two_workers_match_one_and_a_plain_loop(job: Job, rows: Rows, tmp_path: Path) -> None:
@@ -139,7 +127,7 @@ def test_two_workers_match_one_and_a_plain_loop(job: Job, rows: Rows, tmp_path: 
     jobs = [replace(job, output=str(tmp_path / str(n)), scale=Scale(workers=n)) for n in (1, 2)]
     ray.get([ray.remote(num_cpus=0)(fit).remote(each) for each in jobs])
     one, two = (read_history(Path(each.output)) for each in jobs)
-    plain = curve(LocalEngine(build_model(MODEL_CONFIG, CONFIG), CONFIG), job.rows(), CONFIG)
+    plain = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), job.rows(), CONFIG)
     for a, b, c in zip(one, two, plain, strict=True):
         assert (a.step, a.tokens) == (b.step, b.tokens) == (c.step, c.tokens)
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)

@@ -11,26 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Rows, Rule110
-from sleepmodel import ModelConfig, SleepModel, TrainConfig
+from sleepmodel import SleepModel, TrainConfig
 from sleepmodel.evaluation import accuracy
 from sleepmodel.optim import schedule, split_parameters
 from sleepmodel.training import LocalEngine, NonFiniteError, Progress, batches, build_model, share, train
+from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
-
-TASK = Rule110(cells=6, states=1, steps=1)
-MODEL = ModelConfig(
-    vocab_size=3,
-    d_model=16,
-    n_heads=2,
-    mixers=("attention", "gated_delta"),
-    window=6,
-    sleep_passes=2,
-    fast_heads=1,
-    key_dim=16,
-    value_dim=16,
-    max_positions=8,
-)
-CONFIG = TrainConfig(steps=12, batch_size=8, validate_every=4, warmup_steps=2)
 
 
 @pytest.fixture(scope="module")

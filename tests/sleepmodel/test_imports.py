@@ -1,0 +1,32 @@
+"""`import sleepmodel` and training by hand need torch (and its numpy) alone: a GPU box may have nothing else."""
+
+import subprocess
+import sys
+
+CODE = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    names = {"ray", "deepspeed", "mlflow", "pyarrow", "scipy", "pandas", "matplotlib", "rich", "pydantic", "safetensors"}
+
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is absent")
+
+sys.meta_path.insert(0, Absent())
+import torch
+from datagen import Rule110
+from sleepmodel import ModelConfig, SleepModel, TrainConfig
+from sleepmodel.training import LocalEngine, build_model, train
+
+model = ModelConfig(vocab_size=3, d_model=16, n_heads=2, mixers=("attention", "gated_delta"), window=6, fast_heads=1)
+config = TrainConfig(steps=2, batch_size=4)
+rows = Rule110(cells=6, states=1, steps=1).sample("train", 0, 0, 8)
+history = train(LocalEngine(build_model(model, config), config), rows, config, lambda m: 0.0, lambda at, save: None)
+assert history[-1].step == 2
+"""
+
+
+def test_a_model_is_trained_by_hand_with_torch_alone() -> None:
+    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
