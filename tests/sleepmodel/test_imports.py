@@ -7,7 +7,7 @@ CODE = """
 import importlib.abc, sys
 
 class Absent(importlib.abc.MetaPathFinder):
-    names = {"ray", "deepspeed", "mlflow", "pyarrow", "scipy", "pandas", "matplotlib", "rich", "pydantic", "safetensors"}
+    names = {"ray", "deepspeed", "mlflow", "pyarrow", "scipy", "matplotlib", "rich", "pydantic", "safetensors"}
 
     def find_spec(self, name, path, target=None):
         if name.partition(".")[0] in self.names:
