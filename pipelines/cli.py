@@ -45,7 +45,7 @@ def main(script: str, description: str | None) -> NoReturn:
     except StepFailed as error:
         console.print(f"{error}", style="red", markup=False)
         sys.exit(FAILED)
-    except ValueError as error:
+    except (ValueError, ConnectionError) as error:
         _refuse(str(error))
     sys.exit(0)
 
@@ -173,10 +173,8 @@ def summarise(everything: list[Step], root: Path, console: Console) -> None:
     if "register" in done:
         registration = read_registration(done["register"])
         say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
-        alias = "champion" if registration.champion else ""
-        model = (
-            f"models:/{registration.name}@{alias}" if alias else f"models:/{registration.name}/{registration.version}"
-        )
+        reference = "@champion" if registration.champion else f"/{registration.version}"
+        model = f"models:/{registration.name}{reference}"
         say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
     say(f"MLflow UI  mlflow ui --backend-store-uri {uri}")
 

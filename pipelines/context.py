@@ -37,11 +37,11 @@ class Context:
         """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all steps
         nest in; the number of cores that steps may share. `identity` is the plan's."""
         self._store = open_store(self.root)
-        self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR)
         resources = ray.cluster_resources()
         _check_resources(self.pipeline.scale, resources)
+        self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
         return int(resources["CPU"])
 
     def close(self, status: str) -> None:

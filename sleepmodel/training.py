@@ -32,8 +32,9 @@ class NonFiniteError(RuntimeError):
 class Progress:
     """Where a run stands. tokens and seconds count from the start of the run, over all workers and restarts.
 
-    loss: mean since the last report, nats per answer token; grad_norm: of the last step, before clipping;
-    rate: factor on the peak learning rates; accuracy: share of validation rows that are wholly right.
+    tokens_per_second: of the steps since the last report; loss: their mean, nats per answer token;
+    grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
+    accuracy: share of validation rows that are wholly right.
     """
 
     step: int
@@ -178,6 +179,7 @@ def train(
     history = _load(engine, resume) if resume else []
     start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
     clock, losses = time.monotonic(), []
+    lap, lap_tokens = clock, tokens  # without the time that validation and reports take
     for step, indices in enumerate(batches(len(rows), config, start), start):
         rate = schedule(step, config)
         micro = [
@@ -196,13 +198,13 @@ def train(
         losses.append(loss)
         tokens += indices.size * rows.tokens.shape[1]
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-            now = time.monotonic() - clock
+            now = time.monotonic()
             at = Progress(
                 step=step + 1,
                 steps=config.steps,
                 tokens=tokens,
-                seconds=before + now,
-                tokens_per_second=(step + 1 - start) * config.batch_size * rows.tokens.shape[1] / now,
+                seconds=before + now - clock,
+                tokens_per_second=(tokens - lap_tokens) / (now - lap),
                 loss=engine.mean(sum(losses) / len(losses)),
                 grad_norm=norm,
                 rate=rate,
@@ -211,6 +213,7 @@ def train(
             losses.clear()
             history.append(at)
             report(at, lambda directory: _save(engine, history, directory))
+            lap, lap_tokens = time.monotonic(), tokens
     return history
 
 

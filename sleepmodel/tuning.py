@@ -58,8 +58,8 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     """Run or continue the search under `job.output`, as many trials at once as the running Ray has room for; every
     trial's last report.
 
-    `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's, at each N; then a
-    seeded TPE chooses. `job.run` is the MLflow run that the trials nest in.
+    `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's (or the nearest
+    in the range), at each N; then a seeded TPE chooses. `job.run` is the MLflow run that the trials nest in.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -90,12 +90,13 @@ def _room(resources: dict[str, float]) -> int:
 
 def _tune_config(job: Job, config: Search, concurrent: int) -> TuneConfig:
     budget = job.train.steps
+    paper = min(max(1.0, config.eta_low), config.eta_high)
     return TuneConfig(
         metric="accuracy",
         mode="max",
         num_samples=config.trials,
         max_concurrent_trials=concurrent,
-        search_alg=OptunaSearch(seed=config.seed, points_to_evaluate=[{N: n, ETA: 1.0} for n in config.sleep_passes]),
+        search_alg=OptunaSearch(seed=config.seed, points_to_evaluate=[{N: n, ETA: paper} for n in config.sleep_passes]),
         # a step has the same tokens at every N, so stopping by steps compares at equal tokens
         scheduler=ASHAScheduler(
             time_attr="step", max_t=budget, grace_period=max(1, budget // config.grace), reduction_factor=2
