@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.context import Context
 
 BAD_INPUT, FAILED = 2, 1
+LOG_WIDTH = 120  # of tables where the output is no terminal: a log of a job, a pipe
 
 
 def main(script: str, description: str | None) -> NoReturn:
@@ -27,7 +28,7 @@ def main(script: str, description: str | None) -> NoReturn:
     Exit status 2 means that the input was refused before anything started, 1 that a step failed.
     """
     arguments = _parser(script, description).parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     try:
         pipeline = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = _root(arguments.root)

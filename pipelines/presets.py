@@ -133,14 +133,14 @@ _DEMO = Pipeline(
         fast_heads=1,
         max_positions=18,
     ),
-    train=TrainConfig(steps=600, validate_every=50),
+    train=TrainConfig(steps=600, validate_every=75),
     arms=(
         Arm(name="n1"),
         Arm(name="n2", sleep_passes=2),
         Arm(name="n1-same-compute", compute_of=2),
     ),
     seeds=(30, 31, 32),
-    search=Search(trials=8),
+    search=Search(trials=6),
     data=Data(seed=7),
 )
 

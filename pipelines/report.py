@@ -44,16 +44,18 @@ class Line:
         """Column -> text, for a table."""
         first = self.results[0]
         depths = sorted(first.accuracy.answers)
+        # where a row asks one thing, its rows right are its answers right
+        several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
         by_depth = {f"depth {d}": Mean.of([r.accuracy.answers[d].value for r in self.results]) for d in depths}
         return {
             "model": self.name,
             "N": str(first.sleep_passes),
             "eta": f"{first.fast_weight_lr:.3g}",
-            "rows right": str(self.mean),
+            **({"rows right": str(self.mean)} if several else {}),
             **{column: str(mean) for column, mean in by_depth.items()},
             "tokens": f"{first.tokens / 1e6:.3g}M",
             "FLOPs": f"{first.flops:.2g}",
-            "seconds": f"{np.mean([result.seconds for result in self.results]):.0f}",
+            "s": f"{np.mean([result.seconds for result in self.results]):.0f}",
         }
 
 
