@@ -1,0 +1,47 @@
+"""The README promises nothing that is not there: its numbers are the published results, its commands exist."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.overrides import apply_overrides
+from pipelines.presets import PRESETS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_table_is_the_published_one() -> None:
+    report = (ROOT / "benchmarks/results/demo/report.md").read_text()
+    rows = [line for line in report.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 5 and all(row in README for row in rows)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
+def test_its_links_lead_somewhere(link: str) -> None:
+    assert link.startswith("https://") or (ROOT / link).exists()
+
+
+def test_its_make_targets_scripts_and_presets_exist() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`?make ([a-z]+)", README)) <= set(targets)
+    scripts = re.findall(r"(?:pipelines/)?(\w+)\.py", README)
+    assert {"generate", "train", "tune", "evaluate", "report", "register", "full"} <= set(scripts)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)) == set(PRESETS)
+
+
+def test_its_overrides_are_accepted() -> None:
+    (line,) = re.findall(r"full\.py demo --dry-run --set (.+)", README)
+    demo = apply_overrides(PRESETS["demo"], [part.strip("'") for part in re.findall(r"'[^']+'|\S+", line)])
+    assert demo.model.d_model == 128 and demo.train.steps == 2000 and demo.seeds == (1, 2, 3, 4, 5)
+
+
+def test_its_speeds_are_the_published_ones() -> None:
+    """Each figure of the section on speed is the rounded figure of a results file."""
+    results = {name: json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("kernel", "model")}
+    for shape in results["kernel"]["shapes"][:1] + results["kernel"]["shapes"][3:5]:
+        assert f"{shape['times as fast as']['transformers']:.1f}x" in README
+    for row in results["model"]["rows"]:
+        assert f"{row['tokens_per_second']:,.0f}" in README
