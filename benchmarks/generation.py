@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 import ray
-from results_file import write_result
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results_file import write_result
 from datagen import Rule110, generate, read_rows
 from datagen.schema import SHARD_ROWS
 
