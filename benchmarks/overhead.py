@@ -37,7 +37,7 @@ PLAIN, DEEPSPEED, RAY_TRAIN = "plain loop", "DeepSpeed", "Ray Train + DeepSpeed"
 def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         for split, rows in (("train", STEPS * CONFIG.batch_size), ("validation", 64)):
             dataset = generate(DEMO.task, split, rows, 0, root)
         ray.shutdown()  # the engines alone first: a Ray beside them would take their cores
@@ -88,7 +88,7 @@ def _seconds_per_step(history: list[Progress]) -> float:
 
 def _command_seconds() -> float:
     """From `python pipelines/full.py smoke` in a fresh process, with a Ray of its own, to its first training report."""
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         begin = time.monotonic()
         command = [sys.executable, "pipelines/full.py", "smoke", "--root", root, "--set", "train.validate_every=1"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -30,7 +30,7 @@ def comparison(lines: Mapping[str, tuple[Sequence[float], float]], path: Path) -
     axes.set_yticks(range(len(lines)), list(lines))
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlabel("held-out accuracy: seeds, mean and 95 % interval over seeds")
-    axes.legend(loc="lower left", fontsize="small")
+    axes.legend(loc="lower center", fontsize="small", markerscale=0.4)
     _write(figure, path)
 
 
