@@ -36,9 +36,9 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit's hash, with `+changes` if the tree differs from it; `none` before the first commit."""
+    """The commit's hash, with `+changes` if the tree, but for results, differs from it; `none` before the first commit."""
     head = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    return (head + ("+changes" if _git("status", "--porcelain") else "")) if head else "none"
+    return (head + ("+changes" if _git("status", "--porcelain", "--", "..", ":!results") else "")) if head else "none"
 
 
 def _git(*arguments: str) -> str:

@@ -40,8 +40,13 @@ def test_its_overrides_are_accepted() -> None:
 
 def test_its_speeds_are_the_published_ones() -> None:
     """Each figure of the section on speed is the rounded figure of a results file."""
-    results = {name: json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("kernel", "model")}
+    results = {
+        name: json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        for name in ("kernel", "model", "overhead")
+    }
     for shape in results["kernel"]["shapes"][:1] + results["kernel"]["shapes"][3:5]:
         assert f"{shape['times as fast as']['transformers']:.1f}x" in README
+    for value in results["overhead"]["overhead"].values():
+        assert f"{100 * value:.1f} %" in README
     for row in results["model"]["rows"]:
         assert f"{row['tokens_per_second']:,.0f}" in README
