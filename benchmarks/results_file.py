@@ -36,7 +36,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit's hash, with `+changes` if the tree, but for results, differs from it; `none` before the first commit."""
+    """The commit's hash, `+changes` if the tree, but for results, differs from it; `none` before the first commit."""
     head = _git("rev-parse", "--verify", "--quiet", "HEAD")
     return (head + ("+changes" if _git("status", "--porcelain", "--", "..", ":!results") else "")) if head else "none"
 
