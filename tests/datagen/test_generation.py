@@ -17,6 +17,8 @@ from datagen import Rule110, generate, load, read_rows
 from datagen.schema import FORMAT_VERSION, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
 from datagen.shards import ensure_shard
 
+pytestmark = pytest.mark.slow
+
 TASK = Rule110(cells=16, states=1, steps=6)
 
 

@@ -48,6 +48,8 @@ from sleepmodel.tracking import (
 )
 from sleepmodel.training import Progress
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ModelConfig(
     vocab_size=3,
     d_model=16,
