@@ -148,3 +148,9 @@ def test_the_schedule_warms_holds_and_cools() -> None:
     factors = [schedule(step, config) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and factors[9:81] == [1.0] * 72
     assert factors[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)])
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    order = np.concatenate(list(batches(64, TrainConfig(steps=16, batch_size=8))))
+    assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
+    assert not np.array_equal(order[:64], order[64:])
