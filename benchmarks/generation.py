@@ -1,6 +1,6 @@
 """Rows per second of Rule 110: sampled in one process, and written as Parquet on the local Ray.
 
-python benchmarks/generation.py [--shards 48]
+python -m benchmarks.generation [--shards 48]
 """
 
 from __future__ import annotations

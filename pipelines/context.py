@@ -68,14 +68,16 @@ class Context:
         for file in sorted(path for path in directory.iterdir() if path.suffix in (".md", ".png")):
             log_artifact(self.store, self._parent, file, "report")
 
-    def run_of(self, step: Step) -> str:
-        """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart."""
+    def run_of(self, step: Step, chosen: dict[str, object] | None = None) -> str:
+        """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart. Its parameters are the
+        step's config, and what its inputs have `chosen`."""
         assert isinstance(step.config, dict)
         configs = [cast(dict[str, str], put.config) for put in step.inputs]
         datasets = [config[FINGERPRINT] for config in configs if FINGERPRINT in config]
         params = {
             name: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for name, v in step.config.items()
         }
+        params |= chosen or {}
         tags = {"sleepmodel.kind": "step", "sleepmodel.dataset": ", ".join(datasets)}
         return start_run(self.store, step.name, step.identity, self._parent, params, tags)
 

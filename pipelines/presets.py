@@ -22,6 +22,7 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("validation_rows", "test_rows"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+        require(self.seed >= 0, "seed", self.seed, "an integer of at least 0")
         rows = self.train_rows
         require(rows is None or rows >= 1, "train_rows", rows, "an integer of at least 1, or null")
 
@@ -76,6 +77,12 @@ class Pipeline:
         distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0
         require(distinct, "seeds", self.seeds, "at least one seed, all different, none negative")
         require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
+        for name in ("sleep_passes", "fast_weight_lr"):
+            allowed = (
+                "1: the preset's lines and its search set it (search.sleep_passes, search.eta_low, search.eta_high)"
+            )
+            require(getattr(model, name) == 1, f"model.{name}", getattr(model, name), allowed)
+        require(self.search_seed >= 0, "search_seed", self.search_seed, "an integer of at least 0")
         rows = self.data.train_rows
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pipelines.context import Context
 from pipelines.generate import dataset
@@ -64,15 +64,16 @@ def _train_steps(
             # imported here, as it takes seconds that a plan or a finished pipeline should not wait for
             from sleepmodel.distributed import fit
 
+            model = choose(run)
             job = Job(
                 name=f"{line}-seed{seed}",
-                model=choose(run),
+                model=model,
                 train=train,
                 scale=scale,
                 dataset=str(dataset(run.path(inputs[0]))),
                 output=str(run.output),
                 store=context.store,
-                run=context.run_of(run.step),
+                run=context.run_of(run.step, {"model": asdict(model)}),
             )
             # the process that drives Ray Train needs no core: its workers have them
             context.map(fit, [(job,)], cores=0)

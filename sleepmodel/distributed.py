@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class DeepSpeedEngine:
 
     def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
         check_compatible(config, scale)
-        deepspeed = _deepspeed()
+        deepspeed = _deepspeed(scale.gpu)
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
@@ -86,10 +87,10 @@ class DeepSpeedEngine:
         set_rates([self.engine.optimizer], self.peaks, rate)
         # without partitioning the averaged gradients lie in the parameters; with it DeepSpeed alone knows their norm
         norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
-        if norm is not None and not torch.tensor(norm).isfinite():
+        if norm is not None and not math.isfinite(norm):
             return norm
         self.engine.step()
-        return float(self.engine.get_global_grad_norm()) if norm is None else norm
+        return float(self.engine.get_global_grad_norm() or math.nan) if norm is None else norm
 
     def mean(self, value: float) -> float:
         total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
@@ -109,13 +110,14 @@ class DeepSpeedEngine:
 
     def whole_weights(self) -> Any:
         """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
-        return _deepspeed().zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
+        zero = _deepspeed(self.scale.gpu).zero
+        return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
 
 
-def _deepspeed() -> Any:
+def _deepspeed(gpu: bool) -> Any:
     """DeepSpeed, imported without its banner and without the minutes of compiling that CPU training does not need."""
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if not torch.cuda.is_available():
+    if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
@@ -186,7 +188,8 @@ def fit(job: Job) -> None:
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig
         ),
     )
-    trainer.fit()
     diverged = Path(job.output) / DIVERGED
+    diverged.unlink(missing_ok=True)
+    trainer.fit()
     if diverged.exists():
         raise NonFiniteError(diverged.read_text())

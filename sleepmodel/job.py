@@ -18,7 +18,6 @@ from sleepmodel.tracking import Store
 from sleepmodel.training import Progress
 
 HISTORY, MODEL = "history.json", "model"
-VALIDATION_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,15 @@ class Job:
         return read_rows(Path(self.dataset), "train")
 
     def validate(self) -> Callable[[SleepModel], float]:
-        """A function that gives a model's share of right validation rows (at most VALIDATION_ROWS of them)."""
+        """A function that gives a model's share of right validation rows."""
         rows = read_rows(Path(self.dataset), "validation")
-        rows = rows[:VALIDATION_ROWS]
         return lambda model: accuracy(model, rows).rows.value
 
     def finish(self, model: SleepModel, history: list[Progress]) -> None:
         """Leave the trained model and its learning curve in `output`; the model's directory appears whole."""
         output = Path(self.output)
+        if (output / MODEL).exists():  # a worker that died after this is started again
+            return
         fresh = output / f".{MODEL}.{os.getpid()}"
         save(model, fresh)
         (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))

@@ -72,7 +72,7 @@ class Engine(Protocol):
 
     def step(self, rate: float) -> float:
         """Clip, step at `rate` times the peak rates, clear the gradients; the gradient norm before clipping.
-        Where that norm is not finite nothing is applied."""
+        Where that norm is not finite nothing is applied, but from ZeRO 1 on."""
 
     def mean(self, value: float) -> float:
         """The mean of each worker's value."""

@@ -7,7 +7,7 @@ without a nested cluster in each. Trials checkpoint nothing: one that dies with 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sleepmodel.config import Search
 from sleepmodel.job import Job
 from sleepmodel.tracking import ProgressLog, end_run, start_run
-from sleepmodel.training import LocalEngine, Progress, build_model, train
+from sleepmodel.training import LocalEngine, NonFiniteError, Progress, build_model, train
 
 EXPERIMENT = "search"
 N, ETA = "sleep_passes", "fast_weight_lr"
@@ -59,7 +59,8 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     trial's last report.
 
     `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's (or the nearest
-    in the range), at each N; then a seeded TPE chooses. `job.run` is the MLflow run that the trials nest in.
+    in the range), at each N; then Optuna's seeded sampler
+    chooses: at random up to its tenth trial, by TPE after. `job.run` is the MLflow run that the trials nest in.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -78,8 +79,10 @@ def search(job: Job, config: Search) -> list[TrialResult]:
             tune_config=_tune_config(job, config, _room(resources)),
             run_config=RunConfig(name=EXPERIMENT, storage_path=job.output, callbacks=[_CloseRuns(job)], verbose=0),
         )
-    frame = tuner.fit().get_dataframe()
-    return [_result(row, job) for _, row in frame.iterrows()]
+    results = tuner.fit()
+    if results.errors:  # run again by the next call; a trial that diverged is no error
+        raise results.errors[0]
+    return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
 
 
 def _room(resources: dict[str, float]) -> int:
@@ -112,7 +115,8 @@ def _trial(params: dict[str, Any], job: Job) -> None:
     job = replace(job, model=replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA]))
     curve = None
     if job.store:
-        run = start_run(job.store, name, _identity(job, tune.get_context().get_trial_id()), job.run, params, {})
+        settings = {"model": asdict(job.model), "train": asdict(job.train)}
+        run = start_run(job.store, name, _identity(job, tune.get_context().get_trial_id()), job.run, settings, {})
         curve = ProgressLog(job.store, run)
 
     def report(at: Progress, save: object) -> None:
@@ -125,7 +129,10 @@ def _trial(params: dict[str, Any], job: Job) -> None:
     model = build_model(job.model, job.train, job.scale.checkpoint_activations)
     device = torch.device("cuda" if job.scale.gpu else "cpu")
     engine = LocalEngine(model.to(device), job.train, job.scale.accumulation)
-    train(engine, job.rows(), job.train, job.validate(), report)
+    try:
+        train(engine, job.rows(), job.train, job.validate(), report)
+    except NonFiniteError as error:
+        print(f"{name}  {error}", flush=True)  # it stays incomplete, so it cannot win
 
 
 def _identity(job: Job, trial_id: str) -> str:

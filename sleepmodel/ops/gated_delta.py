@@ -27,11 +27,13 @@ def gated_delta_rule(
     initial_state: [B, H, K, V], float32 (float64 for float64 inputs); None is zero.
     Returns o [B, T, H, V] in v's dtype and the final state [B, H, K, V] in float32 (float64).
     """
-    if HAS_FLA and q.is_cuda and q.dtype != torch.float32:
+    half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else v.dtype
+    if HAS_FLA and q.is_cuda and half in (torch.bfloat16, torch.float16):
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
+        q, k, v, beta = (x.to(half) for x in (q, k, v, beta))
         return chunk_gated_delta_rule(
-            q, k, v, log_decay, beta.to(q.dtype), initial_state=initial_state, output_final_state=True
+            q, k, v, log_decay.float(), beta, initial_state=initial_state, output_final_state=True
         )
     return chunkwise(q, k, v, log_decay, beta, initial_state)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -144,6 +145,7 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
     curve = client.get_metric_history(training.info.run_id, "loss")
     history = read_history(only(root, "train-n1-seed20"))
     assert [(point.step, point.value) for point in curve] == [(at.tokens, pytest.approx(at.loss)) for at in history]
+    assert "model.fast_weight_lr" in runs["train-winner-seed20"].data.params
     assert training.data.params["model.sleep_passes"] == "1" and "test/accuracy" in training.data.metrics
     assert {"report.md", "comparison.png"} <= {Path(f.path).name for f in client.list_artifacts(pipeline, "report")}
 
@@ -205,5 +207,6 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, tmp_path: Pa
     assert not list((tmp_path / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
     printed = run("full", tmp_path, ray_cluster, *small)
     assert "1 of 5 steps are done already" in printed
+    assert int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) > 20
     assert (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns == made
     assert read_history(only(tmp_path, "train-n1-seed20"))[-1].step == 400

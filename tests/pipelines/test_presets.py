@@ -49,6 +49,8 @@ def test_the_same_compute_is_the_same_flops() -> None:
         ("model.sleep_passes=0", r"model\.sleep_passes = 0: must be an integer of at least 1"),
         ("model.fast_weight_lr=3", r"model\.fast_weight_lr = 3.*: must be a number in \(0, 2\]"),
         ("model.window=10", r"model\.window = 10: must be a divisor of the task's context of 16 tokens"),
+        ("model.sleep_passes=4", r"model\.sleep_passes = 4: must be 1: the preset's lines and its search set it"),
+        ("data.seed=-1", r"data\.seed = -1: must be an integer of at least 0"),
         ("model.window=1", r"model\.window = 1: must be an integer of at least 2"),
         ("task.cells=30", r"model\.window = 16: must be a divisor of the task's context of 30 tokens"),
         ("model.max_positions=17", r"model\.max_positions = 17: must be at least the task's row length 18"),

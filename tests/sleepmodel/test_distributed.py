@@ -132,6 +132,7 @@ def test_two_workers_match_one_and_a_plain_loop(job: Job, rows: Rows, tmp_path: 
         assert (a.step, a.tokens) == (b.step, b.tokens) == (c.step, c.tokens)
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
         assert a.loss == pytest.approx(c.loss, rel=CURVE_TOLERANCE)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=20 * CURVE_TOLERANCE)
     weights = [load(Path(each.output) / MODEL).state_dict() for each in jobs]
     for name, weight in weights[0].items():
         assert (weights[1][name] - weight).norm() <= WEIGHT_TOLERANCE * weight.norm(), name
