@@ -4,12 +4,14 @@ the time from a command to its first training step."""
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,96 +20,155 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results_file import write_result
-from datagen import Rows, generate, read_rows
+from benchmarks.results_file import ROOT, write_result
+from benchmarks.timing import Seconds, median_ratio
+from datagen import generate
 from pipelines.presets import PRESETS
-from sleepmodel import Scale
 from sleepmodel.allocator import keep_freed_memory
 from sleepmodel.distributed import DeepSpeedEngine, fit
-from sleepmodel.job import Job, read_history
+from sleepmodel.job import HISTORY, MODEL, Job, read_history
 from sleepmodel.training import Engine, LocalEngine, Progress, build_model, train
 
 DEMO = PRESETS["demo"]
-MODEL = replace(DEMO.model, sleep_passes=2)
-STEPS, EVERY, ROUNDS = 150, 50, 3
-CONFIG = replace(DEMO.train, steps=STEPS, validate_every=EVERY)
+CONFIG = replace(DEMO.train, steps=150)
+ROUNDS, STARTS = 3, 1
 PLAIN, DEEPSPEED, RAY_TRAIN = "plain loop", "DeepSpeed", "Ray Train + DeepSpeed"
+STEPPING, REPORTING = "steps alone", "with validation and checkpoints"
 
 
 def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
-        for split, rows in (("train", STEPS * CONFIG.batch_size), ("validation", 64)):
-            dataset = generate(DEMO.task, split, rows, 0, root)
-        ray.shutdown()  # the engines alone first: a Ray beside them would take their cores
-        seconds = _engines(read_rows(dataset, "train"))
-        ray.init(num_cpus=2, logging_level="ERROR", log_to_driver=False)
-        jobs = [
-            Job(name=str(i), model=MODEL, train=CONFIG, dataset=str(dataset), output=f"{root}/{i}")
-            for i in range(ROUNDS)
-        ]
-        starts = []
-        for job in jobs:
-            begin = time.monotonic()
-            fit(job)
-            history = read_history(Path(job.output))
-            starts.append(time.monotonic() - begin - history[-1].seconds)
-            seconds[RAY_TRAIN].append(_seconds_per_step(history))
+        # started before the process group, whose variables its workers would inherit
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        sizes = {"train": CONFIG.steps * CONFIG.batch_size, "validation": DEMO.data.validation_rows}
+        for split, rows in sizes.items():
+            dataset = generate(DEMO.task, split, rows, DEMO.data.seed, root)
+        model = replace(DEMO.model, sleep_passes=2)
+        job = Job(name="bench", model=model, train=CONFIG, dataset=str(dataset), output=root)
+        with _process_group():
+            seconds = _compare(job)
+        fits = [_fit_to_first_report(replace(job, output=f"{root}/first{i}")) for i in range(STARTS)]
         ray.shutdown()
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    over = {name: medians[name] / medians[PLAIN] - 1 for name in (DEEPSPEED, RAY_TRAIN)}
-    first = {"fit() on a running Ray, around the training": statistics.median(starts), "command": _command_seconds()}
-    _show(medians, over, first)
-    payload = {"steps": STEPS, "seconds_per_step": seconds, "overhead": over, "seconds_to_first_step": first}
-    print(write_result("overhead", payload))
-
-
-def _engines(rows: Rows) -> dict[str, list[float]]:
-    """Seconds a step of the plain loop and of DeepSpeed's engine, in turn, in this process."""
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    makers: dict[str, Callable[[], Engine]] = {
-        PLAIN: lambda: LocalEngine(build_model(MODEL, CONFIG), CONFIG),
-        DEEPSPEED: lambda: DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale()),
+    first = {"fit() on a running Ray": fits, "full.py smoke": [_command_to_first_report() for _ in range(STARTS)]}
+    over = {
+        of: {name: median_ratio(times, name, PLAIN) - 1 for name in (DEEPSPEED, RAY_TRAIN)}
+        for of, times in seconds.items()
     }
-    seconds: dict[str, list[float]] = {PLAIN: [], DEEPSPEED: [], RAY_TRAIN: []}
-    for _ in range(ROUNDS):
-        for name, make in makers.items():
-            seconds[name].append(
-                _seconds_per_step(train(make(), rows, CONFIG, lambda model: 0.0, lambda at, save: None))
-            )
-    torch.distributed.destroy_process_group()
+    _show(seconds, over, first)
+    payload = {"steps": CONFIG.steps, "validate_every": CONFIG.validate_every, "seconds_per_step": seconds}
+    shares = {"overhead": over[REPORTING], "overhead_of_steps_alone": over[STEPPING]}
+    print(write_result("overhead", {**payload, **shares, "seconds_to_first_step": first}))
+
+
+def _compare(job: Job) -> dict[str, Seconds]:
+    """Seconds a step, with and without what happens between steps, of the three in turn. Each validates on the same
+    rows and writes a checkpoint at each report."""
+    runs: dict[str, Callable[[Job], list[Progress]]] = {
+        PLAIN: lambda job: _in_process(LocalEngine(build_model(job.model, job.train), job.train), job),
+        DEEPSPEED: lambda job: _in_process(
+            DeepSpeedEngine(build_model(job.model, job.train), job.train, job.scale), job
+        ),
+        RAY_TRAIN: _under_ray,
+    }
+    seconds: dict[str, Seconds] = {of: {name: [] for name in runs} for of in (STEPPING, REPORTING)}
+    for turn in range(ROUNDS):
+        for name, run in runs.items():
+            history = run(replace(job, output=f"{job.output}/round{turn}"))
+            seconds[STEPPING][name].append(_stepping(history))
+            seconds[REPORTING][name].append(_reporting(history))
     return seconds
 
 
-def _seconds_per_step(history: list[Progress]) -> float:
-    """In the steady state: without the first report's steps, which warm up; with what reporting costs."""
+def _in_process(engine: Engine, job: Job) -> list[Progress]:
+    def report(at: Progress, save: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            save(Path(directory))
+
+    return train(engine, job.rows(), job.train, job.validate(), report)
+
+
+def _under_ray(job: Job) -> list[Progress]:
+    fit(job)
+    return read_history(Path(job.output))
+
+
+def _stepping(history: list[Progress]) -> float:
+    """Seconds a step between reports; the first report's steps warm up."""
+    tokens = history[0].tokens / history[0].step
+    return statistics.median(tokens / at.tokens_per_second for at in history[1:])
+
+
+def _reporting(history: list[Progress]) -> float:
+    """Seconds a step from the first report to the last, with all that is done at a report."""
     return (history[-1].seconds - history[0].seconds) / (history[-1].step - history[0].step)
 
 
-def _command_seconds() -> float:
-    """From `python pipelines/full.py smoke` in a fresh process, with a Ray of its own, to its first training report."""
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """This process as a group of one, as Ray Train would set it up."""
+    settings = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    os.environ.update(settings)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    for name in settings:
+        del os.environ[name]
+
+
+def _fit_to_first_report(job: Job) -> float:
+    """Seconds from calling `fit` for a single step to the history that follows its report."""
+    start = time.time()
+    fit(replace(job, train=replace(job.train, steps=1)))
+    return (Path(job.output) / MODEL / HISTORY).stat().st_mtime - start
+
+
+def _command_to_first_report() -> float:
+    """Seconds from the command of a whole pipeline, in a fresh process with a Ray of its own, to its first training
+    report: imports, Ray's start and the generation of the data are in it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
-        begin = time.monotonic()
-        command = [sys.executable, "pipelines/full.py", "smoke", "--root", root, "--set", "train.validate_every=1"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        start = time.monotonic()
+        command = [
+            sys.executable,
+            "-u",
+            "pipelines/full.py",
+            "smoke",
+            "--root",
+            root,
+            "--set",
+            "train.validate_every=1",
+        ]
+        with subprocess.Popen(
+            command,
+            cwd=ROOT.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that Ray's processes can be ended with it
+        ) as process:
             assert process.stdout is not None
+            output = []
             for line in process.stdout:
+                output.append(line)
                 if "step 1/" in line:
-                    break
-            seconds = time.monotonic() - begin
-            process.kill()
-    return seconds
+                    seconds = time.monotonic() - start
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return seconds
+    raise RuntimeError(f"{' '.join(command)}: ended without a training step:\n{''.join(output)}")
 
 
-def _show(medians: dict[str, float], over: dict[str, float], first: dict[str, float]) -> None:
-    table = Table("what", "ms a step", "over the plain loop")
-    for name, value in medians.items():
-        table.add_row(name, f"{1e3 * value:.1f}", f"{over[name]:+.1%}" if name in over else "")
+def _show(seconds: dict[str, Seconds], over: dict[str, dict[str, float]], first: Seconds) -> None:
+    table = Table("", "ms a step", "over the plain loop", title=f"demo model, N = 2, one thread, {ROUNDS} rounds")
+    for of, contestants in seconds.items():
+        table.add_section()
+        for name, times in contestants.items():
+            share = f"{over[of][name]:+.1%}" if name in over[of] else ""
+            table.add_row(f"{name}, {of}", f"{1e3 * statistics.median(times):.1f}", share)
     Console().print(table)
-    for name, value in first.items():
-        print(f"seconds to the first step, {name}: {value:.1f}")
+    for name, times in first.items():
+        print(f"{name} to the first training report: {', '.join(f'{t:.1f}' for t in times)} s")
 
 
 if __name__ == "__main__":

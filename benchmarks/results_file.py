@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
-PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow")
+PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow", "transformers")
 
 
 def write_result(name: str, payload: dict[str, Any]) -> Path:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 Seconds = dict[str, list[float]]
+MATMUL_SIZE = 2048
+MATMUL_FLOPS = 2 * MATMUL_SIZE**3
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> Seconds:
@@ -29,8 +31,7 @@ def median_ratio(seconds: Seconds, numerator: str, denominator: str) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def matmul_peak(size: int = 2048, rounds: int = 7) -> float:
-    """FLOP/s of a large float32 matrix product with the threads that torch has: what a model can at most reach."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    times = interleaved({"matmul": lambda: a @ b}, rounds)["matmul"]
-    return 2 * size**3 / statistics.median(times)
+def matmul() -> Callable[[], object]:
+    """A contestant: a float32 product of MATMUL_FLOPS, whose pace is what a model can at most reach."""
+    a, b = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE)
+    return lambda: a @ b
