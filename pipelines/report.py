@@ -67,14 +67,13 @@ def comparison_lines(evaluation: Path) -> list[Line]:
 
 def comparison_table(lines: list[Line]) -> Table:
     """The comparison for a terminal."""
-    rows = [line.cells() for line in lines]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns, rows = _cells(lines)
     seeds = max(len(line.results) for line in lines)
     table = Table(title=f"held-out test rows, mean and 95 % interval over {seeds} seeds", box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*(row.get(column, "") for column in columns))
+        table.add_row(*row)
     return table
 
 
@@ -106,10 +105,16 @@ def report_step(evaluation: Step, searches: list[Step], context: Context) -> Ste
     return Step("report", {"preset": context.pipeline.name}, run, (evaluation, *searches))
 
 
+def _cells(lines: list[Line]) -> tuple[list[str], list[list[str]]]:
+    """The columns of any line, and a row of text a line."""
+    cells = [line.cells() for line in lines]
+    columns = list(dict.fromkeys(column for row in cells for column in row))
+    return columns, [[row.get(column, "") for column in columns] for row in cells]
+
+
 def _markdown_table(lines: list[Line]) -> str:
-    rows = [line.cells() for line in lines]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    body = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
+    columns, rows = _cells(lines)
+    body = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in body)
 
 
