@@ -53,34 +53,47 @@ def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
 
     def run(run: Run) -> None:
         calls = [(line, run.path(train), dataset(run.path(data)), run.root) for line, train, data in pairs]
-        results = context.map(measure, calls, cores=1)
-        for (_, train, _), result in zip(pairs, results, strict=True):
-            depths = {f"test/accuracy-depth-{depth}": share.value for depth, share in result.accuracy.answers.items()}
-            context.log(train, {"test/accuracy": result.accuracy.rows.value, **depths}, result.tokens)
-        (run.output / RESULTS).write_text(json.dumps([asdict(result) for result in results], indent=2))
+        measured = context.map(measure, calls, cores=1)
+        for (line, train, _), results in zip(pairs, measured, strict=True):
+            for result in results:
+                context.log(train, _metrics(result, result.line.removeprefix(line)), result.tokens)
+        records = [asdict(result) for results in measured for result in results]
+        (run.output / RESULTS).write_text(json.dumps(records, indent=2))
 
     return Step("evaluate", names, run, inputs, cores=None)
 
 
-def measure(line: str, training: Path, data: Path, root: Path) -> Result:
-    """One trained model on its test split."""
+def measure(line: str, training: Path, data: Path, root: Path) -> list[Result]:
+    """One trained model on its test split: at its own N, and at each other N that it was trained for, as lines of
+    their own ("line@N")."""
     torch.set_num_threads(1)
     model, history = load(training / MODEL), read_history(training)
     rows, last = read_rows(data, "test"), history[-1]
-    train_rows = last.tokens // rows.tokens.shape[1]
-    return Result(
-        line=line,
-        seed=json.loads((training / "config.json").read_text())["config"]["train"]["seed"],
-        sleep_passes=model.config.sleep_passes,
-        fast_weight_lr=model.config.fast_weight_lr,
-        tokens=last.tokens,
-        seconds=last.seconds,
-        flops=3 * train_rows * model.flops(rows.tokens.shape[1]),
-        validation=last.accuracy,
-        floor=commonest_share(rows),
-        accuracy=accuracy(model, rows),
-        path=str((training / MODEL).relative_to(root)),
-    )
+    train = json.loads((training / "config.json").read_text())["config"]["train"]
+    train_rows, own = last.tokens // rows.tokens.shape[1], model.config.sleep_passes
+    trained = train["sleep_passes"] or [own]
+    flops = sum(model.flops(rows.tokens.shape[1], passes) for passes in trained) / len(trained)
+    return [
+        Result(
+            line=line if passes == own else f"{line}@{passes}",
+            seed=train["seed"],
+            sleep_passes=passes,
+            fast_weight_lr=model.config.fast_weight_lr,
+            tokens=last.tokens,
+            seconds=last.seconds,
+            flops=round(3 * train_rows * flops),
+            validation=last.accuracy,
+            floor=commonest_share(rows),
+            accuracy=accuracy(model, rows, passes),
+            path=str((training / MODEL).relative_to(root)),
+        )
+        for passes in sorted({own, *trained})
+    ]
+
+
+def _metrics(result: Result, suffix: str) -> dict[str, float]:
+    depths = {f"test/accuracy-depth-{depth}{suffix}": share.value for depth, share in result.accuracy.answers.items()}
+    return {f"test/accuracy{suffix}": result.accuracy.rows.value, **depths}
 
 
 def commonest_share(rows: Rows) -> float:

@@ -108,9 +108,12 @@ class Pipeline:
         target = self.step_flops(replace(self.arm_model(arm), sleep_passes=arm.compute_of))
         return round(self.train.steps * target / self.step_flops(self.arm_model(arm)))
 
-    def step_flops(self, model: ModelConfig) -> int:
-        """FLOPs of one training step: three times the forward's, as a backward costs two."""
-        return 3 * self.train.batch_size * SleepModel(model).flops(self.task.row_length)
+    def step_flops(self, model: ModelConfig) -> float:
+        """FLOPs of one training step: three times the forward's, as a backward costs two; the mean where N is drawn."""
+        passes = self.train.sleep_passes or (model.sleep_passes,)
+        built = SleepModel(model)
+        forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
+        return 3 * self.train.batch_size * forward
 
     def train_rows(self) -> int:
         """Rows of the training split."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-MIXERS = ("attention", "gated_delta")
-EVICTIONS = ("hard",)
+MIXERS = ("attention", "gated_delta", "delta", "linear", "jet")
+EVICTIONS = ("hard", "sliding")
+RECOMPUTE = ("nothing", "pass", "window", "both")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -33,8 +34,9 @@ class ModelConfig:
     n_heads: attention heads; `d_model / n_heads` must be even (RoPE).
     mixers: the sequence mixer of each block, first to last.
     window: L, tokens in a full context window.
-    eviction: what happens to the KV cache when the window is full; "hard" clears it.
+    eviction: what happens to the KV cache when the window is full: "hard" clears it, "sliding" keeps the L - 1 latest.
     sleep_passes: N, recurrent passes over a full window before it is evicted.
+    loop: half-open range of blocks that the passes repeat, the others run once; None is all of them.
     fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
     fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
     mlp_ratio: hidden width of the MLP in units of d_model.
@@ -46,8 +48,9 @@ class ModelConfig:
     n_heads: int = 4
     mixers: tuple[str, ...] = ("attention", "gated_delta", "attention", "gated_delta")
     window: int = 24
-    eviction: Literal["hard"] = "hard"
+    eviction: Literal["hard", "sliding"] = "hard"
     sleep_passes: int = 1
+    loop: tuple[int, int] | None = None
     fast_weight_lr: float = 1.0
     fast_heads: int = 4
     key_dim: int = 64
@@ -66,6 +69,10 @@ class ModelConfig:
         require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
         known = isinstance(self.mixers, tuple) and self.mixers and all(mixer in MIXERS for mixer in self.mixers)
         require(bool(known), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}")
+        if self.loop is not None:
+            allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
+            pair = isinstance(self.loop, tuple) and len(self.loop) == 2 and all(type(i) is int for i in self.loop)
+            require(pair and 0 <= self.loop[0] < self.loop[1] <= len(self.mixers), "loop", self.loop, allowed)
         even = self.d_model % (2 * self.n_heads) == 0
         require(even, "d_model", self.d_model, f"a multiple of 2 * n_heads = {2 * self.n_heads}")
 
@@ -79,9 +86,30 @@ class ModelConfig:
         Raises ValueError on an unknown or missing field.
         """
         try:
-            return cls(**{**fields, "mixers": tuple(fields.get("mixers", cls.mixers))})
+            loop = fields.get("loop")
+            tuples = {"mixers": tuple(fields.get("mixers", cls.mixers)), "loop": None if loop is None else tuple(loop)}
+            return cls(**{**fields, **tuples})
         except TypeError as error:
             raise ValueError(f"not a model config: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """How far the backward goes; None is all the way.
+
+    passes: K. Only the last K passes of each sleep are differentiated: the vectors that enter them are taken as given,
+        and a gradient of the fast weights goes through the earlier passes unchanged, to the windows before.
+    windows: M. A loss reaches back through at most M windows, its own among them: states are taken as given where they
+        enter the window that is M - 1 before an answer's.
+    """
+
+    passes: int | None = None
+    windows: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("passes", "windows"):
+            if getattr(self, field) is not None:
+                _whole(field, getattr(self, field), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +121,9 @@ class TrainConfig:
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
     grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
+    sleep_passes: each batch's N is drawn from these, by seed and step, so that one model serves every N; empty is the
+        model's own N.
+    truncation: how far the backward goes.
     precision: "bfloat16" is autocast over fp32 weights; fast-weight states stay fp32.
     seed: initial weights and the order of rows.
     validate_every: steps between two looks at the validation rows, which are also the steps that report and save.
@@ -107,6 +138,8 @@ class TrainConfig:
     warmup_steps: int = 50
     decay_fraction: float = 0.3
     grad_clip: float = 1.0
+    sleep_passes: tuple[int, ...] = ()
+    truncation: Truncation = Truncation()
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     validate_every: int = 100
@@ -116,6 +149,8 @@ class TrainConfig:
             _whole(field, getattr(self, field), 1)
         for field in ("warmup_steps", "seed"):
             _whole(field, getattr(self, field), 0)
+        for passes in self.sleep_passes:
+            _whole("sleep_passes", passes, 1)
         for field in ("muon_lr", "adam_lr"):
             _real(field, getattr(self, field), 1e-9, 1.0, "a number from 1e-9 to 1")
         _real("momentum", self.momentum, 0.0, 0.9999, "a number from 0 to 0.9999")
@@ -131,7 +166,9 @@ class Scale:
 
     workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads; gpu: one GPU each.
     zero_stage: DeepSpeed's partitioning of optimiser state (1), gradients (2) and weights (3).
-    accumulation: micro-batches in a step; checkpoint_activations: recompute each pass in the backward.
+    accumulation: micro-batches in a step.
+    recompute: activations that the backward computes again instead of keeping them: "nothing", those of each "pass",
+        of each "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
     """
 
     workers: int = 1
@@ -139,12 +176,13 @@ class Scale:
     gpu: bool = False
     zero_stage: int = 0
     accumulation: int = 1
-    checkpoint_activations: bool = False
+    recompute: Literal["nothing", "pass", "window", "both"] = "nothing"
 
     def __post_init__(self) -> None:
         for field in ("workers", "cpus_per_worker", "accumulation"):
             _whole(field, getattr(self, field), 1)
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        require(self.recompute in RECOMPUTE, "recompute", self.recompute, f"one of {', '.join(RECOMPUTE)}")
 
 
 def check_compatible(train: TrainConfig, scale: Scale) -> None:

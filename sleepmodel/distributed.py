@@ -76,8 +76,8 @@ class DeepSpeedEngine:
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.peaks = peak_rates([self.engine.optimizer])
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
-        loss = self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device)).loss
+    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Tensor:
+        loss = self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device), sleep_passes).loss
         self.engine.backward(loss)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
@@ -139,7 +139,7 @@ def _worker(config: dict[str, Job]) -> None:
 def _train(job: Job) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
     torch.set_num_threads(job.scale.cpus_per_worker)
-    model = build_model(job.model, job.train, job.scale.checkpoint_activations)
+    model = build_model(job.model, job.train, job.scale.recompute)
     engine = DeepSpeedEngine(model, job.train, job.scale)
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 

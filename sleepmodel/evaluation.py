@@ -43,15 +43,16 @@ class Accuracy:
 
 
 @torch.no_grad()
-def predict(model: SleepModel, rows: Rows, batch_size: int = 512) -> np.ndarray:
-    """The most likely token at each answer token: int64 [n, T], -1 where a row has no answer token."""
+def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batch_size: int = 512) -> np.ndarray:
+    """The most likely token at each answer token: int64 [n, T], -1 where a row has no answer token. sleep_passes: N,
+    None is the model's."""
     device = next(model.parameters()).device
     predicted = np.full(rows.tokens.shape, -1, np.int64)
     for start in range(0, len(rows), batch_size):
         part = np.arange(start, min(start + batch_size, len(rows)))
         mask = rows.loss_mask(part)
         tokens = torch.from_numpy(rows.tokens[part].astype(np.int64)).to(device)
-        logits = model(tokens, torch.from_numpy(mask).to(device)).logits
+        logits = model(tokens, torch.from_numpy(mask).to(device), sleep_passes).logits
         predicted[start : start + len(part)][mask] = logits.argmax(-1).cpu().numpy()
     return predicted
 
@@ -70,9 +71,9 @@ def score(predicted: np.ndarray, rows: Rows) -> Accuracy:
     return Accuracy(Share(int(right.all(1).sum()), len(rows)), by_depth)
 
 
-def accuracy(model: SleepModel, rows: Rows) -> Accuracy:
-    """Exact match of a model on rows."""
-    return score(predict(model, rows), rows)
+def accuracy(model: SleepModel, rows: Rows, sleep_passes: int | None = None) -> Accuracy:
+    """Exact match of a model on rows, with N passes over each window; None is the model's N."""
+    return score(predict(model, rows, sleep_passes), rows)
 
 
 @dataclass(frozen=True)

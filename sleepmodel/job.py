@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datagen.reader import read_rows
+from datagen.reader import read_dataset, read_rows
 from datagen.rows import Rows
 from sleepmodel.config import ModelConfig, Scale, TrainConfig
 from sleepmodel.evaluation import accuracy
@@ -49,6 +49,7 @@ class Job:
         if (output / MODEL).exists():  # a worker that died after this is started again
             return
         fresh = output / f".{MODEL}.{os.getpid()}"
+        model.vocabulary = read_dataset(Path(self.dataset)).vocabulary
         save(model, fresh)
         (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))
         fresh.rename(output / MODEL)

@@ -53,7 +53,9 @@ class Answers(PythonModel):
         """
         tokens, n = np.asarray(model_input["tokens"]), int((params or {}).get("n", 1))
         check_prompts(self.model.config, tokens, n)
-        return {"answer": self.model.answer(torch.from_numpy(tokens.astype(np.int64)), n).numpy()}
+        session = self.model.session(len(tokens))
+        session.read(torch.from_numpy(tokens.astype(np.int64)), last=True)
+        return {"answer": session.generate(n).numpy()}
 
 
 set_model(Answers())

@@ -8,15 +8,17 @@ from pathlib import Path
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import SleepModel
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
 
 
 def save(model: SleepModel, directory: Path) -> None:
-    """Write config and weights into `directory`, which is made."""
+    """Write config, weights and, where it is known, the vocabulary into `directory`, which is made."""
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2))
+    if model.vocabulary is not None:
+        (directory / VOCABULARY).write_text(json.dumps(model.vocabulary))
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS)
 
 
@@ -40,4 +42,6 @@ def load(source: str | Path) -> SleepModel:
         model.load_state_dict(load_file(directory / WEIGHTS))
     except RuntimeError as error:
         raise ValueError(f"{directory}: {WEIGHTS} is not the model of {CONFIG}: {error}") from error
+    if (directory / VOCABULARY).is_file():
+        model.vocabulary = tuple(json.loads((directory / VOCABULARY).read_text()))
     return model.eval()

@@ -67,8 +67,8 @@ class Engine(Protocol):
     workers: int
     accumulation: int
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
-        """Forward and backward of one micro-batch; its mean loss."""
+    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None) -> Tensor:
+        """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss."""
 
     def step(self, rate: float) -> float:
         """Clip, step at `rate` times the peak rates, clear the gradients; the gradient norm before clipping.
@@ -94,10 +94,10 @@ class LocalEngine:
         self.optimizers = build_optimizers(model, config)
         self.peaks = peak_rates(self.optimizers)
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
+    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Tensor:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = self.model(tokens.to(device), loss_mask.to(device)).loss
+            loss = self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
         (loss / self.accumulation).backward()
         return loss.detach()
 
@@ -127,10 +127,10 @@ class LocalEngine:
         return dict(saved["state"])
 
 
-def build_model(model: ModelConfig, train: TrainConfig, checkpoint_activations: bool = False) -> SleepModel:
+def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
     """A fresh model whose weights depend on the configs alone."""
     torch.manual_seed(train.seed)
-    return SleepModel(model, checkpoint_activations)
+    return SleepModel(model, recompute, train.truncation)
 
 
 def clip_gradient(model: SleepModel, limit: float) -> float:
@@ -153,6 +153,13 @@ def batches(rows: int, config: TrainConfig, start: int = 0) -> Iterator[np.ndarr
             order = np.random.Generator(np.random.PCG64([config.seed, epoch])).permutation(rows)
         first = step % per_epoch * config.batch_size
         yield order[first : first + config.batch_size]
+
+
+def drawn_passes(step: int, config: TrainConfig) -> int | None:
+    """N of a step's batch, a function of (seed, step); None where the model's own is meant."""
+    if not config.sleep_passes:
+        return None
+    return int(np.random.Generator(np.random.PCG64([config.seed, step, 1])).choice(config.sleep_passes))
 
 
 def share(indices: np.ndarray, engine: Engine) -> list[np.ndarray]:
@@ -182,9 +189,10 @@ def train(
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
     for step, indices in enumerate(batches(len(rows), config, start), start):
         rate = schedule(step, config)
+        passes = drawn_passes(step, config)
         micro = [
             engine.backward(
-                torch.from_numpy(rows.tokens[part].astype(np.int64)), torch.from_numpy(rows.loss_mask(part))
+                torch.from_numpy(rows.tokens[part].astype(np.int64)), torch.from_numpy(rows.loss_mask(part)), passes
             )
             for part in share(indices, engine)
         ]

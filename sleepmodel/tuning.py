@@ -126,7 +126,7 @@ def _trial(params: dict[str, Any], job: Job) -> None:
         metrics = ("step", "tokens", "accuracy", "loss", "grad_norm", "tokens_per_second", "seconds")
         tune.report({metric: getattr(at, metric) for metric in metrics})
 
-    model = build_model(job.model, job.train, job.scale.checkpoint_activations)
+    model = build_model(job.model, job.train, job.scale.recompute)
     device = torch.device("cuda" if job.scale.gpu else "cpu")
     engine = LocalEngine(model.to(device), job.train, job.scale.accumulation)
     try:

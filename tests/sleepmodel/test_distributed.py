@@ -63,9 +63,9 @@ def test_muon_orthogonalises_under_the_engine(process_group: None, stage: int) -
     check_first_update(model, before, gradients, config, rate=0.5)
 
 
-@pytest.mark.parametrize("scale", [Scale(), Scale(accumulation=2), Scale(checkpoint_activations=True)])
+@pytest.mark.parametrize("scale", [Scale(), Scale(accumulation=2), Scale(recompute="both")])
 def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale: Scale) -> None:
-    model = build_model(TINY, CONFIG, scale.checkpoint_activations)
+    model = build_model(TINY, CONFIG, scale.recompute)
     got = curve(DeepSpeedEngine(model, CONFIG, scale), rows, CONFIG)
     expected = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), rows, CONFIG)
     for a, b in zip(got, expected, strict=True):

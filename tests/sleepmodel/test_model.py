@@ -1,5 +1,7 @@
 """Algorithm 1: what a sleep computes, what crosses a border, and what is refused."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,9 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sleepmodel import ModelConfig, SleepModel
+from sleepmodel.config import RECOMPUTE, Truncation
+from sleepmodel.layers import Span
 from tests.sleepmodel.conftest import MakeModel
+from tests.sleepmodel.reference import algorithm_1, one_piece
 
 HYBRID = ("attention", "gated_delta", "attention", "gated_delta")
+EVERY_MIXER = ("attention", "delta", "jet", "attention", "linear", "gated_delta")
+EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64, another order of sums
 
 
 def rows(seed: int, batch: int = 3, tokens: int = 21, answers: tuple[int, ...] = (19, 20)) -> tuple[Tensor, Tensor]:
@@ -21,58 +28,174 @@ def rows(seed: int, batch: int = 3, tokens: int = 21, answers: tuple[int, ...] =
 
 
 def gradients(model: SleepModel, loss: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(loss, list(model.parameters())))
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, model.parameters(), strict=True)]
 
 
-def explicit(model: SleepModel, tokens: Tensor, mask: Tensor, passes: int) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 written out with whole blocks and nothing skipped."""
-    window = model.config.window
-    states = model.initial_states(len(tokens))
-    logits = []
-    for start in range(0, tokens.shape[1], window):
-        part, answers = tokens[:, start : start + window], mask[:, start : start + window]
-        h = model.embed(part) + model.position_embed(torch.arange(start, start + part.shape[1]))
-        for _ in range(1 if answers.any() else passes):
-            after = []
-            for block, state in zip(model.blocks, states, strict=True):
-                h, state = block(h, state)
-                after.append(state)
-            states = tuple(after)
-        if answers.any():
-            logits.append(model.lm_head(model.norm(h))[:, :-1][answers[:, 1:]].view(len(tokens), -1, 5))
-    out = torch.cat(logits, 1).flatten(0, 1)
-    return F.cross_entropy(out, tokens[mask]), out
-
-
-@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), HYBRID, ("gated_delta",), (*HYBRID, "attention")])
-@pytest.mark.parametrize("passes", [1, 2, 3])
-def test_n_passes_are_n_explicit_calls_of_the_blocks(
-    make_model: MakeModel, mixers: tuple[str, ...], passes: int
-) -> None:
-    model = make_model(mixers=mixers, sleep_passes=passes)
-    tokens, mask = rows(passes)
-    loss, logits = explicit(model, tokens, mask, passes)
+def assert_same_training(model: SleepModel, tokens: Tensor, mask: Tensor, expected: Tensor) -> None:
+    """Logits, loss and every gradient are those of the reference's logits."""
     out = model(tokens, mask)
-    torch.testing.assert_close(out.logits, logits, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(out.loss, loss, rtol=1e-10, atol=1e-12)
-    for got, expected in zip(gradients(model, out.loss), gradients(model, loss), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-11)
+    loss = F.cross_entropy(expected, tokens[mask])
+    torch.testing.assert_close(out.logits, expected, **EXACT)
+    torch.testing.assert_close(out.loss, loss, **EXACT)
+    for got, want in zip(gradients(model, out.loss), gradients(model, loss), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(
+    "mixers", [("attention", "gated_delta"), ("gated_delta",), (*HYBRID, "attention"), EVERY_MIXER]
+)
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_n_passes_are_algorithm_1(make_model: MakeModel, mixers: tuple[str, ...], passes: int, eviction: str) -> None:
+    model = make_model(mixers=mixers, sleep_passes=passes, eviction=eviction)
+    tokens, mask = rows(passes, batch=2)
+    expected = [algorithm_1(model, row, asks, passes) for row, asks in zip(tokens, mask, strict=True)]
+    assert_same_training(model, tokens, mask, torch.cat(expected))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("loop", [(0, 1), (1, 3), (2, 4), (3, 5), (0, 5)])
+def test_a_loop_repeats_its_blocks_alone(make_model: MakeModel, loop: tuple[int, int], eviction: str) -> None:
+    """Also where the blocks behind the loop write, where none of the loop's do, and where the last writes nothing."""
+    model = make_model(mixers=(*HYBRID, "attention"), loop=loop, eviction=eviction)
+    tokens, mask = rows(sum(loop), batch=2, tokens=15, answers=(13, 14))
+    out = model(tokens, mask, sleep_passes=3)
+    expected = [algorithm_1(model, row, asks, 3) for row, asks in zip(tokens, mask, strict=True)]
+    torch.testing.assert_close(out.logits, torch.cat(expected), **EXACT)
+
+
+@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
+def test_one_pass_under_sliding_eviction_is_an_ordinary_hybrid_in_one_piece(
+    make_model: MakeModel, mixers: tuple[str, ...]
+) -> None:
+    model = make_model(mixers=mixers, eviction="sliding")
+    tokens, mask = rows(11, batch=2, answers=(19, 20))
+    expected = torch.cat([one_piece(model, row)[18:20] for row in tokens])
+    assert_same_training(model, tokens, mask, expected)
+
+
+def test_nothing_is_computed_that_no_answer_depends_on(make_model: MakeModel) -> None:
+    """Which blocks run in full and which write alone, in a sleep of three passes and a window that answers."""
+    model = make_model(mixers=(*HYBRID, "attention"), loop=(1, 3), sleep_passes=3)
+    done: list[str] = []
+    for number, block in enumerate(model.stack):
+        for kind in ("forward", "write"):
+            setattr(block, kind, noted(getattr(block, kind), f"{kind[0]}{number}", done))
+    tokens, mask = rows(0, tokens=11, answers=(8,))
+    model(tokens, mask)
+    assert " ".join(done) == "f0 f1 f2 f1 f2 f1 f2 w3 f0 f1 f2 f3 f4"
+
+
+def noted(function: Callable[..., object], name: str, done: list[str]) -> Callable[..., object]:
+    def run(*arguments: object) -> object:
+        done.append(name)
+        return function(*arguments)
+
+    return run
 
 
 def test_answers_in_several_windows_come_in_row_major_order(make_model: MakeModel) -> None:
     model = make_model(sleep_passes=2)
     tokens, mask = rows(5, answers=(7, 8, 14, 20))
-    torch.testing.assert_close(model(tokens, mask).logits, explicit(model, tokens, mask, 2)[1])
+    expected = [algorithm_1(model, row, asks, 2) for row, asks in zip(tokens, mask, strict=True)]
+    torch.testing.assert_close(model(tokens, mask).logits, torch.cat(expected), **EXACT)
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_checkpointed_passes_change_nothing(make_model: MakeModel, passes: int) -> None:
-    model = make_model(mixers=HYBRID, sleep_passes=passes)
+@pytest.mark.parametrize("recompute", RECOMPUTE[1:])
+@pytest.mark.parametrize("truncation", [Truncation(), Truncation(passes=2, windows=2)])
+def test_recomputing_changes_nothing(make_model: MakeModel, recompute: str, truncation: Truncation) -> None:
+    model = make_model(mixers=HYBRID, sleep_passes=3, eviction="sliding")
+    model.truncation = truncation
     tokens, mask = rows(1)
     plain = gradients(model, model(tokens, mask).loss)
-    model.checkpoint_activations = True
+    model.recompute = recompute
     for got, expected in zip(gradients(model, model(tokens, mask).loss), plain, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE[1:])
+def test_recomputing_keeps_less(make_model: MakeModel, recompute: str) -> None:
+    def kept(recompute: str) -> int:
+        model.recompute, count = recompute, 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal count
+            count += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(tokens, mask)
+        return count
+
+    model = make_model(mixers=HYBRID, sleep_passes=4)
+    tokens, mask = rows(1)
+    assert kept(recompute) < kept("nothing") / 2
+
+
+def seen_gradients(model: SleepModel, tokens: Tensor, mask: Tensor, passes: int = 1) -> list[bool]:
+    """Whether the loss has a gradient at the embedded tokens of each window."""
+    vectors: list[Tensor] = []
+    original = model.embedded
+
+    def embedded(*arguments: Tensor) -> Tensor:
+        vectors.append(original(*arguments).detach().requires_grad_())
+        return vectors[-1]
+
+    model.embedded = embedded  # type: ignore[method-assign, assignment]
+    found = torch.autograd.grad(model(tokens, mask, passes).loss, vectors, allow_unused=True)
+    model.embedded = original  # type: ignore[method-assign]
+    return [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in found]
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_a_loss_reaches_back_through_m_windows(make_model: MakeModel, eviction: str) -> None:
+    model = make_model(eviction=eviction)
+    tokens, mask = rows(6, tokens=27, answers=(26,))
+    for windows, reached in [(None, [True] * 5), (1, [False] * 4 + [True]), (3, [False] * 2 + [True] * 3)]:
+        model.truncation = Truncation(windows=windows)
+        assert seen_gradients(model, tokens, mask) == reached
+    # an answer on the way has its own M windows, and takes the later one's gradient no further than that one's M
+    mask[:, 8] = True
+    model.truncation = Truncation(windows=2)
+    assert seen_gradients(model, tokens, mask) == [True, True, False, True, True]
+
+
+def test_windows_are_cut_row_by_row(make_model: MakeModel) -> None:
+    """A row's truncated gradient is that of the row alone, whatever the others' layout."""
+    model = make_model()
+    model.truncation = Truncation(windows=2)
+    tokens, mask = rows(6, batch=2, tokens=27, answers=())
+    mask[0, 26] = mask[1, 14] = True
+    both = gradients(model, model(tokens, mask).loss * 2)
+    alone = [gradients(model, model(tokens[i : i + 1], mask[i : i + 1]).loss) for i in range(2)]
+    for got, *parts in zip(both, *alone, strict=True):
+        torch.testing.assert_close(got, sum(parts), **EXACT)
+
+
+def test_the_last_k_passes_are_differentiated(make_model: MakeModel) -> None:
+    """By hand: vectors that enter the last K passes are constants, and fast weights pass unchanged by the others."""
+    model = make_model(sleep_passes=3)
+    tokens, mask = rows(6, tokens=15, answers=(14,))
+    model.truncation = Truncation(passes=1)
+    got = gradients(model, model(tokens, mask).loss)
+    free = make_model(sleep_passes=3)
+
+    def sleep(h: Tensor, states: tuple[object, ...], span: object, passes: object = None) -> object:
+        with torch.no_grad():
+            h2, once = SleepModel.run_blocks(free, h, states, span)  # type: ignore[arg-type]
+            h2, twice = SleepModel.run_blocks(free, h2, SleepModel.evict(free, once, span), span)  # type: ignore[arg-type]
+        S = twice[1] + states[1] - states[1].detach()  # type: ignore[attr-defined, index]
+        return SleepModel.sleep(free, h2, (states[0], S), span, 1)  # type: ignore[arg-type]
+
+    free.sleep = sleep  # type: ignore[method-assign, assignment]
+    for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
+        torch.testing.assert_close(g, e, **EXACT)
+    model.truncation = Truncation(passes=3)
+    whole = gradients(model, model(tokens, mask).loss)
+    model.truncation = Truncation()
+    for g, e in zip(whole, gradients(model, model(tokens, mask).loss), strict=True):
+        torch.testing.assert_close(g, e, rtol=0, atol=0)
 
 
 def test_attention_alone_knows_nothing_of_an_evicted_window(make_model: MakeModel) -> None:
@@ -96,21 +219,15 @@ def test_fast_weights_carry_every_window_to_the_answer(make_model: MakeModel, pa
 
 def test_only_the_fast_weights_cross_a_border(make_model: MakeModel) -> None:
     """With the states emptied at the border, the answers are those of a row that never had the context."""
-    model = make_model(sleep_passes=2)
+    model = make_model(sleep_passes=2, max_positions=None)
     tokens, mask = rows(4)
-    h, _ = model.run_blocks(model.embedded(tokens[:, 18:], 18), model.initial_states(3))
-    model.sleep = lambda h, states: states  # type: ignore[method-assign]
-    torch.testing.assert_close(model(tokens, mask).logits, model.readout(h[:, :2]).flatten(0, 1))
+    alone = model(tokens[:, 18:], mask[:, 18:]).logits
+    model.sleep = lambda h, states, span, passes: model.initial_states(len(h))  # type: ignore[method-assign]
+    torch.testing.assert_close(model(tokens, mask).logits, alone)
 
 
 def test_a_loss_reaches_the_first_window_through_the_fast_weights(make_model: MakeModel) -> None:
-    model = make_model(sleep_passes=2)
-    tokens, mask = rows(6)
-    vectors = model.embedded(tokens[:, :6], 0).detach().requires_grad_()
-    original = model.embedded
-    model.embedded = lambda t, start: vectors if start == 0 else original(t, start)  # type: ignore[method-assign]
-    (gradient,) = torch.autograd.grad(model(tokens, mask).loss, [vectors])
-    assert (gradient.abs().sum((0, 2)) > 0).all()
+    assert seen_gradients(make_model(), *rows(6), passes=2) == [True] * 4
 
 
 def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
@@ -122,16 +239,6 @@ def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
         torch.testing.assert_close(together[row], alone, rtol=1e-12, atol=1e-12)
 
 
-def test_answer_is_greedy_and_knows_what_it_said(make_model: MakeModel) -> None:
-    model = make_model(sleep_passes=2)
-    tokens, _ = rows(8, tokens=19, answers=())
-    said = model.answer(tokens, 2)
-    full = torch.cat((tokens, said), 1)
-    mask = torch.zeros_like(full, dtype=torch.bool)
-    mask[:, 19:] = True
-    assert torch.equal(model(full, mask).logits.argmax(-1).view(3, 2), said)
-
-
 @pytest.mark.parametrize(
     ("answers", "message"),
     [((18,), "row 0: an answer stands first in a window of 6"), ((), "at least one answer")],
@@ -141,11 +248,11 @@ def test_a_batch_without_meaning_is_refused(make_model: MakeModel, answers: tupl
         make_model()(*rows(0, answers=answers))
 
 
-def test_rows_whose_answers_lie_in_different_windows_are_refused(make_model: MakeModel) -> None:
+@pytest.mark.parametrize("bad", [5, 7])
+def test_a_token_outside_the_vocabulary_is_refused(make_model: MakeModel, bad: int) -> None:
     tokens, mask = rows(0)
-    mask[2] = False
-    mask[2, 8] = True
-    with pytest.raises(ValueError, match="row 2: its answers lie in other windows"):
+    tokens[1, 3] = bad
+    with pytest.raises(ValueError, match=rf"tokens\[1, 3\] = {bad}: must be below vocab_size = 5"):
         make_model()(tokens, mask)
 
 
@@ -154,24 +261,39 @@ def test_a_row_beyond_the_positions_is_refused(make_model: MakeModel) -> None:
         make_model(max_positions=20)(*rows(0))
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), (*HYBRID, "attention"), ("attention",)])
-def test_flops_are_what_torch_counts(make_model: MakeModel, mixers: tuple[str, ...], passes: int) -> None:
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("loop", [None, (1, 2)])
+@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER, ("jet", "attention")])
+def test_flops_are_what_torch_counts(
+    make_model: MakeModel, mixers: tuple[str, ...], loop: tuple[int, int] | None, eviction: str
+) -> None:
     """But for the triangular solves, C x C by C x V at half a product's cost, and the readout of 2 answers."""
-    model = make_model(mixers=mixers, sleep_passes=passes, dtype=torch.float32)
+    model = make_model(mixers=mixers, loop=loop, eviction=eviction, dtype=torch.float32)
     tokens, mask = rows(0, batch=1)
-    # of the attention kernels torch counts the plain one alone on a CPU
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(tokens, mask)
+    solves: list[int] = []
+    original = torch.linalg.solve_triangular
+
+    def solve(A: Tensor, B: Tensor, **options: bool) -> Tensor:
+        solves.append(B.numel() * A.shape[-1])
+        return original(A, B, **options)
+
+    torch.linalg.solve_triangular = solve
+    try:
+        # of the attention kernels torch counts the plain one alone on a CPU
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(tokens, mask, sleep_passes=3)
+    finally:
+        torch.linalg.solve_triangular = original
     readout = 2 * 2 * 16 * 5
-    fast = sum(block.mixer.keeps_state for block in model.blocks)
-    solves = fast * 2 * 8 * (3 * passes * 6**2 + 3**2)
-    assert counter.get_total_flops() == model.flops(21) - solves + readout
+    assert counter.get_total_flops() == model.flops(21, 3) - sum(solves) + readout
 
 
-def test_sizes_are_counted(make_model: MakeModel) -> None:
-    model = make_model(dtype=torch.float32)
-    assert model.state_bytes(3) == sum(s.nbytes for s in model.initial_states(3) if s is not None) == 3 * 2 * 8 * 8 * 4
+@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
+def test_sizes_are_counted(make_model: MakeModel, mixers: tuple[str, ...]) -> None:
+    model = make_model(mixers=mixers, dtype=torch.float32)
+    fast = len(mixers) - mixers.count("attention")
+    assert model.state_bytes(3) == 3 * fast * 2 * 8 * 8 * 4
+    assert model.kv_bytes(3, 5) == 3 * 5 * mixers.count("attention") * 2 * 16 * 4
     assert model.n_params() == sum(p.numel() for p in model.parameters())
 
 
@@ -184,5 +306,5 @@ def test_eta_scales_the_write_strength() -> None:
         mixer = model.blocks[1].mixer
         torch.nn.init.zeros_(mixer.beta.weight)
         x = torch.randn(1, 1, 16)
-        seen.append(mixer.write(x, mixer.initial_state(1, x.device)))
+        seen.append(mixer.write(x, mixer.initial_state(1), Span.whole(1, x.device)))
     torch.testing.assert_close(seen[1], 4 * seen[0])

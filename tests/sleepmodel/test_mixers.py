@@ -1,0 +1,121 @@
+"""Each mixer is its recurrence, in one piece or several, and does at a border what its docstring says."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sleepmodel import ModelConfig
+from sleepmodel.config import MIXERS as NAMES
+from sleepmodel.fast_weights import MIXERS
+from sleepmodel.layers import Span
+from sleepmodel.ops import hebbian
+from sleepmodel.tree import named_tensors
+from tests.sleepmodel.conftest import build_small
+from tests.sleepmodel.reference import Kept, attention, fast_weights, nothing
+from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs
+
+EXACT = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def test_the_registry_has_every_name_that_a_config_may_have() -> None:
+    assert tuple(MIXERS) == NAMES
+
+
+def naive(kind: str, mixer: torch.nn.Module, x: Tensor, kept: Kept) -> Tensor:
+    return torch.stack(attention(mixer, x, kept, 0) if kind == "attention" else fast_weights(mixer, kind, x, kept))
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), cut=st.integers(0, 5), eta=st.floats(0.1, 2.0))
+def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -> None:
+    """Outputs, state and gradients in float64, the window read in two pieces."""
+    model = build_small(seed=seed % 1000, mixers=(kind,), fast_weight_lr=eta)
+    mixer = model.stack[0].mixer
+    x = torch.randn(1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+    kept = nothing(model)[0]
+    expected = naive(kind, mixer, x[0], kept)
+    state, pieces = mixer.initial_state(1), []
+    for start, piece in ((0, x[:, :cut]), (cut, x[:, cut:])):
+        if piece.shape[1]:
+            span = Span(torch.arange(start, start + piece.shape[1])[None])
+            y, state = mixer(piece, state, span)
+            pieces.append(y)
+    y = torch.cat(pieces, 1)[0]
+    torch.testing.assert_close(y, expected, **EXACT)
+    if kind != "attention":
+        S = state.S if kind == "jet" else state
+        torch.testing.assert_close(S[0], torch.stack(kept.S).mT, **EXACT)
+    weights = torch.randn_like(y)
+    variables = [x, *mixer.parameters()]
+    got = torch.autograd.grad((y * weights).sum(), variables, allow_unused=True)
+    want = torch.autograd.grad((expected * weights).sum(), variables, allow_unused=True)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_write_is_the_state_of_a_read(kind: str, eviction: str) -> None:
+    model = build_small(mixers=(kind,), eviction=eviction)
+    mixer = model.stack[0].mixer
+    x, span = torch.randn(2, 6, 16, dtype=torch.float64), Span.whole(6, torch.device("cpu"))
+    state = mixer.initial_state(2)
+    for _ in range(2):
+        after = mixer(x, state, span)[1]
+        written = mixer.write(x, state, span)
+        for (_, a), (_, b) in zip(named_tensors(after, ""), named_tensors(written, ""), strict=True):
+            torch.testing.assert_close(a, b, **EXACT)
+        state = mixer.evict(after, 6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 150))
+def test_the_hebbian_rule_is_its_recurrence(seed: int, tokens: int) -> None:
+    inputs = random_inputs(seed, tokens)
+    expected = outputs_and_gradients(hebbian.recurrent, inputs, seed)
+    for e, g in zip(expected, outputs_and_gradients(hebbian.hebbian_rule, inputs, seed), strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(hebbian.hebbian_write(*inputs[1:]), expected[1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("tokens", [24, 512])
+def test_the_hebbian_rule_in_float32_stays_near_float64(tokens: int) -> None:
+    inputs = random_inputs(tokens, tokens, torch.float32)
+    wide = tuple(x.detach().double().requires_grad_() for x in inputs)
+    expected = outputs_and_gradients(hebbian.recurrent, wide, 7)  # type: ignore[arg-type]
+    for e, g in zip(expected, outputs_and_gradients(hebbian.hebbian_rule, inputs, 7), strict=True):
+        assert (g.double() - e).norm() / e.norm() < 2e-5
+
+
+def test_the_hebbian_rule_keeps_a_float32_state_under_autocast() -> None:
+    inputs = random_inputs(3, 24, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        state = hebbian.hebbian_rule(*inputs)[1]
+    torch.testing.assert_close(state, hebbian.hebbian_rule(*inputs)[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("eviction", "kept"), [("hard", 0), ("sliding", 3)])
+def test_a_border_keeps_of_jets_convolution_what_it_keeps_of_attention(eviction: str, kept: int) -> None:
+    mixer = build_small(mixers=("jet",), eviction=eviction).stack[0].mixer
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    _, state = mixer(x, mixer.initial_state(2), Span.whole(6, x.device))
+    evicted = mixer.evict(state, 6)
+    assert evicted.tail.shape[1] == kept
+    torch.testing.assert_close(evicted.tail, mixer.v(x)[:, 6 - kept :], **EXACT)
+    assert torch.equal(evicted.S, state.S)
+
+
+def test_jet_begins_as_gated_delta() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=5, d_model=16, n_heads=2, fast_heads=2, key_dim=8, value_dim=8, mixers=("jet",))
+    jet, plain = MIXERS["jet"](config), MIXERS["gated_delta"](config)
+    plain.load_state_dict(jet.state_dict(), strict=False)
+    for mixer in (jet, plain):
+        torch.nn.init.ones_(mixer.out.weight)
+    x, span = torch.randn(2, 6, 16), Span.whole(6, torch.device("cpu"))
+    y, state = jet(x, jet.initial_state(2), span)
+    expected, S = plain(x, plain.initial_state(2), span)
+    torch.testing.assert_close((y, state.S), (expected, S))

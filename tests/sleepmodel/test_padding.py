@@ -1,0 +1,128 @@
+"""Pads, rows of many lengths, rows that answer in different windows: none depends on its neighbours or its pads."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sleepmodel import PAD, SleepModel
+from tests.sleepmodel.conftest import build_small
+from tests.sleepmodel.reference import algorithm_1
+from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
+
+WINDOW = 6
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[list[Tensor], list[list[int]], list[int]]:
+    """Rows, the places of each one's answers, and how many tokens stand in its first window."""
+    rows, answers, firsts = [], [], []
+    seed = draw(st.integers(0, 2**31))
+    make = torch.Generator().manual_seed(seed)
+    for _ in range(draw(st.integers(1, 4))):
+        length = draw(st.integers(2, 20))
+        first = draw(st.integers(1, WINDOW))
+        allowed = [t for t in range(1, length) if t < first or (t - first) % WINDOW]
+        if not allowed:
+            length, first = 2, 2
+            allowed = [1]
+        rows.append(torch.randint(0, 5, (length,), generator=make))
+        answers.append(sorted(draw(st.sets(st.sampled_from(allowed), min_size=1, max_size=3))))
+        firsts.append(first)
+    return rows, answers, firsts
+
+
+def padded(rows: list[Tensor], answers: list[list[int]], firsts: list[int]) -> tuple[Tensor, Tensor]:
+    """A batch in which each row's first window ends where the batch's does."""
+    lefts = [WINDOW - first for first in firsts]
+    width = max(left + len(row) for left, row in zip(lefts, rows, strict=True))
+    tokens = torch.full((len(rows), width), PAD)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (row, asked, left) in enumerate(zip(rows, answers, lefts, strict=True)):
+        tokens[i, left : left + len(row)] = row
+        mask[i, [left + t for t in asked]] = True
+    return tokens, mask
+
+
+def by_row(logits: Tensor, mask: Tensor) -> list[Tensor]:
+    return list(logits.split(mask.sum(1).tolist()))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@settings(max_examples=12, deadline=None)
+@given(batch=batches(), passes=st.integers(1, 3))
+def test_each_row_of_a_mixed_batch_is_algorithm_1(
+    eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
+) -> None:
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER)
+    tokens, mask = padded(*batch)
+    found = by_row(model(tokens, mask, passes).logits, mask)
+    for got, row, asked, first in zip(found, *batch, strict=True):
+        answers = torch.zeros(len(row), dtype=torch.bool)
+        answers[asked] = True
+        torch.testing.assert_close(got, algorithm_1(model, row, answers, passes, first), **EXACT)
+
+
+def loss_gradient(model: SleepModel, tokens: Tensor, mask: Tensor) -> list[Tensor]:
+    loss = F.cross_entropy(model(tokens, mask).logits, tokens[mask], reduction="sum")
+    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@settings(max_examples=8, deadline=None)
+@given(batch=batches())
+def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
+    eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]]
+) -> None:
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2)
+    together = loss_gradient(model, *padded(*batch))
+    alone = [loss_gradient(model, *padded([r], [a], [f])) for r, a, f in zip(*batch, strict=True)]
+    for got, *parts in zip(together, *alone, strict=True):
+        torch.testing.assert_close(got, sum(parts), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_a_neighbour_changes_no_bit(eviction: str, seed: int) -> None:
+    """In one shape the sums have one order: another neighbour, or one made of pads alone, gives the same bits."""
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2, dtype=torch.float32)
+    make = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 5, (3, 17), generator=make)
+    tokens[0, :3] = PAD
+    mask = torch.zeros(3, 17, dtype=torch.bool)
+    mask[:, [14, 16]] = True
+    base = model(tokens, mask).logits[:2]
+    other = tokens.clone()
+    other[1] = torch.randint(0, 5, (17,), generator=make)
+    other[2, :5] = PAD
+    assert torch.equal(model(other, mask).logits[:2], base)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31), right=st.integers(1, 15))
+def test_pads_on_the_right_change_nothing(seed: int, right: int) -> None:
+    model = build_small(mixers=EVERY_MIXER, eviction="sliding", sleep_passes=2)
+    tokens = torch.randint(0, 5, (2, 15), generator=torch.Generator().manual_seed(seed))
+    mask = torch.zeros(2, 15, dtype=torch.bool)
+    mask[:, 14] = True
+    got = model(F.pad(tokens, (0, right), value=PAD), F.pad(mask, (0, right))).logits
+    torch.testing.assert_close(got, model(tokens, mask).logits, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("pads", "answer", "message"),
+    [
+        ([5], 14, "row 1: pads between its tokens"),
+        (list(range(13)), 13, "row 1: an answer stands first in a window of 6"),
+        ([14], 14, "row 1: an answer stands first in a window of 6 tokens.*or on a pad"),
+    ],
+)
+def test_pads_without_meaning_are_refused(pads: list[int], answer: int, message: str) -> None:
+    tokens, mask = torch.zeros(2, 15, dtype=torch.int64), torch.zeros(2, 15, dtype=torch.bool)
+    tokens[1, pads] = PAD
+    mask[:, answer] = True
+    with pytest.raises(ValueError, match=message):
+        build_small()(tokens, mask)

@@ -1,0 +1,303 @@
+"""A session computes what training computes, in whatever pieces it reads, and its memory goes anywhere whole."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sleepmodel import PAD, Memory, Session, SleepModel
+from sleepmodel.config import MIXERS
+from tests.sleepmodel.conftest import build_small
+from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
+
+LENGTH, ROWS = 23, 3
+
+
+def tokens_of(seed: int, rows: int = ROWS, length: int = LENGTH) -> Tensor:
+    return torch.randint(0, 5, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def trained_logits(model: SleepModel, tokens: Tensor, passes: int) -> Tensor:
+    """Of every token behind which another stands in the same window, each by a forward that answers in that window:
+    [rows, T, vocab], nan elsewhere."""
+    out = torch.full((*tokens.shape, 5), torch.nan, dtype=torch.float64)
+    for start in range(0, tokens.shape[1], 6):
+        answers = torch.zeros_like(tokens, dtype=torch.bool)
+        answers[:, start + 1 : start + 6] = True
+        if answers.any():
+            out[:, :-1][answers[:, 1:]] = model(tokens, answers, passes).logits
+    return out
+
+
+def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Tensor:
+    """Every row by pieces of its own lengths, pads anywhere between."""
+    rows, length = tokens.shape
+    done, out = [0] * rows, torch.full((rows, length, 5), torch.nan, dtype=torch.float64)
+    while min(done) < length:
+        width = data.draw(st.integers(1, 9), "width")
+        piece, places = torch.full((rows, width), PAD), []
+        for row in range(rows):
+            columns = sorted(data.draw(st.sets(st.integers(0, width - 1)), f"columns of row {row}"))
+            columns = columns[: length - done[row]] or ([0] if done[row] < length else [])
+            piece[row, columns] = tokens[row, done[row] : done[row] + len(columns)]
+            places.append((row, columns, done[row]))
+            done[row] += len(columns)
+        logits = session.read(piece)
+        for row, columns, start in places:
+            out[row, start : start + len(columns)] = logits[row, columns]
+        assert session.kv_tokens <= 6
+    return out
+
+
+def assert_same_where_known(got: Tensor, known: Tensor) -> None:
+    where = ~known.isnan()
+    torch.testing.assert_close(got[where], known[where], **EXACT)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("mixers", [("attention", "gated_delta", "attention"), EVERY_MIXER])
+@settings(max_examples=10, deadline=None)
+@given(
+    data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
+)
+def test_every_split_into_reads_gives_the_logits_of_training(
+    eviction: str,
+    mixers: tuple[str, ...],
+    data: st.DataObject,
+    seed: int,
+    passes: int,
+    loop: tuple[int, int] | None,
+) -> None:
+    model = build_small(seed=seed, eviction=eviction, mixers=mixers, sleep_passes=passes, loop=loop)
+    tokens = tokens_of(seed)
+    got = read_in_pieces(model.session(ROWS), tokens, data)
+    assert_same_where_known(got, trained_logits(model, tokens, passes))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_token_by_token_is_training(mixer: str, eviction: str) -> None:
+    model = build_small(eviction=eviction, mixers=("attention", mixer), sleep_passes=2)
+    tokens, session = tokens_of(5), model.session(ROWS)
+    got = torch.cat([session.read(tokens[:, t : t + 1]) for t in range(LENGTH)], 1)
+    assert_same_where_known(got, trained_logits(model, tokens, 2))
+    assert session.sleeps.tolist() == [3] * ROWS and session.filled.tolist() == [5] * ROWS
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("first", [1, 2, 4])
+def test_an_early_sleep_is_a_row_padded_on_its_left(eviction: str, first: int) -> None:
+    """Rows differ in how much they have read when they are told to sleep."""
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=3)
+    tokens = tokens_of(first, length=17)
+    padded = torch.full((ROWS, 23), PAD)
+    session, firsts = model.session(ROWS), [first, 3, 5]
+    opening = torch.full((ROWS, 5), PAD)
+    for row, n in enumerate(firsts):
+        opening[row, :n] = tokens[row, :n]
+        padded[row, 6 - n : 23 - n] = tokens[row]
+    session.read(opening)
+    session.sleep()
+    for row, n in enumerate(firsts):
+        mask = torch.zeros_like(padded, dtype=torch.bool)
+        mask[row, 13:17] = True
+        expected = model(padded, mask).logits
+        one = torch.full((ROWS, 10), PAD)
+        one[row] = tokens[row, n : n + 10]
+        got = session.fork().read(one)[row, 6:10]
+        torch.testing.assert_close(got, expected, **EXACT)
+
+
+def test_sleeping_early_with_one_pass_changes_no_sliding_window() -> None:
+    model = build_small(eviction="sliding", mixers=EVERY_MIXER)
+    tokens = tokens_of(3, length=12)
+    plain, sleepy = model.session(ROWS), model.session(ROWS)
+    expected = plain.read(tokens)
+    got = []
+    for token in tokens.T:
+        got.append(sleepy.read(token[:, None]))
+        sleepy.sleep()
+    torch.testing.assert_close(torch.cat(got, 1), expected, **EXACT)
+
+
+@pytest.mark.parametrize("passes", [2, 3])
+def test_an_early_sleep_keeps_earlier_tokens_beside_the_refined(passes: int) -> None:
+    """Four tokens, an early sleep, one more, an early sleep: what is in sight are all five, four of them refined."""
+    model = build_small(eviction="sliding", mixers=("attention", "jet"), sleep_passes=passes)
+    session = model.session(1)
+    session.read(tokens_of(1, 1, 4))
+    session.sleep()
+    before = session.memory.tensors
+    session.read(tokens_of(2, 1, 1))
+    session.sleep()
+    after = session.memory.tensors
+    assert session.kv_tokens == 5
+    torch.testing.assert_close(after["mind.states.0.v"][:, :, -5:-1], before["mind.states.0.v"][:, :, -4:], **EXACT)
+    torch.testing.assert_close(after["mind.states.1.tail"][:, :2], before["mind.states.1.tail"][:, 1:], **EXACT)
+
+
+def test_passes_are_set_by_session_and_by_sleep() -> None:
+    model = build_small()
+    tokens = tokens_of(1)
+
+    def logits(session: Session) -> Tensor:
+        session.read(tokens[:, :5])
+        session.sleep(4)
+        return session.read(tokens[:, 5:9])
+
+    assert not torch.allclose(logits(model.session(ROWS)), model.session(ROWS).read(tokens[:, :9])[:, 5:])
+    four = model.session(ROWS, sleep_passes=4)
+    torch.testing.assert_close(four.read(tokens)[:, 18:22], trained_logits(model, tokens, 4)[:, 18:22], **EXACT)
+
+
+def test_a_fork_answers_many_questions_on_one_memory() -> None:
+    model = build_small(mixers=EVERY_MIXER, sleep_passes=2)
+    context, questions = tokens_of(1, 2, 14), tokens_of(2, 6, 3)
+    session = model.session(2)
+    session.read(context)
+    before = session.memory
+    got = session.fork(3).read(questions)
+    expected = model.session(6).read(torch.cat((context.repeat_interleave(3, 0), questions), 1))[:, 14:]
+    torch.testing.assert_close(got, expected, **EXACT)
+    for name, tensor in session.memory.tensors.items():
+        assert torch.equal(tensor, before.tensors[name])
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data(), length=st.integers(0, 13))
+def test_a_memory_resumes_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, eviction: str, data: st.DataObject, length: int
+) -> None:
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2)
+    tokens, session = tokens_of(length), model.session(ROWS)
+    if length:
+        read_in_pieces(session, tokens[:, :length], data)
+    path = tmp_path_factory.mktemp("memory") / "context.memory"
+    session.memory.save(path)
+    resumed = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2).session(memory=Memory.load(path))
+    assert resumed.filled.tolist() == session.filled.tolist() and resumed.sleeps.tolist() == session.sleeps.tolist()
+    torch.testing.assert_close(resumed.read(tokens[:, length:]), session.read(tokens[:, length:]), rtol=0, atol=0)
+    assert torch.equal(resumed.generate(4), session.generate(4))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_memory_after_a_hard_sleep_is_fast_weights_and_little_else() -> None:
+    model = build_small(mixers=("attention", "gated_delta") * 2, dtype=torch.float32)
+    session = model.session(ROWS)
+    session.read(tokens_of(0, length=12))
+    assert session.kv_tokens == 0
+    assert 0 <= session.memory.nbytes - model.state_bytes(ROWS) <= ROWS * (3 * 8 + 5 * 4) + 16
+
+
+def saved(path: Path) -> Path:
+    session = build_small().session(ROWS)
+    session.read(tokens_of(0, length=9))
+    session.memory.save(path)
+    return path
+
+
+def test_a_memory_of_another_model_is_refused(tmp_path: Path) -> None:
+    memory = Memory.load(saved(tmp_path / "m"))
+    with pytest.raises(ValueError, match=r"this memory is of model .* not of this one"):
+        build_small(seed=1).session(memory=memory)
+    with pytest.raises(ValueError, match="this memory is of model"):
+        build_small(window=8).session(memory=memory)
+    with pytest.raises(ValueError, match=r"lacks \['mind.filled'\]"):
+        tensors = {name: tensor for name, tensor in memory.tensors.items() if name != "mind.filled"}
+        build_small().session(memory=replace(memory, tensors=tensors))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_memory_is_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """A file cut anywhere, or with any bit changed."""
+    path = saved(tmp_path_factory.mktemp("memory") / "m")
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans(), "cut"):
+        content = content[: data.draw(st.integers(0, len(content) - 1), "length")]
+    else:
+        at = data.draw(st.integers(0, len(content) - 1), "byte")
+        content[at] ^= 1 << data.draw(st.integers(0, 7), "bit")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"take another copy|no memory|of version|changed since"):
+        Memory.load(path)
+
+
+def test_a_missing_memory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no memory here"):
+        Memory.load(tmp_path / "none")
+
+
+def test_greedy_generation_says_and_reads_the_likeliest_token() -> None:
+    model = build_small(sleep_passes=2)
+    context, session = tokens_of(4, length=8), model.session(ROWS)
+    session.read(context)
+    said = session.generate(9)
+    again = model.session(ROWS)
+    logits = again.read(torch.cat((context, said), 1))
+    assert torch.equal(logits[:, 7:16].argmax(-1), said)
+    assert session.filled.tolist() == again.filled.tolist() and session.sleeps.tolist() == [2] * ROWS
+
+
+def test_sampling_follows_its_distribution_and_seed() -> None:
+    model = build_small()
+    session = model.session(1)
+    session.read(tokens_of(4, 1, 3))
+    many = session.fork(4000)
+    logits = session.fork().read(torch.full((1, 1), PAD), last=True)[0]
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.8)):
+        p = (logits / temperature).softmax(-1)
+        ranked = p.sort(descending=True)
+        allowed = ranked.indices[: int((ranked.values.cumsum(0) < top_p).sum()) + 1]
+        expected = torch.zeros(5, dtype=torch.float64)
+        expected[allowed] = p[allowed] / p[allowed].sum()
+        said = many.fork().generate(1, temperature=temperature, top_p=top_p, seed=7)[:, 0]
+        share = torch.bincount(said, minlength=5) / 4000
+        # five standard deviations
+        assert ((share - expected).abs() <= 5 * (expected * (1 - expected) / 4000).sqrt()).all()
+        assert torch.equal(said, many.fork().generate(1, temperature=temperature, top_p=top_p, seed=7)[:, 0])
+    assert not torch.equal(many.fork().generate(2, 1.0, seed=1), many.fork().generate(2, 1.0, seed=2))
+
+
+def test_a_row_that_has_said_a_stop_token_says_and_reads_nothing_more() -> None:
+    model = build_small()
+    session = model.session(ROWS)
+    session.read(tokens_of(6, length=4))
+    free = session.fork().generate(8)
+    stop = int(free[0, 2])
+    stopped = session.generate(8, stop=(stop,))
+    for row in range(ROWS):
+        told = free[row].tolist()
+        end = told.index(stop) + 1 if stop in told else 8
+        assert stopped[row].tolist() == told[:end] + [PAD] * (8 - end)
+        assert int(session.filled[row]) == (4 + end) % 6
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), r"must be int64 \[3, T\]"),
+        (torch.zeros(3, 3), r"must be int64 \[3, T\]"),
+        (torch.full((3, 2), 5), r"tokens\[0, 0\] = 5: must be below vocab_size = 5"),
+        (torch.zeros(3, 65, dtype=torch.int64), "row length 65 .* at most max_positions = 64"),
+    ],
+)
+def test_bad_tokens_are_refused_and_change_nothing(tokens: Tensor, message: str) -> None:
+    session = build_small().session(ROWS)
+    with pytest.raises(ValueError, match=message):
+        session.read(tokens)
+    assert session.filled.tolist() == [0] * ROWS
+
+
+def test_generation_out_of_nothing_is_refused() -> None:
+    session = build_small().session(2)
+    session.read(torch.tensor([[1], [PAD]]))
+    with pytest.raises(ValueError, match="row 1 has nothing to go on from"):
+        session.generate(1)
+    with pytest.raises(ValueError, match="temperature = -1"):
+        build_small().session(0).generate(1, temperature=-1)
