@@ -92,7 +92,8 @@ class Memory:
             raise FileNotFoundError(f"{path}: no memory here; give a file that Memory.save wrote")
         try:
             with safe_open(path, "pt") as file:
-                facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file}
+                names = list(file.keys())
+                facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
         if facts.get("format") != FORMAT:

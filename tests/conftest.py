@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+import torch
+
+# models here are so small that a second thread only costs time
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

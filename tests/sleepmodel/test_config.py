@@ -1,5 +1,6 @@
 """Configs refuse what has no meaning and say which field, which value, and what is allowed."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sleepmodel import ModelConfig, Scale, TrainConfig
-from sleepmodel.config import Search, check_compatible
+from sleepmodel.config import Search, Truncation, check_compatible
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,13 @@ from sleepmodel.config import Search, check_compatible
         (ModelConfig, {"mixers": ("attention", "mamba")}, "mixers = .*mamba.*: must be .*attention, gated_delta"),
         (ModelConfig, {"d_model": 10, "n_heads": 4}, "d_model = 10: must be a multiple of .* 8"),
         (ModelConfig, {"window": True}, "window = True"),
-        (ModelConfig, {"eviction": "soft"}, "eviction = 'soft': must be one of hard"),
+        (ModelConfig, {"eviction": "soft"}, "eviction = 'soft': must be one of hard, sliding"),
+        (ModelConfig, {"loop": (2, 2)}, r"loop = \(2, 2\): must be null or two block numbers, 0 <= start < end <= 4"),
+        (ModelConfig, {"loop": (0, 5)}, r"loop = \(0, 5\): must be .* end <= 4"),
+        (ModelConfig, {"loop": 3}, "loop = 3: must be null or two block numbers"),
+        (TrainConfig, {"sleep_passes": (1, 0)}, "sleep_passes = 0: must be an integer of at least 1"),
+        (Truncation, {"windows": 0}, "windows = 0: must be an integer of at least 1"),
+        (Scale, {"recompute": "all"}, "recompute = 'all': must be one of nothing, pass, window, both"),
         (TrainConfig, {"steps": 0}, "steps = 0"),
         (TrainConfig, {"muon_lr": -1.0}, "muon_lr = -1.0"),
         (TrainConfig, {"precision": "float16"}, "precision = 'float16': must be one of float32, bfloat16"),
@@ -47,8 +54,8 @@ def test_no_count_takes_anything_but_an_integer(field: str, value: object) -> No
 
 
 def test_a_model_config_survives_json() -> None:
-    config = ModelConfig(vocab_size=7, mixers=("gated_delta",), sleep_passes=3)
-    assert ModelConfig.from_dict({**config.to_dict(), "mixers": ["gated_delta"]}) == config
+    config = ModelConfig(vocab_size=7, mixers=("gated_delta",), sleep_passes=3, loop=(0, 1))
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="sleeps"):
         ModelConfig.from_dict({**config.to_dict(), "sleeps": 1})
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datagen import Rows
-from sleepmodel.evaluation import Mean, Share, predict, score
+from sleepmodel.evaluation import Mean, Share, accuracy, predict, score
 from tests.sleepmodel.conftest import MakeModel
 
 ROWS = Rows(
@@ -35,6 +35,19 @@ def test_predictions_are_the_argmax_of_the_training_forward(make_model: MakeMode
     predicted = predict(model, ROWS, batch_size=2)
     assert np.array_equal(predicted[mask.numpy()], logits.argmax(-1).numpy())
     assert (predicted[~mask.numpy()] == -1).all()
+
+
+def test_predictions_are_made_with_as_many_passes_as_asked(make_model: MakeModel) -> None:
+    model = make_model(dtype=torch.float32, sleep_passes=2, mixers=("attention", "gated_delta") * 2)
+    tokens = np.random.default_rng(0).integers(0, 5, (64, 14))
+    answers = np.full((64, 1), 13, np.int32)
+    rows = Rows(tokens.astype(np.uint16), answers, np.ones_like(answers), np.ones_like(answers))
+    mask = torch.from_numpy(rows.loss_mask())
+    for passes in (None, 1, 4):
+        logits = model(torch.from_numpy(tokens), mask, passes).logits
+        assert np.array_equal(predict(model, rows, passes)[mask.numpy()], logits.argmax(-1).numpy())
+    assert not np.array_equal(predict(model, rows, 4), predict(model, rows))
+    assert accuracy(model, rows, 4) == score(predict(model, rows, 4), rows)
 
 
 def test_wilson_and_student_intervals() -> None:

@@ -13,7 +13,11 @@ from tests.sleepmodel.conftest import MakeModel
 def test_a_loaded_model_computes_the_same_bits(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(dtype=torch.float32, sleep_passes=2, fast_weight_lr=1.5)
     save(model, tmp_path / "model")
+    assert load(tmp_path / "model").vocabulary is None
+    model.vocabulary = ("a", "b", "c", "d", "e")
+    save(model, tmp_path / "model")
     again = load(tmp_path / "model")
+    assert again.vocabulary == model.vocabulary
     tokens = torch.randint(0, 5, (2, 14))
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     mask[:, 13] = True

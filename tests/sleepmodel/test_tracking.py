@@ -47,6 +47,7 @@ from sleepmodel.tracking import (
     start_run,
 )
 from sleepmodel.training import Progress
+from tests.sleepmodel.greedy import greedy
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +136,7 @@ def random_model(seed: int) -> SleepModel:
 
 
 def answers(model: SleepModel, prompts: npt.NDArray[np.int64]) -> list[list[int]]:
-    found: list[list[int]] = model.answer(torch.from_numpy(prompts), N).tolist()
+    found: list[list[int]] = greedy(model, torch.from_numpy(prompts), N).tolist()
     return found
 
 
@@ -371,7 +372,9 @@ except ValueError as error:
     told["error"] = str(error)
 import sleepmodel
 told["code"] = sleepmodel.__file__
-told["loaded"] = sleepmodel.load(asked["uri"]).answer(torch.from_numpy(tokens), asked["n"]).tolist()
+session = sleepmodel.load(asked["uri"]).session(len(tokens))
+session.read(torch.from_numpy(tokens))
+told["loaded"] = session.generate(asked["n"]).tolist()
 json.dump(told, sys.stdout)
 """
 
@@ -473,7 +476,7 @@ def test_prompts_are_refused_just_where_the_model_cannot_answer(
 ) -> None:
     tokens = np.random.default_rng().integers(0, 3, (rows, length))
     try:
-        expected = model.answer(torch.from_numpy(tokens), n).tolist()
+        expected = greedy(model, torch.from_numpy(tokens), n).tolist()
     except ValueError:
         with pytest.raises(ValueError, match="must"):
             predict(tokens, n)

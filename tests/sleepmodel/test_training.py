@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
+from sleepmodel.config import Truncation
 from sleepmodel.evaluation import accuracy
+from sleepmodel.model import Output
 from sleepmodel.optim import schedule, split_parameters
-from sleepmodel.training import LocalEngine, NonFiniteError, Progress, batches, build_model, share, train
+from sleepmodel.training import (
+    LocalEngine,
+    NonFiniteError,
+    Progress,
+    batches,
+    build_model,
+    drawn_passes,
+    share,
+    train,
+)
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
 
@@ -102,11 +113,11 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
     engine = LocalEngine(build_model(MODEL, config), config)
     backward, calls = engine.backward, iter(range(100))
 
-    def poisoned(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def poisoned(tokens: torch.Tensor, mask: torch.Tensor, passes: int | None = None) -> torch.Tensor:
         if next(calls) == 5:
             with torch.no_grad():
                 engine.model.norm.weight[0] = float("nan")
-        return backward(tokens, mask)
+        return backward(tokens, mask, passes)
 
     engine.backward = poisoned  # type: ignore[method-assign]
     kept: list[int] = []
@@ -148,6 +159,30 @@ def test_the_schedule_warms_holds_and_cools() -> None:
     factors = [schedule(step, config) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and factors[9:81] == [1.0] * 72
     assert factors[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)])
+
+
+def test_n_is_drawn_for_each_batch_by_seed_and_step(rows: Rows) -> None:
+    config = replace(CONFIG, sleep_passes=(1, 2, 4), steps=60, validate_every=60)
+    drawn = [drawn_passes(step, config) for step in range(3000)]
+    # five standard deviations of a third of 3,000
+    assert all(abs(drawn.count(passes) - 1000) < 130 for passes in (1, 2, 4))
+    assert drawn != [drawn_passes(step, replace(config, seed=1)) for step in range(3000)]
+    assert drawn_passes(5, CONFIG) is None
+    engine, seen = LocalEngine(build_model(MODEL, config), config), []
+    forward = engine.model.forward
+
+    def noted(tokens: torch.Tensor, mask: torch.Tensor, passes: int | None = None) -> Output:
+        seen.append(passes)
+        return forward(tokens, mask, passes)
+
+    engine.model.forward = noted  # type: ignore[method-assign]
+    train(engine, rows, config, lambda model: 0.0, lambda at, write: None)
+    assert seen == drawn[:60]
+
+
+def test_truncation_reaches_the_model() -> None:
+    config = replace(CONFIG, truncation=Truncation(passes=1, windows=2))
+    assert build_model(MODEL, config).truncation == Truncation(passes=1, windows=2)
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:

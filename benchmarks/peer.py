@@ -1,0 +1,92 @@
+"""The same architecture built from transformers' own gated-delta modules: the peer that model.py measures against.
+
+Algorithm 1 as one would write it around them: window by window, whole blocks in every pass, the recurrent state handed
+on through the cache that the modules expect.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen3NextConfig
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+from sleepmodel import ModelConfig
+from sleepmodel.layers import MLP, Attention, Span
+
+
+class RecurrentState:
+    """What a Qwen3NextGatedDeltaNet asks of a cache, for one layer, without a convolution's state."""
+
+    def __init__(self) -> None:
+        self.state: Tensor | None = None
+
+    def get_conv_state(self, layer: int, state_idx: int) -> None:
+        return None
+
+    def update_conv_state(self, inputs: Tensor, layer: int, conv_kernel_size: int) -> Tensor:
+        return inputs
+
+    def get_recurrent_state(self, layer: int, state_idx: int) -> Tensor | None:
+        return self.state
+
+    def update_recurrent_state(self, state: Tensor, layer: int) -> None:
+        self.state = state
+
+
+class PeerModel(nn.Module):
+    """Attention, MLP, norms and embeddings as ours; the fast weights are transformers', their convolution 1 wide."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.d_model
+        qwen = Qwen3NextConfig(
+            hidden_size=width,
+            linear_num_value_heads=config.fast_heads,
+            linear_num_key_heads=config.fast_heads,
+            linear_key_head_dim=config.key_dim,
+            linear_value_head_dim=config.value_dim,
+            linear_conv_kernel_dim=1,
+            num_hidden_layers=1,
+            layer_types=["linear_attention"],
+        )
+        self.embed = nn.Embedding(config.vocab_size, width)
+        self.position_embed = nn.Embedding(cast(int, config.max_positions), width)
+        self.mixers = nn.ModuleList(
+            Attention(config) if mixer == "attention" else Qwen3NextGatedDeltaNet(qwen, 0) for mixer in config.mixers
+        )
+        self.mlps = nn.ModuleList(MLP(config) for _ in config.mixers)
+        self.mixer_norms, self.mlp_norms = (nn.ModuleList(nn.RMSNorm(width) for _ in config.mixers) for _ in range(2))
+        self.norm = nn.RMSNorm(width)
+        self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
+        """The loss of a batch whose rows all answer in the same windows; shapes as SleepModel.forward."""
+        caches, losses = [RecurrentState() for _ in self.mixers], []
+        position = torch.arange(tokens.shape[1])
+        window = self.config.window
+        for part, mask, at in zip(
+            tokens.split(window, 1), loss_mask.split(window, 1), position.split(window), strict=True
+        ):
+            h, answers = self.embed(part) + self.position_embed(at), bool(mask.any())
+            for _ in range(1 if answers else self.config.sleep_passes):
+                h = self._pass(h, caches)
+            if answers:
+                read = h[:, :-1][mask[:, 1:]]
+                losses.append(F.cross_entropy(self.lm_head(self.norm(read)), part[mask]))
+        return torch.stack(losses).mean()
+
+    def _pass(self, h: Tensor, caches: list[RecurrentState]) -> Tensor:
+        span = Span.whole(h.shape[1], h.device)
+        for i, (mixer, mlp) in enumerate(zip(self.mixers, self.mlps, strict=True)):
+            x = self.mixer_norms[i](h)
+            if isinstance(mixer, Attention):
+                y, _ = mixer(x, mixer.initial_state(len(x)), span)
+            else:
+                y = mixer(x, cache_params=caches[i])
+            h = h + y
+            h = h + mlp(self.mlp_norms[i](h))
+        return h

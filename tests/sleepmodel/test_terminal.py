@@ -1,0 +1,65 @@
+"""`python -m sleepmodel.session`: what a person types and reads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sleepmodel import save
+from tests.sleepmodel.conftest import build_small
+from tests.sleepmodel.greedy import greedy
+
+WORDS = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    model = build_small(dtype=torch.float32, sleep_passes=2)
+    model.vocabulary = WORDS
+    save(model, path)
+    return path
+
+
+def run(*arguments: str, said: str = "", status: int = 0) -> str:
+    command = [sys.executable, "-m", "sleepmodel.session", *arguments]
+    result = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
+    assert result.returncode == status, result.stderr
+    return result.stdout if status == 0 else result.stderr
+
+
+def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
+    """Context, a sleep when the window is full, two questions on one memory, an answer of the model's own; what it says
+    is what the training forward says."""
+    memory = tmp_path / "memory"
+    typed = ["abcd e ab", "/tokens 2", "/ask cc", "/ask cc", "/save " + str(memory), "/say 1", "/sleep 3", "/quit"]
+    out = run(str(model_path), said="\n".join(typed) + "\nnever read")
+    model = build_small(dtype=torch.float32, sleep_passes=2)
+    context = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 2]])
+    answer = " ".join(WORDS[t] for t in greedy(model, context, 2)[0].tolist())
+    assert out.count(f"{answer}\n") == 2
+    assert "window 1/6 | 1 sleeps, N = 2 | fast weights 512 B, KV 128 B" in out and "slept 1 x in" in out
+    said = WORDS[int(greedy(model, context[:, :7], 1))]
+    assert f"{said}\n[window 2/6" in out
+    assert "window 0/6 | 2 sleeps" in out
+    resumed = run(str(model_path), "--memory", str(memory), said="/tokens 2\n/ask cc\n")
+    assert f"{answer}\n" in resumed
+
+
+def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -> None:
+    lines = ["axb", "/ask", "/dance", "/passes none", "/load " + str(tmp_path / "gone"), "/passes 3", "ab"]
+    out = run(str(model_path), said="\n".join(lines))
+    assert "'x' is no token; this model's are: a b c d e" in out and "error: no tokens" in out
+    assert "/dance: no such command" in out and "'none': must be a whole number of at least 1" in out
+    assert "gone: no memory here" in out
+    assert "window 2/6 | 0 sleeps, N = 3" in out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(("--passes", "0"), "--passes 0: must be at least 1"), (("--memory", "gone"), "no memory here")],
+)
+def test_bad_options_end_it_at_once(model_path: Path, extra: tuple[str, ...], message: str) -> None:
+    assert message in run(str(model_path), *extra, status=2)
