@@ -1,18 +1,22 @@
-"""Tokens/s of the whole model, forward + backward, for N = 1, 2, 4, and its share of the machine's matmul peak."""
+"""Training throughput of the whole model, forward + backward: over N, in float32 and bfloat16, as a share of the
+machine's matmul peak, and against the same architecture built from transformers' gated-delta modules."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.peer import PeerModel
 from benchmarks.results_file import write_result
-from benchmarks.timing import MATMUL_FLOPS, interleaved, matmul, median_ratio
+from benchmarks.timing import MATMUL_FLOPS, Seconds, interleaved, matmul, median_ratio
 from pipelines.presets import PRESETS, Pipeline
 from sleepmodel import SleepModel
 from sleepmodel.allocator import keep_freed_memory
@@ -21,48 +25,113 @@ PASSES = (1, 2, 4)
 BATCH = 128
 MODELS = {64: "demo", 256: "rule110-fig2b"}
 ROUNDS = 7
-MATMUL = "matmul"
+MATMUL, PEER, BF16 = "matmul", "peer", "bfloat16"
 
 
 def main() -> None:
     keep_freed_memory()
+    torch.manual_seed(0)
     rows = [row for preset in MODELS.values() for row in measure(PRESETS[preset])]
-    table = Table("width", "N", "tokens/s", "time over N = 1", "matmul GFLOP/s", "share of it")
+    shares = profiled(PRESETS[MODELS[256]])
+    columns = (
+        "width",
+        "precision",
+        "N",
+        "tokens/s",
+        "time over N = 1",
+        "matmul GFLOP/s",
+        "share of it",
+        "over the peer",
+    )
+    table = Table(*columns, title=f"forward + backward, batch {BATCH}")
     for row in rows:
-        cells = (row["width"], row["passes"], f"{row['tokens_per_second']:,.0f}", f"{row['time_over_n1']:.2f}")
-        table.add_row(*map(str, cells), f"{row['matmul_peak_flops'] / 1e9:.0f}", f"{row['share_of_peak']:.0%}")
+        cells = [row["width"], row["precision"], row["passes"], f"{row['tokens_per_second']:,.0f}"]
+        cells += [f"{row['time_over_n1']:.2f}", f"{row['matmul_peak_flops'] / 1e9:.0f}", f"{row['share_of_peak']:.0%}"]
+        table.add_row(*map(str, cells), f"{row['times_the_peer']:.2f} x" if "times_the_peer" in row else "-")
     Console().print(table)
+    print("where the time goes at width 256 in bfloat16, N = 2:", ", ".join(f"{k} {v:.0%}" for k, v in shares.items()))
     payload = {"threads": torch.get_num_threads(), "batch": BATCH, "rounds": ROUNDS, "rows": rows}
-    print(write_result("model", payload))
+    print(write_result("model", {**payload, "profile_bfloat16_width_256_n_2": shares}))
 
 
-def measure(pipeline: Pipeline) -> list[dict[str, float]]:
-    """The preset's architecture, in float32, on rows of its task at each N, and a large matmul, in turn."""
-    rows = pipeline.task.sample("train", 0, 0, BATCH)
-    tokens, mask = torch.from_numpy(rows.tokens.astype(np.int64)), torch.from_numpy(rows.loss_mask())
-    models = {passes: SleepModel(replace(pipeline.model, sleep_passes=passes)) for passes in PASSES}
-
-    def step(model: SleepModel) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(model(tokens, mask).loss, list(model.parameters()), allow_unused=True)
-
-    contestants = {str(passes): step(model) for passes, model in models.items()} | {MATMUL: matmul()}
+def measure(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The preset's architecture on rows of its task at each N, the peer's, and large matmuls, in turn."""
+    tokens, mask = _batch(pipeline)
+    models = {n: SleepModel(replace(pipeline.model, sleep_passes=n)) for n in PASSES}
+    peers = {n: PeerModel(replace(pipeline.model, sleep_passes=n)) for n in PASSES}
+    steps = {str(n): _step(model, lambda m: m(tokens, mask).loss) for n, model in models.items()}
+    contestants = {
+        **steps,
+        **{f"{PEER} {n}": _step(model, lambda m: m(tokens, mask)) for n, model in peers.items()},
+        **{f"{BF16} {n}": _halved(step) for n, step in steps.items()},
+        MATMUL: matmul(),
+        f"{BF16} {MATMUL}": matmul(torch.bfloat16),
+    }
     seconds = interleaved(contestants, ROUNDS, warmup=1)
-    return [
-        {
-            "width": pipeline.model.d_model,
-            "passes": passes,
-            "tokens_per_second": tokens.numel() / statistics.median(seconds[str(passes)]),
-            "time_over_n1": median_ratio(seconds, str(passes), "1"),
-            "share_of_peak": _step_flops(model, tokens) / MATMUL_FLOPS * median_ratio(seconds, MATMUL, str(passes)),
-            "matmul_peak_flops": MATMUL_FLOPS / statistics.median(seconds[MATMUL]),
-        }
-        for passes, model in models.items()
-    ]
+    rows = []
+    for n, model in models.items():
+        flops = 3 * tokens.shape[0] * model.flops(tokens.shape[1])  # a backward costs two forwards
+        plain = _row(pipeline, seconds, "", n, tokens.numel(), flops)
+        rows += [plain | {"times_the_peer": median_ratio(seconds, f"{PEER} {n}", str(n))}]
+        rows += [_row(pipeline, seconds, f"{BF16} ", n, tokens.numel(), flops)]
+    return rows
 
 
-def _step_flops(model: SleepModel, tokens: torch.Tensor) -> int:
-    """Forward + backward, which costs two forwards, of a batch [B, T]."""
-    return 3 * tokens.shape[0] * model.flops(tokens.shape[1])
+def profiled(pipeline: Pipeline) -> dict[str, float]:
+    """The share of a training step's time in each kind of kernel, largest first."""
+    tokens, mask = _batch(pipeline)
+    step = _halved(_step(SleepModel(replace(pipeline.model, sleep_passes=2)), lambda m: m(tokens, mask).loss))
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    events = found.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events)
+    shares: dict[str, float] = {}
+    for event in events:
+        kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "other")
+        shares[kind] = shares.get(kind, 0.0) + event.self_cpu_time_total / whole
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
+
+
+KINDS = {
+    "matmul": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn", "aten::linear"),
+    "gated delta rule": ("gated_delta", "solve_triangular", "_Chunk"),
+    "attention": ("scaled_dot_product", "flash_attention", "softmax"),
+    "norms": ("norm",),
+    "casts and copies": ("copy", "aten::to", "contiguous", "aten::cat", "zero", "fill"),
+    "elementwise": ("mul", "add", "relu", "silu", "sigmoid", "softplus", "pow", "square", "threshold", "neg", "sub"),
+    "reductions": ("sum", "mean"),
+}
+
+
+def _batch(pipeline: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = pipeline.task.sample("train", 0, 0, BATCH)
+    return torch.from_numpy(rows.tokens.astype(np.int64)), torch.from_numpy(rows.loss_mask())
+
+
+def _step(model: torch.nn.Module, loss: Callable[[Any], torch.Tensor]) -> Callable[[], object]:
+    return lambda: torch.autograd.grad(loss(model), list(model.parameters()), allow_unused=True)
+
+
+def _halved(step: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step()
+
+    return run
+
+
+def _row(pipeline: Pipeline, seconds: Seconds, prefix: str, n: int, tokens: int, flops: int) -> dict[str, Any]:
+    name, peak = f"{prefix}{n}", f"{prefix}{MATMUL}"
+    return {
+        "width": pipeline.model.d_model,
+        "precision": prefix.strip() or "float32",
+        "passes": n,
+        "tokens_per_second": tokens / statistics.median(seconds[name]),
+        "time_over_n1": median_ratio(seconds, name, f"{prefix}1"),
+        "share_of_peak": flops / MATMUL_FLOPS * median_ratio(seconds, peak, name),
+        "matmul_peak_flops": MATMUL_FLOPS / statistics.median(seconds[peak]),
+    }
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def median_ratio(seconds: Seconds, numerator: str, denominator: str) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def matmul() -> Callable[[], object]:
-    """A contestant: a float32 product of MATMUL_FLOPS, whose pace is what a model can at most reach."""
-    a, b = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE)
+def matmul(dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """A contestant: a product of MATMUL_FLOPS, whose pace is what a model can at most reach."""
+    a, b = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE, dtype=dtype)
     return lambda: a @ b

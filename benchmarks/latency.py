@@ -1,0 +1,104 @@
+"""What a session's user waits for: milliseconds a token awake, and a window's sleep, by N, in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.results_file import ROOT, write_result
+from pipelines.presets import PRESETS
+from sleepmodel import Session, SleepModel
+
+PASSES = (1, 2, 3, 4, 6, 8)
+MODELS = {64: "demo", 256: "rule110-fig2b"}
+ROUNDS, WARMUP = 60, 5
+
+
+def main() -> None:
+    rows = [measure(width) for width in track(MODELS, "latency")]
+    table = Table("width", "N", "ms a token, awake", "over N = 1", "ms of a sleep", title="one row, medians")
+    for row in rows:
+        for n in PASSES:
+            at = row["passes"][str(n)]
+            ratio, sleep = f"{at['awake_over_n1']:.3f}", f"{at['sleep_ms']:.2f}"
+            table.add_row(str(row["width"]), str(n), f"{at['awake_ms']:.3f}", ratio, sleep)
+    Console().print(table)
+    for row in rows:
+        pace = f"{row['ms_per_pass']:.2f} ms a pass behind the first"
+        print(f"width {row['width']}: a sleep takes {pace}, R2 {row['r2']:.4f}")
+    path = write_result("latency", {"threads": torch.get_num_threads(), "rounds": ROUNDS, "models": rows})
+    draw(rows)
+    print(f"{path}, {path.with_suffix('.png')}")
+
+
+def measure(width: int) -> dict:
+    """One model at each N: a window read token by token, then its sleep. N takes turns, and so does who is first."""
+    config = PRESETS[MODELS[width]].model
+    torch.manual_seed(0)
+    model = SleepModel(replace(config, max_positions=None)).eval()
+    tokens = torch.randint(0, config.vocab_size, (1, config.window))
+    sessions = {n: model.session(sleep_passes=n) for n in PASSES}
+    awake: dict[int, list[float]] = {n: [] for n in PASSES}
+    asleep: dict[int, list[float]] = {n: [] for n in PASSES}
+    for turn in range(WARMUP + ROUNDS):
+        for n in np.roll(PASSES, turn).tolist():
+            reading, sleeping = one_window(sessions[n], tokens)
+            if turn >= WARMUP:
+                awake[n].append(reading)
+                asleep[n].append(sleeping)
+    sleep_ms = [1e3 * statistics.median(asleep[n]) for n in PASSES]
+    slope, start = np.polyfit(PASSES, sleep_ms, 1)
+    rest = np.array(sleep_ms) - slope * np.array(PASSES) - start
+    return {
+        "width": width,
+        "window": config.window,
+        "passes": {
+            str(n): {
+                "awake_ms": 1e3 * statistics.median(awake[n]),
+                "awake_over_n1": statistics.median(a / b for a, b in zip(awake[n], awake[1], strict=True)),
+                "sleep_ms": milliseconds,
+            }
+            for n, milliseconds in zip(PASSES, sleep_ms, strict=True)
+        },
+        "ms_per_pass": slope,
+        "r2": 1 - rest.var() / np.var(sleep_ms),
+    }
+
+
+def one_window(session: Session, tokens: torch.Tensor) -> tuple[float, float]:
+    """Seconds a token of all but the last of a window, and seconds of the sleep that the last one brings."""
+    before, start = session.seconds_asleep, time.perf_counter()
+    for token in tokens[:, :-1].T:
+        session.read(token[:, None], last=True)
+    seconds = time.perf_counter() - start
+    session.read(tokens[:, -1:], last=True)
+    return seconds / (tokens.shape[1] - 1), session.seconds_asleep - before
+
+
+def draw(rows: list[dict]) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for key, title, axis in (("awake_ms", "awake: ms a token", axes[0]), ("sleep_ms", "asleep: ms a window", axes[1])):
+        for row in rows:
+            axis.plot(PASSES, [row["passes"][str(n)][key] for n in PASSES], "o-", label=f"width {row['width']}")
+        axis.set_title(title)
+        axis.set_xlabel("sleep passes N")
+        axis.set_xticks(PASSES)
+        axis.set_ylim(bottom=0)
+    axes[0].legend()
+    figure.savefig(ROOT / "results" / "latency.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
