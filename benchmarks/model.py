@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +38,7 @@ def main() -> None:
 def measure(pipeline: Pipeline) -> list[dict[str, float]]:
     """The preset's architecture, in float32, on rows of its task at each N, and a large matmul, in turn."""
     rows = pipeline.task.sample("train", 0, 0, BATCH)
-    tokens, mask = torch.from_numpy(rows.tokens.astype(np.int64)), torch.from_numpy(rows.loss_mask())
+    tokens, mask = map(torch.from_numpy, rows.batch())
     models = {passes: SleepModel(replace(pipeline.model, sleep_passes=passes)) for passes in PASSES}
 
     def step(model: SleepModel) -> Callable[[], object]:

@@ -25,11 +25,11 @@ class Task(Protocol):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Token id -> what it stands for."""
+        """Token id -> what it stands for; the last may be PAD_NAME, if rows have pads at their left."""
 
     @property
     def row_length(self) -> int:
-        """Tokens in each row, T."""
+        """Tokens in the longest row that the task can make."""
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard: a function of (config, split, seed, shard), fewer rows being a prefix."""

@@ -67,7 +67,7 @@ def measure(line: str, training: Path, data: Path, root: Path) -> Result:
     torch.set_num_threads(1)
     model, history = load(training / MODEL), read_history(training)
     rows, last = read_rows(data, "test"), history[-1]
-    train_rows = last.tokens // rows.tokens.shape[1]
+    length = int(rows.lengths.max())  # where rows differ in length, FLOPs are those of longest rows of as many tokens
     return Result(
         line=line,
         seed=json.loads((training / "config.json").read_text())["config"]["train"]["seed"],
@@ -75,7 +75,7 @@ def measure(line: str, training: Path, data: Path, root: Path) -> Result:
         fast_weight_lr=model.config.fast_weight_lr,
         tokens=last.tokens,
         seconds=last.seconds,
-        flops=3 * train_rows * model.flops(rows.tokens.shape[1]),
+        flops=3 * (last.tokens // length) * model.flops(length),
         validation=last.accuracy,
         floor=commonest_share(rows),
         accuracy=accuracy(model, rows),
@@ -85,7 +85,8 @@ def measure(line: str, training: Path, data: Path, root: Path) -> Result:
 
 def commonest_share(rows: Rows) -> float:
     """The share of rows whose whole answer is the commonest one: what a model gets right that has learned nothing."""
-    answers = np.where(rows.loss_mask(), rows.tokens, 0)
+    tokens, mask = rows.batch()
+    answers = np.where(mask, tokens, 0)
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 
