@@ -45,8 +45,8 @@ class Depo:
 
     Train rows have n nodes, n in 3..N with p(n) ~ 1 / (n + sqrt(N)), and k uniform in 1..hops; validation and test
     rows have N nodes and k uniform among the powers of two up to hops. A name has one or two symbols by a fair coin; a
-    name that is there already is drawn again. (Where n starts is a guess: the least n among 50 official samples with
-    N = 75 is 4, as likely as 0.11 if n starts at 3, the smallest cycle that has a direction, and 0.01 if at 2.)
+    name that is there already is drawn again. (Where n starts is a guess: among 50 official samples with N = 75 the
+    least n is 4; that none is 3 or less has a probability of 0.11 if n starts at 3, and of 0.01 if it starts at 2.)
 
     Vocabulary, in the order of its ids: x1..x50, the first of two symbols; y1..y50, the last or only symbol, so that no
     name begins another; ?1..?hops, the queries; `=`, which stands before every answer; `<pad>`.
@@ -54,10 +54,11 @@ class Depo:
     Layout: the context, padded at its left to 4 * nodes tokens, then the questions, 4 to 6 tokens each; no token at the
     start or the end. An answer is the tokens of its name alone, asked at depth k.
 
-    No answer token is the first of a window of `nodes` tokens. The questions begin where a window does, so while they
-    fit into it (6 * queries <= nodes, as in the paper) none can be: `?k a =` stands before the first answer. With more
-    queries, a row where an answer does begin a window is thrown away, whichever of its tokens it is. That favours rows
-    with fewer nodes and names whose lengths fit. Windows of a multiple of `nodes` tokens begin nowhere else.
+    No answer token is the first of a window of `nodes` tokens. The questions begin where the fifth window does, with a
+    query token; while they all fit into it (6 * queries <= nodes, two-token names throughout, as in the paper) none of
+    their answers can begin a window. With more queries, rows where the first or the second token of an answer does are
+    thrown away, which favours fewer nodes and names whose lengths fit. Windows of a multiple of `nodes` begin at some
+    of the same places, so it holds for them too.
 
     No two splits share a context, whatever their seeds: up to 7 nodes every context belongs to one split by its hash,
     about 1/8 to test and 1/8 to validation. From 8 nodes on contexts are drawn freely, as a collision is negligible:
