@@ -15,7 +15,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -54,7 +53,7 @@ def one_step(passes: int, recompute: str) -> dict[str, Any]:
     pipeline = PRESETS["rule110-fig2b"]
     model = SleepModel(replace(pipeline.model, d_model=WIDTH, sleep_passes=passes), recompute)
     rows = pipeline.task.sample("train", 0, 0, BATCH)
-    tokens, mask = torch.from_numpy(rows.tokens.astype(np.int64)), torch.from_numpy(rows.loss_mask())
+    tokens, mask = map(torch.from_numpy, rows.batch())
     # kernels are loaded, and weights have gradients, before it counts
     model(tokens[:2], mask[:2], 1).loss.backward()
     before, start = _peak(), time.perf_counter()

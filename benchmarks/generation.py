@@ -1,4 +1,4 @@
-"""Rows per second of Rule 110: sampled in one process, and written as Parquet on the local Ray.
+"""Rows per second of each task: sampled in one process, and written as Parquet on the local Ray.
 
 python -m benchmarks.generation [--shards 48]
 """
@@ -9,6 +9,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results_file import write_result
-from datagen import Rule110, generate, read_rows
+from datagen import Depo, Rule110, generate, read_rows
 from datagen.schema import SHARD_ROWS
+from datagen.task import Task
 
-TASKS = (Rule110(cells=24, states=4, steps=32), Rule110(cells=16, states=1, steps=6))
+TASKS: tuple[Task, ...] = (Rule110(cells=24, states=4, steps=32), Rule110(cells=16, states=1, steps=6), Depo())
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -29,16 +31,15 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(task: Rule110, shards: int, root: str) -> dict[str, Any]:
+def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
     """Rows/s: the best of five shards for one process; all shards, the cluster being up, for Ray and for reading."""
     rows = shards * SHARD_ROWS
     sampling = min(seconds(partial(task.sample, "train", 0, shard, SHARD_ROWS)) for shard in range(5))
     generation = seconds(lambda: generate(task, "train", rows, 0, root))
     path = generate(task, "train", rows, 0, root)
     return {
-        "cells": task.cells,
-        "states": task.states,
-        "steps": task.steps,
+        "task": task.name,
+        "config": asdict(task),
         "sample_rows_per_s": round(SHARD_ROWS / sampling),
         "generate_rows_per_s": round(rows / generation),
         "read_rows_per_s": round(rows / seconds(lambda: read_rows(path, "train"))),
@@ -56,11 +57,13 @@ def main() -> None:
         generate(TASKS[0], "test", 2 * cpus * SHARD_ROWS, 0, root)  # starts the workers
         measured = [measure(task, shards, root) for task in TASKS]
 
-    table = Table(title=f"Rule 110, {shards} shards of {SHARD_ROWS:,} rows, Ray on {cpus} CPUs")
+    table = Table(title=f"{shards} shards of {SHARD_ROWS:,} rows, Ray on {cpus} CPUs")
     for name in measured[0]:
         table.add_column(name.replace("_per_", "/").replace("_", " "), justify="right")
     for result in measured:
-        table.add_row(*(f"{value:,}" for value in result.values()))
+        config = ", ".join(f"{name} {value}" for name, value in result["config"].items())
+        figures = [f"{value:,}" for name, value in result.items() if name not in ("task", "config")]
+        table.add_row(result["task"], config, *figures)
     Console().print(table)
     print(write_result("generation", {"rows": shards * SHARD_ROWS, "ray_cpus": cpus, "tasks": measured}).name)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -105,8 +104,8 @@ KINDS = {
 
 
 def _batch(pipeline: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = pipeline.task.sample("train", 0, 0, BATCH)
-    return torch.from_numpy(rows.tokens.astype(np.int64)), torch.from_numpy(rows.loss_mask())
+    tokens, mask = pipeline.task.sample("train", 0, 0, BATCH).batch()
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
 def _step(model: torch.nn.Module, loss: Callable[[Any], torch.Tensor]) -> Callable[[], object]:

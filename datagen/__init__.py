@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from datagen.rows import Rows
+from datagen.depo import Depo
+from datagen.rows import PAD, Rows
 from datagen.rule110 import Rule110
 
 if TYPE_CHECKING:
     from datagen.generation import generate
     from datagen.reader import load, read_rows
 
-__all__ = ["Rows", "Rule110", "generate", "load", "read_rows"]
+__all__ = ["PAD", "Depo", "Rows", "Rule110", "generate", "load", "read_rows"]
 
 _MODULE_OF = {"generate": "datagen.generation", "load": "datagen.reader", "read_rows": "datagen.reader"}
 

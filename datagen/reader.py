@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from datagen.errors import (
     ShardMissingError,
     SplitNotFoundError,
 )
-from datagen.rows import Rows
+from datagen.rows import Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 
 GENERATE = "`python pipelines/generate.py`"
@@ -37,7 +38,10 @@ def read_dataset(path: str | Path) -> Dataset:
 
 
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
-    """A split, or its first `rows` rows, as a table: tokens fixed_size_list<uint16 or uint32>, answer_* list<int32>.
+    """A split, or its first `rows` rows, as a table: tokens list<uint16 or uint32>, answer_* list<int32>.
+
+    tokens is a fixed_size_list where all rows of the task have one length. A pad at the left of a row is the id of
+    the vocabulary's last entry, `<pad>`.
 
     Raises DatasetNotFoundError, FormatVersionError, SplitNotFoundError, NotEnoughRowsError,
     ShardMissingError or ShardCorruptError.
@@ -47,22 +51,17 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
-    """A split, or its first `rows` rows, as numpy arrays; errors as in `load`.
+    """A split, or its first `rows` rows, in numpy arrays; errors as in `load`.
 
-    Needs the memory of the result and of a shard or two.
+    Needs the memory of the result and of a shard or two; twice that of the result where rows differ in length.
     """
     dataset = read_dataset(path)
     wanted = _wanted(path, dataset, split, rows)
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    done = 0
-    for table in _tables(Path(path), dataset, split, wanted):
-        for name in table.column_names:
-            part = _to_numpy(table.column(name))
-            if name not in arrays:
-                arrays[name] = np.empty((wanted, part.shape[1]), dtype=part.dtype)
-            arrays[name][done : done + len(part)] = part
-        done += table.num_rows
-    return Rows(**arrays)
+    tables = _tables(Path(path), dataset, split, wanted)
+    first = next(tables)
+    fixed = pa.types.is_fixed_size_list(first.schema.field("tokens").type)
+    read = _arrays if fixed else _ragged
+    return Rows(**read(chain([first], tables), wanted), pad=pad_id(dataset.vocabulary))
 
 
 def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) -> int:
@@ -100,7 +99,28 @@ def _read_shard(file: Path, shard: Shard) -> pa.Table:
     return pq.read_table(pa.BufferReader(content))
 
 
-def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """A list column whose lists have one length, as [n, length]."""
-    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(column), -1)
+def _arrays(tables: Iterable[pa.Table], rows: int) -> dict[str, npt.NDArray[Any]]:
+    """Each column as [rows, length]: the lists of a column have one length."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    done = 0
+    for table in tables:
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            flat = column.combine_chunks().flatten().to_numpy()
+            part = flat.reshape(len(column), -1)
+            if name not in arrays:
+                arrays[name] = np.empty((rows, part.shape[1]), dtype=part.dtype)
+            arrays[name][done : done + len(part)] = part
+        done += table.num_rows
+    return arrays
+
+
+def _ragged(tables: Iterable[pa.Table], rows: int) -> dict[str, Ragged]:
+    """Each column as lists of any length. The offsets are our own: Arrow's end at 2^31 values."""
+    table = pa.concat_tables(tables)
+    return {
+        name: Ragged.of(
+            np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]),
+            np.concatenate([chunk.value_lengths().to_numpy() for chunk in column.chunks]),
+        )
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }

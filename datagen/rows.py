@@ -2,49 +2,173 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+PAD = -1  # a token that is none: the model ignores it
+PAD_NAME = "<pad>"
+COLUMNS = ("tokens", "answer_start", "answer_length", "answer_depth")
+ALL = slice(None)
+
 Index = slice | npt.NDArray[np.intp] | npt.NDArray[np.bool_]
+Lists = Sequence[Sequence[int]]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """n lists of any lengths: list i is ``values[offsets[i] : offsets[i + 1]]``."""
+
+    values: npt.NDArray[Any]  # [offsets[-1]]
+    offsets: Int64  # [n + 1], from 0
+
+    def __post_init__(self) -> None:
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
+            raise ValueError(f"offsets must run from 0 to the {len(self.values)} values, got {self.offsets}")
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Ragged:
+        """The lists that lie one behind the other in `values`, of these lengths, integers [n]."""
+        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    @property
+    def lengths(self) -> Int64:
+        """int64 [n]."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: Index) -> Ragged:
+        """Copies of the lists of a slice, of an index array or of a boolean mask."""
+        starts = self.offsets[:-1][index]
+        lengths = self.offsets[1:][index] - starts
+        shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        return Ragged.of(self.values[np.arange(len(shift)) + shift], lengths)
+
+    def padded(self, fill: int) -> Int64:
+        """int64 [n, longest], `fill` behind each list."""
+        inside = np.arange(self.lengths.max(initial=0)) < self.lengths[:, None]
+        dense = np.full(inside.shape, fill, dtype=np.int64)
+        dense[inside] = self.values
+        return dense
+
+    def tolist(self) -> list[list[int]]:
+        return [part.tolist() for part in np.split(self.values, self.offsets[1:-1])] if len(self) else []
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """n rows of T tokens with A answers each.
+    """n rows of tokens with their answers: four arrays where all rows have T tokens and A answers, else four Ragged.
 
-    Answer a of row i is ``tokens[i, start : start + length]``, asked at ``answer_depth[i, a]`` (Rule 110: steps).
+    Answer a of row i is ``tokens[i][start : start + length]``, asked at ``answer_depth[i][a]`` (Rule 110: steps;
+    Depo: hops). `pad` is the token id that stands for a pad, None where rows have none.
+
+    Raises ValueError where the four do not belong together.
     """
 
-    tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32]  # [n, T]
-    answer_start: npt.NDArray[np.int32]  # [n, A]
-    answer_length: npt.NDArray[np.int32]  # [n, A]
-    answer_depth: npt.NDArray[np.int32]  # [n, A]
+    tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32] | Ragged  # [n, T]
+    answer_start: npt.NDArray[np.int32] | Ragged  # [n, A]
+    answer_length: npt.NDArray[np.int32] | Ragged  # [n, A]
+    answer_depth: npt.NDArray[np.int32] | Ragged  # [n, A]
+    pad: int | None = None
 
     def __post_init__(self) -> None:
-        shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
-        answers = {shape for name, shape in shapes.items() if name != "tokens"}
-        if self.tokens.ndim != 2 or len(answers) != 1 or self.answer_start.shape[:-1] != (len(self.tokens),):
+        tokens, *answers = columns = list(self.columns().values())
+        if len({isinstance(column, Ragged) for column in columns}) == 2:
+            raise ValueError("tokens and every answer_* must be arrays, or all of them Ragged")
+        if isinstance(tokens, Ragged):
+            alike = all(np.array_equal(column.offsets, answers[0].offsets) for column in answers)
+        else:
+            alike = tokens.ndim == answers[0].ndim == 2 and len({column.shape for column in answers}) == 1
+        if not alike or len(answers[0]) != len(tokens):
+            shapes = {name: getattr(column, "shape", len(column)) for name, column in self.columns().items()}
             raise ValueError(f"tokens must be [n, T] and every answer_* [n, A] with the same n and A, got {shapes}")
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Lists,
+        answer_start: Lists,
+        answer_length: Lists,
+        answer_depth: Lists,
+        pad: int | None = None,
+        dtype: type[np.uint16] | type[np.uint32] = np.uint16,
+    ) -> Rows:
+        """Ragged rows from one list a row each; dtype of the tokens: uint32 for a vocabulary above 65,536.
+
+        Raises OverflowError for a token that dtype cannot hold, ValueError for an answer that is not in its row.
+        """
+        for row, (words, starts, lengths) in enumerate(zip(tokens, answer_start, answer_length, strict=True)):
+            for start, length in zip(starts, lengths, strict=True):
+                if start < 0 or length < 1 or start + length > len(words):
+                    raise ValueError(
+                        f"row {row}: an answer must be 1 or more of its {len(words)} tokens, "
+                        f"got start {start}, length {length}"
+                    )
+        answers = [_ragged(column, np.int32) for column in (answer_start, answer_length, answer_depth)]
+        return cls(_ragged(tokens, dtype), answers[0], answers[1], answers[2], pad)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: Index) -> Rows:
-        """The rows of a slice (views), of an index array or of a boolean mask (copies)."""
-        return Rows(self.tokens[index], self.answer_start[index], self.answer_length[index], self.answer_depth[index])
+        """The rows of a slice (views of arrays, copies of Ragged), of an index array or of a boolean mask (copies)."""
+        return Rows(**{name: column[index] for name, column in self.columns().items()}, pad=self.pad)
 
-    def loss_mask(self, index: Index | None = None) -> npt.NDArray[np.bool_]:
-        """Which tokens belong to an answer, bool [n, T]: the union of the answers, of all rows or of those indexed."""
-        rows = self if index is None else self[index]
-        position = np.arange(rows.tokens.shape[1])
-        mask: npt.NDArray[np.bool_] = np.zeros(rows.tokens.shape, dtype=np.bool_)
-        for start, length in zip(rows.answer_start.T[..., None], rows.answer_length.T[..., None], strict=True):
+    @property
+    def lengths(self) -> Int64:
+        """Tokens of each row, int64 [n], pads at its left among them."""
+        if isinstance(self.tokens, Ragged):
+            return self.tokens.lengths
+        return np.broadcast_to(np.int64(self.tokens.shape[1]), len(self))
+
+    def batch(self, index: Index = ALL) -> tuple[Int64, npt.NDArray[np.bool_]]:
+        """Tokens int64 [B, T] and loss mask bool [B, T] of the rows indexed, as a model takes them.
+
+        T is the longest of these rows; what lies behind a shorter one is PAD, as is a row's own pad.
+        """
+        rows = self[index]
+        tokens = _padded(rows.tokens, PAD)
+        if self.pad is not None:
+            tokens[tokens == self.pad] = PAD
+        return tokens, rows._mask()
+
+    def loss_mask(self, index: Index = ALL) -> npt.NDArray[np.bool_]:
+        """Which tokens belong to an answer, bool [B, T] as in `batch`: the union of the answers."""
+        return self[index]._mask()
+
+    def _mask(self) -> npt.NDArray[np.bool_]:
+        position = np.arange(self.lengths.max(initial=0))
+        mask: npt.NDArray[np.bool_] = np.zeros((len(self), len(position)), dtype=np.bool_)
+        starts, lengths, _ = self.answers()
+        for start, length in zip(starts.T[..., None], lengths.T[..., None], strict=True):
             mask |= (position >= start) & (position < start + length)
         return mask
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Name -> array, in the order of the dataset's columns."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def answers(self) -> tuple[Int64, Int64, Int64]:
+        """Start, length and depth of the answers, int64 [n, A]; a row with fewer than A ends in ones of length 0."""
+        return _padded(self.answer_start, 0), _padded(self.answer_length, 0), _padded(self.answer_depth, 0)
+
+    def columns(self) -> dict[str, Any]:
+        """Name -> array or Ragged, in the order of the dataset's columns."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+def pad_id(vocabulary: Sequence[str]) -> int | None:
+    """The token id of a vocabulary's pad: its last, if that is PAD_NAME, else None."""
+    return len(vocabulary) - 1 if list(vocabulary[-1:]) == [PAD_NAME] else None
+
+
+def _ragged(lists: Lists, dtype: type[np.generic]) -> Ragged:
+    values = np.array([value for part in lists for value in part], dtype=dtype)
+    return Ragged.of(values, np.array([len(part) for part in lists], dtype=np.int64))
+
+
+def _padded(column: npt.NDArray[Any] | Ragged, fill: int) -> Int64:
+    """int64 [n, longest], `fill` behind each list; always a copy."""
+    return column.padded(fill) if isinstance(column, Ragged) else column.astype(np.int64)

@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.rows import Rows
-from datagen.task import check_int, random_stream
+from datagen.splits import split_of
+from datagen.task import check_int, random_stream, raw_words
 
 QUERY = 2  # the id of "?"; the ids of "0" and "1" are the cells themselves
 SMALL_SPACE_BITS = 40  # up to here two draws may well meet the same context
-SPLIT_OF_BUCKET = np.array(["test", "validation"] + ["train"] * 6)
-# This salt puts six of the contexts 0..7, which every space has, into train and one into each other split:
-# so no split is ever without contexts.
-SPLIT_SALT = 23
 
 UInt8 = npt.NDArray[np.uint8]
 UInt64 = npt.NDArray[np.uint64]
@@ -91,7 +88,7 @@ class Rule110:
         if self.context_length <= SMALL_SPACE_BITS:
             words = _draw_small(self.context_length, split, stream, rows)
         else:
-            words = _raw(stream, rows * -(-self.context_length // 64)).reshape(rows, -1)
+            words = raw_words(stream, rows * -(-self.context_length // 64)).reshape(rows, -1)
         as_bytes = words.astype("<u8", copy=False).view(np.uint8)
         return np.unpackbits(as_bytes, axis=1, count=self.context_length, bitorder="little")
 
@@ -109,28 +106,13 @@ def first_cells(states: UInt8, steps: int) -> UInt8:
     return np.unpackbits(centre[0], count=len(states))
 
 
-def split_of(contexts: UInt64) -> npt.NDArray[np.str_]:
-    """The split that owns each context of a small space, given as its bits in a word, uint64 [n]."""
-    # The finaliser of MurmurHash3: every bit of the context moves every bit of the hash.
-    word = contexts + np.uint64(SPLIT_SALT)
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        word = (word ^ (word >> np.uint64(33))) * np.uint64(factor)
-    bucket = (word ^ (word >> np.uint64(33))) & np.uint64(7)
-    return np.take(SPLIT_OF_BUCKET, bucket)
-
-
 def _draw_small(bits: int, split: str, stream: np.random.Philox, rows: int) -> UInt64:
     """Words whose low `bits` bits are contexts of the split, uint64 [rows, 1]: uniform draws, others thrown away."""
     drawn: list[UInt64] = []
     missing = rows
     while missing > 0:
         # The batch size shapes no result: one draw takes one word of the stream.
-        words = _raw(stream, 2 * rows) & np.uint64(2**bits - 1)
+        words = raw_words(stream, 2 * rows) & np.uint64(2**bits - 1)
         drawn.append(words[split_of(words) == split])
         missing -= len(drawn[-1])
     return np.concatenate(drawn)[:rows, None]
-
-
-def _raw(stream: np.random.Philox, words: int) -> UInt64:
-    """The next words of the stream, uint64 [words]."""
-    return np.asarray(stream.random_raw(words), dtype=np.uint64)

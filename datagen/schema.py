@@ -77,8 +77,8 @@ def fingerprint(task: Task, seed: int) -> str:
     return hashlib.sha256(canonical_json(shaped_by).encode()).hexdigest()[:16]
 
 
-def columns(vocabulary_size: int, row_length: int) -> pa.Schema:
-    """Arrow schema of a shard whose rows all have `row_length` tokens; nothing in it may be null."""
+def columns(vocabulary_size: int, row_length: int | None) -> pa.Schema:
+    """Arrow schema of a shard whose rows all have `row_length` tokens, None: any number; nothing in it may be null."""
 
     def field(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
@@ -86,13 +86,13 @@ def columns(vocabulary_size: int, row_length: int) -> pa.Schema:
     token = pa.uint16() if vocabulary_size <= 2**16 else pa.uint32()
     answer = pa.list_(field("element", pa.int32()))
     return pa.schema(
-        [field("tokens", pa.list_(field("element", token), row_length))]
+        [field("tokens", pa.list_(field("element", token), -1 if row_length is None else row_length))]
         + [field(name, answer) for name in ("answer_start", "answer_length", "answer_depth")]
     )
 
 
 def rows_per_shard(row_length: int) -> int:
-    """Rows of a full shard: SHARD_ROWS, or fewer where rows are longer than 1,024 tokens."""
+    """Rows of a full shard: SHARD_ROWS, or fewer where the longest row has more than 1,024 tokens."""
     return min(SHARD_ROWS, max(1, SHARD_TOKENS // row_length))
 
 

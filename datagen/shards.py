@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datagen.files import replacing, sha256
-from datagen.rows import Rows
+from datagen.rows import Ragged, Rows
 from datagen.schema import Shard, columns
 from datagen.task import Task
 
@@ -47,15 +48,16 @@ def finished_shard(path: Path, rows: int, listed: Shard | None) -> Shard | None:
 
 def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
     """The rows as one Arrow table of the dataset's columns."""
-    schema = columns(vocabulary_size, row_length=rows.tokens.shape[1])
+    schema = columns(vocabulary_size, row_length=None if isinstance(rows.tokens, Ragged) else rows.tokens.shape[1])
     arrays = []
-    for name, values in rows.columns().items():
+    for name, column in rows.columns().items():
         kind = schema.field(name).type
-        flat = pa.array(values.reshape(-1), type=kind.value_type)
+        if not isinstance(column, Ragged):
+            n, width = column.shape
+            column = Ragged(column.reshape(-1), np.arange(n + 1) * width)
+        flat = pa.array(column.values, type=kind.value_type)
         if pa.types.is_fixed_size_list(kind):
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
         else:
-            n, width = values.shape
-            offsets = pa.array(range(0, n * width + 1, width), type=pa.int32())
-            arrays.append(pa.ListArray.from_arrays(offsets, flat, type=kind))
+            arrays.append(pa.ListArray.from_arrays(pa.array(column.offsets, type=pa.int32()), flat, type=kind))
     return pa.Table.from_arrays(arrays, schema=schema)

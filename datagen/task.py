@@ -8,6 +8,7 @@ from dataclasses import Field, asdict
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from datagen.rows import Rows
 
@@ -25,11 +26,11 @@ class Task(Protocol):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Token id -> what it stands for."""
+        """Token id -> what it stands for; the last may be PAD_NAME, if rows have pads at their left."""
 
     @property
     def row_length(self) -> int:
-        """Tokens in each row, T."""
+        """Tokens in the longest row that the task can make."""
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard: a function of (config, split, seed, shard), fewer rows being a prefix."""
@@ -65,3 +66,8 @@ def random_stream(task: Task, split: str, seed: int, shard: int) -> np.random.Ph
     check_int("shard", shard, 0, MAX_SEED)
     text = canonical_json({"task": task_identity(task), "split": split, "seed": seed, "shard": shard})
     return np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
+
+
+def raw_words(stream: np.random.Philox, words: int) -> npt.NDArray[np.uint64]:
+    """The next words of the stream, uint64 [words]."""
+    return np.asarray(stream.random_raw(words), dtype=np.uint64)

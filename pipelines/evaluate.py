@@ -70,9 +70,10 @@ def measure(line: str, training: Path, data: Path, root: Path) -> list[Result]:
     model, history = load(training / MODEL), read_history(training)
     rows, last = read_rows(data, "test"), history[-1]
     train = json.loads((training / "config.json").read_text())["config"]["train"]
-    train_rows, own = last.tokens // rows.tokens.shape[1], model.config.sleep_passes
+    # where rows differ in length, FLOPs are those of longest rows of as many tokens
+    length, own = int(rows.lengths.max()), model.config.sleep_passes
     trained = train["sleep_passes"] or [own]
-    flops = sum(model.flops(rows.tokens.shape[1], passes) for passes in trained) / len(trained)
+    flops = sum(model.flops(length, passes) for passes in trained) / len(trained)
     return [
         Result(
             line=line if passes == own else f"{line}@{passes}",
@@ -81,7 +82,7 @@ def measure(line: str, training: Path, data: Path, root: Path) -> list[Result]:
             fast_weight_lr=model.config.fast_weight_lr,
             tokens=last.tokens,
             seconds=last.seconds,
-            flops=round(3 * train_rows * flops),
+            flops=round(3 * (last.tokens // length) * flops),
             validation=last.accuracy,
             floor=commonest_share(rows),
             accuracy=accuracy(model, rows, passes),
@@ -98,7 +99,8 @@ def _metrics(result: Result, suffix: str) -> dict[str, float]:
 
 def commonest_share(rows: Rows) -> float:
     """The share of rows whose whole answer is the commonest one: what a model gets right that has learned nothing."""
-    answers = np.where(rows.loss_mask(), rows.tokens, 0)
+    tokens, mask = rows.batch()
+    answers = np.where(mask, tokens, 0)
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 

@@ -25,7 +25,7 @@ def training_seconds(pipeline: Pipeline) -> float:
     engine = LocalEngine(build_model(pipeline.model, probe), probe)
     task = pipeline.task
     rows = task.sample("train", 0, 0, PROBE_ROWS)
-    tokens, mask = torch.from_numpy(rows.tokens.astype("int64")), torch.from_numpy(rows.loss_mask())
+    tokens, mask = map(torch.from_numpy, rows.batch())
     engine.backward(tokens, mask)
     start = time.monotonic()
     engine.backward(tokens, mask)

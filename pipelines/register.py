@@ -96,8 +96,9 @@ def _judge(
 
 def _prompts(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
     """The first rows up to their first answer, and how many tokens answer them."""
-    start = int(rows.answer_start.min())
-    return rows.tokens[:EXAMPLE_ROWS, :start].astype(np.int64), rows.tokens.shape[1] - start
+    tokens, mask = rows.batch(slice(EXAMPLE_ROWS))
+    start = int(mask.any(axis=0).argmax())
+    return tokens[:, :start], tokens.shape[1] - start
 
 
 if __name__ == "__main__":

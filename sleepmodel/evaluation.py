@@ -44,30 +44,30 @@ class Accuracy:
 
 @torch.no_grad()
 def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batch_size: int = 512) -> np.ndarray:
-    """The most likely token at each answer token: int64 [n, T], -1 where a row has no answer token. sleep_passes: N,
-    None is the model's."""
+    """The most likely token at each answer token: int64 [n, T], T the longest row's; -1 where there is no answer.
+    sleep_passes: N, None is the model's."""
     device = next(model.parameters()).device
-    predicted = np.full(rows.tokens.shape, -1, np.int64)
+    predicted = np.full((len(rows), rows.lengths.max()), -1, np.int64)
     for start in range(0, len(rows), batch_size):
         part = np.arange(start, min(start + batch_size, len(rows)))
-        mask = rows.loss_mask(part)
-        tokens = torch.from_numpy(rows.tokens[part].astype(np.int64)).to(device)
-        logits = model(tokens, torch.from_numpy(mask).to(device), sleep_passes).logits
-        predicted[start : start + len(part)][mask] = logits.argmax(-1).cpu().numpy()
+        tokens, mask = rows.batch(part)
+        logits = model(torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device), sleep_passes).logits
+        predicted[start : start + len(part), : mask.shape[1]][mask] = logits.argmax(-1).cpu().numpy()
     return predicted
 
 
 def score(predicted: np.ndarray, rows: Rows) -> Accuracy:
     """Exact match of `predict`'s tokens with the rows' own."""
-    wrong = np.zeros((len(rows), rows.tokens.shape[1] + 1), np.int64)
-    np.cumsum((predicted >= 0) & (predicted != rows.tokens), axis=1, out=wrong[:, 1:])
-    before = np.take_along_axis(wrong, rows.answer_start.astype(np.int64), 1)
-    behind = np.take_along_axis(wrong, (rows.answer_start + rows.answer_length).astype(np.int64), 1)
-    right = before == behind
-    depths = np.unique(rows.answer_depth)
-    by_depth = {
-        int(d): Share(int(right[rows.answer_depth == d].sum()), int((rows.answer_depth == d).sum())) for d in depths
-    }
+    tokens, _ = rows.batch()
+    start, length, depth = rows.answers()
+    wrong = np.zeros((len(rows), tokens.shape[1] + 1), np.int64)
+    np.cumsum((predicted >= 0) & (predicted != tokens), axis=1, out=wrong[:, 1:])
+    right = np.take_along_axis(wrong, start, 1) == np.take_along_axis(wrong, start + length, 1)
+    asked = length > 0
+    by_depth = {}
+    for d in np.unique(depth[asked]):
+        of_depth = right[asked & (depth == d)]
+        by_depth[int(d)] = Share(int(of_depth.sum()), len(of_depth))
     return Accuracy(Share(int(right.all(1).sum()), len(rows)), by_depth)
 
 

@@ -185,17 +185,14 @@ def train(
     keep_freed_memory()
     history = _load(engine, resume) if resume else []
     start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
-    clock, losses = time.monotonic(), []
+    clock, losses, lengths = time.monotonic(), [], rows.lengths
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
     for step, indices in enumerate(batches(len(rows), config, start), start):
         rate = schedule(step, config)
-        passes = drawn_passes(step, config)
-        micro = [
-            engine.backward(
-                torch.from_numpy(rows.tokens[part].astype(np.int64)), torch.from_numpy(rows.loss_mask(part)), passes
-            )
-            for part in share(indices, engine)
-        ]
+        passes, micro = drawn_passes(step, config), []
+        for part in share(indices, engine):
+            batch, mask = rows.batch(part)
+            micro.append(engine.backward(torch.from_numpy(batch), torch.from_numpy(mask), passes))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
         if not math.isfinite(loss + norm):
@@ -204,7 +201,7 @@ def train(
                 f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; go on from it with lower rates"
             )
         losses.append(loss)
-        tokens += indices.size * rows.tokens.shape[1]
+        tokens += int(lengths[indices].sum())
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
             now = time.monotonic()
             at = Progress(

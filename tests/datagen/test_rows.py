@@ -1,4 +1,4 @@
-"""Rows: the loss mask, slicing, shape checks."""
+"""Rows, of one length and of several: batches, the loss mask, slicing, shape checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import Rows
+from datagen import PAD, Rows
+from datagen.rows import COLUMNS, Ragged, pad_id
 
 
 @st.composite
@@ -21,6 +22,93 @@ def random_rows(draw: st.DrawFn) -> Rows:
         answer_length=rng.integers(1, width - start + 1, dtype=np.int32),
         answer_depth=rng.integers(0, 9, (n, answers), dtype=np.int32),
     )
+
+
+Lists = list[list[int]]
+
+
+@st.composite
+def random_lists(draw: st.DrawFn) -> dict[str, Lists]:
+    """The columns of ragged rows, as lists: rows of 0 to 9 tokens below 100, those with tokens have 0 to 3 answers."""
+    columns: dict[str, Lists] = {name: [] for name in COLUMNS}
+    for _ in range(draw(st.integers(1, 6))):
+        tokens = draw(st.lists(st.integers(0, 99), max_size=9))
+        starts = draw(st.lists(st.integers(0, len(tokens) - 1), max_size=3)) if tokens else []
+        columns["tokens"].append(tokens)
+        columns["answer_start"].append(starts)
+        columns["answer_length"].append([draw(st.integers(1, len(tokens) - start)) for start in starts])
+        columns["answer_depth"].append([draw(st.integers(0, 9)) for _ in starts])
+    return columns
+
+
+@given(random_lists(), st.data())
+def test_a_batch_is_padded_to_its_longest_row(columns: dict[str, Lists], data: st.DataObject) -> None:
+    pad = data.draw(st.one_of(st.none(), st.integers(0, 99)))
+    rows = Rows.of(**columns, pad=pad)
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1))
+    longest = max(len(columns["tokens"][i]) for i in index)
+    expected = np.full((len(index), longest), PAD)
+    answer = np.zeros((len(index), longest), dtype=bool)
+    for place, i in enumerate(index):
+        for t, token in enumerate(columns["tokens"][i]):
+            expected[place, t] = PAD if token == pad else token
+        for start, length in zip(columns["answer_start"][i], columns["answer_length"][i], strict=True):
+            answer[place, start : start + length] = True
+
+    tokens, mask = rows.batch(np.array(index))
+    assert tokens.dtype == np.int64 and mask.dtype == np.bool_
+    assert (tokens == expected).all() and tokens.shape == expected.shape
+    assert (mask == answer).all() and mask.shape == expected.shape
+
+
+@given(random_lists(), st.data())
+def test_indexing_takes_whole_ragged_rows(columns: dict[str, Lists], data: st.DataObject) -> None:
+    rows = Rows.of(**columns, pad=7)
+    assert {name: column.tolist() for name, column in rows.columns().items()} == columns
+    assert rows.lengths.tolist() == [len(tokens) for tokens in columns["tokens"]]
+    index = data.draw(st.lists(st.integers(-len(rows), len(rows) - 1)))
+    keep = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    first, last = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 6))
+    for taken, wanted in (
+        (rows[np.array(index, dtype=np.intp)], index),
+        (rows[np.array(keep)], np.flatnonzero(keep)),
+        (rows[first:last], range(len(rows))[first:last]),
+    ):
+        assert taken.pad == 7 and len(taken) == len(wanted)
+        for name, column in taken.columns().items():
+            assert column.tolist() == [columns[name][i] for i in wanted]
+
+
+@given(random_rows())
+def test_rows_of_one_length_are_the_same_as_arrays_and_as_lists(rows: Rows) -> None:
+    lists = {name: column.tolist() for name, column in rows.columns().items()}
+    for ours, theirs in zip(rows.batch(), Rows.of(**lists).batch(), strict=True):
+        assert (ours == theirs).all() and ours.shape == theirs.shape
+    assert (rows.lengths == rows.tokens.shape[1]).all() and len(rows.lengths) == len(rows)
+
+
+def test_absent_answers_have_length_zero() -> None:
+    rows = Rows.of([[1, 2, 3], [4]], [[1, 2], [0]], [[1, 1], [1]], [[5, 6], [7]])
+    start, length, depth = rows.answers()
+    assert start.tolist() == [[1, 2], [0, 0]]
+    assert length.tolist() == [[1, 1], [1, 0]]
+    assert depth.tolist() == [[5, 6], [7, 0]]
+
+
+@pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, 0), (2, 2), (3, 1)])
+def test_lists_refuse_an_answer_outside_its_row(start: int, length: int) -> None:
+    with pytest.raises(ValueError, match=f"row 1: .* 3 tokens, got start {start}, length {length}"):
+        Rows.of([[1], [1, 2, 3]], [[], [start]], [[], [length]], [[], [1]])
+
+
+def test_lists_refuse_a_token_that_does_not_fit() -> None:
+    with pytest.raises(OverflowError):
+        Rows.of([[2**16]], [[]], [[]], [[]])
+    assert Rows.of([[2**16]], [[]], [[]], [[]], dtype=np.uint32).batch()[0].tolist() == [[2**16]]
+
+
+def test_a_pad_is_the_last_of_the_vocabulary() -> None:
+    assert [pad_id(names) for names in ((), ("a",), ("<pad>", "a"), ("a", "<pad>"))] == [None, None, None, 1]
 
 
 @given(random_rows())
@@ -49,3 +137,13 @@ def test_refuses_arrays_that_do_not_belong_together() -> None:
     for answers in ((one, one, one), (two, two, one)):
         with pytest.raises(ValueError, match="same n"):
             Rows(tokens, *answers)
+
+
+def test_refuses_ragged_columns_that_do_not_belong_together() -> None:
+    three, two = Ragged.of(np.arange(6), np.array([3, 2, 1])), Ragged.of(np.arange(6), np.array([3, 3]))
+    Rows(three, three, three, three)
+    for columns in ((three, two, two, two), (two, two, two, three), (three, np.zeros((3, 1)), three, three)):
+        with pytest.raises(ValueError, match=r"same n|all of them Ragged"):
+            Rows(*columns)
+    with pytest.raises(ValueError, match="from 0 to the 6 values"):
+        Ragged(np.arange(6), np.array([0, 3]))

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Rule110
-from datagen.rule110 import SMALL_SPACE_BITS, first_cells, split_of
+from datagen.rule110 import SMALL_SPACE_BITS, first_cells
+from datagen.splits import split_of
 from datagen.task import SPLITS
 
 # Wolfram's table: what (left, centre, right) becomes.

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen import Rows, Rule110
 from datagen.errors import DatasetNotFoundError, FormatVersionError
-from datagen.schema import FORMAT_VERSION, Dataset, Shard, Split, fingerprint
-from datagen.shards import to_table
+from datagen.schema import FORMAT_VERSION, Dataset, Shard, Split, columns, fingerprint
+from datagen.shards import ensure_shard, to_table
 from datagen.task import MAX_SEED
 
 counts = st.integers(1, 2**31)
@@ -52,6 +53,7 @@ def test_what_is_no_dataset_json_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("vocabulary_size", "token"), [(3, pa.uint16()), (65_536, pa.uint16()), (65_537, pa.uint32()), (2**31, pa.uint32())]
 )
+@settings(deadline=None)  # Arrow's first conversion imports pandas
 @given(st.data())
 def test_table_holds_the_rows(vocabulary_size: int, token: pa.DataType, data: st.DataObject) -> None:
     n, width, answers = (data.draw(st.integers(1, 6)) for _ in range(3))
@@ -72,6 +74,23 @@ def test_table_holds_the_rows(vocabulary_size: int, token: pa.DataType, data: st
         "answer_depth": pa.int32(),
     }
     assert table.to_pydict() == {name: values.tolist() for name, values in rows.columns().items()}
+
+
+def test_table_of_ragged_rows() -> None:
+    rows = Rows.of([[1, 2, 3], [4, 5]], [[0, 2], [1]], [[2, 1], [1]], [[3, 4], [3]])
+    table = to_table(rows, vocabulary_size=10)
+    assert table.schema.field("tokens").type.equals(pa.list_(pa.field("element", pa.uint16(), nullable=False)))
+    assert table.to_pydict() == {name: column.tolist() for name, column in rows.columns().items()}
+
+
+def test_shards_of_rows_of_one_length_keep_their_bytes(tmp_path: Path) -> None:
+    """A shard holds what Arrow makes of the plain lists."""
+    task = Rule110()
+    lists = {name: column.tolist() for name, column in task.sample("train", 3, 0, 500).columns().items()}
+    schema = columns(len(task.vocabulary), task.row_length)
+    pq.write_table(pa.table(lists, schema=schema), tmp_path / "plain", compression="zstd")
+    ensure_shard(tmp_path / "shard", task, "train", 3, 0, 500, listed=None)
+    assert (tmp_path / "shard").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
 def test_fingerprint_moves_with_everything_that_shapes_rows(monkeypatch: pytest.MonkeyPatch) -> None:

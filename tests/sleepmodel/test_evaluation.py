@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from datagen import Rows
-from sleepmodel.evaluation import Mean, Share, accuracy, predict, score
+from sleepmodel.evaluation import Accuracy, Mean, Share, accuracy, predict, score
+from sleepmodel.model import Output
 from tests.sleepmodel.conftest import MakeModel
 
 ROWS = Rows(
@@ -42,12 +43,37 @@ def test_predictions_are_made_with_as_many_passes_as_asked(make_model: MakeModel
     tokens = np.random.default_rng(0).integers(0, 5, (64, 14))
     answers = np.full((64, 1), 13, np.int32)
     rows = Rows(tokens.astype(np.uint16), answers, np.ones_like(answers), np.ones_like(answers))
-    mask = torch.from_numpy(rows.loss_mask())
+    mask = torch.from_numpy(rows.batch()[1])
     for passes in (None, 1, 4):
         logits = model(torch.from_numpy(tokens), mask, passes).logits
         assert np.array_equal(predict(model, rows, passes)[mask.numpy()], logits.argmax(-1).numpy())
     assert not np.array_equal(predict(model, rows, 4), predict(model, rows))
     assert accuracy(model, rows, 4) == score(predict(model, rows, 4), rows)
+
+
+class Oracle(torch.nn.Module):
+    """Predicts what stands there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, sleep_passes: int | None = None) -> Output:
+        return Output(self.weight, torch.nn.functional.one_hot(tokens[mask], 10))
+
+
+def test_rows_of_unequal_length() -> None:
+    rows = Rows.of(
+        tokens=[[9, 1, 9, 2], [1, 2, 9, 4, 5, 9, 3], [9, 6, 3]],
+        answer_start=[[1], [3, 6], [2]],
+        answer_length=[[3], [2, 1], [1]],
+        answer_depth=[[1], [1, 8], [8]],
+    )
+    predicted = predict(Oracle(), rows, batch_size=2)  # type: ignore[arg-type]
+    assert predicted.tolist() == [[-1, 1, 9, 2, -1, -1, -1], [-1, -1, -1, 4, 5, -1, 3], [-1, -1, 3, -1, -1, -1, -1]]
+    assert score(predicted, rows).rows == Share(3, 3)
+    predicted[1, 6] = 0
+    assert score(predicted, rows) == Accuracy(Share(2, 3), {1: Share(2, 2), 8: Share(1, 2)})
 
 
 def test_wilson_and_student_intervals() -> None:

@@ -1,0 +1,238 @@
+"""Depo (Physics of Language Models: Part 4.1; arXiv 2605.26099, figure 3): which node is k hops from node a?
+
+Needs numpy alone. `datagen.depo_text` reads the rows back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen.rows import PAD_NAME, Ragged, Rows, pad_id
+from datagen.splits import split_of
+from datagen.task import check_int, random_stream, raw_words
+
+SYMBOLS = 50
+FIRST, LAST, QUERY = 0, SYMBOLS, 2 * SYMBOLS  # ids: the first of two symbols; the last or only one; the first query
+ONE_TOKEN, NAMES = SYMBOLS, SYMBOLS + SYMBOLS**2  # names of one token, of one or two
+MIN_NODES = 3
+MAX_HOPS = 4096
+SMALL_NODES = 7  # up to here two draws may well meet the same context
+QUESTION = 6  # slots of a question: query, name, "=", name
+NONE = np.uint16(2**16 - 1)  # an empty slot
+INDEX_BITS = np.uint64(12)  # of a sort key; NAMES fits
+BLOCK_ROWS, BLOCK_WORDS = 4096, 2**20  # drawn at a time, so that they stay in the cache: they shape no result
+
+UInt16 = npt.NDArray[np.uint16]
+UInt64 = npt.NDArray[np.uint64]
+Int64 = npt.NDArray[np.int64]
+
+# [NAMES, 2]: the ids of each name, NONE before the only id of a short one.
+_FIRST, _LAST = np.divmod(np.arange(NAMES) - ONE_TOKEN, SYMBOLS)
+SPELLING = np.stack([np.where(_FIRST < 0, NONE, FIRST + _FIRST), LAST + _LAST], axis=1).astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Depo:
+    """The edges of a directed cycle in random order, then questions with their answers: `?k a = b`, b k hops from a.
+
+    nodes    3..2550, of the largest cycle, N; there are 2,550 names.
+    hops     1..4096, the largest k; it may pass the cycle's length.
+    queries  1..2550, questions in a row; as no node is asked twice, a cycle of fewer nodes has one for each.
+
+    Train rows have n nodes, n in 3..N with p(n) ~ 1 / (n + sqrt(N)), and k uniform in 1..hops; validation and test
+    rows have N nodes and k uniform among the powers of two up to hops. A name has one or two symbols by a fair coin; a
+    name that is there already is drawn again. (Where n starts is a guess: among 50 official samples with N = 75 the
+    least n is 4; that none is 3 or less has a probability of 0.11 if n starts at 3, and of 0.01 if it starts at 2.)
+
+    Vocabulary, in the order of its ids: x1..x50, the first of two symbols; y1..y50, the last or only symbol, so that no
+    name begins another; ?1..?hops, the queries; `=`, which stands before every answer; `<pad>`.
+
+    Layout: the context, padded at its left to 4 * nodes tokens, then the questions, 4 to 6 tokens each; no token at the
+    start or the end. An answer is the tokens of its name alone, asked at depth k.
+
+    No answer token is the first of a window of `nodes` tokens. The questions begin where the fifth window does, with a
+    query token; while they all fit into it (6 * queries <= nodes, two-token names throughout, as in the paper) none of
+    their answers can begin a window. With more queries, rows where the first or the second token of an answer does are
+    thrown away, which favours fewer nodes and names whose lengths fit. Windows of a multiple of `nodes` begin at some
+    of the same places, so it holds for them too.
+
+    No two splits share a context, whatever their seeds: up to 7 nodes every context belongs to one split by its hash,
+    about 1/8 to test and 1/8 to validation. From 8 nodes on contexts are drawn freely, as a collision is negligible:
+    10 million train rows and 10,000 test rows of 8 nodes share one with a probability below 1e-11, of 75 below 1e-290.
+    """
+
+    nodes: int = 75
+    hops: int = 16
+    queries: int = 10
+
+    def __post_init__(self) -> None:
+        check_int("nodes", self.nodes, MIN_NODES, NAMES)
+        check_int("hops", self.hops, 1, MAX_HOPS)
+        check_int("queries", self.queries, 1, NAMES)
+
+    @property
+    def name(self) -> str:
+        return "depo"
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        symbols = [f"{place}{symbol}" for place in "xy" for symbol in range(1, SYMBOLS + 1)]
+        return (*symbols, *(f"?{k}" for k in range(1, self.hops + 1)), "=", PAD_NAME)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens before the first query token, pads among them."""
+        return 4 * self.nodes
+
+    @property
+    def row_length(self) -> int:
+        """Tokens in the longest row: every name has two."""
+        return self.context_length + QUESTION * self._most_queries
+
+    @property
+    def _most_queries(self) -> int:
+        return min(self.queries, self.nodes)
+
+    def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
+        """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
+
+        split is train, validation or test; seed and shard are 0 or more, rows 1 or more; else ValueError.
+        Returns Ragged rows: uint16 tokens, at most `queries` answers of one or two tokens each.
+        """
+        stream = random_stream(self, split, seed, shard)
+        check_int("rows", rows, 1, 2**31 - 1)
+        words_per_row = 1 + 4 * self.nodes + self._most_queries
+        block = min(BLOCK_ROWS, BLOCK_WORDS // words_per_row)
+        drafts: list[Draft] = []
+        missing = rows
+        while missing > 0:
+            drawn = min(block, 2 * missing)
+            draft = self._draft(raw_words(stream, drawn * words_per_row).reshape(drawn, -1), split)
+            keep = np.flatnonzero(self._belongs(draft, split))[:missing]
+            drafts.append(Draft(*(array[keep] for array in draft)))
+            missing -= len(keep)
+        tokens, *answers = (np.concatenate(arrays) for arrays in zip(*drafts, strict=True))
+        filled, asked = tokens != NONE, answers[-1] > 0
+        start, length, depth = (Ragged.of(array[asked], asked.sum(axis=1)) for array in answers)
+        return Rows(Ragged.of(tokens[filled], filled.sum(axis=1)), start, length, depth, pad_id(self.vocabulary))
+
+    def _draft(self, words: UInt64, split: str) -> Draft:
+        """Rows from raw words, uint64 [n, 1 + 4 * nodes + queries], queries at most nodes (here and below)."""
+        size_words, *node_words, hop_words = np.split(words, np.arange(5) * self.nodes + 1, axis=1)
+        size = self._sizes(size_words, split)
+        # Names come in the order of their draw, short ones sooner: only their places on the cycle are random.
+        cycle = np.take_along_axis(_names(node_words[0]), _shuffled(node_words[1], size), axis=1)
+        return self._laid_out(
+            cycle,
+            size,
+            edges=_shuffled(node_words[2], size),
+            asked=_shuffled(node_words[3], size)[:, : self._most_queries],
+            hops=self._hops(hop_words, split),
+        )
+
+    def _sizes(self, words: UInt64, split: str) -> Int64:
+        """Nodes of each cycle, int64 [n, 1], from words [n, 1]."""
+        if split != "train":
+            return np.full(words.shape, self.nodes)
+        # Sum, root and quotient are the same on every machine: IEEE 754, one after the other.
+        share = np.cumsum(1 / (np.arange(MIN_NODES, self.nodes + 1) + np.sqrt(self.nodes)))
+        uniform = (words >> np.uint64(11)) * 2.0**-53
+        return MIN_NODES + np.searchsorted(share / share[-1], uniform, side="right")
+
+    def _hops(self, words: UInt64, split: str) -> Int64:
+        """k of each question, int64, from words of the same shape."""
+        choices = np.arange(1, self.hops + 1) if split == "train" else 2 ** np.arange(self.hops.bit_length())
+        return np.take(choices, words % np.uint64(len(choices)))
+
+    def _laid_out(self, cycle: UInt16, size: Int64, edges: Int64, asked: Int64, hops: Int64) -> Draft:
+        """cycle [n, nodes], names; size [n, 1]; edges [n, nodes] and asked [n, queries], places on the cycle."""
+        n, marker, pad = len(cycle), QUERY + self.hops, QUERY + self.hops + 1
+
+        def spell(places: Int64) -> UInt16:
+            return SPELLING[np.take_along_axis(cycle, places % size, axis=1)]
+
+        context = np.stack([spell(edges), spell(edges + 1)], axis=2)
+        context[np.arange(self.nodes) >= size] = NONE
+        context = context.reshape(n, self.context_length)
+        filled = context != NONE
+        behind = np.arange(self.context_length) >= self.context_length - filled.sum(axis=1, keepdims=True)
+        padded = np.full_like(context, pad)
+        padded[behind] = context[filled]
+
+        questions = np.empty((*hops.shape, QUESTION), dtype=np.uint16)
+        questions[..., 0] = QUERY + hops - 1
+        questions[..., 1:3] = spell(asked)
+        questions[..., 3] = marker
+        questions[..., 4:6] = spell(asked + hops)
+        absent = np.arange(self._most_queries) >= size
+        questions[absent] = NONE
+        length = 2 - (questions[..., 4] == NONE)
+        filled = (questions != NONE).reshape(n, -1)
+        start = self.context_length + (np.cumsum(filled, axis=1) - filled)[:, 4::QUESTION]
+        return Draft(
+            tokens=np.concatenate([padded, questions.reshape(n, -1)], axis=1),
+            start=start.astype(np.int32),
+            length=length.astype(np.int32),
+            depth=np.where(absent, 0, hops).astype(np.int32),
+        )
+
+    def _belongs(self, draft: Draft, split: str) -> npt.NDArray[np.bool_]:
+        """Which rows, bool [n], have no answer at the start of a window and a context that the split may have."""
+        at_start = (draft.start % self.nodes == 0) | ((draft.start + draft.length - 1) % self.nodes == 0)
+        belongs = ~(at_start & (draft.depth > 0)).any(axis=1)
+        if self.nodes <= SMALL_NODES:
+            belongs &= split_of(_words_of(draft.tokens[:, : self.context_length])) == split
+        return belongs
+
+
+class Draft(NamedTuple):
+    """n rows as arrays: tokens uint16 [n, row_length], NONE where there is none; answers int32 [n, queries], depth 0
+    where none is asked."""
+
+    tokens: npt.NDArray[Any]
+    start: npt.NDArray[Any]
+    length: npt.NDArray[Any]
+    depth: npt.NDArray[Any]
+
+
+def _names(words: UInt64) -> UInt16:
+    """Different names for each row, uint16 [n, m] below NAMES, from words [n, m].
+
+    As a fair coin between one token and two, the symbols at random, and another draw for a name that is there. Of the
+    names left, each short one is then SYMBOLS times as likely as each long one.
+    """
+    n, m = words.shape
+    row = np.arange(n)
+    urn = np.tile(np.arange(NAMES, dtype=np.uint16), (n, 1))  # short names, long ones; those left lie in front of each
+    short, long = np.full(n, ONE_TOKEN), np.full(n, NAMES - ONE_TOKEN)
+    drawn = np.empty((n, m), dtype=np.uint16)
+    for column in range(m):
+        ticket = (words[:, column] % (SYMBOLS * short + long).astype(np.uint64)).astype(np.int64)
+        is_short = ticket < SYMBOLS * short
+        place = np.where(is_short, ticket // SYMBOLS, ONE_TOKEN + ticket - SYMBOLS * short)
+        short -= is_short
+        long -= ~is_short
+        drawn[:, column] = urn[row, place]
+        urn[row, place] = urn[row, np.where(is_short, short, ONE_TOKEN + long)]
+    return drawn
+
+
+def _shuffled(words: UInt64, size: Int64) -> Int64:
+    """0..size-1 in random order, then the others, int64 [n, m], from words [n, m] and size [n, 1]."""
+    index = np.arange(words.shape[1], dtype=np.uint64)
+    beyond = (index >= size.astype(np.uint64)).astype(np.uint64) << np.uint64(63)
+    keys = beyond | (words >> np.uint64(1) + INDEX_BITS << INDEX_BITS) | index
+    keys.sort(axis=1)
+    return (keys & np.uint64(2**12 - 1)).astype(np.int64)
+
+
+def _words_of(tokens: UInt16) -> UInt64:
+    """A hash of each row, uint64 [n]."""
+    word = np.zeros(len(tokens), dtype=np.uint64)
+    for column in tokens.T:
+        word = word * np.uint64(0x9E3779B97F4A7C15) + column
+    return word
