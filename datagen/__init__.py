@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from datagen.gsm import Gsm
 from datagen.rows import PAD, Rows
 from datagen.rule110 import Rule110
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from datagen.generation import generate
     from datagen.reader import load, read_rows
 
-__all__ = ["PAD", "Rows", "Rule110", "generate", "load", "read_rows"]
+__all__ = ["PAD", "Gsm", "Rows", "Rule110", "generate", "load", "read_rows"]
 
 _MODULE_OF = {"generate": "datagen.generation", "load": "datagen.reader", "read_rows": "datagen.reader"}
 

@@ -30,17 +30,18 @@ def solve(question: str, context: str) -> Solution:
     """Raises TextError where the text cannot be read, NoAnswerError where it has no answer or several."""
     asked, text = read_question(question), _Text(read_context(context))
     value = text.value(asked)
-    if len(value) <= 1:
-        return Solution(sum(value), text.operations([asked]))
     solutions: set[int] | None = None
-    for given, numbers in text.equations.items():
+    for quantity, numbers in text.equations.items():
         for number in numbers:
-            roots = _positive_roots(_add([text.value(given), (-number,)]))
-            # What does not depend on x and agrees tells nothing.
+            roots = _positive_roots(_add([text.value(quantity), (-number,)]))
             if roots is not None:
                 solutions = roots if solutions is None else solutions & roots
-    if solutions is None or len(solutions) != 1:
-        raise NoAnswerError(f"{len(solutions or ())} solutions for {question!r}")
+    if solutions == set():
+        raise NoAnswerError(f"the text contradicts itself, so there is no answer to {question!r}")
+    if len(value) <= 1:
+        return Solution(sum(value), text.operations([asked]))
+    if solutions is None or len(solutions) > 1:
+        raise NoAnswerError(f"the text leaves open the answer to {question!r}")
     (x,) = solutions
     return Solution(_at(value, x), text.operations(text.equations))
 
@@ -52,6 +53,7 @@ class _Text:
         self.definitions: dict[Quantity, Expression] = {}
         self.equations: dict[Quantity, list[int]] = {}
         self._values: dict[Quantity, Polynomial] = {}
+        self._waiting: set[Quantity] = set()
         numbers: dict[Quantity, list[int]] = defaultdict(list)
         for quantity, expression in statements:
             if not expression.operands and expression.constant is not None:
@@ -82,6 +84,9 @@ class _Text:
 
     def value(self, quantity: Quantity) -> Polynomial:
         if quantity not in self._values:
+            if quantity in self._waiting:
+                raise NoAnswerError(f"{quantity} is defined by itself")
+            self._waiting.add(quantity)
             self._values[quantity] = self._evaluate(quantity)
         return self._values[quantity]
 
