@@ -21,6 +21,7 @@ from datagen.gsm.solver import Solution, solve
 from datagen.gsm.task import MAX_TOKENS, Sample
 from datagen.gsm.themes import THEMES
 from datagen.gsm.vocabulary import Vocabulary
+from datagen.rows import Ragged
 from datagen.task import SPLITS
 from tests.datagen.gsm.problems import train_tokenizer
 
@@ -193,3 +194,24 @@ def test_refuses_bad_splits_and_seeds(split: str, seed: int, shard: int) -> None
 def test_config_comes_back_from_json() -> None:
     task = Gsm(operations=(2, 6), tokens=(1000, 1200), hard=True)
     assert Gsm(**json.loads(json.dumps(asdict(task)))) == task
+
+
+def test_sample_gives_the_samples_as_rows() -> None:
+    task = Gsm(tokens=SHORT)
+    samples, rows = take(task, 20, "train", 3, 4), task.sample("train", 3, 4, 20)
+    assert isinstance(rows.tokens, Ragged)
+    assert rows.tokens.values.dtype == np.uint16
+    assert rows.tokens.tolist() == [sample.tokens for sample in samples]
+    for row, (start, length, depth) in zip(samples, np.hstack(rows.answers()), strict=True):
+        assert start + length == len(row.tokens)
+        assert length == row.answer_length
+        assert depth == row.problem.operations
+    assert max(rows.lengths) <= task.row_length
+
+
+def test_fewer_rows_are_a_prefix() -> None:
+    task = Gsm(tokens=SHORT)
+    few, more = task.sample("test", 1, 2, 5), task.sample("test", 1, 2, 50)
+    assert few.tokens.tolist() == more.tokens.tolist()[:5]
+    with pytest.raises(ValueError, match="rows must be"):
+        task.sample("test", 1, 2, 0)
