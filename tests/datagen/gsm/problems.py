@@ -52,7 +52,7 @@ def statements(draw: st.DrawFn, theme: Theme, numbers: st.SearchStrategy[int] = 
 
 def train_tokenizer(directory: Path, across_words: bool = False) -> Path:
     """A small byte-level BPE tokenizer of Qwen's kind, one token a digit, or one whose tokens may span words."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"), "isolated")
@@ -64,5 +64,6 @@ def train_tokenizer(directory: Path, across_words: bool = False) -> Path:
         vocab_size=600, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
     )
     tokenizer.train_from_iterator(("".join(pieces) for pieces in every_form()), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("<end> $A", special_tokens=[("<end>", 0)])
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory / "tokenizer.json"

@@ -79,11 +79,13 @@ def test_the_core_reads_the_core_and_a_distractor_only_what_stands(problem: Made
         seen.add(quantity)
     needed = {operand for expression in core.definitions.values() for operand in expression.operands}
     assert seen == needed | {core.last}
+    assert all(len(set(expression.operands)) == len(expression.operands) for expression in core.definitions.values())
 
     for quantity, expression in problem.distractors:
         assert quantity not in seen
         assert quantity.thing
         assert all(operand in seen or not operand.thing for operand in expression.operands)
+        assert len(set(expression.operands)) == len(expression.operands)
         seen.add(quantity)
 
 
@@ -99,6 +101,21 @@ def test_nothing_is_negative_zero_or_huge(problem: Made) -> None:
     assert {q: e.constant for q, e in problem.core.statements if (q, e) not in problem.core.definitions.items()} == (
         told_of_last if problem.core.reverse else {}
     )
+
+
+def test_values_come_near_the_limit_and_stay_below() -> None:
+    source, of_cores, of_distractors = draws(3), [0], [0]
+    for _ in range(400):
+        core = sample_core(source, THEMES[0], 16, hard=True, reverse=False)
+        of_cores += core.values.values()
+    for _ in range(10):
+        distractors = Distractors(source, core, hard=True)
+        for _ in range(300):
+            statement, number = distractors.draw()
+            distractors.add(statement, number)
+            of_distractors.append(number)
+    assert MAX_VALUE / 2 < max(of_cores) <= MAX_VALUE
+    assert MAX_VALUE / 2 < max(of_distractors) <= MAX_VALUE
 
 
 @given(made())

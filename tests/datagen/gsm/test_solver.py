@@ -11,6 +11,13 @@ from tests.datagen.gsm.problems import AVERAGE_A, GRAND, TOTAL, WORLD, A, B, C, 
 
 AVERAGE_B = B._replace(kind="average")
 ELSEWHERE = B._replace(place="Brightford")
+# x (7 - x) = 12, for x = 3 and for x = 4
+SQUARE = [
+    (A, UNKNOWN),
+    (ELSEWHERE, Expression(7)),
+    (AVERAGE_A, Expression(operands=(ELSEWHERE, A), minus=True)),
+    (GRAND, Expression(12)),
+]
 
 
 def solved(asked: Quantity, *statements: tuple[Quantity, Expression]) -> Solution:
@@ -64,6 +71,13 @@ def test_reverse_with_a_square() -> None:
     assert solved(A, *text) == Solution(answer=3, operations=5)  # 3 * 4, not -4 * -3
 
 
+def test_reverse_with_two_equations() -> None:
+    other = C._replace(place="Brightford")
+    linear = [(other, Expression(1, (A,))), (other, Expression(4))]
+    assert solved(A, *linear, *SQUARE).answer == 3
+    assert solved(A, *SQUARE, *linear).answer == 3
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -76,16 +90,7 @@ def test_reverse_with_a_square() -> None:
         ([(A, Expression(3)), (A, Expression(operands=(B,))), (B, Expression(4))], "contradicts"),
         ([(A, Expression(3)), (A, Expression(4))], "two numbers"),
         ([(A, Expression(operands=(B,))), (A, Expression(operands=(C,))), (B, Expression(4))], "two definitions"),
-        # x (7 - x) = 12 for x = 3 and for x = 4
-        (
-            [
-                (A, UNKNOWN),
-                (ELSEWHERE, Expression(7)),
-                (AVERAGE_A, Expression(operands=(ELSEWHERE, A), minus=True)),
-                (GRAND, Expression(12)),
-            ],
-            "leaves open",
-        ),
+        (SQUARE, "leaves open"),
     ],
 )
 def test_no_answer_or_several(text: list[tuple[Quantity, Expression]], why: str) -> None:

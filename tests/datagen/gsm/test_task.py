@@ -19,6 +19,7 @@ from datagen import Gsm
 from datagen.gsm.scribe import scribe_of
 from datagen.gsm.solver import Solution, solve
 from datagen.gsm.task import MAX_TOKENS, Sample
+from datagen.gsm.text import read_context, read_question
 from datagen.gsm.themes import THEMES
 from datagen.gsm.vocabulary import Vocabulary
 from datagen.rows import Ragged
@@ -56,6 +57,9 @@ def check(task: Gsm, samples: list[Sample], vocabulary: Vocabulary) -> None:
         assert vocabulary.decode(tokens) == text
         assert vocabulary.encode(text) == tokens
         assert vocabulary.decode(tokens[-answer_length:]).strip() == str(problem.answer)
+        statements = read_context(problem.context)
+        said = {statement.quantity for statement in statements}
+        assert all(o in said for statement in statements for o in statement.expression.operands if o.thing)
         assert solve(problem.question, problem.context) == Solution(problem.answer, problem.operations)
         assert problem.solution.endswith(f" Answer: {problem.answer}.")
 
@@ -142,6 +146,16 @@ def test_the_answer_does_not_show_in_the_length() -> None:
     lengths = np.array([len(sample.tokens) for sample in samples], dtype=float)
     answers = np.array([sample.problem.answer for sample in samples], dtype=float)
     assert abs(np.corrcoef(lengths, answers)[0, 1]) < 5 / 3000**0.5
+
+
+def test_the_core_may_stand_anywhere() -> None:
+    """Where the sentence of the asked quantity stands, of 0..1, in problems that say it once."""
+    places = []
+    for problem, _, _ in take(Gsm(tokens=SHORT), 2000):
+        subjects = [statement.quantity for statement in read_context(problem.context)]
+        if subjects.count(asked := read_question(problem.question)) == 1:
+            places.append((subjects.index(asked) + 0.5) / len(subjects))
+    assert abs(np.mean(places) - 0.5) < 5 * (1 / 12 / len(places)) ** 0.5
 
 
 def test_the_same_in_every_version() -> None:
