@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datagen.gsm.distractors import Distractors
 from datagen.gsm.draws import Draws
-from datagen.gsm.graph import Core, Distractors, sample_core
+from datagen.gsm.graph import Core, sample_core
 from datagen.gsm.problem import Problem, write_solution
 from datagen.gsm.quantity import Statement
 from datagen.gsm.scribe import Scribe, scribe_of

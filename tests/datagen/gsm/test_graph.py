@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen.gsm.graph import MAX_NUMBER, MAX_VALUE, Core, Distractors, sample_core
+from datagen.gsm.distractors import Distractors
+from datagen.gsm.graph import MAX_NUMBER, MAX_VALUE, Core, sample_core
 from datagen.gsm.problem import write_solution
 from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.solver import Solution, solve
