@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from datagen.depo import Depo
+from datagen.gsm import Gsm
 from datagen.rows import PAD, Rows
 from datagen.rule110 import Rule110
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from datagen.generation import generate
     from datagen.reader import load, read_rows
 
-__all__ = ["PAD", "Depo", "Rows", "Rule110", "generate", "load", "read_rows"]
+__all__ = ["PAD", "Depo", "Gsm", "Rows", "Rule110", "generate", "load", "read_rows"]
 
 _MODULE_OF = {"generate": "datagen.generation", "load": "datagen.reader", "read_rows": "datagen.reader"}
 

@@ -27,3 +27,7 @@ class ShardMissingError(DatasetError):
 
 class ShardCorruptError(DatasetError):
     """The bytes of a shard are not those that dataset.json lists."""
+
+
+class MalformedLinesError(DatasetError):
+    """Lines of a file that was to be imported are not in its format."""

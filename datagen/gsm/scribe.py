@@ -1,0 +1,62 @@
+"""Encodes pieces of text, each once, and knows how long problems may become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache, cached_property
+
+from datagen.gsm.graph import MAX_NUMBER
+from datagen.gsm.quantity import Expression, Quantity, Statement
+from datagen.gsm.text import write_question, write_sentence
+from datagen.gsm.themes import THEMES, Theme
+from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
+
+
+class Scribe:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._piece = cache(vocabulary.encode)
+
+    def encode(self, pieces: Iterable[str]) -> list[int]:
+        return [token for piece in pieces for token in self._piece(piece)]
+
+    @cached_property
+    def longest_noun(self) -> int:
+        """Tokens of the longest quantity, its article included."""
+        return max(len(self.encode(write_question(*longest)[1:2])) for longest in self._longest)
+
+    @cached_property
+    def longest_sentence(self) -> int:
+        """Tokens that no distractor's sentence has more of."""
+        return max(
+            len(self.encode(write_sentence(theme, Statement(noun, Expression(MAX_NUMBER, (noun,) * 3)))))
+            for theme, noun in self._longest
+        )
+
+    @cached_property
+    def _longest(self) -> list[tuple[Theme, Quantity]]:
+        """The longest quantity of each theme."""
+
+        def longest(names: Iterable[str]) -> str:
+            return max(names, key=lambda name: len(self.encode([f" {name}"])))
+
+        return [(theme, Quantity("average", longest(theme.things), longest(theme.places))) for theme in THEMES]
+
+    def check(self, operations: tuple[int, int], tokens: tuple[int, int]) -> None:
+        """Raises ValueError unless every row can have a length that is drawn from `tokens`."""
+        # An in-edge costs a noun or a number, at most four words around it, and at most one more noun, whose it is.
+        least = (2 * operations[1] + 3) * (self.longest_noun + 4)
+        if tokens[0] < least:
+            raise ValueError(
+                f"tokens[0] must be at least {least} to hold a problem of {operations[1]} operations, got {tokens[0]}"
+            )
+        if tokens[1] - tokens[0] < self.longest_sentence:
+            raise ValueError(
+                f"tokens[1] must be at least tokens[0] + {self.longest_sentence}, the longest sentence, got {tokens}"
+            )
+
+
+@cache
+def scribe_of(tokenizer: str | None) -> Scribe:
+    """The scribe for a tokenizer's path, or for words where it is None; ValueError as in Pretrained."""
+    return Scribe(Words() if tokenizer is None else Pretrained(tokenizer))

@@ -1,0 +1,161 @@
+"""An independent solver: reads the text alone, knows nothing of how a problem was made.
+
+What a text leaves open is one number, x. Every quantity is a polynomial in x, and one that is defined and also given as
+a number is an equation for x. A total counts what the text names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
+from datagen.gsm.text import read_context, read_question
+
+Polynomial = tuple[int, ...]  # coefficients of 1, x, x**2, ..., the last one not zero
+
+
+class NoAnswerError(ValueError):
+    """The text does not determine the answer."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    answer: int
+    operations: int  # in-edges over the necessary quantities
+
+
+def solve(question: str, context: str) -> Solution:
+    """Raises TextError where the text cannot be read, NoAnswerError where it has no answer or several."""
+    asked, text = read_question(question), _Text(read_context(context))
+    value = text.value(asked)
+    solutions: set[int] | None = None
+    for quantity, numbers in text.equations.items():
+        for number in numbers:
+            roots = _positive_roots(_add([text.value(quantity), (-number,)]))
+            if roots is not None:
+                solutions = roots if solutions is None else solutions & roots
+    if solutions == set():
+        raise NoAnswerError(f"the text contradicts itself, so there is no answer to {question!r}")
+    if len(value) <= 1:
+        return Solution(sum(value), text.operations([asked]))
+    if solutions is None or len(solutions) > 1:
+        raise NoAnswerError(f"the text leaves open the answer to {question!r}")
+    (x,) = solutions
+    return Solution(_at(value, x), text.operations(text.equations))
+
+
+class _Text:
+    """The statements of a text, sorted into definitions and equations."""
+
+    def __init__(self, statements: Iterable[Statement]) -> None:
+        self.definitions: dict[Quantity, Expression] = {}
+        self.equations: dict[Quantity, list[int]] = {}
+        self._values: dict[Quantity, Polynomial] = {}
+        self._waiting: set[Quantity] = set()
+        numbers: dict[Quantity, list[int]] = defaultdict(list)
+        for quantity, expression in statements:
+            if not expression.operands and expression.constant is not None:
+                numbers[quantity].append(expression.constant)
+            elif self.definitions.setdefault(quantity, expression) != expression:
+                raise NoAnswerError(f"two definitions of {quantity}")
+        # A number defines a quantity that nothing else does, and is an equation for one that something else does.
+        for quantity, given in numbers.items():
+            if quantity in self.definitions or not quantity.thing:
+                self.equations[quantity] = given
+            elif len(given) == 1:
+                self.definitions[quantity] = Expression(given[0])
+            else:
+                raise NoAnswerError(f"two numbers for {quantity}")
+        # place -> the numbers of things in it that the text names
+        self._numbers: dict[str, dict[Quantity, None]] = defaultdict(dict)
+        for quantity, expression in self.definitions.items():
+            for named in (quantity, *expression.operands):
+                if named.kind == "number":
+                    self._numbers[named.place][named] = None
+
+    def products(self, total: Quantity) -> list[tuple[Quantity, ...]]:
+        """The products that a total or a grand total sums up."""
+        numbers = self._numbers[total.place]
+        if total.kind == "total":
+            return [(number,) for number in numbers]
+        return [(number, number._replace(kind="average")) for number in numbers]
+
+    def value(self, quantity: Quantity) -> Polynomial:
+        if quantity not in self._values:
+            if quantity in self._waiting:
+                raise NoAnswerError(f"{quantity} is defined by itself")
+            self._waiting.add(quantity)
+            self._values[quantity] = self._evaluate(quantity)
+        return self._values[quantity]
+
+    def _evaluate(self, quantity: Quantity) -> Polynomial:
+        if not quantity.thing:
+            return _add([_product([self.value(factor) for factor in term]) for term in self.products(quantity)])
+        if quantity not in self.definitions:
+            raise NoAnswerError(f"no definition of {quantity}")
+        constant, operands, minus, times = expression = self.definitions[quantity]
+        if expression == UNKNOWN:
+            return (0, 1)
+        values = [self.value(operand) for operand in operands]
+        if minus:
+            values[1] = _product([values[1], (-1,)])
+        inner = _add(values)
+        if constant is None:
+            return inner
+        return _product([(constant,), inner]) if times else _add([(constant,), inner])
+
+    def operations(self, roots: Iterable[Quantity]) -> int:
+        """In-edges over the quantities that the roots need, the roots included, each quantity once."""
+        count, seen, waiting = 0, set(roots), list(roots)
+        while waiting:
+            quantity = waiting.pop()
+            if quantity.thing:
+                expression = self.definitions[quantity]
+                sources, edges = expression.operands, expression.edges
+            else:
+                sources = tuple(factor for term in self.products(quantity) for factor in term)
+                edges = len(sources)
+            count += edges
+            waiting += set(sources) - seen
+            seen |= set(sources)
+        return count
+
+
+def _add(polynomials: list[Polynomial]) -> Polynomial:
+    total = [0] * max(map(len, polynomials), default=0)
+    for polynomial in polynomials:
+        for power, coefficient in enumerate(polynomial):
+            total[power] += coefficient
+    return _trimmed(total)
+
+
+def _product(polynomials: list[Polynomial]) -> Polynomial:
+    product: Polynomial = (1,)
+    for polynomial in polynomials:
+        terms = [0] * (len(product) + len(polynomial))
+        for i, a in enumerate(product):
+            for j, b in enumerate(polynomial):
+                terms[i + j] += a * b
+        product = _trimmed(terms)
+    return product
+
+
+def _trimmed(coefficients: list[int]) -> Polynomial:
+    while coefficients and coefficients[-1] == 0:
+        coefficients.pop()
+    return tuple(coefficients)
+
+
+def _at(polynomial: Polynomial, x: int) -> int:
+    return sum(coefficient * x**power for power, coefficient in enumerate(polynomial))
+
+
+def _positive_roots(polynomial: Polynomial) -> set[int] | None:
+    """The positive integers where the polynomial is zero; None if it is zero everywhere."""
+    if not polynomial:
+        return None
+    # A root divides the lowest coefficient that is not zero.
+    lowest = next(abs(coefficient) for coefficient in polynomial if coefficient)
+    return {x for x in range(1, lowest + 1) if lowest % x == 0 and _at(polynomial, x) == 0}

@@ -1,0 +1,177 @@
+"""Long grade-school problems of GSM-Infinite's family (arXiv 2502.05252; arXiv 2605.26099, experiment 3).
+
+Needs numpy alone; `tokenizers` too where a tokenizer is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from datagen.gsm.distractors import Distractors
+from datagen.gsm.draws import Draws
+from datagen.gsm.graph import Core, sample_core
+from datagen.gsm.problem import Problem, write_solution
+from datagen.gsm.quantity import Statement
+from datagen.gsm.scribe import Scribe, scribe_of
+from datagen.gsm.text import PROMPT, write_question, write_sentence
+from datagen.gsm.themes import THEMES
+from datagen.gsm.vocabulary import Vocabulary
+from datagen.rows import Rows
+from datagen.task import check_int, random_stream
+
+MAX_OPERATIONS = 16
+MAX_TOKENS = 8192  # the names do not run out
+WINDOW_STEP = 8  # no answer token stands at a multiple of it
+
+
+class Sample(NamedTuple):
+    problem: Problem
+    tokens: list[int]
+    answer_length: int  # the answer is the last tokens
+
+
+@dataclass(frozen=True)
+class Gsm:
+    """A question, the sentences of the problem in random order, "Answer:", and the answer.
+
+    operations  (fewest, most), 1..16: in-edges over the quantities that the answer needs; the answer's depth.
+    tokens      (shortest, longest), up to 8192: the length of a row, answer included.
+    hard        with averages, "average number of ... per ...", and the totals that they give.
+    tokenizer   a tokenizer.json, or a directory with one; None is one token for each word and number.
+
+    Theme, mode (forward, reverse) and operations are uniform. The text is filled with distractors up to a length drawn
+    uniformly, and overshoots it by less than a sentence.
+
+    No output survives the end of a window, so no answer token may be the first of a window. Where windows have a
+    multiple of 8 tokens (512, 1000, 2000, ...) and the first one starts with the row, none is: rows have only lengths
+    for which that holds. For other windows the caller pads such rows on the left, or leaves them out.
+
+    Splits are drawn freely: even the shortest rows hold so many names that two never meet.
+    """
+
+    operations: tuple[int, int] = (1, 8)
+    tokens: tuple[int, int] = (2000, 3300)
+    hard: bool = False
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("operations", MAX_OPERATIONS), ("tokens", MAX_TOKENS)):
+            object.__setattr__(self, name, _checked_range(name, getattr(self, name), most))
+        if type(self.hard) is not bool:
+            raise ValueError(f"hard must be a bool, got {self.hard!r}")
+        if self.tokenizer is None:
+            scribe_of(None).check(self.operations, self.tokens)
+        elif type(self.tokenizer) is not str:
+            raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r}")
+
+    @property
+    def name(self) -> str:
+        return "gsm"
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return scribe_of(self.tokenizer).vocabulary.tokens
+
+    @property
+    def row_length(self) -> int:
+        """Tokens in the longest row."""
+        return self.tokens[1]
+
+    def samples(self, split: str, seed: int, shard: int) -> Iterator[Sample]:
+        """The rows of a shard, without end, a function of (config, split, seed, shard) alone.
+
+        Raises ValueError for a bad split, seed or shard, and for a tokenizer that does not serve (Pretrained) or that
+        makes a problem too long for `tokens`.
+        """
+        scribe = scribe_of(self.tokenizer)
+        scribe.check(self.operations, self.tokens)
+        # Where the tokenizer lies shapes nothing.
+        draws = Draws(random_stream(replace(self, tokenizer=None), split, seed, shard))
+        while True:
+            core = sample_core(
+                draws,
+                theme=draws.choice(THEMES),
+                operations=draws.between(*self.operations),
+                hard=self.hard,
+                reverse=draws.below(2) == 1,
+            )
+            yield self._fill(draws, core, scribe)
+
+    def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
+        """The first `rows` rows of a shard, ragged, each with one answer at its end; ValueError as in `samples`."""
+        check_int("rows", rows, 1, 2**31 - 1)
+        return to_rows(islice(self.samples(split, seed, shard), rows), len(self.vocabulary))
+
+    def _fill(self, draws: Draws, core: Core, scribe: Scribe) -> Sample:
+        """Adds distractors until the row is as long as a length drawn for it."""
+        question = write_question(core.theme, core.asked)
+        answer = scribe.encode([f" {core.answer}"])
+        ends = scribe.encode(question), [*scribe.encode(PROMPT), *answer]
+        sentences = [_sentence(core, statement, scribe) for statement in core.statements]
+        length = sum(map(len, ends)) + sum(len(tokens) for _, tokens in sentences)
+        target = draws.between(self.tokens[0], self.tokens[1] - scribe.longest_sentence + 1)
+        distractors = Distractors(draws, core, self.hard)
+        while length < target or not _answerable(length, len(answer)):
+            statement, value = distractors.draw()
+            text, tokens = _sentence(core, statement, scribe)
+            longer = length + len(tokens)
+            # The last sentence is drawn again where the answer would be the first of a window.
+            if longer < target or _answerable(longer, len(answer)):
+                distractors.add(statement, value)
+                sentences.append((text, tokens))
+                length = longer
+        sentences = draws.shuffled(sentences)
+        problem = Problem(
+            question="".join(question),
+            context="".join(text for text, _ in sentences).removeprefix(" "),
+            answer=core.answer,
+            operations=sum(expression.edges for expression in core.definitions.values()),
+            solution=write_solution(core),
+            theme=core.theme.name,
+            mode="reverse" if core.reverse else "forward",
+        )
+        tokens = [token for part in (ends[0], *(tokens for _, tokens in sentences), ends[1]) for token in part]
+        return Sample(problem, tokens, len(answer))
+
+
+def encode(problem: Problem, vocabulary: Vocabulary) -> Sample:
+    """A problem from elsewhere as a row; ValueError for a word that the vocabulary does not have."""
+    answer = vocabulary.encode(problem.completion)
+    return Sample(problem, vocabulary.encode(problem.prompt) + answer, len(answer))
+
+
+def to_rows(samples: Iterable[Sample], vocabulary_size: int) -> Rows:
+    """Ragged rows, each with one answer at its end, whose depth is the number of operations."""
+    tokens, start, length, depth = list[list[int]](), list[list[int]](), list[list[int]](), list[list[int]]()
+    # The texts go as they come: a shard of them takes more memory than its tokens.
+    for sample in samples:
+        tokens.append(sample.tokens)
+        start.append([len(sample.tokens) - sample.answer_length])
+        length.append([sample.answer_length])
+        depth.append([sample.problem.operations])
+    return Rows.of(tokens, start, length, depth, dtype=np.uint16 if vocabulary_size <= 2**16 else np.uint32)
+
+
+def _sentence(core: Core, statement: Statement, scribe: Scribe) -> tuple[str, list[int]]:
+    pieces = write_sentence(core.theme, statement)
+    return "".join(pieces), scribe.encode(pieces)
+
+
+def _answerable(length: int, answer_length: int) -> bool:
+    """Whether no token of an answer at the end of a row stands at a multiple of WINDOW_STEP."""
+    return (length - 1) % WINDOW_STEP >= answer_length
+
+
+def _checked_range(name: str, value: object, most: int) -> tuple[int, int]:
+    """The range as a tuple (a dataset.json holds a list); ValueError unless 1 <= first <= second <= most."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{name} must be a pair of ints, got {value!r}")
+    low, high = value
+    check_int(f"{name}[1]", high, 1, most)
+    check_int(f"{name}[0]", low, 1, high)
+    return low, high

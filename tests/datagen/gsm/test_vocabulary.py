@@ -1,0 +1,88 @@
+"""Tokens: exact round trips, clear refusals, and a pretrained tokenizer used piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen.gsm.text import write_sentence
+from datagen.gsm.themes import THEMES, Theme
+from datagen.gsm.vocabulary import PUNCTUATION, Pretrained, Words
+from tests.datagen.gsm.problems import statements, train_tokenizer
+
+WORDS = Words()
+
+
+@given(st.lists(st.integers(0, len(WORDS.tokens) - 1)))
+def test_words_round_trip_from_tokens(ids: list[int]) -> None:
+    assert WORDS.encode(WORDS.decode(ids)) == ids
+
+
+@given(st.data(), st.sampled_from(THEMES))
+def test_words_round_trip_from_text(data: st.DataObject, theme: Theme) -> None:
+    numbers = st.integers(0, 200)
+    said = data.draw(st.lists(statements(theme, numbers), min_size=1))
+    text = "".join("".join(write_sentence(theme, statement)) for statement in said).removeprefix(" ")
+    assert WORDS.decode(WORDS.encode(text)) == text
+
+
+def test_each_token_stands_for_one_thing() -> None:
+    assert len(set(WORDS.tokens)) == len(WORDS.tokens) < 2**16
+    assert WORDS.tokens[:5] == (*PUNCTUATION, "0")
+    assert WORDS.tokens[4 + 37] == "37"
+
+
+def test_the_vocabulary_is_the_same_in_every_version() -> None:
+    """Datasets that stand on someone's disk must stay what their fingerprint says."""
+    assert hashlib.sha256("\n".join(WORDS.tokens).encode()).hexdigest()[:16] == "add89a09db47d26e"
+
+
+def test_a_word_that_is_not_in_the_vocabulary_is_named() -> None:
+    with pytest.raises(ValueError, match=f"'zebu' is not one of the {len(WORDS.tokens)} words"):
+        WORDS.encode("The number of adult zebu in Pine Ridge equals 3.")
+
+
+def test_more_words_come_behind_ours() -> None:
+    text = "The number of adult zebu in Atlantis (new) equals 12345."
+    more = Words([text, "How many adult zebu?"])
+    assert more.tokens == (*WORDS.tokens, "(new)", "12345", "Atlantis", "zebu")
+    assert more.decode(more.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+    return Pretrained(train_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+@given(st.data(), st.sampled_from(THEMES))
+def test_pretrained_pieces_are_the_whole(pretrained: Pretrained, data: st.DataObject, theme: Theme) -> None:
+    pieces = write_sentence(theme, data.draw(statements(theme)))
+    tokens = [token for piece in pieces for token in pretrained.encode(piece)]
+    assert tokens == pretrained.encode("".join(pieces))
+    assert pretrained.decode(tokens) == "".join(pieces)
+
+
+def test_pretrained_tokens_have_their_ids(pretrained: Pretrained) -> None:
+    assert pretrained.tokens[0] == "<end>"
+    ids = pretrained.encode(" 12")
+    assert [pretrained.tokens[i] for i in ids] == ["Ġ", "1", "2"]
+
+
+def test_pretrained_from_a_directory(tmp_path: Path) -> None:
+    file = train_tokenizer(tmp_path)
+    assert Pretrained(tmp_path).encode("How many") == Pretrained(file).encode("How many")
+
+
+def test_no_tokenizer_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no .*tokenizer\.json"):
+        Pretrained(tmp_path)
+
+
+def test_a_tokenizer_that_joins_pieces_is_refused(tmp_path: Path) -> None:
+    file = train_tokenizer(tmp_path, across_words=True)
+    with pytest.raises(ValueError, match="otherwise than its pieces"):
+        Pretrained(file)
