@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS
@@ -36,6 +37,20 @@ def test_its_overrides_are_accepted() -> None:
     (line,) = re.findall(r"full\.py demo --dry-run --set (.+)", README)
     demo = apply_overrides(PRESETS["demo"], [part.strip("'") for part in re.findall(r"'[^']+'|\S+", line)])
     assert demo.model.d_model == 128 and demo.train.steps == 2000 and demo.seeds == (1, 2, 3, 4, 5)
+
+
+def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model and the session, one block after the other, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    tokens = torch.randint(0, 3, (2, 60))
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[:, -1] = True
+    names = {"tokens": tokens, "loss_mask": mask, "context": tokens[:1], "questions": [tokens[:1, :3], tokens[1:, :2]]}
+    blocks = [code for code in re.findall(r"```python\n(.+?)```", README, re.DOTALL) if "models:/" not in code]
+    assert len(blocks) == 2
+    for code in blocks:
+        exec(code, names)
+    assert names["answer"].shape == (1, 4) and (tmp_path / "context.memory").is_file()  # type: ignore[attr-defined]
 
 
 def test_its_speeds_are_the_published_ones() -> None:
