@@ -1,8 +1,8 @@
-// The gated delta rule on a CPU in float32, forward and backward: `chunkwise` of gated_delta.py, with all that one chunk
-// of one (batch, head) needs in cache. With e = exp(G), f = exp(G_C - G), D_ij = exp(G_i - G_j) for i >= j, G = cumsum(g),
-// KD = (k k^T) * D below the diagonal and P = (q k^T) * D:
+// The gated delta rule on a CPU in float32, forward and backward: `chunkwise` of gated_delta.py, with all that a chunk
+// of one (batch, head) needs in cache. G = cumsum(g), e = exp(G), f = exp(G_C - G), D_ij = exp(G_i - G_j) for i >= j,
+// else 0; KD = (k k^T) * D below the diagonal, P = (q k^T) * D:
 //   W = v - e k S - KD (b W), the errors;   U = b W, the writes;   o = P U + e q S;   S' = e_C S + k^T (f U).
-// The backward needs k, q, W and each chunk's first S alone. Called from gated_delta_cpu.py.
+// Called from gated_delta_cpu.py.
 
 #include <cmath>
 #include <cstdint>
@@ -118,7 +118,7 @@ void transpose(Matrix c, Matrix a, int rows, int columns) {
         for (int j = 0; j < columns; j += LANES) {
             Vec s[LANES], t[LANES];
             for (int r = 0; r < LANES; r++) s[r] = a.vec(i + r, j);
-            // merging the block's halves value by value rotates the bits of a value's place: half a turn is the transpose
+            // merging the block's halves value by value rotates the bits of each place: half a turn is the transpose
             for (int turn = 1; turn < LANES; turn *= 2) {
                 for (int r = 0; r < LANES / 2; r++) {
                     t[2 * r] = __builtin_shuffle(s[r], s[r + LANES / 2], low);
@@ -262,8 +262,8 @@ void backward_one(Scratch& s, const Sizes& z, const View* in, int batch, int h) 
         transpose(s.ST, s.S, K, V);
         transpose(s.dST, s.dS, K, V);
 
-        // S' = e_C S + k^T (f U); G_C is in e_C and in f, so its gradient is <S', dS'>. Each factor exp(+-G_i) goes with
-        // a row of q or k, so the rest of dG is q dq + k dk, with a minus where G_i has one: those parts of dk come first
+        // S' = e_C S + k^T (f U) goes with exp(G_C), hence <S', dS'> in its gradient. The rest of dG is as in `_Chunk`:
+        // q dq + k row - k dk, where row is the gradient of k as it reads, and dk as it writes
         scaled(s.U, s.U, s.f, 1, n, V);
         product(s.dk, s.U, s.dST, n, V, K, NEW);
         float after = 0;  // the sum of dG from here to the chunk's end

@@ -159,8 +159,8 @@ class _Chunk(torch.autograd.Function):
         D, e, f = _decays(g)
         b = beta.unsqueeze(-1)
         U = W * b
-        # G enters with the rows of q and k alone: as exp(G_i) where they read, as exp(-G_i) where k writes. So its gradient
-        # is q dq + k dk_read - k dk_write, and <S_out, dS_out> at the last token, as S_out goes with exp(G_C)
+        # G enters with the rows of q and k alone: exp(G_i) where they read, exp(-G_i) where k writes. Its gradient is
+        # q dq + k dk_read - k dk_write, and <S_out, dS_out> at the last token, as S_out goes with exp(G_C)
         dk_write = torch.bmm(U * f, dS_out.mT)
         last = (S * dS_out).sum((1, 2)) * e[:, -1, 0] + (k * dk_write).sum((1, 2))
         dU = torch.bmm(k * f, dS_out)

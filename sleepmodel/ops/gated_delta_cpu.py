@@ -52,7 +52,8 @@ def rule(
         # the kernel reads memory as it is told
         if x is not None and (x.shape != shape or x.dtype != torch.float32):
             raise ValueError(f"{name} is {x.dtype} {list(x.shape)}: must be float32 {list(shape)}")
-    return _Rule.apply(q, k, v, g, beta, start, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given.values())
+    return _Rule.apply(q, k, v, g, beta, start, chunk, keep)  # type: ignore[no-untyped-call]
 
 
 @functools.cache
