@@ -11,10 +11,12 @@
 
 namespace {
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 constexpr int LANES = 16, ROWS = 8;
-#else
+#elif defined(__AVX2__) && defined(__FMA__)
 constexpr int LANES = 8, ROWS = 4;
+#else
+#error "slower than the torch form without AVX2"
 #endif
 constexpr int COLUMNS = 2;  // a tile of a product is ROWS x COLUMNS vectors: its sums stay in registers
 typedef float Vec __attribute__((vector_size(4 * LANES), may_alias));
@@ -252,7 +254,6 @@ void backward_one(Scratch& s, const Sizes& z, const View* in, int batch, int h) 
     load(s.dS, in[DS_IN], batch, 0, h, K, V);
     for (int t = (z.tokens - 1) / z.chunk * z.chunk; t >= 0; t -= z.chunk) {
         const int n = smaller(z.chunk, z.tokens - t);
-        const Left kt = Left(s.k).transposed();
         prepare(s, in, n, K, batch, t, h);
         load(s.W, in[W_OUT], batch, t, h, n, V);
         if (t) load(s.S, in[STARTS], batch, (t / z.chunk - 1) * K, h, K, V);
@@ -304,7 +305,7 @@ void backward_one(Scratch& s, const Sizes& z, const View* in, int batch, int h) 
         product(s.row, s.x, s.ST, n, V, K, NEW);
         product(s.row, s.dA, s.k, n, n, K, ADD, LOWER);
         product(s.dk, Left(s.dA).transposed(), s.k, n, n, K, ADD, UPPER);
-        product(s.dS, kt, s.x, K, n, V, ADD);
+        product(s.dS, Left(s.k).transposed(), s.x, K, n, V, ADD);
         for (int i = n - 1; i >= 0; i--) {
             after += s.dG[i] + dot(s.k, s.row, i, K) - dot(s.k, s.dk, i, K);
             *in[DG_OUT].at(batch, t + i, h) = after;

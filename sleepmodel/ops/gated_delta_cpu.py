@@ -1,7 +1,7 @@
 """gated_delta.cpp as torch operators: the gated delta rule on a CPU in float32.
 
 The machine's g++ compiles the kernel for the machine's CPU at its first use, in a second or two, into the user's cache.
-Where that fails `available` is false, and `gated_delta_rule` keeps to its torch form.
+Where that fails (no g++, no AVX2, a read-only home) `available` is false, and `gated_delta_rule` runs in torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 SOURCE = Path(__file__).with_name("gated_delta.cpp")
-# linked with nothing, the kernel takes OpenMP's threads from torch: two pools would fight for the cores
-COMPILE = ("g++", "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-nodefaultlibs")
+COMPILE = ("g++", "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-c")
+# with no library of its own, not even OpenMP's, the kernel finds torch's: two pools of threads would fight for cores
+LINK = ("g++", "-shared", "-nodefaultlibs")
 Shape = tuple[int, ...]
 
 
@@ -44,15 +45,15 @@ def rule(
     q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor | None, chunk: int
 ) -> tuple[Tensor | None, Tensor]:
     """`gated_delta_rule` by chunks of `chunk` tokens, all float32; without q there is no o."""
-    (batch, tokens, heads, key), value = k.shape, v.shape[-1]
-    expected = {"k": k.shape, "v": (batch, tokens, heads, value), "log_decay": k.shape[:3], "beta": k.shape[:3]}
-    given: dict[str, Tensor | None] = {"q": q, "k": k, "v": v, "log_decay": g, "beta": beta, "initial_state": start}
-    for name, x in given.items():
-        shape = {"q": k.shape, "initial_state": (batch, heads, key, value), **expected}[name]
-        # the kernel reads memory as it is told
+    batch, _, heads, key = k.shape
+    value, per_token = v.shape[-1], k.shape[:3]
+    tensors = {"q": q, "k": k, "v": v, "log_decay": g, "beta": beta, "initial_state": start}
+    shapes = (k.shape, k.shape, (*per_token, value), per_token, per_token, (batch, heads, key, value))
+    for (name, x), shape in zip(tensors.items(), shapes, strict=True):
+        # the kernel would read past the end of a smaller tensor
         if x is not None and (x.shape != shape or x.dtype != torch.float32):
             raise ValueError(f"{name} is {x.dtype} {list(x.shape)}: must be float32 {list(shape)}")
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given.values())
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors.values())
     return _Rule.apply(q, k, v, g, beta, start, chunk, keep)  # type: ignore[no-untyped-call]
 
 
@@ -70,14 +71,15 @@ def _compiled() -> Path:
     cpu = {
         x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.lower().startswith(("model", "flags", "feat"))
     }
-    identity = "\n".join((SOURCE.read_text(), *COMPILE, *sorted(cpu)))
+    identity = "\n".join((SOURCE.read_text(), *COMPILE, *LINK, *sorted(cpu)))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sleepmodel"
     library = cache / f"gated_delta-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not library.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as build:
-            whole = Path(build) / library.name
-            subprocess.run([*COMPILE, "-o", whole, SOURCE], check=True, capture_output=True)
+            whole, compiled = Path(build) / library.name, Path(build) / "gated_delta.o"
+            subprocess.run([*COMPILE, "-o", compiled, SOURCE], check=True, capture_output=True)
+            subprocess.run([*LINK, "-o", whole, compiled], check=True, capture_output=True)
             whole.replace(library)  # at once, so that a process that starts meanwhile never loads half a file
     return library
 
