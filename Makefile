@@ -47,6 +47,8 @@ bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.kernel
 	$(BIN)/python -m benchmarks.model
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.depth
 	$(BIN)/python -m benchmarks.overhead
 
 hook: $(READY) ## run `make check` before each commit

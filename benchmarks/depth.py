@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.results_file import ROOT, write_result
 from pipelines.presets import PRESETS
@@ -35,11 +33,8 @@ TRUNCATIONS = {None: (1, 2, 4, 8), 2: (4, 8), 1: (4, 8)}  # K -> N
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        print(json.dumps(one_step(int(sys.argv[1]), sys.argv[2])))
-        return
     keep_freed_memory()
-    memory = [_in_process(n, recompute) for n in track(PASSES, "memory") for recompute in RECOMPUTE]
+    memory = [one_step(n, recompute) for n in track(PASSES, "memory") for recompute in RECOMPUTE]
     norms = [trained(n, k) for k, ns in TRUNCATIONS.items() for n in track(ns, f"gradients, K = {k or 'all'}")]
     _show(memory, norms)
     payload = {"memory": {"batch": BATCH, "width": WIDTH, "steps": memory}, "gradients": {"seed": SEED, "runs": norms}}
@@ -48,18 +43,47 @@ def main() -> None:
     print(f"{path}, {path.with_suffix('.png')}")
 
 
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of live tensors, and their peak, which the peak of a process hides behind its allocator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*arguments, **(named or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self._follow(tensor.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if size and address not in self._known:
+            self._known.add(address)
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+            weakref.finalize(storage, self._gone, address, size)
+
+    def _gone(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.bytes -= size
+
+
 def one_step(passes: int, recompute: str) -> dict[str, Any]:
-    """Peak memory that a forward and backward adds to a process, and its seconds."""
+    """Peak bytes of the tensors that a forward and backward makes, and its seconds, measured apart."""
     pipeline = PRESETS["rule110-fig2b"]
     model = SleepModel(replace(pipeline.model, d_model=WIDTH, sleep_passes=passes), recompute)
-    rows = pipeline.task.sample("train", 0, 0, BATCH)
-    tokens, mask = map(torch.from_numpy, rows.batch())
-    # kernels are loaded, and weights have gradients, before it counts
-    model(tokens[:2], mask[:2], 1).loss.backward()
-    before, start = _peak(), time.perf_counter()
+    tokens, mask = map(torch.from_numpy, pipeline.task.sample("train", 0, 0, BATCH).batch())
+    start = time.perf_counter()
     model(tokens, mask).loss.backward()
     seconds = time.perf_counter() - start
-    return {"passes": passes, "recompute": recompute, "megabytes": _peak() - before, "seconds": seconds}
+    with LiveTensors() as live:
+        model(tokens, mask).loss.backward()
+    return {"passes": passes, "recompute": recompute, "megabytes": live.peak / 2**20, "seconds": seconds}
 
 
 def trained(passes: int, kept: int | None) -> dict[str, Any]:
@@ -87,16 +111,6 @@ def trained(passes: int, kept: int | None) -> dict[str, Any]:
         "accuracy": history[-1].accuracy,
         "tokens_per_second": history[-1].tokens_per_second,
     }
-
-
-def _in_process(passes: int, recompute: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.depth", str(passes), recompute]
-    result: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return result
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _show(memory: list[dict[str, Any]], norms: list[dict[str, Any]]) -> None:
