@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from datagen import Rule110
+import torch
+
+from datagen import Depo, Gsm, Rule110
+from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.config import Search, check_compatible, require
+
+AnyTask = Rule110 | Depo | Gsm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +34,30 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One line of the comparison: N and eta, trained once for each seed.
+    """One line of the comparison: a model and its training, once for each seed.
 
+    sleep_passes, fast_weight_lr: N and eta; mixers: of its blocks, None is the preset's; repeat: that stack so often,
+    so that N = 1 is as deep as N passes unrolled; window: L, None is the preset's; whole: one window holds the whole
+    row, so that nothing is ever evicted (what a transformer that keeps its cache can do at best).
     compute_of: train for as many steps as cost the FLOPs of the preset's run at this N; None is the preset's steps.
+    epochs: of those steps, on the rows that the preset's run reads, again and again, instead of on fresh ones.
     depth: automaton steps to predict, where they differ from the task's.
+    start: an earlier line, whose trained embeddings, readout and attention blocks this one's begin as; its other blocks
+    are new, and do nothing at first. fresh_steps: of the training, as TrainConfig's.
     """
 
     name: str
     sleep_passes: int = 1
     fast_weight_lr: float = 1.0
+    mixers: tuple[str, ...] | None = None
+    repeat: int = 1
+    window: int | None = None
+    whole: bool = False
     compute_of: int | None = None
+    epochs: bool = False
     depth: int | None = None
+    start: str | None = None
+    fresh_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +70,7 @@ class Pipeline:
     """
 
     name: str
-    task: Rule110
+    task: AnyTask
     model: ModelConfig
     train: TrainConfig
     arms: tuple[Arm, ...]
@@ -65,11 +83,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         task, model = self.task, self.model
-        context, answers = task.context_length, task.row_length - task.context_length
-        allowed = f"a divisor of the task's context of {context} tokens, so that all of it is slept on"
-        require(context % model.window == 0, "model.window", model.window, allowed)
-        allowed = f"at least {answers}, so that the query and its answers lie in one window"
-        require(answers <= model.window, "model.window", model.window, allowed)
+        _check_window(task, model.window)
         positions, allowed = model.max_positions, f"at least the task's row length {task.row_length}, or null"
         require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
         allowed = f"{len(task.vocabulary)}, the task's"
@@ -87,16 +101,38 @@ class Pipeline:
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
         check_compatible(self.train, self.scale)
+        names = [arm.name for arm in self.arms]
+        for i, arm in enumerate(self.arms):
+            allowed = f"an earlier line of the comparison, of {names[:i]}, or null"
+            require(arm.start is None or arm.start in names[:i], f"start of {arm.name}", arm.start, allowed)
+            if not arm.whole:
+                _check_window(task, self.arm_model(arm).window)
 
     def arm_model(self, arm: Arm) -> ModelConfig:
         """The arm's architecture."""
-        return replace(self.model, sleep_passes=arm.sleep_passes, fast_weight_lr=arm.fast_weight_lr)
+        window = self.task.row_length if arm.whole else arm.window or self.model.window
+        mixers = (arm.mixers or self.model.mixers) * arm.repeat
+        return replace(
+            self.model,
+            window=window,
+            mixers=mixers,
+            sleep_passes=arm.sleep_passes,
+            fast_weight_lr=arm.fast_weight_lr,
+        )
 
-    def arm_task(self, arm: Arm) -> Rule110:
+    def arm_task(self, arm: Arm) -> AnyTask:
         """The arm's task."""
-        return self.task if arm.depth is None else replace(self.task, steps=arm.depth)
+        if arm.depth is None:
+            return self.task
+        assert isinstance(self.task, Rule110), f"{arm.name}: depth is Rule 110's"
+        return replace(self.task, steps=arm.depth)
 
-    def tasks(self) -> list[Rule110]:
+    def arm_train(self, arm: Arm) -> TrainConfig:
+        """The arm's training."""
+        rows = self.train.steps * self.train.batch_size if arm.epochs else self.train.rows
+        return replace(self.train, steps=self.arm_steps(arm), rows=rows, fresh_steps=arm.fresh_steps)
+
+    def tasks(self) -> list[AnyTask]:
         """Every task that the pipeline trains on, each once."""
         searched = [self.task] if self.search else []
         return list(dict.fromkeys([*map(self.arm_task, self.arms), *searched]))
@@ -109,15 +145,32 @@ class Pipeline:
         return round(self.train.steps * target / self.step_flops(self.arm_model(arm)))
 
     def step_flops(self, model: ModelConfig) -> float:
-        """FLOPs of one training step: three times the forward's, as a backward costs two; the mean where N is drawn."""
+        """FLOPs of one training step on longest rows: three times the forward's, as a backward costs two; the mean
+        where N is drawn."""
         passes = self.train.sleep_passes or (model.sleep_passes,)
-        built = SleepModel(model)
+        with torch.device("meta"):
+            built = SleepModel(model)
         forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
         return 3 * self.train.batch_size * forward
 
     def train_rows(self) -> int:
-        """Rows of the training split."""
-        return self.data.train_rows or max(map(self.arm_steps, self.arms)) * self.train.batch_size
+        """Rows of the training split: none is read twice, but by lines that are made to."""
+        configs = map(self.arm_train, self.arms)
+        return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
+
+
+def _check_window(task: AnyTask, window: int) -> None:
+    """Raise ValueError where a window's border would fall before an answer, or split a context that it must not."""
+    if isinstance(task, Gsm):
+        require(
+            window % WINDOW_STEP == 0, "model.window", window, f"a multiple of {WINDOW_STEP}, as the task's rows ask"
+        )
+        return
+    context, answers = task.context_length, task.row_length - task.context_length
+    allowed = f"a divisor of the task's context of {context} tokens, so that all of it is slept on"
+    require(context % window == 0, "model.window", window, allowed)
+    allowed = f"at least {answers}, so that the query and its answers lie in one window"
+    require(answers <= window, "model.window", window, allowed)
 
 
 def _rule110(depth: int) -> Rule110:

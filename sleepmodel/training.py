@@ -187,7 +187,8 @@ def train(
     start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
     clock, losses, lengths = time.monotonic(), [], rows.lengths
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
-    for step, indices in enumerate(batches(len(rows), config, start), start):
+    read = min(len(rows), config.rows or len(rows))
+    for step, indices in enumerate(batches(read, config, start), start):
         rate = schedule(step, config)
         passes, micro = drawn_passes(step, config), []
         for part in share(indices, engine):
