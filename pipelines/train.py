@@ -55,8 +55,9 @@ def _train_steps(
     context: Context,
     starts: list[Step] | None = None,
 ) -> list[Step]:
-    """A line's trainings. starts: for each seed, the training whose model it begins with; config: what shapes the model, where it does not come out of the inputs; the first input is
-    the dataset."""
+    """A line's trainings. starts: for each seed, the training whose model it begins with; config: what shapes the model,
+    where it does not come out of the inputs; the first input is the dataset.
+    """
     scale = pipeline.scale
 
     def step(seed: int, start: Step | None) -> Step:
@@ -87,9 +88,7 @@ def _train_steps(
         needed = (*inputs, start) if start else inputs
         return Step(f"train-{line}-seed{seed}", {**config, "line": line, "train": train}, run, needed, cores)
 
-    return [
-        step(seed, start) for seed, start in zip(pipeline.seeds, starts or [None] * len(pipeline.seeds), strict=True)
-    ]
+    return [step(seed, starts[i] if starts else None) for i, seed in enumerate(pipeline.seeds)]
 
 
 if __name__ == "__main__":
