@@ -1,7 +1,8 @@
 """The gated delta rule: S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, o_t = S_t q_t.
 
 `recurrent` is the definition, one token at a time. `chunkwise` is the same function by matrix products: inside a chunk
-of C tokens the corrected writes U solve one unit-triangular system, (I + A) U = R. `gated_delta_rule` picks the form.
+of C tokens the errors W solve one unit-triangular system, (I + A) W = R. gated_delta.cpp is
+that form as one kernel, for float32 on a CPU. `gated_delta_rule` picks the form.
 Here the state is kept as [K, V], the transpose of the paper's S. The decay acts before the error is taken.
 """
 
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from sleepmodel.ops import gated_delta_cpu
 
 HAS_FLA = importlib.util.find_spec("fla") is not None
 
@@ -35,12 +38,12 @@ def gated_delta_rule(
         return chunk_gated_delta_rule(
             q, k, v, log_decay.float(), beta, initial_state=initial_state, output_final_state=True
         )
-    return chunkwise(q, k, v, log_decay, beta, initial_state)
+    return _rule(q, k, v, log_decay, beta, initial_state)
 
 
 def gated_delta_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor) -> Tensor:
     """The final state of `gated_delta_rule`, for a window whose outputs nobody reads."""
-    return _chunks(None, k, v, log_decay, beta, initial_state, chunk_length(k.shape[1]))[1]
+    return _rule(None, k, v, log_decay, beta, initial_state)[1]
 
 
 def recurrent(
@@ -60,7 +63,10 @@ def recurrent(
 
 
 def chunk_length(tokens: int) -> int:
-    """Tokens solved at once, by measurement on CPU (benchmarks/kernel.py): small windows are one chunk."""
+    """Tokens solved at once, by measurement on CPU (benchmarks/kernel.py): small windows are one chunk.
+
+    From 129 tokens on the kernel would gain a tenth with 32, but the torch form would lose.
+    """
     if tokens <= 48:
         return tokens
     return 32 if tokens <= 128 else 64
@@ -77,6 +83,19 @@ def chunkwise(
 ) -> tuple[Tensor, Tensor]:
     """The rule by chunks of `chunk` tokens (None: `chunk_length`). Shapes as in `gated_delta_rule`."""
     return _chunks(q, k, v, log_decay, beta, initial_state, chunk or chunk_length(q.shape[1]))
+
+
+def _rule(
+    q: Tensor | None, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None
+) -> tuple[Any, Tensor]:
+    chunk = chunk_length(k.shape[1])
+    if k.device.type == "cpu" and _state_dtype(v) == torch.float32 and gated_delta_cpu.available():
+        reads = None if q is None else q.float()
+        o, state = gated_delta_cpu.rule(
+            reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk
+        )
+        return None if o is None else o.to(v.dtype), state
+    return _chunks(q, k, v, log_decay, beta, initial_state, chunk)
 
 
 def _chunks(
@@ -126,13 +145,12 @@ class _Chunk(torch.autograd.Function):
         ctx: Any, q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, S: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         D, e, f = _decays(g)
-        b = beta.unsqueeze(-1)
-        A = torch.bmm(k, k.mT).mul_(D).mul_(b)
-        R = torch.baddbmm(v, k * e, S, alpha=-1).mul_(b)
+        A = torch.bmm(k, k.mT).mul_(D).mul_(beta.unsqueeze(-2))
         # unitriangular reads the strict lower part of A alone
-        U = torch.linalg.solve_triangular(A, R, upper=False, unitriangular=True)
-        ctx.save_for_backward(q, k, v, g, beta, S, U)
-        S_out = torch.baddbmm(S * e[:, -1:], (k * f).mT, U)
+        W = torch.linalg.solve_triangular(A, torch.baddbmm(v, k * e, S, alpha=-1), upper=False, unitriangular=True)
+        ctx.save_for_backward(q, k, g, beta, S, W)
+        U = W * beta.unsqueeze(-1)
+        S_out = torch.baddbmm(S * e[:, -1:], k.mT, U * f)
         if q is None:
             return None, S_out
         P = torch.bmm(q, k.mT).mul_(D)
@@ -141,45 +159,43 @@ class _Chunk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dS_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, g, beta, S, U = ctx.saved_tensors
+        q, k, g, beta, S, W = ctx.saved_tensors
         D, e, f = _decays(g)
         b = beta.unsqueeze(-1)
-        ke = k * e
-        UdS = torch.bmm(U, dS_out.mT)
+        U = W * b
+        # G enters with the rows of q and k alone: exp(G_i) where they read, exp(-G_i) where k writes. Its gradient is
+        # q dq + k dk_read - k dk_write, and <S_out, dS_out> at the last token, as S_out goes with exp(G_C)
+        dk_write = torch.bmm(U * f, dS_out.mT)
+        last = (S * dS_out).sum((1, 2)) * e[:, -1, 0] + (k * dk_write).sum((1, 2))
         dU = torch.bmm(k * f, dS_out)
         dS = dS_out * e[:, -1:]
-        dk = UdS * f
-        # G enters as e = exp(G), f = exp(G_C - G) and D = exp(G_i - G_j): de is dG by e, and so on
-        df = (k * dk).sum(-1)
-        dG = -df
+        dG = torch.zeros_like(g)
         dq = None
         if q is not None and do is not None:
             do = do * q.shape[-1] ** -0.5
             P = torch.bmm(q, k.mT).mul_(D)
             dU.baddbmm_(P.mT, do)
-            dP = torch.bmm(do, U.mT)
-            doS = torch.bmm(do, S.mT).mul_(e)
-            dq = torch.baddbmm(doS, dP * D, k)
-            dk.baddbmm_((dP * D).mT, q)
-            dS.baddbmm_((q * e).mT, do)
-            dP.mul_(P)
-            dG += (q * doS).sum(-1) + dP.sum(-1) - dP.sum(-2)
+            dP = torch.bmm(do, U.mT).mul_(D)
+            do = do * e
+            dq = torch.baddbmm(torch.bmm(do, S.mT), dP, k)
+            dk_write.baddbmm_(dP.mT, q)
+            dS.baddbmm_(q.mT, do)
+            dG = (q * dq).sum(-1)
 
-        # the solve: (I + A) U = R, so dR = (I + A)^-T dU and dA = -dR U^T
+        # the solve, in U = b W: (I + b KD) U = b R, so dU turns into (I + b KD)^-T dU
         KD = torch.bmm(k, k.mT).mul_(D).tril_(-1)
-        dR = torch.linalg.solve_triangular((KD * b).mT, dU, upper=True, unitriangular=True)
-        dA = torch.bmm(dR, U.mT).neg_()
-        dv = dR * b
-        dvS = torch.bmm(dv, S.mT).mul_(e)
-        dbeta = (dR * torch.baddbmm(v, ke, S, alpha=-1)).sum(-1) + (dA * KD).sum(-1)
-        dKK = (dA * b).mul_(D).tril_(-1)
-        dk.sub_(dvS).baddbmm_(dKK + dKK.mT, k)
-        dS.baddbmm_(ke.mT, dv, alpha=-1)
-        dA.mul_(KD).mul_(b)
-        dG += dA.sum(-1) - dA.sum(-2) - (k * dvS).sum(-1)
-        dG[:, -1] += df.sum(-1) + (S * dS_out).sum((1, 2)) * e[:, -1, 0]
+        dU = torch.linalg.solve_triangular((KD * b).mT, dU, upper=True, unitriangular=True)
+        dbeta = (dU * W).sum(-1)
+        dv = dU * b
+        dKK = torch.bmm(dv, U.mT).neg_().mul_(D).tril_(-1)
+        dR = dv * -e
+        dk_read = torch.baddbmm(torch.bmm(dR, S.mT), dKK, k)
+        dk_write.baddbmm_(dKK.mT, k)
+        dS.baddbmm_(k.mT, dR)
+        dG += (k * (dk_read - dk_write)).sum(-1)
+        dG[:, -1] += last
         dg = dG.flip(-1).cumsum(-1).flip(-1)
-        return dq, dk, dv, dg, dbeta, dS
+        return dq, dk_read + dk_write, dv, dg, dbeta, dS
 
 
 def _decays(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,21 +1,33 @@
 """The chunkwise rule is the recurrence: outputs, final state and every gradient."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
-from sleepmodel.ops.gated_delta import chunkwise, gated_delta_rule, recurrent
+from sleepmodel.ops import gated_delta_cpu
+from sleepmodel.ops.gated_delta import chunkwise, gated_delta_rule, gated_delta_write, recurrent
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+FLOAT32 = 2e-5  # relative to the norm, against the float64 recurrence: each output, state and gradient
+kernel = pytest.mark.skipif(not gated_delta_cpu.available(), reason="needs a compiler")
 
 
-def random_inputs(seed: int, tokens: int, dtype: torch.dtype = torch.float64, eta: float = 2.0) -> Inputs:
+def random_inputs(
+    seed: int, tokens: int, dtype: torch.dtype = torch.float64, eta: float = 2.0, key_dim: int = 8, value_dim: int = 5
+) -> Inputs:
     """Correlated keys, a non-zero start and write strengths up to eta: where a careless inverse loses precision."""
     make = torch.Generator().manual_seed(seed)
-    batch, heads, key_dim, value_dim = 2, 3, 8, 5
+    batch, heads = 2, 3
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=make, dtype=torch.float64)
@@ -30,7 +42,7 @@ def random_inputs(seed: int, tokens: int, dtype: torch.dtype = torch.float64, et
     return q, k, v, log_decay, beta, state
 
 
-def outputs_and_gradients(rule, inputs: Inputs, seed: int) -> list[Tensor]:  # type: ignore[no-untyped-def]
+def outputs_and_gradients(rule: Callable[..., Any], inputs: Inputs, seed: int) -> list[Tensor]:
     o, state = rule(*inputs)
     make = torch.Generator().manual_seed(seed)
     weights = [torch.randn(x.shape, generator=make, dtype=torch.float64).to(x.dtype) for x in (o, state)]
@@ -48,15 +60,150 @@ def test_chunkwise_is_the_recurrence_in_float64(seed: int, tokens: int, chunk: i
         torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("tokens", [24, 75, 512])
-def test_float32_stays_near_the_float64_recurrence(tokens: int) -> None:
-    inputs = random_inputs(tokens, tokens, torch.float32)
-    wide = tuple(x.detach().double().requires_grad_() for x in inputs)
-    expected = outputs_and_gradients(recurrent, wide, 7)  # type: ignore[arg-type]
-    got = outputs_and_gradients(gated_delta_rule, inputs, 7)
-    for e, g in zip(expected, got, strict=True):
+def assert_near(got: list[Tensor], expected: list[Tensor]) -> None:
+    names = ("o", "state", "dq", "dk", "dv", "dlog_decay", "dbeta", "dstate")
+    for name, g, e in zip(names, got, expected, strict=True):
         error = (g.double() - e).norm() / e.norm()
-        assert error < 2e-5, f"relative error {error:.1e}"
+        assert error < FLOAT32, f"{name}: relative error {error:.1e}"
+
+
+def doubled(inputs: Inputs) -> Any:
+    return tuple(x.detach().double().requires_grad_() for x in inputs)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rule", [gated_delta_rule, chunkwise])
+@pytest.mark.parametrize("tokens", [24, 75, 512])
+def test_float32_stays_near_the_float64_recurrence(rule: Callable[..., Any], tokens: int) -> None:
+    inputs = random_inputs(tokens, tokens, torch.float32)
+    assert_near(outputs_and_gradients(rule, inputs, 7), outputs_and_gradients(recurrent, doubled(inputs), 7))
+
+
+@kernel
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 90), st.sampled_from([1, 5, 16, 32, 64]), st.data())
+def test_the_kernel_is_the_recurrence(seed: int, tokens: int, chunk: int, data: st.DataObject) -> None:
+    """Widths and chunks on both sides of a vector's and a tile's length, and never a multiple of both."""
+    key_dim, value_dim = (data.draw(st.sampled_from([1, 7, 16, 24, 33, 64])) for _ in range(2))
+    inputs = random_inputs(seed, tokens, torch.float32, 2.0, key_dim, value_dim)
+    got = outputs_and_gradients(lambda *x: gated_delta_cpu.rule(*x, chunk), inputs, seed)
+    assert_near(got, outputs_and_gradients(recurrent, doubled(inputs), seed))
+
+
+@kernel
+def test_the_kernel_reads_any_layout_with_any_threads(threads: int) -> None:
+    inputs = random_inputs(3, 75, torch.float32, 2.0, 24, 40)
+    expected = outputs_and_gradients(recurrent, doubled(inputs), 3)
+
+    def strided(x: Tensor, order: tuple[int, ...]) -> Tensor:
+        back = [order.index(i) for i in range(len(order))]
+        return x.permute(order).contiguous().permute(back)
+
+    for order in [(0, 2, 1, 3), (1, 0, 2, 3), (3, 2, 1, 0)]:
+
+        def rule(*x: Tensor, order: tuple[int, ...] = order) -> tuple[Tensor, Tensor]:
+            flat = tuple(i for i in order if i < 3)
+            o, state = gated_delta_rule(*(strided(y, order if y.dim() == 4 else flat) for y in x))
+            # so that the gradients arrive strided too
+            return strided(o, order), strided(state, order)
+
+        assert_near(outputs_and_gradients(rule, inputs, 3), expected)
+
+
+@pytest.mark.parametrize("tokens", [24, 75])
+def test_each_result_has_its_own_gradients(tokens: int) -> None:
+    """Of the output alone, of the state alone, and of the state that is written without an output."""
+    inputs = random_inputs(5, tokens, torch.float32)
+    wide = doubled(inputs)
+    calls: list[tuple[Tensor, Tensor]] = [
+        (gated_delta_rule(*inputs)[0], recurrent(*wide)[0]),
+        (gated_delta_rule(*inputs)[1], recurrent(*wide)[1]),
+        (gated_delta_write(*inputs[1:]), recurrent(*wide)[1]),
+    ]
+    for got, expected in calls:
+        gradients = torch.autograd.grad(got.square().sum(), inputs, allow_unused=True, materialize_grads=True)
+        for g, e in zip(
+            gradients, torch.autograd.grad(expected.square().sum(), wide, materialize_grads=True), strict=True
+        ):
+            assert (g.double() - e).norm() <= FLOAT32 * e.norm()
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_what_is_not_a_number_spreads(which: int) -> None:
+    """To all that it reaches in the recurrence, and to no other row of the batch."""
+    inputs = random_inputs(6, 75, torch.float32)
+    clean = gated_delta_rule(*inputs)
+    with torch.no_grad():
+        inputs[which][0, 40 if which < 5 else 0] = torch.nan
+    got, expected = (outputs_and_gradients(rule, inputs, 6) for rule in (gated_delta_rule, recurrent))
+    for g, e in zip(got, expected, strict=True):
+        assert (g.isnan() >= e.isnan()).all()
+        assert not g[1].isnan().any()
+    for g, c in zip(got, clean, strict=False):
+        torch.testing.assert_close(g[1], c[1], rtol=0, atol=0)
+
+
+def test_recomputation_and_no_grad_change_nothing() -> None:
+    inputs = random_inputs(8, 75, torch.float32)
+    expected = outputs_and_gradients(gated_delta_rule, inputs, 8)
+    again = outputs_and_gradients(lambda *x: checkpoint(gated_delta_rule, *x, use_reentrant=False), inputs, 8)
+    with torch.no_grad():
+        free = gated_delta_rule(*inputs)
+    for got, want in zip([*again, *free], [*expected, *expected[:2]], strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@kernel
+def test_the_kernel_refuses_what_it_would_misread() -> None:
+    q, k, v, log_decay, beta, state = random_inputs(9, 20, torch.float32)
+    with pytest.raises(ValueError, match=r"beta is .*2, 19, 3.*must be float32"):
+        gated_delta_rule(q, k, v, log_decay, beta[:, 1:], state)
+    with pytest.raises(ValueError, match=r"initial_state is torch\.float64"):
+        gated_delta_rule(q, k, v, log_decay, beta, state.double())
+
+
+@kernel
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_kernel_counts_the_flops_of_the_torch_form(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = random_inputs(10, 75, torch.float32)
+    counts = []
+
+    def in_place(_: Any, a: Any, b: Any, **__: Any) -> int:  # which torch does not count by itself
+        return 2 * a[0] * a[1] * a[2] * b[2]
+
+    for present in (True, False):
+        monkeypatch.setattr(gated_delta_cpu, "available", lambda present=present: present)
+        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place}) as counter:
+            results = gated_delta_rule(*inputs) if reads else (gated_delta_write(*inputs[1:]),)
+            forward = counter.get_total_flops()
+            sum(x.sum() for x in results).backward()  # type: ignore[union-attr]
+        counts.append((forward, counter.get_total_flops()))
+    assert counts[0] == counts[1] and 0 < 2 * counts[0][0] < counts[0][1]
+
+
+@kernel
+def test_processes_that_start_together_build_one_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ThreadPoolExecutor(3) as pool:
+        built = {job.result() for job in [pool.submit(gated_delta_cpu._compiled) for _ in range(3)]}
+    assert list((tmp_path / "sleepmodel").iterdir()) == list(built)
+
+
+def test_without_a_compiler_the_torch_form_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(gated_delta_cpu, "COMPILE", ("no-such-compiler",))
+    monkeypatch.setattr(gated_delta_cpu, "_library", gated_delta_cpu._library.__wrapped__)
+    inputs = random_inputs(11, 24, torch.float32)
+    assert not gated_delta_cpu.available()
+    for got, want in zip(gated_delta_rule(*inputs), chunkwise(*inputs), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 def test_without_a_start_the_state_is_zero() -> None:

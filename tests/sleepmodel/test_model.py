@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sleepmodel import ModelConfig, SleepModel
+from sleepmodel import ModelConfig, SleepModel, fast_weights
 from sleepmodel.config import RECOMPUTE, Truncation
 from sleepmodel.layers import Span
 from tests.sleepmodel.conftest import MakeModel
@@ -265,25 +265,30 @@ def test_a_row_beyond_the_positions_is_refused(make_model: MakeModel) -> None:
 @pytest.mark.parametrize("loop", [None, (1, 2)])
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER, ("jet", "attention")])
 def test_flops_are_what_torch_counts(
-    make_model: MakeModel, mixers: tuple[str, ...], loop: tuple[int, int] | None, eviction: str
+    make_model: MakeModel,
+    mixers: tuple[str, ...],
+    loop: tuple[int, int] | None,
+    eviction: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But for the triangular solves, C x C by C x V at half a product's cost, and the readout of 2 answers."""
     model = make_model(mixers=mixers, loop=loop, eviction=eviction, dtype=torch.float32)
     tokens, mask = rows(0, batch=1)
     solves: list[int] = []
-    original = torch.linalg.solve_triangular
 
-    def solve(A: Tensor, B: Tensor, **options: bool) -> Tensor:
-        solves.append(B.numel() * A.shape[-1])
-        return original(A, B, **options)
+    def counted(rule: Callable[..., object]) -> Callable[..., object]:
+        def run(*inputs: Tensor) -> object:
+            v = inputs[-4]  # before the decay, beta and the state
+            solves.append(v.numel() * v.shape[1])
+            return rule(*inputs)
 
-    torch.linalg.solve_triangular = solve
-    try:
-        # of the attention kernels torch counts the plain one alone on a CPU
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(tokens, mask, sleep_passes=3)
-    finally:
-        torch.linalg.solve_triangular = original
+        return run
+
+    for name in ("gated_delta_rule", "gated_delta_write"):
+        monkeypatch.setattr(fast_weights, name, counted(getattr(fast_weights, name)))
+    # of the attention kernels torch counts the plain one alone on a CPU
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens, mask, sleep_passes=3)
     readout = 2 * 2 * 16 * 5
     assert counter.get_total_flops() == model.flops(21, 3) - sum(solves) + readout
 
