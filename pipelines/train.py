@@ -55,7 +55,7 @@ def _train_steps(
     context: Context,
     starts: list[Step] | None = None,
 ) -> list[Step]:
-    """A line's trainings. starts: for each seed, the training whose model it begins with; config: what shapes the model,
+    """A line's trainings. starts: for each seed, the training whose model it begins with; config: what shapes it,
     where it does not come out of the inputs; the first input is the dataset.
     """
     scale = pipeline.scale
