@@ -20,7 +20,7 @@ from datagen.errors import (
     ShardMissingError,
     SplitNotFoundError,
 )
-from datagen.rows import Ragged, Rows, pad_id
+from datagen.rows import COLUMNS, Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 
 GENERATE = "`python pipelines/generate.py`"
@@ -38,7 +38,8 @@ def read_dataset(path: str | Path) -> Dataset:
 
 
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
-    """A split, or its first `rows` rows, as a table: tokens list<uint16 or uint32>, answer_* list<int32>.
+    """A split, or its first `rows` rows, as a table: tokens list<uint16 or uint32>, answer_* list<int32>, and where the
+    task gives one, solution: string.
 
     tokens is a fixed_size_list where all rows of the task have one length. A pad at the left of a row is the id of
     the vocabulary's last entry, `<pad>`.
@@ -51,13 +52,13 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
-    """A split, or its first `rows` rows, in numpy arrays; errors as in `load`.
+    """A split, or its first `rows` rows, in numpy arrays, without solutions; errors as in `load`.
 
     Needs the memory of the result and of a shard or two; twice that of the result where rows differ in length.
     """
     dataset = read_dataset(path)
     wanted = _wanted(path, dataset, split, rows)
-    tables = _tables(Path(path), dataset, split, wanted)
+    tables = (table.select(COLUMNS) for table in _tables(Path(path), dataset, split, wanted))
     first = next(tables)
     fixed = pa.types.is_fixed_size_list(first.schema.field("tokens").type)
     read = _arrays if fixed else _ragged

@@ -66,7 +66,8 @@ class Rows:
     """n rows of tokens with their answers: four arrays where all rows have T tokens and A answers, else four Ragged.
 
     Answer a of row i is ``tokens[i][start : start + length]``, asked at ``answer_depth[i][a]`` (Rule 110: steps;
-    Depo: hops). `pad` is the token id that stands for a pad, None where rows have none.
+    Depo: hops). `pad` is the token id that stands for a pad, None where rows have none. `solution` is a text a row for
+    people to read, of which models see nothing.
 
     Raises ValueError where the four do not belong together.
     """
@@ -76,6 +77,7 @@ class Rows:
     answer_length: npt.NDArray[np.int32] | Ragged  # [n, A]
     answer_depth: npt.NDArray[np.int32] | Ragged  # [n, A]
     pad: int | None = None
+    solution: npt.NDArray[np.object_] | None = None  # [n]
 
     def __post_init__(self) -> None:
         tokens, *answers = columns = list(self.columns().values())
@@ -88,6 +90,8 @@ class Rows:
         if not alike or len(answers[0]) != len(tokens):
             shapes = {name: getattr(column, "shape", len(column)) for name, column in self.columns().items()}
             raise ValueError(f"tokens must be [n, T] and every answer_* [n, A] with the same n and A, got {shapes}")
+        if self.solution is not None and self.solution.shape != (len(tokens),):
+            raise ValueError(f"solution must be [{len(tokens)}], a text for each row, got {self.solution.shape}")
 
     @classmethod
     def of(
@@ -118,7 +122,8 @@ class Rows:
 
     def __getitem__(self, index: Index) -> Rows:
         """The rows of a slice (views of arrays, copies of Ragged), of an index array or of a boolean mask (copies)."""
-        return Rows(**{name: column[index] for name, column in self.columns().items()}, pad=self.pad)
+        solution = None if self.solution is None else self.solution[index]
+        return Rows(**{name: column[index] for name, column in self.columns().items()}, pad=self.pad, solution=solution)
 
     @property
     def lengths(self) -> Int64:

@@ -77,8 +77,9 @@ def fingerprint(task: Task, seed: int) -> str:
     return hashlib.sha256(canonical_json(shaped_by).encode()).hexdigest()[:16]
 
 
-def columns(vocabulary_size: int, row_length: int | None) -> pa.Schema:
-    """Arrow schema of a shard whose rows all have `row_length` tokens, None: any number; nothing in it may be null."""
+def columns(vocabulary_size: int, row_length: int | None, solution: bool = False) -> pa.Schema:
+    """Arrow schema of a shard whose rows all have `row_length` tokens, None: any number; nothing in it may be null.
+    solution: with a text for people beside."""
 
     def field(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
@@ -88,6 +89,7 @@ def columns(vocabulary_size: int, row_length: int | None) -> pa.Schema:
     return pa.schema(
         [field("tokens", pa.list_(field("element", token), -1 if row_length is None else row_length))]
         + [field(name, answer) for name in ("answer_start", "answer_length", "answer_depth")]
+        + ([field("solution", pa.string())] if solution else [])
     )
 
 

@@ -48,7 +48,8 @@ def finished_shard(path: Path, rows: int, listed: Shard | None) -> Shard | None:
 
 def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
     """The rows as one Arrow table of the dataset's columns."""
-    schema = columns(vocabulary_size, row_length=None if isinstance(rows.tokens, Ragged) else rows.tokens.shape[1])
+    row_length = None if isinstance(rows.tokens, Ragged) else rows.tokens.shape[1]
+    schema = columns(vocabulary_size, row_length, solution=rows.solution is not None)
     arrays = []
     for name, column in rows.columns().items():
         kind = schema.field(name).type
@@ -60,4 +61,6 @@ def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
         else:
             arrays.append(pa.ListArray.from_arrays(pa.array(column.offsets, type=pa.int32()), flat, type=kind))
+    if rows.solution is not None:
+        arrays.append(pa.array(rows.solution, type=pa.string()))
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -30,6 +30,9 @@ def main(script: str, description: str | None) -> NoReturn:
     arguments = _parser(script, description).parse_args()
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     try:
+        if script == "generate" and arguments.imported:
+            _import(arguments, console)
+            sys.exit(0)
         pipeline = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = _root(arguments.root)
         if arguments.dry_run:
@@ -46,7 +49,7 @@ def main(script: str, description: str | None) -> NoReturn:
     except StepFailed as error:
         console.print(f"{error}", style="red", markup=False)
         sys.exit(FAILED)
-    except (ValueError, ConnectionError) as error:
+    except (ValueError, ConnectionError, FileNotFoundError) as error:
         _refuse(str(error))
     sys.exit(0)
 
@@ -72,6 +75,18 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
         finally:
             context.close(status)
     summarise(everything, root, console)
+
+
+def _import(arguments: argparse.Namespace, console: Console) -> None:
+    from datagen.gsm.importing import import_official
+    from datagen.reader import read_dataset
+
+    if arguments.task is None:
+        raise ValueError("--import: needs --task gsm, which says what the file holds")
+    root = _root(arguments.root) / "imported"
+    dataset = import_official(arguments.imported, root, arguments.split, arguments.tokenizer)
+    rows = read_dataset(dataset).splits[arguments.split].rows
+    console.print(f"{rows:,} problems, each solved anew, are split {arguments.split} of {dataset}", soft_wrap=True)
 
 
 def _plan(pipeline: Pipeline, root: Path) -> tuple[Context, list[Step]]:
@@ -114,6 +129,13 @@ def _parser(script: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", help="change the preset"
     )
+    if script == "generate":
+        parser.add_argument("--task", choices=["gsm"], help="with --import: what the file holds")
+        parser.add_argument(
+            "--import", dest="imported", metavar="FILE.jsonl", help="problems of the official generator"
+        )
+        parser.add_argument("--split", default="test", help="with --import: the split they become; default: test")
+        parser.add_argument("--tokenizer", help="with --import: a tokenizer.json; default: one token a word")
     parser.add_argument("--force", action="store_true", help="run a preset of the paper's size without a GPU")
     return parser
 

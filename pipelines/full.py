@@ -18,9 +18,9 @@ from pipelines.tune import tune_step
 def plan(pipeline: Pipeline, context: Context) -> list[Step]:
     """Every step of a pipeline, in the order in which it runs them; a step's name begins with its script's."""
     data = {task: generate_step(pipeline, task, context) for task in pipeline.tasks()}
-    baselines = {
-        arm.name: baseline_steps(pipeline, arm, data[pipeline.arm_task(arm)], context) for arm in pipeline.arms
-    }
+    baselines: dict[str, list[Step]] = {}
+    for arm in pipeline.arms:
+        baselines[arm.name] = baseline_steps(pipeline, arm, data[pipeline.arm_task(arm)], baselines, context)
     searches: list[Step] = []
     winners: dict[str, list[Step]] = {}
     if pipeline.search:

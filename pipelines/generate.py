@@ -8,7 +8,7 @@ from pathlib import Path
 from datagen import Rule110, generate
 from datagen.schema import fingerprint
 from pipelines.context import FINGERPRINT, Context
-from pipelines.presets import Pipeline
+from pipelines.presets import AnyTask, Pipeline
 from pipelines.steps import Run, Step
 
 
@@ -18,7 +18,7 @@ def dataset(output: Path) -> Path:
     return found.parent
 
 
-def generate_step(pipeline: Pipeline, task: Rule110, context: Context) -> Step:
+def generate_step(pipeline: Pipeline, task: AnyTask, context: Context) -> Step:
     """One dataset with its three splits."""
     data = pipeline.data
     rows = {"train": pipeline.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
@@ -27,7 +27,7 @@ def generate_step(pipeline: Pipeline, task: Rule110, context: Context) -> Step:
         for split, count in rows.items():
             generate(task, split, count, data.seed, run.output)
 
-    name = "generate" if task == pipeline.task else f"generate-t{task.steps}"
+    name = f"generate-t{task.steps}" if isinstance(task, Rule110) and task != pipeline.task else "generate"
     config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
     return Step(name, config, run, cores=None)
 

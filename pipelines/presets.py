@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from datagen import Rule110
+import torch
+
+from datagen import Depo, Gsm, Rule110
+from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.config import Search, check_compatible, require
+
+AnyTask = Rule110 | Depo | Gsm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +34,30 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One line of the comparison: N and eta, trained once for each seed.
+    """One line of the comparison: a model and its training, once for each seed.
 
+    sleep_passes, fast_weight_lr: N and eta; mixers: of its blocks, None is the preset's; repeat: that stack so often,
+    so that N = 1 is as deep as N passes unrolled; window: L, None is the preset's; whole: one window holds the whole
+    row, so that nothing is ever evicted (what a transformer that keeps its cache can do at best).
     compute_of: train for as many steps as cost the FLOPs of the preset's run at this N; None is the preset's steps.
+    epochs: of those steps, on the rows that the preset's run reads, again and again, instead of on fresh ones.
     depth: automaton steps to predict, where they differ from the task's.
+    start: an earlier line, whose trained embeddings, readout and attention blocks this one's begin as; its other blocks
+    are new, and do nothing at first. fresh_steps: of the training, as TrainConfig's.
     """
 
     name: str
     sleep_passes: int = 1
     fast_weight_lr: float = 1.0
+    mixers: tuple[str, ...] | None = None
+    repeat: int = 1
+    window: int | None = None
+    whole: bool = False
     compute_of: int | None = None
+    epochs: bool = False
     depth: int | None = None
+    start: str | None = None
+    fresh_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +70,7 @@ class Pipeline:
     """
 
     name: str
-    task: Rule110
+    task: AnyTask
     model: ModelConfig
     train: TrainConfig
     arms: tuple[Arm, ...]
@@ -65,11 +83,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         task, model = self.task, self.model
-        context, answers = task.context_length, task.row_length - task.context_length
-        allowed = f"a divisor of the task's context of {context} tokens, so that all of it is slept on"
-        require(context % model.window == 0, "model.window", model.window, allowed)
-        allowed = f"at least {answers}, so that the query and its answers lie in one window"
-        require(answers <= model.window, "model.window", model.window, allowed)
+        _check_window(task, model.window)
         positions, allowed = model.max_positions, f"at least the task's row length {task.row_length}, or null"
         require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
         allowed = f"{len(task.vocabulary)}, the task's"
@@ -87,16 +101,40 @@ class Pipeline:
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
         check_compatible(self.train, self.scale)
+        names = [arm.name for arm in self.arms]
+        for i, arm in enumerate(self.arms):
+            allowed = f"an earlier line of the comparison, of {names[:i]}, or null"
+            require(arm.start is None or arm.start in names[:i], f"start of {arm.name}", arm.start, allowed)
+            if not arm.whole:
+                _check_window(task, self.arm_model(arm).window)
 
     def arm_model(self, arm: Arm) -> ModelConfig:
         """The arm's architecture."""
-        return replace(self.model, sleep_passes=arm.sleep_passes, fast_weight_lr=arm.fast_weight_lr)
+        window = self.task.row_length if arm.whole else arm.window or self.model.window
+        mixers = (arm.mixers or self.model.mixers) * arm.repeat
+        return replace(
+            self.model,
+            window=window,
+            mixers=mixers,
+            # a stack of another depth has no such middle
+            loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
+            sleep_passes=arm.sleep_passes,
+            fast_weight_lr=arm.fast_weight_lr,
+        )
 
-    def arm_task(self, arm: Arm) -> Rule110:
+    def arm_task(self, arm: Arm) -> AnyTask:
         """The arm's task."""
-        return self.task if arm.depth is None else replace(self.task, steps=arm.depth)
+        if arm.depth is None:
+            return self.task
+        assert isinstance(self.task, Rule110), f"{arm.name}: depth is Rule 110's"
+        return replace(self.task, steps=arm.depth)
 
-    def tasks(self) -> list[Rule110]:
+    def arm_train(self, arm: Arm) -> TrainConfig:
+        """The arm's training."""
+        rows = self.train.steps * self.train.batch_size if arm.epochs else self.train.rows
+        return replace(self.train, steps=self.arm_steps(arm), rows=rows, fresh_steps=arm.fresh_steps)
+
+    def tasks(self) -> list[AnyTask]:
         """Every task that the pipeline trains on, each once."""
         searched = [self.task] if self.search else []
         return list(dict.fromkeys([*map(self.arm_task, self.arms), *searched]))
@@ -109,15 +147,57 @@ class Pipeline:
         return round(self.train.steps * target / self.step_flops(self.arm_model(arm)))
 
     def step_flops(self, model: ModelConfig) -> float:
-        """FLOPs of one training step: three times the forward's, as a backward costs two; the mean where N is drawn."""
+        """FLOPs of one training step on longest rows: three times the forward's, as a backward costs two; the mean
+        where N is drawn."""
         passes = self.train.sleep_passes or (model.sleep_passes,)
-        built = SleepModel(model)
+        with torch.device("meta"):
+            built = SleepModel(model)
         forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
         return 3 * self.train.batch_size * forward
 
     def train_rows(self) -> int:
-        """Rows of the training split."""
-        return self.data.train_rows or max(map(self.arm_steps, self.arms)) * self.train.batch_size
+        """Rows of the training split: none is read twice, but by lines that are made to."""
+        configs = map(self.arm_train, self.arms)
+        return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
+
+
+def _check_window(task: AnyTask, window: int) -> None:
+    """Raise ValueError where a window's border would fall before an answer, or split a context that it must not."""
+    if isinstance(task, Gsm):
+        require(
+            window % WINDOW_STEP == 0, "model.window", window, f"a multiple of {WINDOW_STEP}, as the task's rows ask"
+        )
+        return
+    context, answers = task.context_length, task.row_length - task.context_length
+    allowed = f"a divisor of the task's context of {context} tokens, so that all of it is slept on"
+    require(context % window == 0, "model.window", window, allowed)
+    allowed = f"at least {answers}, so that the query and its answers lie in one window"
+    require(answers <= window, "model.window", window, allowed)
+
+
+HYBRID, RULES = ("attention", "gated_delta"), ("linear", "delta", "gated_delta", "jet")
+
+
+def _controls(passes: int) -> tuple[Arm, ...]:
+    """What a gain of N = `passes` has to be held against; the hybrid at N = 1 among them."""
+    return (
+        Arm(name="transformer-evicted", mixers=("attention",) * 2),
+        Arm(name="transformer-whole", mixers=("attention",) * 2, whole=True),
+        Arm(name="fast-weights-only", mixers=("gated_delta",) * 2),
+        Arm(name="n1"),
+        Arm(name="n1-deep", repeat=passes),
+        Arm(name="n1-same-compute", compute_of=passes),
+        Arm(name="n1-same-compute-epochs", compute_of=passes, epochs=True),
+    )
+
+
+def _sleepers(*passes: int) -> tuple[Arm, ...]:
+    return tuple(Arm(name=f"n{n}", sleep_passes=n) for n in passes)
+
+
+def _deeper(arms: tuple[Arm, ...], times: int) -> tuple[Arm, ...]:
+    """The arms for a stack that is `times` as deep."""
+    return tuple(replace(arm, mixers=arm.mixers and arm.mixers * times) for arm in arms)
 
 
 def _rule110(depth: int) -> Rule110:
@@ -134,15 +214,7 @@ _FIG2_STEPS = round(_FIG2_TOKENS / (_PAPER_TRAIN.batch_size * _rule110(32).row_l
 _DEMO = Pipeline(
     name="demo",
     task=Rule110(cells=16, states=1, steps=6),
-    model=ModelConfig(
-        vocab_size=3,
-        d_model=64,
-        n_heads=2,
-        mixers=("attention", "gated_delta"),
-        window=16,
-        fast_heads=1,
-        max_positions=18,
-    ),
+    model=ModelConfig(vocab_size=3, d_model=64, n_heads=2, mixers=HYBRID, window=16, fast_heads=1, max_positions=18),
     train=TrainConfig(steps=600, validate_every=75),
     arms=(
         Arm(name="n1"),
@@ -153,10 +225,110 @@ _DEMO = Pipeline(
     search=Search(trials=6),
     data=Data(seed=7),
 )
+_MINI = replace(_DEMO, search=None, data=Data(seed=11))
+_PAPER = Pipeline(
+    name="rule110-fig2b",
+    task=_rule110(32),
+    model=_PAPER_MODEL,
+    train=replace(_PAPER_TRAIN, steps=_FIG2_STEPS),
+    arms=_deeper(_controls(4), 2) + _sleepers(2, 3, 4),
+    seeds=(0,),
+    scale=Scale(gpu=True),
+    paper_scale=True,
+)
 
-PRESETS = {
-    "demo": _DEMO,
-    "smoke": replace(
+# the paper's sizes; its rows have up to 4 * nodes tokens of context, the mini's lie across two windows
+_DEPO, _DEPO_MINI = Depo(), Depo(nodes=10, hops=4, queries=3)
+_DEPO_PAPER = replace(
+    _PAPER,
+    name="depo-fig3",
+    task=_DEPO,
+    model=ModelConfig(
+        vocab_size=len(_DEPO.vocabulary), d_model=512, n_heads=8, mixers=HYBRID * 5, window=75, fast_heads=8
+    ),
+    train=replace(_PAPER_TRAIN, batch_size=128, steps=100_000),
+    arms=_deeper(_controls(4), 5) + _sleepers(2, 4),
+)
+
+# the paper's models are pretrained; these have their shape and begin with nothing
+_GSM, _GSM_MINI = Gsm(), Gsm(operations=(1, 3), tokens=(192, 320))
+_GSM_PAPER = replace(
+    _PAPER,
+    name="gsm-fig4",
+    task=_GSM,
+    model=ModelConfig(
+        vocab_size=len(_GSM.vocabulary),
+        d_model=1536,
+        n_heads=12,
+        mixers=("attention", "jet") * 14,
+        window=2000,
+        loop=(7, 21),
+        fast_heads=12,
+        key_dim=96,
+        value_dim=256,
+    ),
+    train=replace(_PAPER_TRAIN, batch_size=256, steps=10_000, muon_lr=1e-3),
+    arms=(Arm(name="n1"), *_sleepers(2, 4, 6)),
+    data=Data(test_rows=1600, seed=5),
+)
+_GSM_SMALL = replace(
+    _MINI,
+    name="gsm-fig4-mini",
+    task=_GSM_MINI,
+    model=ModelConfig(
+        vocab_size=len(_GSM_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID * 2, window=128, fast_heads=1
+    ),
+    train=TrainConfig(steps=800, batch_size=32, validate_every=100),
+    arms=(
+        Arm(name="transformer-evicted", mixers=("attention",) * 4),
+        Arm(name="transformer-whole", mixers=("attention",) * 4, whole=True),
+        Arm(name="n1"),
+        *_sleepers(2, 4),
+    ),
+    data=Data(validation_rows=512, test_rows=1600, seed=5),
+    seeds=(30,),
+)
+
+
+def _sliding(pipeline: Pipeline, name: str, window: int, fresh_steps: int) -> Pipeline:
+    """Fig. 5: a transformer first; then fast-weight layers are put in, warmed up alone under hard eviction for the
+    first steps, and all is trained under sliding eviction."""
+    attention = tuple(mixer for mixer in pipeline.model.mixers if mixer == "attention")
+    grown = [Arm(name=f"n{n}", sleep_passes=n, start="transformer", fresh_steps=fresh_steps) for n in (1, 2, 4)]
+    model = replace(pipeline.model, window=window, eviction="sliding")
+    return replace(pipeline, name=name, model=model, arms=(Arm(name="transformer", mixers=attention), *grown))
+
+
+def _rules(pipeline: Pipeline, name: str, passes: tuple[int, ...]) -> Pipeline:
+    """Every update rule at every N."""
+    arms = [
+        Arm(
+            name=f"{rule}-n{n}",
+            sleep_passes=n,
+            mixers=tuple(rule if mixer == "gated_delta" else mixer for mixer in pipeline.model.mixers),
+        )
+        for rule in RULES
+        for n in passes
+    ]
+    return replace(pipeline, name=name, arms=tuple(arms))
+
+
+def _etas(pipeline: Pipeline, name: str, passes: tuple[int, ...]) -> Pipeline:
+    """Every eta at every N."""
+    etas = (0.25, 0.5, 1.0, 1.5, 2.0)
+    arms = [Arm(name=f"eta{eta:g}-n{n}", sleep_passes=n, fast_weight_lr=eta) for n in passes for eta in etas]
+    return replace(pipeline, name=name, arms=tuple(arms))
+
+
+def _throughput(pipeline: Pipeline, name: str, windows: tuple[int, ...], passes: tuple[int, ...]) -> Pipeline:
+    """Fig. 6: a few steps at every window and N; tokens/s stand in the report."""
+    arms = [Arm(name=f"window{w}-n{n}", window=w, sleep_passes=n) for w in windows for n in passes]
+    return replace(pipeline, name=name, arms=tuple(arms), seeds=(0,))
+
+
+_ALL = (
+    _DEMO,
+    replace(
         _DEMO,
         name="smoke",
         model=replace(_DEMO.model, d_model=16, key_dim=16, value_dim=16),
@@ -166,24 +338,59 @@ PRESETS = {
         search=Search(trials=2, sleep_passes=(1, 2), grace=2),
         data=Data(seed=7, validation_rows=64, test_rows=256),
     ),
-    "rule110-fig2a": Pipeline(
+    replace(
+        _PAPER,
         name="rule110-fig2a",
         task=_rule110(4),
-        model=_PAPER_MODEL,
         train=replace(_PAPER_TRAIN, steps=_FIG2_STEPS // 5),
         arms=tuple(Arm(name=f"n1-t{depth}", depth=depth) for depth in (4, 8, 12, 16)),
-        seeds=(0,),
-        scale=Scale(gpu=True),
-        paper_scale=True,
     ),
-    "rule110-fig2b": Pipeline(
-        name="rule110-fig2b",
-        task=_rule110(32),
-        model=_PAPER_MODEL,
-        train=replace(_PAPER_TRAIN, steps=_FIG2_STEPS),
-        arms=tuple(Arm(name=f"n{passes}", sleep_passes=passes) for passes in (1, 2, 3, 4)),
-        seeds=(0,),
-        scale=Scale(gpu=True),
-        paper_scale=True,
+    replace(
+        _MINI, name="rule110-fig2a-mini", arms=tuple(Arm(name=f"n1-t{depth}", depth=depth) for depth in (2, 4, 6, 8))
     ),
-}
+    _PAPER,
+    replace(_MINI, name="rule110-fig2b-mini", arms=_controls(4) + _sleepers(2, 4)),
+    _DEPO_PAPER,
+    replace(
+        _MINI,
+        name="depo-fig3-mini",
+        task=_DEPO_MINI,
+        model=ModelConfig(
+            vocab_size=len(_DEPO_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID * 2, window=20, fast_heads=1
+        ),
+        train=TrainConfig(steps=1500, batch_size=64, validate_every=150),
+        arms=(Arm(name="n1"), *_sleepers(2, 4)),
+        seeds=(30, 31),
+    ),
+    _GSM_PAPER,
+    _GSM_SMALL,
+    _sliding(_GSM_PAPER, "gsm-sliding-fig5", window=512, fresh_steps=2000),
+    _sliding(replace(_GSM_SMALL, train=replace(_GSM_SMALL.train, steps=600)), "gsm-sliding-fig5-mini", 64, 150),
+    _throughput(
+        replace(
+            _GSM_PAPER,
+            task=Gsm(tokens=(8000, 8192)),
+            model=replace(_GSM_PAPER.model, window=1024),
+            train=replace(_GSM_PAPER.train, steps=20, batch_size=8, validate_every=10),
+        ),
+        "throughput-fig6",
+        windows=(1024, 2048, 4096),
+        passes=(1, 2, 4),
+    ),
+    _throughput(
+        replace(
+            _GSM_SMALL,
+            task=Gsm(tokens=(900, 1024)),
+            train=TrainConfig(steps=10, batch_size=8, validate_every=5, warmup_steps=5),
+            data=Data(validation_rows=16, test_rows=16, seed=5),
+        ),
+        "throughput-fig6-mini",
+        windows=(64, 128, 256, 512),
+        passes=(1, 2, 4),
+    ),
+    _rules(_PAPER, "ablation-rule", (1, 4)),
+    _rules(replace(_MINI, seeds=(30, 31)), "ablation-rule-mini", (1, 4)),
+    _etas(_PAPER, "ablation-eta", (1, 4)),
+    _etas(replace(_MINI, seeds=(30, 31)), "ablation-eta-mini", (1, 2)),
+)
+PRESETS = {pipeline.name: pipeline for pipeline in _ALL}

@@ -10,7 +10,7 @@ from pipelines.generate import dataset
 from pipelines.presets import Arm, Pipeline
 from pipelines.steps import Run, Step
 from pipelines.tune import read_best
-from sleepmodel.config import ModelConfig
+from sleepmodel.config import ModelConfig, TrainConfig
 from sleepmodel.job import MODEL, Job
 
 WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
@@ -18,11 +18,14 @@ WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 ChooseModel = Callable[[Run], ModelConfig]
 
 
-def baseline_steps(pipeline: Pipeline, arm: Arm, data: Step, context: Context) -> list[Step]:
-    """One training a seed of a line of the comparison."""
+def baseline_steps(
+    pipeline: Pipeline, arm: Arm, data: Step, done: dict[str, list[Step]], context: Context
+) -> list[Step]:
+    """One training a seed of a line of the comparison; done: the lines before it."""
     model = pipeline.arm_model(arm)
-    steps = pipeline.arm_steps(arm)
-    return _train_steps(arm.name, pipeline, {"model": model}, steps, (data,), lambda run: model, context)
+    train = pipeline.arm_train(arm)
+    starts = done[arm.start] if arm.start else None
+    return _train_steps(arm.name, pipeline, {"model": model}, train, (data,), lambda run: model, context, starts)
 
 
 def winner_steps(pipeline: Pipeline, data: Step, search: Step, context: Context) -> dict[str, list[Step]]:
@@ -37,7 +40,7 @@ def winner_steps(pipeline: Pipeline, data: Step, search: Step, context: Context)
         return replace(winner(run), sleep_passes=1)
 
     return {
-        line: _train_steps(line, pipeline, {}, pipeline.train.steps, (data, search), choose, context)
+        line: _train_steps(line, pipeline, {}, pipeline.train, (data, search), choose, context)
         for line, choose in ((WINNER, winner), (WINNER_AT_N1, winner_at_n1))
     }
 
@@ -46,17 +49,19 @@ def _train_steps(
     line: str,
     pipeline: Pipeline,
     config: dict[str, object],
-    steps: int,
+    training: TrainConfig,
     inputs: tuple[Step, ...],
     choose: ChooseModel,
     context: Context,
+    starts: list[Step] | None = None,
 ) -> list[Step]:
-    """A line's trainings. config: what shapes the model, where it does not come out of the inputs; the first input is
-    the dataset."""
+    """A line's trainings. starts: for each seed, the training whose model it begins with; config: what shapes it,
+    where it does not come out of the inputs; the first input is the dataset.
+    """
     scale = pipeline.scale
 
-    def step(seed: int) -> Step:
-        train = replace(pipeline.train, seed=seed, steps=steps)
+    def step(seed: int, start: Step | None) -> Step:
+        train = replace(training, seed=seed)
 
         def run(run: Run) -> None:
             if (run.output / MODEL).exists():  # killed between the model and its SUCCESS
@@ -72,6 +77,7 @@ def _train_steps(
                 scale=scale,
                 dataset=str(dataset(run.path(inputs[0]))),
                 output=str(run.output),
+                start=str(run.path(start) / MODEL) if start else None,
                 store=context.store,
                 run=context.run_of(run.step, {"model": asdict(model)}),
             )
@@ -79,9 +85,10 @@ def _train_steps(
             context.map(fit, [(job,)], cores=0)
 
         cores = scale.workers * scale.cpus_per_worker
-        return Step(f"train-{line}-seed{seed}", {**config, "line": line, "train": train}, run, inputs, cores)
+        needed = (*inputs, start) if start else inputs
+        return Step(f"train-{line}-seed{seed}", {**config, "line": line, "train": train}, run, needed, cores)
 
-    return [step(seed) for seed in pipeline.seeds]
+    return [step(seed, starts[i] if starts else None) for i, seed in enumerate(pipeline.seeds)]
 
 
 if __name__ == "__main__":

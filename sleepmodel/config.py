@@ -117,6 +117,9 @@ class TrainConfig:
     """What shapes a training run. Nothing here is a resource: those are in `Scale`.
 
     steps: optimiser steps; batch_size: rows in a step, over all workers.
+    rows: only the first so many training rows are read, over and over; None is all of them.
+    fresh_steps: in the first so many steps the fast-weight layers alone are trained, under hard eviction: how layers
+        that are new in a pretrained model are warmed up for sliding eviction (paper, "Two evictions").
     muon_lr: learning rate of the blocks' matrices; adam_lr: of everything else.
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
@@ -131,6 +134,8 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 128
+    rows: int | None = None
+    fresh_steps: int = 0
     muon_lr: float = 5e-3
     adam_lr: float = 2e-3
     momentum: float = 0.95
@@ -147,8 +152,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "validate_every"):
             _whole(field, getattr(self, field), 1)
-        for field in ("warmup_steps", "seed"):
+        for field in ("warmup_steps", "seed", "fresh_steps"):
             _whole(field, getattr(self, field), 0)
+        if self.rows is not None:
+            _whole("rows", self.rows, self.batch_size)
         for passes in self.sleep_passes:
             _whole("sleep_passes", passes, 1)
         for field in ("muon_lr", "adam_lr"):

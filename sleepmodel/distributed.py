@@ -22,7 +22,7 @@ from sleepmodel.job import Job
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
 from sleepmodel.tracking import ProgressLog
-from sleepmodel.training import NonFiniteError, Progress, build_model, clip_gradient, train
+from sleepmodel.training import NonFiniteError, Progress, clip_gradient, train
 
 RESTARTS = 3
 DIVERGED = "DIVERGED"  # why a run stopped for good
@@ -139,7 +139,7 @@ def _worker(config: dict[str, Job]) -> None:
 def _train(job: Job) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
     torch.set_num_threads(job.scale.cpus_per_worker)
-    model = build_model(job.model, job.train, job.scale.recompute)
+    model = job.build()
     engine = DeepSpeedEngine(model, job.train, job.scale)
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 

@@ -149,11 +149,14 @@ class Jet(GatedDelta):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width, channels = config.d_model, config.fast_heads * config.value_dim
-        self.keeps_tail = config.eviction == "sliding"
+        self.set_eviction(config.eviction)
         self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
         with torch.no_grad():
             self.kernel_out.bias.view(channels, JET_KERNEL).copy_(torch.eye(JET_KERNEL)[-1])
+
+    def set_eviction(self, eviction: str) -> None:
+        self.keeps_tail = eviction == "sliding"
 
     def initial_state(self, batch: int) -> JetState:
         return JetState(super().initial_state(batch), self._no_tail(batch))

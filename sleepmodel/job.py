@@ -13,9 +13,9 @@ from datagen.rows import Rows
 from sleepmodel.config import ModelConfig, Scale, TrainConfig
 from sleepmodel.evaluation import accuracy
 from sleepmodel.model import SleepModel
-from sleepmodel.saving import save
+from sleepmodel.saving import load, save
 from sleepmodel.tracking import Store
-from sleepmodel.training import Progress
+from sleepmodel.training import Progress, build_model
 
 HISTORY, MODEL = "history.json", "model"
 
@@ -23,6 +23,7 @@ HISTORY, MODEL = "history.json", "model"
 @dataclass(frozen=True)
 class Job:
     """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves model and history;
+    start: directory of a model to begin with (SleepModel.adopt), None is none;
     store, run: where MLflow metrics go (None: nowhere)."""
 
     name: str
@@ -30,6 +31,7 @@ class Job:
     train: TrainConfig
     dataset: str
     output: str
+    start: str | None = None
     scale: Scale = field(default_factory=Scale)
     store: Store | None = None
     run: str | None = None
@@ -42,6 +44,13 @@ class Job:
         """A function that gives a model's share of right validation rows."""
         rows = read_rows(Path(self.dataset), "validation")
         return lambda model: accuracy(model, rows).rows.value
+
+    def build(self) -> SleepModel:
+        """The model that the training begins with."""
+        model = build_model(self.model, self.train, self.scale.recompute)
+        if self.start is not None:
+            model.adopt(load(self.start))
+        return model
 
     def finish(self, model: SleepModel, history: list[Progress]) -> None:
         """Leave the trained model and its learning curve in `output`; the model's directory appears whole."""

@@ -53,6 +53,9 @@ class Mixer(nn.Module):
 
     keeps_state: bool  # whether anything of the state outlives a window
 
+    def set_eviction(self, eviction: str) -> None:
+        """What becomes of the KV cache at a border: "hard" or "sliding"."""
+
     def initial_state(self, batch: int) -> Any:
         """The state of `batch` rows that have read nothing."""
         raise NotImplementedError
@@ -140,9 +143,12 @@ class Attention(Mixer):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.width, self.window = config.n_heads, config.d_model, config.window
-        self.keeps_state = config.eviction == "sliding"
+        self.set_eviction(config.eviction)
         self.q, self.k, self.v = (nn.Linear(self.width, self.width, bias=False) for _ in range(3))
         self.out = zero_linear(self.width, self.width)
+
+    def set_eviction(self, eviction: str) -> None:
+        self.keeps_state = eviction == "sliding"
 
     def initial_state(self, batch: int) -> KV:
         """No tokens."""

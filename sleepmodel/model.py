@@ -174,6 +174,29 @@ class SleepModel(nn.Module):
         """The states of `batch` rows that have read nothing."""
         return tuple(block.mixer.initial_state(batch) for block in self.stack)
 
+    def adopt(self, other: SleepModel) -> None:
+        """Begin as another model of this width: its embeddings, readout and attention blocks, in their order.
+
+        Raises ValueError where the two have not the same of these.
+        """
+        pairs: list[tuple[nn.Module, nn.Module]]
+        pairs = [(self.embed, other.embed), (self.norm, other.norm), (self.lm_head, other.lm_head)]
+        if self.config.max_positions is not None and other.config.max_positions is not None:
+            pairs.append((self.position_embed, other.position_embed))
+        mine, theirs = ([b for b in model.stack if isinstance(b.mixer, Attention)] for model in (self, other))
+        if len(mine) != len(theirs):
+            raise ValueError(f"{len(theirs)} attention blocks to begin with: must be {len(mine)}, as this model has")
+        for new, old in (*pairs, *zip(mine, theirs, strict=True)):
+            try:
+                new.load_state_dict(old.state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"the model to begin with has other sizes: {error}") from error
+
+    def set_eviction(self, eviction: str) -> None:
+        """From now on "hard" or "sliding", whatever the config says."""
+        for block in self.stack:
+            block.mixer.set_eviction(eviction)
+
     def session(self, batch_size: int = 1, memory: Memory | None = None, sleep_passes: int | None = None) -> Session:
         """Read and generate with this model, from nothing or from a memory; see session.py."""
         from sleepmodel.session import Session

@@ -20,6 +20,7 @@ from torch import Tensor
 from datagen.rows import Rows
 from sleepmodel.allocator import keep_freed_memory
 from sleepmodel.config import ModelConfig, TrainConfig
+from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
 
@@ -187,8 +188,10 @@ def train(
     start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
     clock, losses, lengths = time.monotonic(), [], rows.lengths
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
-    for step, indices in enumerate(batches(len(rows), config, start), start):
+    read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
+    for step, indices in enumerate(batches(read, config, start), start):
         rate = schedule(step, config)
+        stage.begin(step)
         passes, micro = drawn_passes(step, config), []
         for part in share(indices, engine):
             batch, mask = rows.batch(part)
@@ -213,13 +216,33 @@ def train(
                 loss=engine.mean(sum(losses) / len(losses)),
                 grad_norm=norm,
                 rate=rate,
-                accuracy=validate(engine.model),
+                accuracy=validate(stage.whole()),
             )
             losses.clear()
             history.append(at)
             report(at, lambda directory: _save(engine, history, directory))
             lap, lap_tokens = time.monotonic(), tokens
     return history
+
+
+class _FreshLayers:
+    """The first `fresh_steps` steps: hard eviction, and no gradient but for the fast-weight blocks'."""
+
+    def __init__(self, model: SleepModel, config: TrainConfig) -> None:
+        self.model, self.steps, self.alone = model, config.fresh_steps, False
+        fresh = {id(p) for block in model.stack if not isinstance(block.mixer, Attention) for p in block.parameters()}
+        for parameter in model.parameters() if config.fresh_steps else ():
+            if id(parameter) not in fresh:
+                parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if self.alone else gradient)
+
+    def begin(self, step: int) -> None:
+        self.alone = step < self.steps
+        self.model.set_eviction("hard" if self.alone else self.model.config.eviction)
+
+    def whole(self) -> SleepModel:
+        """The model as it will be used."""
+        self.model.set_eviction(self.model.config.eviction)
+        return self.model
 
 
 def _save(engine: Engine, history: list[Progress], directory: Path) -> None:

@@ -24,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sleepmodel.config import Search
 from sleepmodel.job import Job
 from sleepmodel.tracking import ProgressLog, end_run, start_run
-from sleepmodel.training import LocalEngine, NonFiniteError, Progress, build_model, train
+from sleepmodel.training import LocalEngine, NonFiniteError, Progress, train
 
 EXPERIMENT = "search"
 N, ETA = "sleep_passes", "fast_weight_lr"
@@ -126,7 +126,7 @@ def _trial(params: dict[str, Any], job: Job) -> None:
         metrics = ("step", "tokens", "accuracy", "loss", "grad_norm", "tokens_per_second", "seconds")
         tune.report({metric: getattr(at, metric) for metric in metrics})
 
-    model = build_model(job.model, job.train, job.scale.recompute)
+    model = job.build()
     device = torch.device("cuda" if job.scale.gpu else "cpu")
     engine = LocalEngine(model.to(device), job.train, job.scale.accumulation)
     try:

@@ -146,15 +146,18 @@ def encode(problem: Problem, vocabulary: Vocabulary) -> Sample:
 
 
 def to_rows(samples: Iterable[Sample], vocabulary_size: int) -> Rows:
-    """Ragged rows, each with one answer at its end, whose depth is the number of operations."""
+    """Ragged rows, each with one answer at its end, whose depth is the number of operations, and its solution."""
     tokens, start, length, depth = list[list[int]](), list[list[int]](), list[list[int]](), list[list[int]]()
+    solutions = list[str]()
     # The texts go as they come: a shard of them takes more memory than its tokens.
     for sample in samples:
         tokens.append(sample.tokens)
         start.append([len(sample.tokens) - sample.answer_length])
         length.append([sample.answer_length])
         depth.append([sample.problem.operations])
-    return Rows.of(tokens, start, length, depth, dtype=np.uint16 if vocabulary_size <= 2**16 else np.uint32)
+        solutions.append(sample.problem.solution)
+    rows = Rows.of(tokens, start, length, depth, dtype=np.uint16 if vocabulary_size <= 2**16 else np.uint32)
+    return replace(rows, solution=np.array(solutions, dtype=object))
 
 
 def _sentence(core: Core, statement: Statement, scribe: Scribe) -> tuple[str, list[int]]:

@@ -11,16 +11,62 @@ from pipelines.presets import PRESETS, Arm, Pipeline
 from pipelines.pricing import training_flops
 from sleepmodel.training import LocalEngine, build_model
 
+NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim": 8}
+
 
 @pytest.mark.parametrize("pipeline", PRESETS.values(), ids=PRESETS)
-def test_every_preset_runs_its_first_step(pipeline: Pipeline) -> None:
+def test_every_line_of_every_preset_takes_its_first_step(pipeline: Pipeline) -> None:
+    """On two rows of its task, narrow and at most four blocks deep, else as it is: windows, passes, rules, precision."""
+    batches = {task: task.sample("train", 0, 0, 2).batch() for task in pipeline.tasks()}
     for arm in pipeline.arms:
-        train = replace(pipeline.train, batch_size=2)
-        engine = LocalEngine(build_model(pipeline.arm_model(arm), train), train)
-        rows = pipeline.arm_task(arm).sample("train", 0, 0, 2)
-        loss = engine.backward(torch.from_numpy(rows.tokens.astype(np.int64)), torch.from_numpy(rows.loss_mask()))
-        assert np.isfinite(engine.step(1.0)) and torch.isfinite(loss)
+        train = replace(pipeline.arm_train(arm), batch_size=2)
+        model = pipeline.arm_model(arm)
+        small = replace(model, mixers=model.mixers[:4], loop=model.loop and (1, 3), **NARROW)  # type: ignore[arg-type]
+        engine = LocalEngine(build_model(small, train), train)
+        tokens, mask = batches[pipeline.arm_task(arm)]
+        loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask))
+        assert np.isfinite(engine.step(1.0)) and torch.isfinite(loss), arm.name
+
+
+@pytest.mark.parametrize("pipeline", PRESETS.values(), ids=PRESETS)
+def test_every_preset_prices_itself(pipeline: Pipeline) -> None:
     assert training_flops(pipeline) > 0
+    assert pipeline.train_rows() >= pipeline.train.batch_size
+
+
+def test_every_figure_has_a_preset_at_the_papers_size_and_a_mini() -> None:
+    figures = ("rule110-fig2a", "rule110-fig2b", "depo-fig3", "gsm-fig4", "gsm-sliding-fig5", "throughput-fig6")
+    for name in (*figures, "ablation-rule", "ablation-eta"):
+        assert PRESETS[name].paper_scale and not PRESETS[f"{name}-mini"].paper_scale
+    assert all(name == pipeline.name for name, pipeline in PRESETS.items())
+
+
+def test_the_baselines_are_what_they_are_called() -> None:
+    mini = PRESETS["rule110-fig2b-mini"]
+    arms = {arm.name: arm for arm in mini.arms}
+    models = {name: mini.arm_model(arm) for name, arm in arms.items()}
+    assert set(models["transformer-evicted"].mixers) == set(models["transformer-whole"].mixers) == {"attention"}
+    assert models["transformer-whole"].window == mini.task.row_length > models["transformer-evicted"].window
+    assert set(models["fast-weights-only"].mixers) == {"gated_delta"}
+    assert len(models["n1-deep"].mixers) == 4 * len(models["n4"].mixers) and models["n1-deep"].sleep_passes == 1
+    spent = [mini.step_flops(models[name]) * mini.arm_steps(arm) for name, arm in arms.items()]
+    by_name = dict(zip(arms, spent, strict=True))
+    assert by_name["n1-same-compute"] == by_name["n1-same-compute-epochs"] == pytest.approx(by_name["n4"], rel=1e-3)
+    assert mini.arm_train(arms["n1-same-compute"]).rows is None
+    assert mini.arm_train(arms["n1-same-compute-epochs"]).rows == mini.train.steps * mini.train.batch_size
+
+
+def test_sliding_presets_grow_a_transformer() -> None:
+    """Fig. 5: fast-weight layers put into a trained transformer, alone under hard eviction at first."""
+    pipeline = PRESETS["gsm-sliding-fig5-mini"]
+    first, *grown = pipeline.arms
+    assert set(pipeline.arm_model(first).mixers) == {"attention"} and pipeline.arm_train(first).fresh_steps == 0
+    for arm in grown:
+        train, model = pipeline.arm_train(arm), pipeline.arm_model(arm)
+        assert arm.start == first.name and 0 < train.fresh_steps < train.steps
+        assert model.eviction == "sliding" and model.mixers.count("attention") == len(pipeline.arm_model(first).mixers)
+    with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be an earlier line of the comparison"):
+        replace(pipeline, arms=(first, replace(grown[0], start="gone")))
 
 
 def test_fig2_is_the_papers() -> None:
@@ -30,7 +76,7 @@ def test_fig2_is_the_papers() -> None:
     assert (fig2b.model.d_model, len(fig2b.model.mixers), fig2b.model.window) == (256, 4, 24)
     assert (fig2b.train.batch_size, fig2b.train.muon_lr, fig2b.train.adam_lr) == (512, 2e-3, 5e-5)
     assert fig2b.train.steps * 512 * fig2b.task.row_length == pytest.approx(5e9, rel=1e-4)
-    assert [arm.sleep_passes for arm in fig2b.arms] == [1, 2, 3, 4]
+    assert {f"n{n}" for n in (1, 2, 3, 4)} <= {arm.name for arm in fig2b.arms}
     assert [task.steps for task in PRESETS["rule110-fig2a"].tasks()] == [4, 8, 12, 16]
 
 

@@ -185,6 +185,54 @@ def test_truncation_reaches_the_model() -> None:
     assert build_model(MODEL, config).truncation == Truncation(passes=1, windows=2)
 
 
+def test_only_the_first_rows_are_read_where_it_says_so(rows: Rows) -> None:
+    some, few = curve(rows, replace(CONFIG, rows=16))[0], curve(rows[:16], CONFIG)[0]
+    assert [at.loss for at in some] == [at.loss for at in few] != [at.loss for at in curve(rows)[0]]
+    with pytest.raises(ValueError, match="rows = 4: must be an integer of at least 8"):
+        replace(CONFIG, rows=4)
+
+
+def test_fresh_layers_are_trained_alone_under_hard_eviction_at_first(rows: Rows) -> None:
+    model, config = replace(MODEL, eviction="sliding"), replace(CONFIG, fresh_steps=4, steps=8)
+    engine = LocalEngine(build_model(model, config), config)
+    start = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+    seen: list[tuple[bool, set[str]]] = []
+    step = engine.step
+
+    def noted(rate: float) -> float:
+        norm = step(rate)
+        moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
+        seen.append((engine.model.blocks[0].mixer.keeps_state, {name.rpartition("blocks.")[2][0] for name in moved}))
+        return norm
+
+    engine.step = noted  # type: ignore[method-assign]
+
+    def validate(model: SleepModel) -> float:
+        assert model.blocks[0].mixer.keeps_state
+        return 0.0
+
+    train(engine, rows, config, validate, lambda at, write: None)
+    assert seen[:4] == [(False, {"1"})] * 4
+    assert all(keeps and moved > {"0", "1"} for keeps, moved in seen[4:])
+
+
+def test_a_model_begins_as_another_where_it_is_told_to() -> None:
+    transformer = build_model(replace(MODEL, mixers=("attention",), eviction="sliding"), CONFIG)
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.normal_()
+    grown = build_model(replace(MODEL, mixers=("gated_delta", "attention"), eviction="sliding"), CONFIG)
+    grown.adopt(transformer)
+    tokens, mask = torch.randint(0, 3, (4, 8)), torch.zeros(4, 8, dtype=torch.bool)
+    mask[:, 7] = True
+    # new blocks begin as the identity
+    torch.testing.assert_close(grown(tokens, mask).logits, transformer(tokens, mask).logits)
+    with pytest.raises(ValueError, match="2 attention blocks to begin with: must be 1"):
+        grown.adopt(build_model(replace(MODEL, mixers=("attention",) * 2), CONFIG))
+    with pytest.raises(ValueError, match="has other sizes"):
+        grown.adopt(build_model(replace(MODEL, mixers=("attention",), d_model=32), CONFIG))
+
+
 def test_every_epoch_has_an_order_of_its_own() -> None:
     order = np.concatenate(list(batches(64, TrainConfig(steps=16, batch_size=8))))
     assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))

@@ -1,0 +1,42 @@
+"""Problems of GSM-Infinite's own generator as one of our datasets."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from datagen.files import replacing, sha256
+from datagen.gsm.official import read_official
+from datagen.gsm.task import encode, to_rows
+from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
+from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Shard, Split, shard_path
+from datagen.shards import to_table
+from datagen.task import check_split
+
+
+def import_official(file: str | Path, root: str | Path, split: str = "test", tokenizer: str | None = None) -> Path:
+    """Write a JSONL file of official problems as one split of a new dataset and return its directory,
+    `<root>/gsm/<fingerprint>`; the fingerprint is of the file's bytes and the vocabulary.
+
+    tokenizer: a tokenizer.json or a directory with one; None is one token for each word, those of the file included.
+    Raises FileNotFoundError, ValueError for another split or tokenizer, and MalformedLinesError, which names the lines
+    that are not in the format or contradict themselves; nothing is written then.
+    """
+    check_split(split)
+    problems = read_official(file)
+    texts = (problem.prompt + problem.completion for problem in problems)
+    vocabulary: Vocabulary = Words(texts) if tokenizer is None else Pretrained(tokenizer)
+    rows = to_rows((encode(problem, vocabulary) for problem in problems), len(vocabulary.tokens))
+    source = {"imported_sha256": sha256(Path(file))}
+    words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
+    identity = hashlib.sha256(f"{source} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
+    dataset = Path(root).absolute() / "gsm" / identity
+    with replacing(shard_path(dataset, split, 0)) as temporary:
+        pq.write_table(to_table(rows, len(vocabulary.tokens)), temporary, compression="zstd")
+        shard = Shard(len(rows), sha256(temporary))
+    described = Dataset(FORMAT_VERSION, "gsm", source, vocabulary.tokens, 0, {split: Split(len(rows), (shard,))})
+    with replacing(dataset / DATASET_FILE) as temporary:
+        temporary.write_text(described.to_json())
+    return dataset
