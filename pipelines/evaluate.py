@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from datagen import Rows, read_rows
 from datagen.reader import read_dataset
@@ -18,8 +17,8 @@ from pipelines.generate import dataset
 from pipelines.mistakes import Failure, Instead, Mistakes, failures, instead, markdown
 from pipelines.steps import Run, Step
 from sleepmodel import load
-from sleepmodel.costs import Cost, measure_costs
-from sleepmodel.evaluation import RESAMPLES, Accuracy, Int64, Share, batch_rows, predict, score
+from sleepmodel.costs import Cost, saved_costs
+from sleepmodel.evaluation import RESAMPLES, Accuracy, Int64, Share, batch_rows, predict_range, score
 from sleepmodel.job import MODEL, read_history
 
 RESULTS, COSTS, MISTAKES, READABLE = "results.json", "costs.json", "mistakes.json", "mistakes.md"
@@ -103,7 +102,8 @@ def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
         first = {entry.line: entry for entry in reversed(everything)}
         shown = [first[line] for line in dict.fromkeys(entry.line for entry in everything)]
         mistakes = [_mistakes(entry, results[entry].seed, test[entry.data], predicted[entry]) for entry in shown]
-        (costs,) = context.map(_costs, [([(e.line, e.training, e.sleep_passes) for e in shown],)], cores=1)
+        saved = [(entry.line, entry.training / MODEL, entry.sleep_passes) for entry in shown]
+        (costs,) = context.map(saved_costs, [(saved,)], cores=1)
         for file, records in ((RESULTS, list(results.values())), (COSTS, costs), (MISTAKES, mistakes)):
             (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
         (run.output / READABLE).write_text(markdown(mistakes))
@@ -132,13 +132,13 @@ def predict_all(
     calls: list[tuple[object, ...]] = []
     owners: list[int] = []
     for i, entry in enumerate(entries):
-        rows = test[entry.data]
+        rows, model = test[entry.data], entry.training / MODEL
         size = batch_rows(rows)
         for start in range(0, len(rows), task_batches * size):
             end = min(start + task_batches * size, len(rows))
-            calls.append((entry, start, end, size, gpu))
+            calls.append((model, entry.data, start, end, entry.sleep_passes, size, gpu))
             owners.append(i)
-    parts = context.map(_predict_range, calls, cores=1, gpus=int(gpu))
+    parts = context.map(predict_range, calls, cores=1, gpus=int(gpu))
     predicted = []
     for i, entry in enumerate(entries):
         mask = test[entry.data].loss_mask()
@@ -146,16 +146,6 @@ def predict_all(
         dense[mask] = np.concatenate([part for owner, part in zip(owners, parts, strict=True) if owner == i])
         predicted.append(dense)
     return predicted
-
-
-def _predict_range(entry: Entry, start: int, end: int, batch_size: int, gpu: bool) -> Int64:
-    """The tokens predicted in test rows start..end - 1, one after the other: int64 [answer tokens]."""
-    torch.set_num_threads(1)
-    rows = read_rows(entry.data, "test", end)[start:]
-    model = load(entry.training / MODEL).to("cuda" if gpu else "cpu")
-    predicted = predict(model, rows, entry.sleep_passes, batch_size)
-    tokens: Int64 = predicted[rows.loss_mask()]
-    return tokens
 
 
 def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
@@ -186,11 +176,6 @@ def commonest_share(rows: Rows) -> float:
     tokens, mask = rows.batch()
     answers = np.where(mask, tokens, 0)
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
-
-
-def _costs(models: list[tuple[str, Path, int]]) -> list[Cost]:
-    torch.set_num_threads(1)
-    return measure_costs([(line, load(training / MODEL), passes) for line, training, passes in models])
 
 
 def _mistakes(entry: Entry, seed: int, rows: Rows, predicted: Int64) -> Mistakes:

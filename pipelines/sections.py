@@ -13,6 +13,7 @@ from pipelines.mistakes import Mistakes
 from pipelines.page import folded, picture, table, text
 from sleepmodel import plots
 from sleepmodel.costs import Cost
+from sleepmodel.evaluation import Estimate
 from sleepmodel.training import Progress
 from sleepmodel.tuning import TrialResult
 
@@ -58,10 +59,12 @@ def sections(findings: Findings, pictures: Path) -> list[Section]:
 def _comparison(lines: list[Line], pictures: Path) -> Section:
     file = pictures / COMPARISON
     plots.comparison({line.label: (line.values, line.rows, line.results[0].floor) for line in lines}, file)
+    floor = lines[0].results[0].floor
     words = (
         f"Shares of held-out test rows with their {interval_of(lines)}. A row is right when all its answers are, an "
-        "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]; those over rows are a "
-        f"bootstrap's. The commonest answer alone gets {lines[0].results[0].floor:.3f} of the rows."
+        "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]: how far trainings differ. "
+        "Those over test rows, of one training, are a bootstrap's. The commonest answer alone gets "
+        f"{floor:.3f} of the rows."
     )
     body = text(words) + picture(file, "share of held-out rows right, by line") + table(*table_of(lines))
     return "Comparison", body
@@ -186,14 +189,17 @@ def _provenance(lines: list[Line]) -> Section:
             f"{result.flops:.3g}",
             f"{result.seconds:.0f}",
             f"{result.validation:.3f}",
-            result.accuracy.rows,
+            Estimate.of([result.accuracy.rows]),
             result.commit or "unknown",
         )
         for line in lines
         for result in line.results
     ]
     head = ("model", "seed", "N", "eta", "tokens", "FLOPs", "s", "validation", "rows right", "commit")
-    words = "Every training: FLOPs are three times the forward's; the commit is that of the code that trained."
+    words = (
+        "Every training, with a 95 % interval over test rows. FLOPs are three times the forward's; the commit is that "
+        "of the code that trained."
+    )
     return "Trainings", text(words) + table(head, rows)
 
 
@@ -208,11 +214,11 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> Section:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names and their values as JSON, without the seed, in which the trainings of a line differ."""
+    """Dotted names and their values as JSON, without types, and without the seed, which differs within a line."""
     flat: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
-        elif name != "seed":
+        elif name not in ("seed", "$type"):
             flat[prefix + name] = json.dumps(value)
     return flat

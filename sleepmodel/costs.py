@@ -6,10 +6,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from sleepmodel.model import SleepModel
+from sleepmodel.saving import load
 
 ROUNDS, WARMUP = 12, 2
 TIMED_TOKENS = 8
@@ -34,6 +36,12 @@ class Cost:
     def bytes(self, tokens: int) -> int:
         """The most that is kept while `tokens` tokens are read: fast weights, keys and values of one window."""
         return self.state_bytes + self.token_bytes * min(tokens, self.window)
+
+
+def saved_costs(saved: Sequence[tuple[str, Path, int]]) -> list[Cost]:
+    """`measure_costs` for lines with the directories of their models, on one core; a task of its own for a worker."""
+    torch.set_num_threads(1)
+    return measure_costs([(line, load(model), passes) for line, model, passes in saved])
 
 
 @torch.no_grad()

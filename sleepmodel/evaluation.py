@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
 
+from datagen.reader import read_rows
 from datagen.rows import Rows
 from sleepmodel.model import SleepModel
+from sleepmodel.saving import load
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
@@ -63,6 +66,20 @@ def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batc
         logits = model(torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device), sleep_passes).logits
         predicted[start : start + len(part), : mask.shape[1]][mask] = logits.argmax(-1).cpu().numpy()
     return predicted
+
+
+def predict_range(
+    model: Path, dataset: Path, start: int, end: int, sleep_passes: int, batch_size: int, gpu: bool
+) -> Int64:
+    """`predict` for a saved model on test rows start..end - 1, on one core or a GPU; a task of its own for a worker.
+
+    Returns the tokens predicted, row by row: int64 [answer tokens].
+    """
+    torch.set_num_threads(1)
+    rows = read_rows(dataset, "test", end)[start:]
+    predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size)
+    tokens: Int64 = predicted[rows.loss_mask()]
+    return tokens
 
 
 def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:

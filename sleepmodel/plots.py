@@ -60,7 +60,7 @@ def by_depth_and_passes(lines: Mapping[str, tuple[int, Mapping[int, Estimate]]],
     left.set_xticks(range(len(depths)), [str(depth) for depth in depths])
     left.set_xlabel("depth")
     left.set_ylabel("share of answers right")
-    right.set_xticks(sorted({passes for passes, _ in lines.values()}))
+    _ticks(right, [passes for passes, _ in lines.values()])
     right.set_xlabel("sleep passes N, a dot a line")
     for axes in (left, right):
         axes.legend(fontsize="small")
@@ -111,10 +111,10 @@ def costs(measured: Sequence[Cost], path: Path) -> None:
         for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
             axis.plot([cost.sleep_passes + aside], [milliseconds], "o", color=f"C{i}", label=cost.line)
     for axis, label in zip(axes, ("awake: ms a token", "asleep: ms a window"), strict=True):
-        axis.set_xticks(sorted({cost.sleep_passes for cost in measured}))
+        _ticks(axis, [cost.sleep_passes for cost in measured])
         axis.set_xlabel("sleep passes N")
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.2 * max(axis.get_ylim()[1], 1e-6))
     axes[0].legend(fontsize="small")
     _write(figure, path)
 
@@ -133,6 +133,12 @@ def memory(kinds: Mapping[str, Cost], lengths: Sequence[int], path: Path) -> Non
     axes.set_ylabel("bytes a row")
     axes.legend(fontsize="small")
     _write(figure, path)
+
+
+def _ticks(axes: Axes, passes: Sequence[int]) -> None:
+    """An axis of N, with room beside the outer ones."""
+    axes.set_xticks(sorted(set(passes)))
+    axes.set_xlim(min(passes) - 0.7, max(passes) + 0.7)
 
 
 def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], colour: str, label: str | None) -> None:
