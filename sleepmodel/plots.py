@@ -58,6 +58,7 @@ def by_depth_and_passes(lines: Mapping[str, tuple[int, Mapping[int, Estimate]]],
             label = f"depth {depth}" if f"depth {depth}" not in known else None
             _bars(right, [passes + 0.5 * aside], [estimate], f"C{depths.index(depth)}", label)
     left.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+    left.set_xlim(-0.6, len(depths) - 0.4)
     left.set_xlabel("depth")
     left.set_ylabel("share of answers right")
     _ticks(right, [passes for passes, _ in lines.values()])
