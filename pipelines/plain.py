@@ -61,11 +61,13 @@ def plain_form(dataset: Dataset) -> Callable[[Asked], Plain]:
 
 def _rule110(asked: Asked, dataset: Dataset) -> Plain:
     cells, states = dataset.config["cells"], dataset.config["states"]
-    # a row asks as many cells of each state, one state after the other
-    state, cell = divmod(asked.number, len(asked.starts) // states)
+    # a row asks as many cells of each state, in one answer or several, one state after the other
+    state, part = divmod(asked.number, len(asked.starts) // states)
+    first = part * asked.length + 1
+    cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {first + asked.length - 1}"
     which = f"State {state + 1} of {states}: " if states > 1 else ""
     read = "".join(dataset.vocabulary[token] for token in asked.tokens[state * cells : (state + 1) * cells])
-    problem = f"{which}{read}. Cell {cell + 1} after {asked.depth} steps?"
+    problem = f"{which}{read}. {cell} after {asked.depth} steps?"
     return Plain(problem, _spoken(asked.right, dataset), _spoken(asked.given, dataset))
 
 

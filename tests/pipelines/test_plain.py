@@ -51,6 +51,17 @@ def test_rule_110_shows_the_state_and_its_future(states: int) -> None:
         assert after(found[2], 5)[0] == failure.right != failure.given
 
 
+@pytest.mark.parametrize(("parts", "asked"), [(1, "Cells 1 to 4"), (2, "Cells 3 to 4"), (4, "Cell 4")])
+def test_rule_110_may_ask_more_cells_than_the_first(parts: int, asked: str) -> None:
+    """Two states of four cells, all of whose cells are asked, in so many answers a state."""
+    task = Rule110(cells=4, states=2, steps=3)
+    tokens, length = [0, 1, 1, 0, 1, 0, 0, 0, 2, *[1, 0, 1, 1, 0, 0, 1, 0]], 4 // parts
+    starts = list(range(9, 17, length))
+    question = Asked(tokens, starts, len(starts) - 1, length, 3, [1] * length)
+    problem, right, _ = plain_form(about(task))(question)
+    assert problem == f"State 2 of 2: 1000. {asked} after 3 steps?" and right == " ".join("0010"[-length:])
+
+
 def test_depo_shows_the_cycle_from_the_node_that_is_asked() -> None:
     task = Depo(nodes=9, hops=8, queries=4)
     rows = task.sample("test", fresh_seed(), 0, 40)
