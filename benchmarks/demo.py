@@ -10,10 +10,11 @@ from pathlib import Path
 
 from benchmarks.results_file import ROOT, write_result
 from pipelines.cli import script_of
+from pipelines.comparison import comparison_lines
 from pipelines.context import Context
+from pipelines.evaluate import COSTS
 from pipelines.full import plan
 from pipelines.presets import PRESETS
-from pipelines.report import comparison_lines
 from pipelines.steps import require_inputs
 from pipelines.tune import TRIALS
 
@@ -28,9 +29,11 @@ def main() -> None:
     lines = {line.name: [asdict(result) for result in line.results] for line in comparison_lines(outputs["evaluate"])}
     trials = json.loads((outputs["tune"] / TRIALS).read_text())
     steps_seconds = {step.name: json.loads((step.output(root) / "SUCCESS").read_text())["seconds"] for step in steps}
-    path = write_result("demo/results", {"lines": lines, "trials": trials, "step_seconds": steps_seconds})
+    costs = json.loads((outputs["evaluate"] / COSTS).read_text())
+    found = {"lines": lines, "trials": trials, "costs": costs, "step_seconds": steps_seconds}
+    path = write_result("demo/results", found)
     for file in sorted(outputs["report"].iterdir()):
-        if file.suffix in (".md", ".png"):
+        if file.suffix in (".html", ".md", ".png"):
             shutil.copy(file, ROOT / "results" / "demo" / file.name)
     print(f"published {path.parent}")
 

@@ -13,7 +13,7 @@ import ray
 from pipelines.presets import Pipeline
 from pipelines.steps import Step
 from sleepmodel.config import Scale
-from sleepmodel.tracking import Store, end_run, log_artifact, log_metrics, open_store, start_run
+from sleepmodel.tracking import Store, commit_of_run, end_run, log_artifact, log_metrics, open_store, start_run
 
 T = TypeVar("T")
 FINGERPRINT = "fingerprint"  # the field in a generate step's config that names its dataset
@@ -65,7 +65,7 @@ class Context:
     def log_report(self, directory: Path) -> None:
         """The report and its pictures as artifacts of the pipeline's run."""
         assert self._parent is not None
-        for file in sorted(path for path in directory.iterdir() if path.suffix in (".md", ".png")):
+        for file in sorted(path for path in directory.iterdir() if path.suffix in (".html", ".md", ".png")):
             log_artifact(self.store, self._parent, file, "report")
 
     def run_of(self, step: Step, chosen: dict[str, object] | None = None) -> str:
@@ -81,14 +81,21 @@ class Context:
         tags = {"sleepmodel.kind": "step", "sleepmodel.dataset": ", ".join(datasets)}
         return start_run(self.store, step.name, step.identity, self._parent, params, tags)
 
+    def commit_of(self, step: Step) -> str:
+        """The commit whose code ran a step, "-dirty" behind it where files had been changed; "" where unknown."""
+        return commit_of_run(self.store, step.identity)
+
     def log(self, step: Step, metrics: dict[str, float], tokens: int) -> None:
         """Log metrics of a step that is finished, at a number of training tokens."""
         log_metrics(self.store, self.run_of(step), metrics, tokens)
         self.end(step, "FINISHED")
 
-    def map(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int) -> list[T]:
-        """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores; the results in order."""
-        task = ray.remote(num_cpus=cores)(function)
+    def map(
+        self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
+    ) -> list[T]:
+        """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores and `gpus` GPUs; the
+        results in order."""
+        task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
         results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
         return results
 

@@ -1,31 +1,35 @@
-"""Step 5: every trained model on the test split, as Ray tasks."""
+"""Step 5: every trained model on the test split, as Ray tasks over ranges of its rows."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from datagen import Rows, read_rows
+from datagen.reader import read_dataset
 from pipelines.context import Context
 from pipelines.generate import dataset
+from pipelines.mistakes import Failure, Instead, Mistakes, failures, instead, markdown
 from pipelines.steps import Run, Step
 from sleepmodel import load
-from sleepmodel.evaluation import Accuracy, Share, accuracy
+from sleepmodel.costs import Cost, saved_costs
+from sleepmodel.evaluation import RESAMPLES, Accuracy, Int64, Share, batch_rows, predict_range, score
 from sleepmodel.job import MODEL, read_history
 
-RESULTS = "results.json"
+RESULTS, COSTS, MISTAKES, READABLE = "results.json", "costs.json", "mistakes.json", "mistakes.md"
+TASK_BATCHES = 4  # batches that a Ray task predicts: enough to be worth the loading of a model
 
 
 @dataclass(frozen=True)
 class Result:
     """One trained model on the test split. line: its line of the comparison; tokens and seconds: of its training;
     flops: of its training; validation: its last validation accuracy; floor: the share of test rows that the commonest
-    answer gets right; path: of the model, under the root."""
+    answer gets right; path: of the model, under the root; commit: of the code that trained it, "" where unknown."""
 
     line: str
     seed: int
@@ -38,11 +42,41 @@ class Result:
     floor: float
     accuracy: Accuracy
     path: str
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trained model that is evaluated with `sleep_passes` passes, as a line of the comparison."""
+
+    line: str
+    sleep_passes: int
+    training: Path
+    data: Path
+    commit: str = ""
 
 
 def read_results(output: Path) -> list[Result]:
     """What a finished evaluation holds."""
     return [_result(record) for record in json.loads((output / RESULTS).read_text())]
+
+
+def read_costs(output: Path) -> list[Cost]:
+    """What each line of a finished evaluation costs its user."""
+    return [Cost(**record) for record in json.loads((output / COSTS).read_text())]
+
+
+def read_mistakes(output: Path) -> list[Mistakes]:
+    """What the first seed of each line of a finished evaluation gets wrong."""
+    return [
+        Mistakes(
+            record["line"],
+            record["seed"],
+            [Instead(**found) for found in record["instead"]],
+            [Failure(**found) for found in record["failures"]],
+        )
+        for record in json.loads((output / MISTAKES).read_text())
+    ]
 
 
 def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
@@ -52,49 +86,89 @@ def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
     names = {line: [train.name for train in steps] for line, steps in lines.items()}
 
     def run(run: Run) -> None:
-        calls = [(line, run.path(train), dataset(run.path(data)), run.root) for line, train, data in pairs]
-        measured = context.map(measure, calls, cores=1)
-        for (line, train, _), results in zip(pairs, measured, strict=True):
-            for result in results:
-                context.log(train, _metrics(result, result.line.removeprefix(line)), result.tokens)
-        records = [asdict(result) for results in measured for result in results]
-        (run.output / RESULTS).write_text(json.dumps(records, indent=2))
+        found = {
+            train: entries(line, run.path(train), dataset(run.path(data)), context.commit_of(train))
+            for line, train, data in pairs
+        }
+        everything = [entry for group in found.values() for entry in group]
+        test = {entry.data: read_rows(entry.data, "test") for entry in everything}
+        predicted = dict(zip(everything, predict_all(everything, test, context), strict=True))
+        results = {entry: measure(entry, test[entry.data], predicted[entry], run.root) for entry in everything}
+        for line, train, _ in pairs:
+            for entry in found[train]:
+                result = results[entry]
+                context.log(train, _metrics(result, entry.line.removeprefix(line)), result.tokens)
+        # the models of one line differ in their seeds alone: one of each is looked at closely
+        first = {entry.line: entry for entry in reversed(everything)}
+        shown = [first[line] for line in dict.fromkeys(entry.line for entry in everything)]
+        mistakes = [_mistakes(entry, results[entry].seed, test[entry.data], predicted[entry]) for entry in shown]
+        saved = [(entry.line, entry.training / MODEL, entry.sleep_passes) for entry in shown]
+        (costs,) = context.map(saved_costs, [(saved,)], cores=1)
+        for file, records in ((RESULTS, list(results.values())), (COSTS, costs), (MISTAKES, mistakes)):
+            (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
+        (run.output / READABLE).write_text(markdown(mistakes))
 
-    return Step("evaluate", names, run, inputs, cores=None)
+    return Step("evaluate", names, run, inputs, cores=None, version=2)
 
 
-def measure(line: str, training: Path, data: Path, root: Path) -> list[Result]:
-    """One trained model on its test split: at its own N, and at each other N that it was trained for, as lines of
-    their own ("line@N")."""
-    torch.set_num_threads(1)
-    model, history = load(training / MODEL), read_history(training)
-    rows, last = read_rows(data, "test"), history[-1]
-    train = json.loads((training / "config.json").read_text())["config"]["train"]
-    # where rows differ in length, FLOPs are those of longest rows of as many tokens
-    length, own = int(rows.lengths.max()), model.config.sleep_passes
-    trained = train["sleep_passes"] or [own]
-    flops = sum(model.flops(length, passes) for passes in trained) / len(trained)
+def entries(line: str, training: Path, data: Path, commit: str = "") -> list[Entry]:
+    """A trained model at its own N, and at each other N that it was trained for, as lines of their own ("line@N")."""
+    own = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"]
+    trained = _train_config(training)["sleep_passes"] or [own]
     return [
-        Result(
-            line=line if passes == own else f"{line}@{passes}",
-            seed=train["seed"],
-            sleep_passes=passes,
-            fast_weight_lr=model.config.fast_weight_lr,
-            tokens=last.tokens,
-            seconds=last.seconds,
-            flops=round(3 * (last.tokens // length) * flops),
-            validation=last.accuracy,
-            floor=commonest_share(rows),
-            accuracy=accuracy(model, rows, passes),
-            path=str((training / MODEL).relative_to(root)),
-        )
+        Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit)
         for passes in sorted({own, *trained})
     ]
 
 
-def _metrics(result: Result, suffix: str) -> dict[str, float]:
-    depths = {f"test/accuracy-depth-{depth}{suffix}": share.value for depth, share in result.accuracy.answers.items()}
-    return {f"test/accuracy{suffix}": result.accuracy.rows.value, **depths}
+def predict_all(
+    entries: Sequence[Entry], test: dict[Path, Rows], context: Context, task_batches: int = TASK_BATCHES
+) -> list[Int64]:
+    """`predict` for each entry on all its test rows, as Ray tasks of `task_batches` batches each.
+
+    Batches are the same for any number of tasks, and so is every bit of the result.
+    """
+    gpu = context.pipeline.scale.gpu
+    calls: list[tuple[object, ...]] = []
+    owners: list[int] = []
+    for i, entry in enumerate(entries):
+        rows, model = test[entry.data], entry.training / MODEL
+        size = batch_rows(rows)
+        for start in range(0, len(rows), task_batches * size):
+            end = min(start + task_batches * size, len(rows))
+            calls.append((model, entry.data, start, end, entry.sleep_passes, size, gpu))
+            owners.append(i)
+    parts = context.map(predict_range, calls, cores=1, gpus=int(gpu))
+    predicted = []
+    for i, entry in enumerate(entries):
+        mask = test[entry.data].loss_mask()
+        dense = np.full(mask.shape, -1, np.int64)
+        dense[mask] = np.concatenate([part for owner, part in zip(owners, parts, strict=True) if owner == i])
+        predicted.append(dense)
+    return predicted
+
+
+def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
+    """What a trained model's predictions on its test rows are worth."""
+    model, history, train = load(entry.training / MODEL), read_history(entry.training), _train_config(entry.training)
+    last = history[-1]
+    # where rows differ in length, FLOPs are those of longest rows of as many tokens
+    length, trained = int(rows.lengths.max()), train["sleep_passes"] or [model.config.sleep_passes]
+    flops = sum(model.flops(length, passes) for passes in trained) / len(trained)
+    return Result(
+        line=entry.line,
+        seed=train["seed"],
+        sleep_passes=entry.sleep_passes,
+        fast_weight_lr=model.config.fast_weight_lr,
+        tokens=last.tokens,
+        seconds=last.seconds,
+        flops=round(3 * (last.tokens // length) * flops),
+        validation=last.accuracy,
+        floor=commonest_share(rows),
+        accuracy=score(predicted, rows, RESAMPLES),
+        path=str((entry.training / MODEL).relative_to(root)),
+        commit=entry.commit,
+    )
 
 
 def commonest_share(rows: Rows) -> float:
@@ -104,10 +178,30 @@ def commonest_share(rows: Rows) -> float:
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 
+def _mistakes(entry: Entry, seed: int, rows: Rows, predicted: Int64) -> Mistakes:
+    about = read_dataset(entry.data)
+    return Mistakes(entry.line, seed, instead(predicted, rows, about.vocabulary), failures(predicted, rows, about))
+
+
+def _train_config(training: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((training / "config.json").read_text())["config"]["train"]
+    return config
+
+
+def _metrics(result: Result, suffix: str) -> dict[str, float]:
+    depths = {f"test/accuracy-depth-{depth}{suffix}": share.value for depth, share in result.accuracy.answers.items()}
+    return {f"test/accuracy{suffix}": result.accuracy.rows.value, **depths}
+
+
 def _result(record: dict[str, Any]) -> Result:
     measured = record.pop("accuracy")
-    answers = {int(depth): Share(**share) for depth, share in measured["answers"].items()}
-    return Result(**record, accuracy=Accuracy(Share(**measured["rows"]), answers))
+    answers = {int(depth): _share(share) for depth, share in measured["answers"].items()}
+    return Result(**record, accuracy=Accuracy(_share(measured["rows"]), answers))
+
+
+def _share(record: dict[str, Any]) -> Share:
+    low, high = record["interval"]
+    return Share(record["right"], record["total"], (low, high))
 
 
 if __name__ == "__main__":

@@ -5,32 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import stats
 
+from datagen.reader import read_rows
 from datagen.rows import Rows
 from sleepmodel.model import SleepModel
+from sleepmodel.saving import load
 
 CONFIDENCE = 0.95
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+RESAMPLES = 2000
+BATCH_ROWS, BATCH_TOKENS = 512, 2**16
+
+Interval = tuple[float, float]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `total` are right, with Wilson's interval."""
+    """How many of `total` are right; interval: of the share, 95 %, where `score` was asked for it."""
 
     right: int
     total: int
+    interval: Interval | None = None
 
     @property
     def value(self) -> float:
         return self.right / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        low, high = stats.binomtest(self.right, self.total).proportion_ci(CONFIDENCE, method="wilson")
-        return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -42,33 +48,90 @@ class Accuracy:
     answers: dict[int, Share]
 
 
+def batch_rows(rows: Rows) -> int:
+    """Rows of a batch of `predict`: as many as fit into BATCH_TOKENS, were they all as long as the longest."""
+    return min(BATCH_ROWS, max(1, BATCH_TOKENS // int(rows.lengths.max())))
+
+
 @torch.no_grad()
-def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batch_size: int = 512) -> np.ndarray:
+def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batch_size: int | None = None) -> Int64:
     """The most likely token at each answer token: int64 [n, T], T the longest row's; -1 where there is no answer.
-    sleep_passes: N, None is the model's."""
+    sleep_passes: N, None is the model's; batch_size: rows, None is `batch_rows`."""
     device = next(model.parameters()).device
     predicted = np.full((len(rows), rows.lengths.max()), -1, np.int64)
-    for start in range(0, len(rows), batch_size):
-        part = np.arange(start, min(start + batch_size, len(rows)))
+    size = batch_size or batch_rows(rows)
+    for start in range(0, len(rows), size):
+        part = np.arange(start, min(start + size, len(rows)))
         tokens, mask = rows.batch(part)
         logits = model(torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device), sleep_passes).logits
         predicted[start : start + len(part), : mask.shape[1]][mask] = logits.argmax(-1).cpu().numpy()
     return predicted
 
 
-def score(predicted: np.ndarray, rows: Rows) -> Accuracy:
-    """Exact match of `predict`'s tokens with the rows' own."""
+def predict_range(
+    model: Path, dataset: Path, start: int, end: int, sleep_passes: int, batch_size: int, gpu: bool
+) -> Int64:
+    """`predict` for a saved model on test rows start..end - 1, on one core or a GPU; a task of its own for a worker.
+
+    Returns the tokens predicted, row by row: int64 [answer tokens].
+    """
+    torch.set_num_threads(1)
+    rows = read_rows(dataset, "test", end)[start:]
+    predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size)
+    tokens: Int64 = predicted[rows.loss_mask()]
+    return tokens
+
+
+def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which answers have `predict`'s tokens right, bool [n, A]; True where a row has fewer than A answers."""
     tokens, _ = rows.batch()
-    start, length, depth = rows.answers()
+    start, length, _ = rows.answers()
     wrong = np.zeros((len(rows), tokens.shape[1] + 1), np.int64)
     np.cumsum((predicted >= 0) & (predicted != tokens), axis=1, out=wrong[:, 1:])
-    right = np.take_along_axis(wrong, start, 1) == np.take_along_axis(wrong, start + length, 1)
+    right: npt.NDArray[np.bool_] = np.take_along_axis(wrong, start, 1) == np.take_along_axis(wrong, start + length, 1)
+    return right
+
+
+def score(predicted: Int64, rows: Rows, resamples: int = 0) -> Accuracy:
+    """Exact match of `predict`'s tokens with the rows' own; intervals of so many `resamples`, 0: none."""
+    right = right_answers(predicted, rows)
+    _, length, depth = rows.answers()
     asked = length > 0
-    by_depth = {}
-    for d in np.unique(depth[asked]):
-        of_depth = right[asked & (depth == d)]
-        by_depth[int(d)] = Share(int(of_depth.sum()), len(of_depth))
-    return Accuracy(Share(int(right.all(1).sum()), len(rows)), by_depth)
+    depths = np.unique(depth[asked])
+    of_depth = [asked & (depth == d) for d in depths]
+    # a column each: whole rows, then the answers of each depth
+    total = np.stack([np.ones(len(rows), np.int64), *(which.sum(1) for which in of_depth)], axis=1)
+    hits = np.stack([right.all(1).astype(np.int64), *((right & which).sum(1) for which in of_depth)], axis=1)
+    intervals = bootstrap(hits, total, resamples) if resamples else [None] * total.shape[1]
+    counts = zip(hits.sum(0).tolist(), total.sum(0).tolist(), intervals, strict=True)
+    whole, *by_depth = (Share(*count) for count in counts)
+    return Accuracy(whole, dict(zip(depths.tolist(), by_depth, strict=True)))
+
+
+def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
+    """Percentile bootstrap over rows (Efron 1979), as answers of one row hang together: an interval a column.
+
+    hits, total: int64 [n, columns], right and asked of each row. Rows in another order give the same intervals. Where
+    all or none are right no resample differs, so that Wilson's interval stands in, on as many draws as rows were asked.
+    """
+    # resampling n rows is one multinomial draw over the different ones, of which there are often few
+    kinds, times = np.unique(np.concatenate([hits, total], axis=1), axis=0, return_counts=True)
+    stream = np.random.Generator(np.random.PCG64(seed))
+    drawn = stream.multinomial(len(hits), times / len(hits), size=resamples)
+    right, asked = np.split(drawn.astype(np.float64) @ kinds, 2, axis=1)
+    shares = np.divide(right, asked, out=np.full_like(right, np.nan), where=asked > 0)
+    low, high = np.nanquantile(shares, TAILS, axis=0)
+    share = hits.sum(0) / total.sum(0)
+    return [
+        _wilson(int(p), int(n)) if p in (0, 1) else (float(a), float(b))
+        for p, n, a, b in zip(share, (total > 0).sum(0), low, high, strict=True)
+    ]
+
+
+def _wilson(share: int, total: int) -> Interval:
+    """Wilson's interval where none (share 0) or all (1) of `total` are right."""
+    low, high = stats.binomtest(share * total, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
 
 
 def accuracy(model: SleepModel, rows: Rows, sleep_passes: int | None = None) -> Accuracy:
@@ -84,13 +147,36 @@ class Mean:
     half_width: float
     seeds: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half_width:.3f}" if self.seeds > 1 else f"{self.mean:.3f}"
-
     @classmethod
     def of(cls, values: Sequence[float]) -> Mean:
         n = len(values)
         if n < 2:
             return cls(float(np.mean(values)), math.inf, n)
         spread = float(np.std(values, ddof=1)) / math.sqrt(n)
-        return cls(float(np.mean(values)), float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread, n)
+        return cls(float(np.mean(values)), float(stats.t.ppf(TAILS[1], n - 1)) * spread, n)
+
+    @property
+    def interval(self) -> Interval:
+        """Of a mean of shares: cut to [0, 1]."""
+        return max(0.0, self.mean - self.half_width), min(1.0, self.mean + self.half_width)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share and its 95 % interval: over seeds where there are several, else over the test rows."""
+
+    value: float
+    interval: Interval
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+
+    @classmethod
+    def of(cls, seeds: Sequence[Share]) -> Estimate:
+        """From the share of each seed; that of a single one must have its interval."""
+        if len(seeds) == 1:
+            assert seeds[0].interval is not None
+            return cls(seeds[0].value, seeds[0].interval)
+        mean = Mean.of([share.value for share in seeds])
+        return cls(mean.mean, mean.interval)

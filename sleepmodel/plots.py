@@ -2,48 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from sleepmodel.evaluation import Mean
+from sleepmodel.costs import Cost
+from sleepmodel.evaluation import Estimate
 from sleepmodel.training import Progress
 from sleepmodel.tuning import TrialResult
 
 
-def comparison(lines: Mapping[str, tuple[Sequence[float], float]], path: Path) -> None:
-    """Accuracy of each line of the comparison: its seeds as dots, their mean with its 95 % interval; and the accuracy
-    of always giving the commonest answer, as a grey bar. lines: label -> (accuracy of each seed, that floor)."""
+def comparison(lines: Mapping[str, tuple[Sequence[float], Estimate, float]], path: Path) -> None:
+    """Accuracy of each line of the comparison: its seeds as dots, the estimate with its interval; and the accuracy of
+    always giving the commonest answer, as a grey bar. lines: label -> (accuracy of each seed, estimate, that floor)."""
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.7 * len(lines)), layout="constrained")
-    for y, (values, floor) in enumerate(lines.values()):
-        mean = Mean.of(values)
-        error = mean.half_width if mean.seeds > 1 else 0.0
-        axes.errorbar(mean.mean, y, xerr=error, fmt="s", capsize=5, color=f"C{y}", markersize=9)
+    for y, (values, estimate, floor) in enumerate(lines.values()):
+        axes.errorbar(estimate.value, y, xerr=_arms(estimate), fmt="s", capsize=5, color=f"C{y}", markersize=9)
         axes.plot([floor], [y], "|", color="grey", markersize=24, label=None if y else "the commonest answer, always")
-        axes.plot(values, [y + 0.2] * len(values), "o", color=f"C{y}", alpha=0.5, markersize=4)
+        if len(values) > 1:
+            axes.plot(values, [y + 0.2] * len(values), "o", color=f"C{y}", alpha=0.5, markersize=4)
     axes.set_yticks(range(len(lines)), list(lines))
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set_xlabel("held-out accuracy: seeds, mean and 95 % interval over seeds")
+    axes.set_xlabel("share of held-out rows right, with its 95 % interval; small dots are seeds")
     axes.legend(loc="lower center", fontsize="small", markerscale=0.4)
     _write(figure, path)
 
 
-def learning_curves(lines: Mapping[str, Sequence[Sequence[Progress]]], path: Path) -> None:
-    """Validation accuracy over training tokens; a thin line a seed."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for i, (line, histories) in enumerate(lines.items()):
-        for j, history in enumerate(histories):
-            label = line if j == 0 else None
-            axes.plot([at.tokens for at in history], [at.accuracy for at in history], color=f"C{i}", lw=1, label=label)
-    axes.set_xlabel("training tokens")
-    axes.set_ylabel("validation accuracy")
-    axes.legend(fontsize="small")
+def by_depth_and_passes(lines: Mapping[str, tuple[int, Mapping[int, Estimate]]], path: Path) -> None:
+    """Share of answers right over their depth, a curve a line; and over N, a colour a depth.
+    lines: name -> (N, depth -> estimate)."""
+    depths = sorted({depth for _, estimates in lines.values() for depth in estimates})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for i, (name, (passes, estimates)) in enumerate(lines.items()):
+        # a little aside, so that intervals at one depth or N do not cover each other
+        aside = (i - (len(lines) - 1) / 2) / max(len(lines), 8)
+        _bars(
+            left,
+            [depths.index(d) + 0.5 * aside for d in estimates],
+            estimates.values(),
+            f"C{i}",
+            f"{name}, N = {passes}",
+        )
+        for depth, estimate in estimates.items():
+            # the name of a depth stands in the legend once
+            known = right.get_legend_handles_labels()[1]
+            label = f"depth {depth}" if f"depth {depth}" not in known else None
+            _bars(right, [passes + 0.5 * aside], [estimate], f"C{depths.index(depth)}", label)
+    left.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+    left.set_xlim(-0.6, len(depths) - 0.4)
+    left.set_xlabel("depth")
+    left.set_ylabel("share of answers right")
+    _ticks(right, [passes for passes, _ in lines.values()])
+    right.set_xlabel("sleep passes N, a dot a line")
+    for axes in (left, right):
+        axes.legend(fontsize="small")
+    _write(figure, path)
+
+
+def learning_curves(lines: Mapping[str, Sequence[tuple[Sequence[Progress], float]]], path: Path) -> None:
+    """Validation accuracy over training tokens and over training FLOPs; a thin line a seed.
+    lines: name -> (history, FLOPs a token) of each seed."""
+    figure, (over_tokens, over_flops) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for i, (name, seeds) in enumerate(lines.items()):
+        for j, (history, flops) in enumerate(seeds):
+            tokens, accuracy = [at.tokens for at in history], [at.accuracy for at in history]
+            label = None if j else name
+            over_tokens.plot(tokens, accuracy, ".-", color=f"C{i}", lw=1, label=label)
+            over_flops.plot([flops * count for count in tokens], accuracy, ".-", color=f"C{i}", lw=1)
+    over_tokens.set_xlabel("training tokens")
+    over_flops.set_xlabel("training FLOPs")
+    over_tokens.set_ylabel("share of validation rows right")
+    over_tokens.legend(fontsize="small")
     _write(figure, path)
 
 
@@ -64,6 +102,58 @@ def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> No
     axes.legend(fontsize="small")
     figure.colorbar(dots, label="validation accuracy at the last report")
     _write(figure, path)
+
+
+def costs(measured: Sequence[Cost], path: Path) -> None:
+    """Milliseconds a token awake, and a window asleep, of each line over its N."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    for i, cost in enumerate(measured):
+        aside = 0.3 * (i - (len(measured) - 1) / 2) / max(len(measured), 8)
+        for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
+            axis.plot([cost.sleep_passes + aside], [milliseconds], "o", color=f"C{i}", label=cost.line)
+    for axis, label in zip(axes, ("awake: ms a token", "asleep: ms a window"), strict=True):
+        _ticks(axis, [cost.sleep_passes for cost in measured])
+        axis.set_xlabel("sleep passes N")
+        axis.set_ylabel(label)
+        axis.set_ylim(0, 1.2 * max(axis.get_ylim()[1], 1e-6))
+    axes[0].legend(fontsize="small")
+    _write(figure, path)
+
+
+def memory(kinds: Mapping[str, Cost], lengths: Sequence[int], path: Path) -> None:
+    """Bytes that a row needs over its length: what a sleeping model keeps, and the KV cache that is never dropped."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for i, (name, cost) in enumerate(kinds.items()):
+        axes.plot(lengths, [cost.bytes(n) for n in lengths], "o-", color=f"C{i}", label=f"{name}: kept")
+        if cost.token_bytes:
+            whole = [cost.token_bytes * n for n in lengths]
+            axes.plot(lengths, whole, "--", color=f"C{i}", label=f"{name}: KV cache never dropped")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("tokens read")
+    axes.set_ylabel("bytes a row")
+    axes.legend(fontsize="small")
+    _write(figure, path)
+
+
+def _ticks(axes: Axes, passes: Sequence[int]) -> None:
+    """An axis of N, with room beside the outer ones."""
+    axes.set_xticks(sorted(set(passes)))
+    axes.set_xlim(min(passes) - 0.7, max(passes) + 0.7)
+
+
+def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], colour: str, label: str | None) -> None:
+    """Dots with their intervals, joined by a thin line."""
+    estimates = list(estimates)
+    arms = np.concatenate([_arms(estimate) for estimate in estimates], axis=1)
+    values = [estimate.value for estimate in estimates]
+    axes.errorbar(x, values, yerr=arms, fmt="o-", lw=1, markersize=5, capsize=3, color=colour, label=label)
+
+
+def _arms(estimate: Estimate) -> npt.NDArray[np.float64]:
+    """How far the interval reaches below and above, [2, 1]; nowhere below nothing, as rounding may put it."""
+    low, high = estimate.interval
+    return np.maximum([[estimate.value - low], [high - estimate.value]], 0)
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # at run time this module does without datagen, so that a reg
     from sleepmodel.training import Progress
 
 IDENTITY = "sleepmodel.identity"
+COMMIT_TAG, DIRTY_TAG = "mlflow.source.git.commit", "sleepmodel.git.dirty"
 CHAMPION = "champion"
 SQLITE = "sqlite:///"
 CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate")
@@ -154,6 +155,15 @@ def find_run(store: Store, identity: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
+def commit_of_run(store: Store, identity: str) -> str:
+    """The commit of the code that made the run of an identity, "-dirty" behind it where files had been changed since;
+    "" where there is no such run, or its code was in no checkout."""
+    run_id = find_run(store, identity)
+    tags = _client(store).get_run(run_id).data.tags if run_id else {}
+    dirty = "-dirty" if tags.get(DIRTY_TAG) == "true" else ""
+    return tags[COMMIT_TAG] + dirty if COMMIT_TAG in tags else ""
+
+
 def end_run(store: Store, run_id: str, status: str) -> None:
     """Close a run: FINISHED, FAILED or KILLED."""
     _client(store).set_terminated(run_id, status)
@@ -202,8 +212,8 @@ def environment() -> dict[str, str]:
     tags = {f"sleepmodel.env.{name}": value for name, value in tags.items()}
     if commit := _commit():
         # a commit does not tell what ran where files were changed since
-        tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
-        tags["sleepmodel.git.dirty"] = str(commit.endswith("-dirty")).lower()
+        tags[COMMIT_TAG] = commit.removesuffix("-dirty")
+        tags[DIRTY_TAG] = str(commit.endswith("-dirty")).lower()
     return tags
 
 

@@ -75,11 +75,16 @@ def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]) -> None:
     root, printed = finished
-    for text in ("held-out test rows", "winner", "report.md", "comparison.png", "@champion", "mlflow ui"):
+    for text in ("held-out test rows", "winner", "report.html", "comparison.png", "@champion", "mlflow ui"):
         assert text in printed
     report = only(root, "report")
-    assert {path.name for path in report.glob("*.png")} == {"comparison.png", "learning-curves.png", "search.png"}
+    pictures = {"comparison.png", "depths.png", "learning-curves.png", "search.png", "costs.png", "memory.png"}
+    assert {path.name for path in report.glob("*.png")} == pictures
     assert "| winner | " in (report / "report.md").read_text()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png") == len(pictures) and (commit or "unknown") in page
+    assert (report / "mistakes.md").read_text().count("## ") == 3
 
 
 def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) -> None:
@@ -148,7 +153,9 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
     assert [(point.step, point.value) for point in curve] == [(at.tokens, pytest.approx(at.loss)) for at in history]
     assert "model.fast_weight_lr" in runs["train-winner-seed20"].data.params
     assert training.data.params["model.sleep_passes"] == "1" and "test/accuracy" in training.data.metrics
-    assert {"report.md", "comparison.png"} <= {Path(f.path).name for f in client.list_artifacts(pipeline, "report")}
+    assert {"report.html", "report.md", "comparison.png"} <= {
+        Path(f.path).name for f in client.list_artifacts(pipeline, "report")
+    }
 
 
 def test_every_trial_has_tensorboard_events(finished: tuple[Path, str]) -> None:

@@ -1,31 +1,61 @@
-"""A trained model on the test split: at its own N, and at every N that it was trained for."""
+"""Trained models on the test split: at their own N and at every N they were trained for, with any number of tasks."""
 
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from datagen import generate, read_rows
-from pipelines.evaluate import measure
-from sleepmodel.evaluation import accuracy
+import numpy as np
+import pytest
+import torch
+
+from datagen import Depo, Rule110, generate, read_rows
+from datagen.task import Task
+from pipelines.context import Context
+from pipelines.evaluate import Entry, entries, measure, predict_all
+from pipelines.presets import PRESETS
+from sleepmodel.evaluation import RESAMPLES, predict, score
 from sleepmodel.job import Job
+from sleepmodel.saving import load, save
 from sleepmodel.training import LocalEngine, build_model, train
+from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+
+PAIRS, DEPO = Rule110(cells=6, states=2, steps=1), Depo(nodes=6, hops=4, queries=1)
 
 
 def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        dataset = generate(TASK, split, 64, 0, tmp_path)
-    config = replace(CONFIG, sleep_passes=(1, 2, 4))
-    job = Job(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(tmp_path / "any"))
+    for split, count in (("train", 64), ("test", 300)):
+        dataset = generate(TASK, split, count, 0, tmp_path)
+    config, training = replace(CONFIG, sleep_passes=(1, 2, 4)), tmp_path / "any"
+    training.mkdir()
+    job = Job(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
-    history = train(engine, job.rows(), config, lambda model: 0.0, lambda at, write: None)
-    (tmp_path / "any").mkdir()
-    job.finish(engine.model, history)
-    (tmp_path / "any" / "config.json").write_text(json.dumps({"config": {"train": asdict(config)}}))
+    job.finish(engine.model, train(engine, job.rows(), config, lambda model: 0.0, lambda at, write: None))
+    (training / "config.json").write_text(json.dumps({"config": {"train": asdict(config)}}))
+    found = entries("any", training, dataset, "abc")
+    assert [(entry.line, entry.sleep_passes) for entry in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
+    rows, model = read_rows(dataset, "test"), load(training / "model")
+    forward = [model.flops(rows.tokens.shape[1], n) for n in (1, 2, 4)]
+    for entry, n in zip(found, (1, 2, 4), strict=True):
+        predicted = predict(model, rows, n)
+        result = measure(entry, rows, predicted, tmp_path)
+        assert (result.line, result.sleep_passes, result.commit) == (entry.line, n, "abc")
+        assert result.accuracy == score(predicted, rows, RESAMPLES)
+        assert result.flops == sum(forward) * CONFIG.steps * CONFIG.batch_size
+        assert load(tmp_path / result.path).config == model.config
 
-    results = measure("any", tmp_path / "any", dataset, tmp_path)
-    assert [(result.line, result.sleep_passes) for result in results] == [("any@1", 1), ("any", 2), ("any@4", 4)]
-    rows = read_rows(dataset, "test")
-    assert [result.accuracy for result in results] == [accuracy(engine.model, rows, n) for n in (1, 2, 4)]
-    forward = [engine.model.flops(rows.tokens.shape[1], n) for n in (1, 2, 4)]
-    assert {result.flops for result in results} == {sum(forward) * CONFIG.steps * CONFIG.batch_size}
+
+@pytest.mark.parametrize("task", [PAIRS, DEPO], ids=["rows of one length", "rows of unequal length"])
+def test_any_number_of_tasks_predicts_the_same(
+    task: Task, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = generate(task, "test", 300, 0, tmp_path)
+    save(build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary)), tmp_path / "model")
+    monkeypatch.setattr("sleepmodel.evaluation.BATCH_ROWS", 32)
+    both = [Entry(f"n{n}", n, tmp_path, dataset) for n in (1, 3)]
+    rows, context = read_rows(dataset, "test"), Context(PRESETS["smoke"], tmp_path)
+    for entry, *parts in zip(both, *(predict_all(both, {dataset: rows}, context, n) for n in (1, 3, 99)), strict=True):
+        alone = predict(load(tmp_path / "model"), rows, entry.sleep_passes)
+        assert len(set(alone[rows.loss_mask()].tolist())) > 1
+        for predicted in parts:
+            assert np.array_equal(predicted, alone)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datagen import Rows
-from sleepmodel.evaluation import Accuracy, Mean, Share, accuracy, predict, score
+from sleepmodel.evaluation import Accuracy, Estimate, Mean, Share, accuracy, bootstrap, predict, score
 from sleepmodel.model import Output
 from tests.sleepmodel.conftest import MakeModel
 
@@ -76,10 +76,101 @@ def test_rows_of_unequal_length() -> None:
     assert score(predicted, rows) == Accuracy(Share(2, 3), {1: Share(2, 2), 8: Share(1, 2)})
 
 
-def test_wilson_and_student_intervals() -> None:
-    low, high = Share(50, 100).interval
-    assert (low, high) == pytest.approx((0.40383, 0.59617), abs=1e-4)  # Wilson, 95 %, tabulated
+def random_rows(rng: np.random.Generator, count: int) -> Rows:
+    """Rows of unequal length with 1 to 4 answers of 1 or 2 tokens behind a prompt, asked at depths 1 to 3."""
+    tokens, start, length, depth = [], [], [], []
+    for _ in range(count):
+        lengths = rng.integers(1, 3, rng.integers(1, 5)).tolist()
+        starts = (5 + np.cumsum([0, *lengths[:-1]])).tolist()
+        tokens.append(rng.integers(0, 3, 5 + sum(lengths)).tolist())
+        start.append(starts)
+        length.append(lengths)
+        depth.append(rng.integers(1, 4, len(lengths)).tolist())
+    return Rows.of(tokens, start, length, depth)
+
+
+def counted(rows: Rows, predicted: np.ndarray) -> list[dict[int, list[bool]]]:
+    """Of each row, which answers of each depth are right, one by one; all of them stand under 0 too."""
+    found = []
+    columns = (
+        rows.tokens.tolist(),
+        rows.answer_start.tolist(),
+        rows.answer_length.tolist(),
+        rows.answer_depth.tolist(),
+    )
+    for i, (tokens, *answers) in enumerate(zip(*columns, strict=True)):
+        of_row: dict[int, list[bool]] = {0: []}
+        for start, length, depth in zip(*answers, strict=True):
+            right = tokens[start : start + length] == predicted[i, start : start + length].tolist()
+            of_row.setdefault(depth, []).append(right)
+            of_row[0].append(right)
+        found.append(of_row)
+    return found
+
+
+def test_scores_are_those_of_counting_one_by_one() -> None:
+    rng = np.random.default_rng()
+    rows = random_rows(rng, 60)
+    mask = rows.loss_mask()
+    predicted = np.where(mask, rng.integers(0, 3, mask.shape), -1)
+    expected = counted(rows, predicted)
+    measured = score(predicted, rows)
+    assert measured.rows == Share(sum(all(row[0]) for row in expected), 60)
+    for depth in (1, 2, 3):
+        answers = [right for row in expected for right in row.get(depth, [])]
+        assert measured.answers[depth] == Share(sum(answers), len(answers))
+
+
+def test_intervals_are_those_of_drawing_rows_again_and_again() -> None:
+    """Against the bootstrap as it is told: draw as many rows, with replacement, and take the share."""
+    rng = np.random.default_rng()
+    rows = random_rows(rng, 200)
+    tokens, mask = rows.batch()
+    wrong = mask & (rng.random(mask.shape) < 0.3)
+    predicted = np.where(mask, (tokens + wrong) % 3, -1)
+    of_row, measured = counted(rows, predicted), score(predicted, rows, 4000)
+    shares: dict[int, list[float]] = {1: [], 2: [], 3: []}
+    for _ in range(1500):
+        drawn = [of_row[i] for i in rng.integers(0, 200, 200)]
+        for depth, found in shares.items():
+            found.append(float(np.mean([right for row in drawn for right in row.get(depth, [])])))
+    for depth, found in shares.items():
+        assert measured.answers[depth].interval == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=0.02)
+
+
+def test_answers_that_stand_and_fall_together_count_once() -> None:
+    """Ten answers a row, all right or all wrong: as uncertain as one answer a row."""
+    together = np.repeat(np.arange(400)[:, None] % 2, 10, axis=1)
+    ones, tens = np.ones((400, 1), np.int64), np.full((400, 1), 10)
+    (low, high), (wide_low, wide_high) = (
+        bootstrap(together[:, :1], ones, 4000)[0],
+        bootstrap(together.sum(1, keepdims=True), tens, 4000)[0],
+    )
+    assert (wide_low, wide_high) == pytest.approx((low, high), abs=0.01)
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 20, abs=0.015)  # the normal approximation
+
+
+def test_intervals_know_neither_the_order_of_rows_nor_a_share_outside_0_and_1() -> None:
+    rng = np.random.default_rng()
+    total = rng.integers(1, 4, (100, 3))
+    hits = np.stack([np.zeros(100, np.int64), total[:, 1], rng.integers(0, total[:, 2] + 1)], axis=1)
+    intervals, order = bootstrap(hits, total), rng.permutation(100)
+    assert bootstrap(hits[order], total[order]) == intervals
+    assert all(0 <= low <= high <= 1 for low, high in intervals)
+    # none and all of 100 rows right: Wilson's z^2 / (n + z^2), which is no point
+    assert intervals[0] == pytest.approx((0, 0.03699), abs=1e-4)
+    assert intervals[1] == pytest.approx((0.96301, 1), abs=1e-4)
+
+
+def test_students_interval_of_a_mean_of_shares() -> None:
     mean = Mean.of([0.7, 0.8, 0.9])
     assert mean.mean == pytest.approx(0.8)
     assert mean.half_width == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-4)  # t with 2 degrees of freedom
-    assert math.isinf(Mean.of([0.7]).half_width) and str(Mean.of([0.7])) == "0.700"
+    assert math.isinf(Mean.of([0.7]).half_width)
+    assert mean.interval == pytest.approx((0.8 - mean.half_width, 1))
+
+
+def test_an_estimate_is_over_seeds_where_there_are_several() -> None:
+    one = Share(90, 100, (0.83, 0.95))
+    assert str(Estimate.of([one])) == "0.900 [0.830, 0.950]"
+    assert Estimate.of([one, Share(100, 100, (0.96, 1.0))]) == Estimate(0.95, Mean.of([0.9, 1.0]).interval)

@@ -36,6 +36,7 @@ from sleepmodel.tracking import (
     Version,
     champion,
     champion_model,
+    commit_of_run,
     download_model,
     end_run,
     find_run,
@@ -218,6 +219,18 @@ def test_a_run_tells_what_made_it(store: Store, run: str) -> None:
     assert tags["sleepmodel.env.cpus"] == str(os.cpu_count())
     for what in ("python", "platform", "ray", "deepspeed", "mlflow"):
         assert tags[f"sleepmodel.env.{what}"]
+
+
+def test_the_commit_of_a_run_is_told_with_what_was_changed(store: Store) -> None:
+    clean, dirty, bare = fresh_identity(), fresh_identity(), fresh_identity()
+    for identity, changed in ((clean, "false"), (dirty, "true")):
+        tags = {tracking.COMMIT_TAG: "abc", tracking.DIRTY_TAG: changed}
+        start_run(store, "train", identity, None, {}, tags)
+    assert (commit_of_run(store, clean), commit_of_run(store, dirty), commit_of_run(store, bare)) == (
+        "abc",
+        "abc-dirty",
+        "",
+    )
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("xyz .,", max_size=9)

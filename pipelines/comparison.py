@@ -1,0 +1,132 @@
+"""The lines of a comparison over their seeds, and how far they are apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pipelines.evaluate import Result, read_results
+from sleepmodel.evaluation import Estimate, Mean
+
+WIDE = 3  # depths that a terminal has room for with their intervals
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the comparison, over its seeds: exact match of whole rows, and of answers by depth."""
+
+    name: str
+    results: list[Result]
+
+    @property
+    def sleep_passes(self) -> int:
+        return self.results[0].sleep_passes
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}\nN = {self.sleep_passes}, eta = {self.results[0].fast_weight_lr:.3g}"
+
+    @property
+    def values(self) -> list[float]:
+        """Share of rows right, of each seed."""
+        return [result.accuracy.rows.value for result in self.results]
+
+    @property
+    def rows(self) -> Estimate:
+        """Share of rows right."""
+        return Estimate.of([result.accuracy.rows for result in self.results])
+
+    @property
+    def answers(self) -> dict[int, Estimate]:
+        """Depth -> share of answers right."""
+        depths = sorted(self.results[0].accuracy.answers)
+        return {d: Estimate.of([result.accuracy.answers[d] for result in self.results]) for d in depths}
+
+    def cells(self, intervals: bool = True) -> dict[str, str]:
+        """Column -> text, for a table."""
+        first, answers = self.results[0], self.answers
+        # where a row asks one thing, its rows right are its answers right
+        several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
+        shares = {"rows right": self.rows} if several else {}
+        shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()}
+        return {
+            "model": self.name,
+            "N": str(first.sleep_passes),
+            "eta": f"{first.fast_weight_lr:.3g}",
+            **{column: str(share) if intervals else f"{share.value:.3f}" for column, share in shares.items()},
+            "tokens": f"{first.tokens / 1e6:.3g}M",
+            "FLOPs": f"{first.flops:.2g}",
+            "s": f"{np.mean([result.seconds for result in self.results]):.0f}",
+        }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more rows `better` gets right than `other` on their common seeds, so many, with Student's interval."""
+
+    better: str
+    other: str
+    mean: Mean
+
+    def __str__(self) -> str:
+        return f"{self.mean.mean:+.3f} ± {self.mean.half_width:.3f}"
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return abs(self.mean.mean) > self.mean.half_width
+
+
+def comparison_lines(evaluation: Path) -> list[Line]:
+    """The comparison in a finished evaluation, in the order of the preset."""
+    results = read_results(evaluation)
+    return [Line(name, [r for r in results if r.line == name]) for name in dict.fromkeys(r.line for r in results)]
+
+
+def differences(lines: Sequence[Line]) -> list[Difference]:
+    """Every two lines that are asked at the same depths and have two seeds or more in common, the largest first."""
+    found = []
+    for one, two in itertools.combinations(lines, 2):
+        first, second = ({result.seed: result.accuracy for result in line.results} for line in (one, two))
+        common = sorted(first.keys() & second.keys())
+        if len(common) > 1 and one.answers.keys() == two.answers.keys():
+            mean = Mean.of([second[seed].rows.value - first[seed].rows.value for seed in common])
+            ahead = mean.mean >= 0
+            better, other = (two, one) if ahead else (one, two)
+            found.append(
+                Difference(better.name, other.name, mean if ahead else Mean(-mean.mean, mean.half_width, mean.seeds))
+            )
+    return sorted(found, key=lambda difference: -difference.mean.mean)
+
+
+def interval_of(lines: Sequence[Line]) -> str:
+    """What the intervals of these lines are, in words."""
+    seeds = max(len(line.results) for line in lines)
+    return f"95 % interval over {seeds} seeds" if seeds > 1 else "95 % interval over test rows"
+
+
+def table_of(lines: Sequence[Line], intervals: bool = True) -> tuple[list[str], list[list[str]]]:
+    """The columns of any line, and a row of text a line."""
+    cells = [line.cells(intervals) for line in lines]
+    columns = list(dict.fromkeys(column for row in cells for column in row))
+    return columns, [[row.get(column, "") for column in columns] for row in cells]
+
+
+def comparison_table(lines: Sequence[Line]) -> Table:
+    """The comparison for a terminal."""
+    wide = max(len(line.answers) for line in lines) <= WIDE
+    columns, rows = table_of(lines, intervals=wide)
+    table = Table(
+        title=f"held-out test rows right{', mean and ' + interval_of(lines) if wide else ''}", box=SIMPLE_HEAD
+    )
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,224 @@
+"""What a report tells, a section each; one that has nothing to tell is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.comparison import Line, differences, interval_of, table_of
+from pipelines.mistakes import Mistakes
+from pipelines.page import folded, picture, table, text
+from sleepmodel import plots
+from sleepmodel.costs import Cost
+from sleepmodel.evaluation import Estimate
+from sleepmodel.training import Progress
+from sleepmodel.tuning import TrialResult
+
+COMPARISON, DEPTHS, CURVES, SEARCH = "comparison.png", "depths.png", "learning-curves.png", "search.png"
+COSTS, MEMORY = "costs.png", "memory.png"
+LENGTHS = [4**exponent for exponent in range(2, 9)]
+
+Section = tuple[str, str]  # heading, HTML
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report is made of. By line: histories: of each seed; settings: nested configs of the first seed.
+
+    searches: trials and winner of each; costs: of each line; mistakes: of the first seed of each line.
+    """
+
+    lines: list[Line]
+    histories: dict[str, list[list[Progress]]]
+    settings: dict[str, dict[str, Any]]
+    searches: list[tuple[list[TrialResult], TrialResult]]
+    costs: list[Cost]
+    mistakes: list[Mistakes]
+
+
+def sections(findings: Findings, pictures: Path) -> list[Section]:
+    """The sections of the report, in the order to read them; their pictures are drawn into the directory `pictures`."""
+    found = [
+        _comparison(findings.lines, pictures),
+        _depths(findings.lines, pictures),
+        *_differences(findings.lines),
+        _curves(findings, pictures),
+        *(_search(trials, winner, pictures) for trials, winner in findings.searches),
+        *_costs(findings.costs, pictures),
+        *_memory(findings.costs, pictures),
+        *_mistakes(findings.mistakes),
+        _provenance(findings.lines),
+        _settings(findings.settings),
+    ]
+    return found
+
+
+def _comparison(lines: list[Line], pictures: Path) -> Section:
+    file = pictures / COMPARISON
+    plots.comparison({line.label: (line.values, line.rows, line.results[0].floor) for line in lines}, file)
+    floor = lines[0].results[0].floor
+    words = (
+        f"Shares of held-out test rows with their {interval_of(lines)}. A row is right when all its answers are, an "
+        "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]: how far trainings differ. "
+        "Those over test rows, of one training, are a bootstrap's. The commonest answer alone gets "
+        f"{floor:.3f} of the rows."
+    )
+    body = text(words) + picture(file, "share of held-out rows right, by line") + table(*table_of(lines))
+    return "Comparison", body
+
+
+def _depths(lines: list[Line], pictures: Path) -> Section:
+    file = pictures / DEPTHS
+    plots.by_depth_and_passes({line.name: (line.sleep_passes, line.answers) for line in lines}, file)
+    rows = [
+        (line.name, line.sleep_passes, depth, line.results[0].accuracy.answers[depth].total, estimate)
+        for line in lines
+        for depth, estimate in line.answers.items()
+    ]
+    head = ("model", "N", "depth", "answers asked", f"right, {interval_of(lines)}")
+    words = "Answers one by one, by how deep they are asked: steps of the automaton, hops, or operations."
+    body = text(words) + picture(file, "share of answers right by depth and by N") + table(head, rows)
+    return "Accuracy by depth and N", body
+
+
+def _differences(lines: list[Line]) -> list[Section]:
+    found = differences(lines)
+    if not found:
+        return []
+    words = (
+        "Rows right, seed against the same seed: the mean difference with Student's 95 % interval. Clear means that "
+        "the interval leaves 0 out; with many pairs, some do by chance."
+    )
+    rows = [(f"{d.better} - {d.other}", d, d.mean.seeds, "yes" if d.clear else "no") for d in found]
+    return [("Paired differences", text(words) + table(("lines", "difference", "seeds", "clear"), rows))]
+
+
+def _curves(findings: Findings, pictures: Path) -> Section:
+    file = pictures / CURVES
+    curves = {
+        line.name: [
+            (history, result.flops / result.tokens)
+            for history, result in zip(findings.histories[line.name], line.results, strict=True)
+        ]
+        for line in findings.lines
+    }
+    plots.learning_curves(curves, file)
+    return "Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs")
+
+
+def _search(trials: list[TrialResult], winner: TrialResult, pictures: Path) -> Section:
+    file = pictures / SEARCH
+    plots.search(trials, winner, file)
+    words = (
+        f"The search chose N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g}, with a validation accuracy of "
+        f"{winner.accuracy:.3f}; of equals, the one with fewer passes. Trials that were stopped early cannot win."
+    )
+    rows = [
+        (t.sleep_passes, f"{t.fast_weight_lr:.3g}", f"{t.accuracy:.3f}", f"{t.tokens:,}", "no" if t.complete else "yes")
+        for t in sorted(trials, key=lambda trial: -trial.accuracy)
+    ]
+    head = ("N", "eta", "validation accuracy", "tokens", "stopped early")
+    return "Search over N and eta", text(words) + picture(file, "trials by N and eta") + table(head, rows)
+
+
+def _costs(costs: list[Cost], pictures: Path) -> list[Section]:
+    if not costs:
+        return []
+    file = pictures / COSTS
+    plots.costs(costs, file)
+    words = (
+        "One row read by a session on one core; medians of turns that the lines take one after the other. Awake is a "
+        "token read and answered, asleep is what the last token of a window brings."
+    )
+    rows = [(c.line, c.sleep_passes, f"{c.awake_ms:.3f}", f"{c.sleep_ms:.3f}", c.window) for c in costs]
+    head = ("model", "N", "awake: ms a token", "asleep: ms a window", "tokens in a window")
+    body = text(words) + picture(file, "milliseconds awake and asleep by N") + table(head, rows)
+    return [("Wake latency and sleep cost", body)]
+
+
+def _memory(costs: list[Cost], pictures: Path) -> list[Section]:
+    if not costs:
+        return []
+    file, alike = pictures / MEMORY, dict[tuple[int, int, int], list[Cost]]()
+    for cost in costs:
+        alike.setdefault((cost.state_bytes, cost.token_bytes, cost.window), []).append(cost)
+    kinds = {", ".join(cost.line for cost in group): group[0] for group in alike.values()}
+    plots.memory(kinds, LENGTHS, file)
+    words = (
+        "Bytes for one row: the fast weights, and the keys and values of the window at its fullest; beside them, in "
+        "brackets, the KV cache of the same attention layers were it never dropped."
+    )
+    rows = [
+        (name, f"{cost.state_bytes:,}", *(f"{cost.bytes(n):,} ({cost.token_bytes * n:,})" for n in LENGTHS))
+        for name, cost in kinds.items()
+    ]
+    head = ("model", "fast weights", *(f"{n:,} tokens" for n in LENGTHS))
+    return [("State against KV cache", text(words) + picture(file, "bytes by tokens read") + table(head, rows))]
+
+
+def _mistakes(mistakes: list[Mistakes]) -> list[Section]:
+    body = "\n".join(_mistakes_of(found) for found in mistakes if found.instead or found.failures)
+    words = (
+        "Of the first seed of each line: the commonest wrong answers, where answers have one token, and the first "
+        "failures at each depth."
+    )
+    return [("What was answered instead", text(words) + body)] if body else []
+
+
+def _mistakes_of(found: Mistakes) -> str:
+    parts = []
+    if found.instead:
+        commonest = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.instead]
+        parts.append(table(("depth", "right", "given", "times"), commonest))
+    failures = [(f.depth, f.problem, f.right, f.given, f.row) for f in found.failures]
+    parts.append(table(("depth", "problem", "right", "given", "test row"), failures))
+    return folded(f"{found.line}, seed {found.seed}", "\n".join(parts))
+
+
+def _provenance(lines: list[Line]) -> Section:
+    rows = [
+        (
+            line.name,
+            result.seed,
+            line.sleep_passes,
+            f"{result.fast_weight_lr:.3g}",
+            f"{result.tokens:,}",
+            f"{result.flops:.3g}",
+            f"{result.seconds:.0f}",
+            f"{result.validation:.3f}",
+            Estimate.of([result.accuracy.rows]),
+            result.commit or "unknown",
+        )
+        for line in lines
+        for result in line.results
+    ]
+    head = ("model", "seed", "N", "eta", "tokens", "FLOPs", "s", "validation", "rows right", "commit")
+    words = (
+        "Every training, with a 95 % interval over test rows. FLOPs are three times the forward's; the commit is that "
+        "of the code that trained."
+    )
+    return "Trainings", text(words) + table(head, rows)
+
+
+def _settings(settings: Mapping[str, Mapping[str, Any]]) -> Section:
+    flat = {line: _flat(config) for line, config in settings.items()}
+    names = list(dict.fromkeys(name for config in flat.values() for name in config))
+    values = {name: [config.get(name, "") for config in flat.values()] for name in names}
+    common = [(name, of_lines[0]) for name, of_lines in values.items() if len(set(of_lines)) == 1]
+    own = [(name, *of_lines) for name, of_lines in values.items() if len(set(of_lines)) > 1]
+    body = table(("field", *flat), own) if own else ""
+    return "Settings", body + folded("the same in every line", table(("field", "value"), common))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names and their values as JSON, without types, and without the seed, which differs within a line."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name not in ("seed", "$type"):
+            flat[prefix + name] = json.dumps(value)
+    return flat
