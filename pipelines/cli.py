@@ -175,9 +175,10 @@ def _affordable(pipeline: Pipeline, force: bool) -> Pipeline:
 
 def summarise(everything: list[Step], root: Path, console: Console) -> None:
     """The table, the pictures, the registry, and what to type next; of what is done by now."""
+    from pipelines.comparison import comparison_lines, comparison_table
     from pipelines.evaluate import RESULTS
     from pipelines.register import read_registration
-    from pipelines.report import REPORT, comparison_lines, comparison_table
+    from pipelines.report import REPORT
     from sleepmodel.tracking import tracking_uri
 
     done = {script_of(step): step.output(root) for step in everything if state(step, root) is State.DONE}

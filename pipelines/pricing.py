@@ -10,7 +10,7 @@ import torch
 from pipelines.presets import Pipeline
 from sleepmodel.training import LocalEngine, build_model
 
-PROBE_ROWS = 8
+PAPER_PROBE_ROWS = 8
 
 
 def training_flops(pipeline: Pipeline) -> float:
@@ -20,14 +20,16 @@ def training_flops(pipeline: Pipeline) -> float:
 
 
 def training_seconds(pipeline: Pipeline) -> float:
-    """Seconds that these would take here on the CPU, at the rate of one step of a few rows that is run and timed."""
-    probe = replace(pipeline.train, batch_size=PROBE_ROWS, precision="float32")
+    """Seconds that these would take here on the CPU, at the rate of one step at N = 1 that is run and timed: of the
+    preset's batch, or of a few rows where it is of the paper's size."""
+    batch = min(pipeline.train.batch_size, PAPER_PROBE_ROWS) if pipeline.paper_scale else pipeline.train.batch_size
+    probe = replace(pipeline.train, batch_size=batch, rows=None, precision="float32")
     engine = LocalEngine(build_model(pipeline.model, probe), probe)
     task = pipeline.task
-    rows = task.sample("train", 0, 0, PROBE_ROWS)
+    rows = task.sample("train", 0, 0, batch)
     tokens, mask = map(torch.from_numpy, rows.batch())
     engine.backward(tokens, mask)
     start = time.monotonic()
     engine.backward(tokens, mask)
-    flops = pipeline.step_flops(pipeline.model) * PROBE_ROWS / pipeline.train.batch_size
+    flops = pipeline.step_flops(pipeline.model) * batch / pipeline.train.batch_size
     return training_flops(pipeline) * (time.monotonic() - start) / flops

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from datagen import Rows, read_rows
+from datagen import PAD, Rows, read_rows
 from datagen.reader import read_dataset
 from pipelines.context import Context
 from pipelines.evaluate import Result, read_results
@@ -95,10 +95,12 @@ def _judge(
 
 
 def _prompts(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
-    """The first rows up to their first answer, and how many tokens answer them."""
+    """The first rows up to their first answer, pads behind the shorter, and how many tokens every answer has."""
     tokens, mask = rows.batch(slice(EXAMPLE_ROWS))
-    start = int(mask.any(axis=0).argmax())
-    return tokens[:, :start], tokens.shape[1] - start
+    starts = mask.argmax(axis=1)
+    answers = (mask & ((~mask).cumsum(axis=1) <= starts[:, None])).sum(axis=1)
+    behind = np.arange(tokens.shape[1]) >= starts[:, None]
+    return np.where(behind, PAD, tokens)[:, : starts.max()], int(answers.min())
 
 
 if __name__ == "__main__":

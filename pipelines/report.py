@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.comparison import Line, interval_of, table_of
-from pipelines.comparison import comparison_lines as comparison_lines
-from pipelines.comparison import comparison_table as comparison_table
+from pipelines.comparison import Line, comparison_lines, interval_of, table_of
 from pipelines.context import Context
 from pipelines.evaluate import READABLE, read_costs, read_mistakes
 from pipelines.page import page

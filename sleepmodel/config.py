@@ -69,6 +69,8 @@ class ModelConfig:
         require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
         known = isinstance(self.mixers, tuple) and self.mixers and all(mixer in MIXERS for mixer in self.mixers)
         require(bool(known), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}")
+        short = "jet" in self.mixers and self.eviction == "sliding" and self.window < 3
+        require(not short, "window", self.window, "at least 3 where jet's convolution of 4 slides over borders")
         if self.loop is not None:
             allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
             pair = isinstance(self.loop, tuple) and len(self.loop) == 2 and all(type(i) is int for i in self.loop)
@@ -99,8 +101,8 @@ class Truncation:
 
     passes: K. Only the last K passes of each sleep are differentiated: the vectors that enter them are taken as given,
         and a gradient of the fast weights goes through the earlier passes unchanged, to the windows before.
-    windows: M. A loss reaches back through at most M windows, its own among them: states are taken as given where they
-        enter the window that is M - 1 before an answer's.
+    windows: M. A loss reaches back through M windows, its own among them; where several windows in a row hold answers,
+        their losses reach as far as that of the first: states are taken as given M - 1 windows before it.
     """
 
     passes: int | None = None

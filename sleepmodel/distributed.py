@@ -76,8 +76,10 @@ class DeepSpeedEngine:
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.peaks = peak_rates([self.engine.optimizer])
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Tensor:
-        loss = self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device), sleep_passes).loss
+    def backward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
+    ) -> Tensor:
+        loss = weight * self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device), sleep_passes).loss
         self.engine.backward(loss)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()

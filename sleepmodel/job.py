@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from datagen.reader import read_dataset, read_rows
-from datagen.rows import Rows
-from sleepmodel.config import ModelConfig, Scale, TrainConfig
+from datagen.rows import Ragged, Rows
+from sleepmodel.config import ModelConfig, Scale, TrainConfig, require
 from sleepmodel.evaluation import accuracy
 from sleepmodel.model import SleepModel
 from sleepmodel.saving import load, save
@@ -37,8 +37,12 @@ class Job:
     run: str | None = None
 
     def rows(self) -> Rows:
-        """The training rows."""
-        return read_rows(Path(self.dataset), "train")
+        """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""
+        rows = read_rows(Path(self.dataset), "train")
+        ragged = isinstance(rows.tokens, Ragged)
+        together = self.scale.zero_stage < 3 or self.scale.workers == 1
+        require(together or not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
+        return rows
 
     def validate(self) -> Callable[[SleepModel], float]:
         """A function that gives a model's share of right validation rows."""

@@ -77,7 +77,8 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def straight_through(self, before: Any, after: Any) -> Any:
-        """`after`, through which a gradient of the fast weights reaches `before` as if they were the same."""
+        """The state `after` a pass that ran this block without a gradient, through which a gradient of the fast weights
+        reaches `before` as if they were the same."""
         return after
 
     def flops(self, tokens: int, kept: int) -> int:

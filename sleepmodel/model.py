@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sleepmodel.config import ModelConfig, Truncation
+from sleepmodel.config import ModelConfig, Truncation, require
 from sleepmodel.fast_weights import MIXERS
 from sleepmodel.layers import MLP, Attention, Mixer, Span
 from sleepmodel.tree import map_tensors, merge_rows, named_tensors, select_rows
@@ -91,6 +91,7 @@ class SleepModel(nn.Module):
         between tokens, where a token is not in the vocabulary, and where a row is too long or no row has an answer.
         """
         answers = self._check(tokens, loss_mask)
+        passes = self.checked_passes(sleep_passes)
         padded = bool((tokens < 0).any())
         states, position = self.initial_states(len(tokens)), torch.zeros(1, 1, dtype=torch.int64, device=tokens.device)
         logits, places = [], []
@@ -103,7 +104,7 @@ class SleepModel(nn.Module):
                 h = self.embedded(piece, position, span)
                 if sleeping.any():
                     rows, part = _rows(sleeping, (h, states, span))
-                    states = merge_rows(states, self.sleep(*part, sleep_passes), rows)
+                    states = merge_rows(states, self.sleep(*part, passes), rows)
                 if answering.any():
                     rows, (h, read, part_span) = _rows(answering, (h, states, span))
                     h, read = self.run_blocks(h, read, part_span)
@@ -137,7 +138,7 @@ class SleepModel(nn.Module):
         The first pass may attend to what an earlier sleep kept, the others see the window alone. The blocks of the
         loop are in each pass, those before it in the first, those behind it in the last.
         """
-        plan = self._plan(passes or self.config.sleep_passes)
+        plan = self._plan(self.checked_passes(passes))
         states = self._recomputed(self.recompute in ("window", "both"), self._sleep, plan, h, states, span)
         return self.evict(states, span)
 
@@ -146,7 +147,8 @@ class SleepModel(nn.Module):
 
         h: [B, T, d] behind the loop's last block; states: as the waking pass left them; before: as the window began.
         """
-        plan = [[], *self._plan(passes or self.config.sleep_passes)[1:]]
+        # the first pass is done
+        plan = [[], *self._plan(self.checked_passes(passes))[1:]]
         again = {i for blocks in plan for i in blocks}
         # behind the loop, what was read awake only served to answer
         start = [before[i] if i in again and i >= self.loop[1] else state for i, state in enumerate(states)]
@@ -197,7 +199,9 @@ class SleepModel(nn.Module):
         for block in self.stack:
             block.mixer.set_eviction(eviction)
 
-    def session(self, batch_size: int = 1, memory: Memory | None = None, sleep_passes: int | None = None) -> Session:
+    def session(
+        self, batch_size: int | None = None, memory: Memory | None = None, sleep_passes: int | None = None
+    ) -> Session:
         """Read and generate with this model, from nothing or from a memory; see session.py."""
         from sleepmodel.session import Session
 
@@ -226,7 +230,7 @@ class SleepModel(nn.Module):
 
     def flops(self, tokens: int, sleep_passes: int | None = None) -> int:
         """Forward matmul FLOPs of one row of `tokens` tokens: every window is slept on but the last, which answers."""
-        window, plan = self.config.window, self._plan(sleep_passes or self.config.sleep_passes)
+        window, plan = self.config.window, self._plan(self.checked_passes(sleep_passes))
         slept = (tokens - 1) // window
         kept = window - 1 if self.config.eviction == "sliding" else 0
         sleeps = sum(self._sleep_flops(plan, kept if i else 0) for i in range(slept))
@@ -236,6 +240,13 @@ class SleepModel(nn.Module):
     def loop(self) -> tuple[int, int]:
         """The half-open range of blocks that the passes repeat."""
         return self.config.loop or (0, len(self.blocks))
+
+    def checked_passes(self, passes: int | None) -> int:
+        """N as it is given, the config's for None; ValueError where it is no number of passes."""
+        if passes is None:
+            return self.config.sleep_passes
+        require(type(passes) is int and passes >= 1, "sleep_passes", passes, "an integer of at least 1")
+        return passes
 
     def _plan(self, passes: int) -> list[list[int]]:
         """The blocks of each pass of a sleep, up to the last one whose state is kept: nobody reads what lies behind."""
@@ -262,7 +273,9 @@ class SleepModel(nn.Module):
                 h, after = self._recomputed(self.recompute in ("pass", "both"), run, blocks, h, states, span)
             if learning and not differentiated:
                 each = zip(self.stack, states, after, strict=True)
-                after = tuple(block.mixer.straight_through(old, new) for block, old, new in each)
+                passed = (block.mixer.straight_through(old, new) for block, old, new in each)
+                # a block that did not run has its gradient already
+                after = tuple(state if j in blocks else after[j] for j, state in enumerate(passed))
             states = after
         return states
 
@@ -284,19 +297,20 @@ class SleepModel(nn.Module):
         return function(*arguments)
 
     def _truncated(self, states: States, answers: Tensor, i: int) -> tuple[States, bool]:
-        """The states as window i gets them, cut from what lies M windows before an answer; whether any answer is near
-        enough to need this window's gradient."""
+        """The states as window i gets them, cut from what lies before the M windows of a run of answers; whether any
+        answer needs this window's gradient."""
         near = self.truncation.windows
         if near is None or not torch.is_grad_enabled():
             return states, True
-        if i + near <= answers.shape[1] and answers[:, i + near - 1].any():
-            cut = answers[:, i + near - 1].to(self.lm_head.weight.device)
+        first = answers & ~F.pad(answers, (1, 0))[:, :-1]
+        if i + near <= answers.shape[1] and first[:, i + near - 1].any():
+            cut = first[:, i + near - 1].to(self.lm_head.weight.device)
 
             def detach(leaf: Tensor) -> Tensor:
                 return torch.where(cut.view(-1, *[1] * (leaf.dim() - 1)), leaf.detach(), leaf)
 
             states = map_tensors(lambda leaf: detach(leaf) if leaf.requires_grad else leaf, states)
-        return states, bool(answers[:, i : i + near].any())
+        return states, bool(answers[:, i].any() or first[:, i : i + near].any())
 
     def _sleep_flops(self, plan: list[list[int]], kept: int) -> int:
         if not plan:

@@ -19,22 +19,27 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
     if tokens.ndim != 2 or 0 in tokens.shape or not np.issubdtype(tokens.dtype, np.integer):
         stands = f"{tokens.dtype} {list(tokens.shape)}"
         raise ValueError(f"tokens: must be integers [B, T] with B and T at least 1, is {stands}; give one row a prompt")
-    bad = np.argwhere((tokens < 0) | (tokens >= config.vocab_size))
+    bad = np.argwhere(tokens >= config.vocab_size)
     if len(bad):
         row, column = map(int, bad[0])
-        value, allowed = tokens[row, column], f"0 to {config.vocab_size - 1}"
+        value, allowed = tokens[row, column], f"0 to {config.vocab_size - 1}, or negative for a pad"
         raise ValueError(f"tokens[{row}, {column}] = {value}: must be in the vocabulary, {allowed}; encode it so")
-    length = tokens.shape[1]
-    room = -length % config.window
-    if room == 0:
-        limit = f"a multiple of window = {config.window}"
-        raise ValueError(f"tokens have {length} columns: must not be {limit}; a prompt token opens the answer's window")
-    if not 1 <= n <= room:
-        stands = f"{length} prompt tokens leave {room} in a window of {config.window}"
-        raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; ask for fewer tokens or prompt otherwise")
-    if config.max_positions is not None and length + n > config.max_positions:
-        limit = f"at most max_positions = {config.max_positions}"
-        raise ValueError(f"prompt and answer have {length + n} tokens: must have {limit}; shorten the prompt")
+    real = tokens >= 0
+    lengths, pads = real.sum(1), (real.cumsum(1) == 0).sum(1)
+    # pads before a row's first token take up places of its first window
+    rooms = -(lengths + pads) % config.window
+    for row, (length, room) in enumerate(zip(lengths.tolist(), rooms.tolist(), strict=True)):
+        if length == 0:
+            raise ValueError(f"row {row} has pads alone; give each row a prompt of at least one token")
+        if room == 0:
+            limit = f"the window of {config.window}; a prompt token opens the answer's window"
+            raise ValueError(f"row {row}: its {length} tokens must not end with {limit}")
+        if not 1 <= n <= room:
+            stands = f"row {row}'s {length} tokens leave {room} in a window of {config.window}"
+            raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; ask for fewer tokens or prompt otherwise")
+        if config.max_positions is not None and length + n > config.max_positions:
+            limit = f"at most max_positions = {config.max_positions}"
+            raise ValueError(f"row {row}: prompt and answer have {length + n} tokens: must have {limit}; shorten it")
 
 
 class Answers(PythonModel):
@@ -48,6 +53,7 @@ class Answers(PythonModel):
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> dict[str, npt.NDArray[np.int64]]:
         """{"tokens": int64 [B, T]} -> {"answer": int64 [B, n]}, the n tokens that follow each row; params: n, or 1.
+        Negative tokens are pads, as in Session.read.
 
         Raises ValueError on prompts that the model cannot answer.
         """

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from sleepmodel.model import SleepModel, States
 from sleepmodel.tree import map_tensors, merge_rows, named_tensors, select_rows
 
 FORMAT, VERSION = "sleepmodel-memory", "1"
+MIN_TEMPERATURE = 1e-6  # below it nothing but the likeliest token is left
 
 
 class Mind(NamedTuple):
@@ -28,8 +30,9 @@ class Mind(NamedTuple):
 
     states: of the blocks; before: those of the blocks behind the loop, as the window began;
     h, place: the window's tokens as the loop left them, [B, J, d], and where they stand (Span), [B, J];
-    filled: tokens in the window; read: tokens in all; slept: sleeps, each int64 [B, 1];
-    logits: [B, vocab], of the last token; [B, 0] before the first.
+    filled: tokens in the window; skipped: its places that a row's left pads took; read: tokens in all; slept: sleeps,
+    each int64 [B, 1];
+    logits: [B, vocab], of the last token; zeros before the first.
     """
 
     states: States
@@ -37,6 +40,7 @@ class Mind(NamedTuple):
     h: Tensor
     place: Tensor
     filled: Tensor
+    skipped: Tensor
     read: Tensor
     slept: Tensor
     logits: Tensor
@@ -44,10 +48,10 @@ class Mind(NamedTuple):
     @classmethod
     def empty(cls, model: SleepModel, batch: int) -> Mind:
         weight = model.lm_head.weight
-        states, none = model.initial_states(batch), weight.new_zeros(batch, 0)
+        states, logits = model.initial_states(batch), weight.new_zeros(batch, model.config.vocab_size)
         zero = torch.zeros(batch, 1, dtype=torch.int64, device=weight.device)
         h = weight.new_zeros(batch, 0, weight.shape[1])
-        return cls(states, states[model.loop[1] :], h, zero[:, :0], zero, zero, zero, none)
+        return cls(states, states[model.loop[1] :], h, zero[:, :0], zero, zero, zero, zero, logits)
 
 
 @dataclass(frozen=True)
@@ -106,26 +110,39 @@ class Memory:
         digest = facts.pop("sha256", "")
         if digest != _digest(tensors, facts):
             raise ValueError(f"{path}: changed since it was written (its sha256 differs); take another copy of it")
-        return cls(tensors, facts["model"])
+        return cls(tensors, facts.get("model", ""))
 
 
 class Session:
-    """Batched inference. Logits equal those of the training forward for every split of the tokens into reads; every
-    full window is slept on, also what the model said itself.
+    """Batched inference. Logits equal those of the training forward, up to the end of the first window that holds
+    answers, for every split of the tokens into reads; every full window is slept on, also what the model said itself.
 
-    sleep_passes: N; it may be set at any time. seconds_asleep: time spent on sleeps, all of them together.
+    batch_size: rows; None is the memory's, or one. seconds_asleep: time spent on sleeps, all of them together.
     """
 
     def __init__(
         self,
         model: SleepModel,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         memory: Memory | None = None,
         sleep_passes: int | None = None,
     ) -> None:
-        self.model, self.sleep_passes = model, sleep_passes or model.config.sleep_passes
-        self.seconds_asleep = 0.0
-        self._mind = Mind.empty(model, batch_size) if memory is None else _remember(model, memory)
+        self.model, self.seconds_asleep = model, 0.0
+        self._sleep_passes = model.checked_passes(sleep_passes)
+        self._mind = (
+            Mind.empty(model, 1 if batch_size is None else batch_size) if memory is None else _mind_of(memory, model)
+        )
+        if batch_size is not None and batch_size != self.batch_size:
+            raise ValueError(f"batch_size = {batch_size}: must be {self.batch_size}, the memory's rows, or be left out")
+
+    @property
+    def sleep_passes(self) -> int:
+        """N; it may be set at any time."""
+        return self._sleep_passes
+
+    @sleep_passes.setter
+    def sleep_passes(self, passes: int) -> None:
+        self._sleep_passes = self.model.checked_passes(passes)
 
     @property
     def batch_size(self) -> int:
@@ -144,7 +161,7 @@ class Session:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens in the longest row of the KV caches, at most L."""
+        """Tokens that the KV caches keep of the longest row, at most L."""
         caches = [leaf for name, leaf in named_tensors(self._mind.states, "states") if name.endswith(".place")]
         return max((int((leaf > FAR // 2).sum(1).max()) for leaf in caches if leaf.numel()), default=0)
 
@@ -152,7 +169,11 @@ class Session:
     def memory(self) -> Memory:
         """A snapshot, which later reads do not change."""
         tensors = {name: tensor.clone() for name, tensor in named_tensors(self._mind, "mind")}
-        return Memory(tensors, self.model.fingerprint())
+        return Memory(tensors, self._fingerprint)
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return self.model.fingerprint()
 
     def fork(self, copies: int = 1) -> Session:
         """An independent session that knows what this one knows, each row `copies` times: row r's are
@@ -164,22 +185,28 @@ class Session:
 
     @torch.no_grad()
     def read(self, tokens: Tensor, last: bool = False) -> Tensor:
-        """Read int64 [B, T], negative where a row has fewer tokens than others: such pads are passed over.
+        """Read int64 [B, T], negative where a row has fewer tokens than others: such pads are passed over, but those
+        before a row's first token, of this read and of earlier ones, take up places of its first window, as in
+        training.
 
         Returns the logits of what follows each token, [B, T, vocab], zeros at pads; with `last` those of each row's
-        last token so far alone, [B, vocab]. Raises ValueError on other shapes, tokens that are not in the vocabulary,
-        and rows that become longer than max_positions.
+        last token so far alone, [B, vocab], zeros before the first. Raises ValueError on other shapes, tokens that are
+        not in the vocabulary, and rows that become longer than max_positions.
         """
         self._check(tokens)
+        # an interrupted sleep leaves a full window
+        self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
         tokens = tokens.to(self._mind.filled.device)
         real = tokens >= 0
+        pads = (real.cumsum(1) == 0).sum(1, keepdim=True).masked_fill(self._mind.read > 0, 0)
+        self._mind = self._mind._replace(skipped=(self._mind.skipped + pads) % self.model.config.window)
         # each row's own tokens first
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
         left, taken = real.sum(1, keepdim=True), torch.zeros_like(self._mind.filled)
         packed = tokens.gather(1, order)
         out = [] if last else [self._mind.h.new_zeros(*tokens.shape, self.model.config.vocab_size)]
         while (left > taken).any():
-            take = torch.minimum(self.model.config.window - self._mind.filled, left - taken)
+            take = torch.minimum(self._room(), left - taken)
             at = taken + torch.arange(int(take.max()), device=tokens.device)
             reading = at < taken + take
             piece = packed.gather(1, at.clamp(max=tokens.shape[1] - 1)).masked_fill(~reading, PAD)
@@ -188,13 +215,14 @@ class Session:
                 row, column = reading.nonzero(as_tuple=True)
                 out[0][row, order[row, at[row, column]]] = logits[row, column].to(out[0].dtype)
             taken = taken + take
-            self._sleep_where(self._mind.filled[:, 0] == self.model.config.window, self.sleep_passes)
+            self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
         return out[0] if out else self._mind.logits
 
     @torch.no_grad()
     def sleep(self, passes: int | None = None) -> None:
         """Sleep now, on what is in the window; a row whose window is empty has nothing to sleep on."""
-        self._sleep_where(self._mind.filled[:, 0] > 0, self.sleep_passes if passes is None else passes)
+        passes = self.sleep_passes if passes is None else self.model.checked_passes(passes)
+        self._sleep_where(self._mind.filled[:, 0] > 0, passes)
 
     @torch.no_grad()
     def generate(
@@ -208,20 +236,23 @@ class Session:
         """Say and read n tokens: int64 [B, n], with pads (-1) behind a row's first token of `stop`.
 
         temperature 0 takes the likeliest token; above 0 they are sampled, from the fewest tokens that hold `top_p` of
-        the probability. The same seed gives the same tokens; None takes torch's global generator.
-        Raises ValueError where nothing has been read yet, or on a temperature or top_p out of range.
+        the probability. The same seed gives the same tokens to the same rows; None takes torch's global generator.
+        Raises ValueError where nothing has been read yet, where n tokens are too many for max_positions, or on n,
+        temperature or top_p out of range.
         """
+        if n < 0 or not temperature >= 0 or not 0 < top_p <= 1:
+            given = f"n = {n}, temperature = {temperature}, top_p = {top_p}"
+            raise ValueError(f"{given}: must be at least 0, at least 0, and in (0, 1]")
         if (self._mind.read == 0).any():
             row = int((self._mind.read[:, 0] == 0).nonzero()[0])
             raise ValueError(f"row {row} has nothing to go on from: read at least one token before generate")
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise ValueError(f"temperature = {temperature}, top_p = {top_p}: must be at least 0, and in (0, 1]")
+        self._check_length(torch.full_like(self._mind.read, n))
         device = self._mind.filled.device
         generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         ends, stopped = torch.tensor(stop, dtype=torch.int64, device=device), torch.zeros_like(self.filled) > 0
         said = []
         for _ in range(n):
-            token = _choose(self._mind.logits.float(), temperature, top_p, generator).masked_fill(stopped, PAD)
+            token = _choose(self._mind.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
             said.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)
@@ -235,10 +266,18 @@ class Session:
         if tokens.numel() and int(tokens.max()) >= size:
             row, column = map(int, (tokens >= size).nonzero()[0])
             raise ValueError(f"tokens[{row}, {column}] = {int(tokens[row, column])}: must be below vocab_size = {size}")
-        most = self.model.config.max_positions
-        longest = int((self._mind.read + (tokens >= 0).sum(1, keepdim=True).to(self._mind.read.device)).max())
-        if most is not None and longest > most:
-            raise ValueError(f"row length {longest} with these tokens: must be at most max_positions = {most}")
+        self._check_length((tokens >= 0).sum(1, keepdim=True).to(self._mind.read.device))
+
+    def _check_length(self, more: Tensor) -> None:
+        most, length = self.model.config.max_positions, self._mind.read + more
+        if most is not None and (length > most).any():
+            raise ValueError(
+                f"row length {int(length.max())} with these tokens: must be at most max_positions = {most}"
+            )
+
+    def _room(self) -> Tensor:
+        """Tokens that each row's window still takes, int64 [B, 1]."""
+        return self.model.config.window - self._mind.filled - self._mind.skipped
 
     def _wake(self, piece: Tensor, reading: Tensor, last: bool) -> Tensor:
         """Read a piece [B, T] that ends inside every row's window; its logits, or those of the last tokens alone."""
@@ -257,17 +296,18 @@ class Session:
         longest = int(filled.max())
         rows, end = torch.arange(len(piece), device=piece.device), (count[:, 0] - 1).clamp(min=0)
         logits = model.readout(h[rows, end] if last else h)
-        newest = logits if last else logits[rows, end]
-        if mind.logits.shape[1]:
-            newest = torch.where(count > 0, newest, mind.logits)
-        self._mind = Mind(
-            states, mind.before, kept[:, -longest:], place[:, -longest:], filled, mind.read + count, mind.slept, newest
+        newest = torch.where(count > 0, logits if last else logits[rows, end], mind.logits)
+        self._mind = mind._replace(
+            states=states,
+            h=kept[:, -longest:],
+            place=place[:, -longest:],
+            filled=filled,
+            read=mind.read + count,
+            logits=newest.to(mind.logits.dtype),
         )
         return logits
 
     def _sleep_where(self, wanted: Tensor, passes: int) -> None:
-        if passes < 1:
-            raise ValueError(f"passes = {passes}: must be at least 1")
         if not wanted.any():
             return
         start = time.perf_counter()
@@ -280,15 +320,14 @@ class Session:
             span = Span.whole(longest, span.place.device)
         before = (*part.states[: model.loop[1]], *part.before)
         states = model.refine(part.h[:, -longest:], part.states, before, span, passes)
-        empty = Mind(
+        empty = part._replace(
             states=states,
             before=states[model.loop[1] :],
             h=part.h[:, :0],
             place=part.place[:, :0],
             filled=torch.zeros_like(part.filled),
-            read=part.read,
+            skipped=torch.zeros_like(part.skipped),
             slept=part.slept + 1,
-            logits=part.logits,
         )
         self._mind = merge_rows(mind, empty, rows)
         self.seconds_asleep += time.perf_counter() - start
@@ -298,24 +337,42 @@ def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.G
     """One token of each row of logits [B, vocab]: int64 [B]."""
     if temperature == 0:
         return logits.argmax(-1)
-    probability, token = (logits / temperature).softmax(-1).sort(-1, descending=True)
-    # a token is kept as long as those before it hold less than top_p: the likeliest one always
-    probability = probability * (probability.cumsum(-1) - probability < top_p)
+    scaled = (logits - logits.amax(-1, keepdim=True)) / max(temperature, MIN_TEMPERATURE)
+    probability, token = scaled.softmax(-1).sort(-1, descending=True)
+    # a token is kept as long as those before it hold less than top_p, the likeliest one always
+    kept = probability.cumsum(-1) - probability < top_p
+    kept[:, 0] = True
+    probability = probability * kept
     return token.gather(1, torch.multinomial(probability, 1, generator=generator))[:, 0]
 
 
-def _remember(model: SleepModel, memory: Memory) -> Any:
+def _mind_of(memory: Memory, model: SleepModel) -> Mind:
+    """The mind that a memory holds; ValueError where it is not this model's, or not what a session can have written."""
     if memory.fingerprint != model.fingerprint():
         raise ValueError(
             f"this memory is of model {memory.fingerprint}, not of this one, {model.fingerprint()}: fast weights mean "
             "something to the model alone that wrote them; load the model that they came from"
         )
-    names = [name for name, _ in named_tensors(Mind.empty(model, 1), "mind")]
-    if set(names) != set(memory.tensors):
-        raise ValueError(f"this memory lacks {sorted(set(names) ^ set(memory.tensors))}; take another copy of it")
-    tensors = iter(memory.tensors[name] for name in names)
-    device = model.lm_head.weight.device
-    return map_tensors(lambda leaf: next(tensors).to(device), Mind.empty(model, 1))
+    empty = Mind.empty(model, 1)
+    wanted = dict(named_tensors(empty, "mind"))
+    if set(wanted) != set(memory.tensors):
+        raise ValueError(f"this memory lacks {sorted(set(wanted) ^ set(memory.tensors))}; take another copy of it")
+    rows = memory.batch_size
+    for name, leaf in wanted.items():
+        found = memory.tensors[name]
+        # an axis that is empty in the beginning holds tokens: any number of them
+        sizes = zip(found.shape[1:], leaf.shape[1:], strict=False)
+        fits = found.dim() == leaf.dim() and all(size == fixed or fixed == 0 for size, fixed in sizes)
+        if not fits or found.dtype != leaf.dtype or len(found) not in {1, rows} or not found.isfinite().all():
+            shape = f"{found.dtype} {list(found.shape)}"
+            raise ValueError(f"this memory's {name} is {shape}, or not finite; take another copy of it")
+    tensors = iter(memory.tensors[name].to(model.lm_head.weight.device) for name in wanted)
+    mind: Mind = map_tensors(lambda leaf: next(tensors), empty)
+    counts = (mind.filled, mind.skipped, mind.read, mind.slept)
+    window = model.config.window
+    if any(len(count) != rows or (count < 0).any() for count in counts) or (mind.filled + mind.skipped > window).any():
+        raise ValueError("this memory's counts of tokens are not those of a session; take another copy of it")
+    return mind
 
 
 def _digest(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
@@ -323,7 +380,7 @@ def _digest(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         if tensors[name].numel():
-            digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -51,7 +51,8 @@ class Terminal:
             return False
         try:
             if not command.startswith("/"):
-                self.timed(lambda: self.session.read(self.encode(line), last=True))
+                context = self.encode(line)
+                self.timed(lambda: self._read(context))
             elif command[1:] in self.commands:
                 self.commands[command[1:]](rest.strip())
             else:
@@ -84,20 +85,23 @@ class Terminal:
         self.count = _positive(rest)
 
     def load(self, path: str) -> None:
-        self.session = self.model.session(memory=Memory.load(path), sleep_passes=self.session.sleep_passes)
+        self.session = remembering(self.model, path, self.session.sleep_passes)
         self.timed(lambda: None)
 
     def forget(self, _: str) -> None:
         self.session = self.model.session(sleep_passes=self.session.sleep_passes)
         self.timed(lambda: None)
 
+    def _read(self, context: Tensor) -> None:
+        self.session.read(context, last=True)
+
     def timed(self, work: Callable[[], Tensor | None], session: Session | None = None) -> None:
-        """Run it, show what was said, and how the session stands."""
+        """Run `work`, show the tokens [1, n] that it said, if any, and how the session stands."""
         session = session or self.session
         slept, asleep, start = int(session.sleeps[0]), session.seconds_asleep, time.perf_counter()
         said = work()
         seconds = time.perf_counter() - start
-        if said is not None and said.dtype == torch.int64:
+        if said is not None:
             self.show(" ".join(self.words[token] for token in said[0].tolist()))
         slept, asleep = int(session.sleeps[0]) - slept, session.seconds_asleep - asleep
         times = f"awake {1e3 * (seconds - asleep):.1f} ms"
@@ -126,6 +130,16 @@ class Terminal:
         return torch.tensor([[places[word] for word in words]])
 
 
+def remembering(model: SleepModel, path: str, passes: int | None) -> Session:
+    """A session that goes on from a memory's file. Raises ValueError where that holds several conversations."""
+    session = model.session(memory=Memory.load(path), sleep_passes=passes)
+    if session.batch_size != 1:
+        raise ValueError(
+            f"{path}: a memory of {session.batch_size} rows, a terminal takes 1; save a session of one row"
+        )
+    return session
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{text!r}: must be a whole number of at least 1")
@@ -145,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.passes is not None and given.passes < 1:
             raise ValueError(f"--passes {given.passes}: must be at least 1")
         model = load(given.model)
-        memory = Memory.load(given.memory) if given.memory else None
-        session = model.session(memory=memory, sleep_passes=given.passes)
+        session = (
+            remembering(model, given.memory, given.passes) if given.memory else model.session(1, None, given.passes)
+        )
     except (ValueError, OSError) as error:
         parser.error(str(error))
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -68,8 +68,8 @@ class Engine(Protocol):
     workers: int
     accumulation: int
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None) -> Tensor:
-        """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss."""
+    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float) -> Tensor:
+        """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss times `weight`."""
 
     def step(self, rate: float) -> float:
         """Clip, step at `rate` times the peak rates, clear the gradients; the gradient norm before clipping.
@@ -95,10 +95,12 @@ class LocalEngine:
         self.optimizers = build_optimizers(model, config)
         self.peaks = peak_rates(self.optimizers)
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Tensor:
+    def backward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
+    ) -> Tensor:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
+            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
         (loss / self.accumulation).backward()
         return loss.detach()
 
@@ -164,7 +166,7 @@ def drawn_passes(step: int, config: TrainConfig) -> int | None:
 
 
 def share(indices: np.ndarray, engine: Engine) -> list[np.ndarray]:
-    """This worker's micro-batches of a global batch: equal contiguous pieces, so that means of means are means."""
+    """This worker's micro-batches of a global batch: equal contiguous pieces."""
     pieces = np.split(indices, engine.workers * engine.accumulation)
     return pieces[engine.rank * engine.accumulation : (engine.rank + 1) * engine.accumulation]
 
@@ -193,9 +195,11 @@ def train(
         rate = schedule(step, config)
         stage.begin(step)
         passes, micro = drawn_passes(step, config), []
+        # each answer token counts the same, in whatever pieces the batch is computed
+        answers = rows.loss_mask(indices).sum() / (engine.workers * engine.accumulation)
         for part in share(indices, engine):
-            batch, mask = rows.batch(part)
-            micro.append(engine.backward(torch.from_numpy(batch), torch.from_numpy(mask), passes))
+            batch, mask = map(torch.from_numpy, rows.batch(part))
+            micro.append(engine.backward(batch, mask, passes, float(mask.sum() / answers)))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
         if not math.isfinite(loss + norm):

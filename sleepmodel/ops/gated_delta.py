@@ -159,6 +159,11 @@ class _Chunk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dS_out: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(dS_out.device.type, enabled=False):  # whoever calls it, from within which context
+            return _Chunk._gradients(ctx, do, dS_out)
+
+    @staticmethod
+    def _gradients(ctx: Any, do: Tensor | None, dS_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, g, beta, S, W = ctx.saved_tensors
         D, e, f = _decays(g)
         b = beta.unsqueeze(-1)

@@ -16,7 +16,7 @@ NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim
 
 @pytest.mark.parametrize("pipeline", PRESETS.values(), ids=PRESETS)
 def test_every_line_of_every_preset_takes_its_first_step(pipeline: Pipeline) -> None:
-    """On two rows of its task, narrow and at most four blocks deep, else as it is: windows, passes, rules, precision."""
+    """On two rows, narrow and at most four blocks deep, else as it is: windows, passes, rules, precision."""
     batches = {task: task.sample("train", 0, 0, 2).batch() for task in pipeline.tasks()}
     for arm in pipeline.arms:
         train = replace(pipeline.arm_train(arm), batch_size=2)

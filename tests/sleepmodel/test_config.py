@@ -26,6 +26,11 @@ from sleepmodel.config import Search, Truncation, check_compatible
         (ModelConfig, {"loop": (2, 2)}, r"loop = \(2, 2\): must be null or two block numbers, 0 <= start < end <= 4"),
         (ModelConfig, {"loop": (0, 5)}, r"loop = \(0, 5\): must be .* end <= 4"),
         (ModelConfig, {"loop": 3}, "loop = 3: must be null or two block numbers"),
+        (
+            ModelConfig,
+            {"mixers": ("attention", "jet"), "eviction": "sliding", "window": 2},
+            "window = 2: must be at least 3 where jet",
+        ),
         (TrainConfig, {"sleep_passes": (1, 0)}, "sleep_passes = 0: must be an integer of at least 1"),
         (Truncation, {"windows": 0}, "windows = 0: must be an integer of at least 1"),
         (Scale, {"recompute": "all"}, "recompute = 'all': must be one of nothing, pass, window, both"),

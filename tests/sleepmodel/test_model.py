@@ -1,6 +1,7 @@
 """Algorithm 1: what a sleep computes, what crosses a border, and what is refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sleepmodel import ModelConfig, SleepModel, fast_weights
 from sleepmodel.config import RECOMPUTE, Truncation
 from sleepmodel.layers import Span
+from sleepmodel.ops import gated_delta_cpu
 from tests.sleepmodel.conftest import MakeModel
 from tests.sleepmodel.reference import algorithm_1, one_piece
 
@@ -159,6 +161,11 @@ def test_a_loss_reaches_back_through_m_windows(make_model: MakeModel, eviction: 
     mask[:, 8] = True
     model.truncation = Truncation(windows=2)
     assert seen_gradients(model, tokens, mask) == [True, True, False, True, True]
+    # windows in a row that answer: all of them reach as far as the first
+    mask[:, 20] = True
+    assert seen_gradients(model, tokens, mask) == [True, True, True, True, True]
+    mask[:, 8] = False
+    assert seen_gradients(model, tokens, mask) == [False, False, True, True, True]
 
 
 def test_windows_are_cut_row_by_row(make_model: MakeModel) -> None:
@@ -173,22 +180,42 @@ def test_windows_are_cut_row_by_row(make_model: MakeModel) -> None:
         torch.testing.assert_close(got, sum(parts), **EXACT)
 
 
-def test_the_last_k_passes_are_differentiated(make_model: MakeModel) -> None:
-    """By hand: vectors that enter the last K passes are constants, and fast weights pass unchanged by the others."""
-    model = make_model(sleep_passes=3)
-    tokens, mask = rows(6, tokens=15, answers=(14,))
+def given(before: Any, after: Any) -> Any:
+    """By hand: the state after a pass without a gradient, with that of the fast weights before it."""
+    if hasattr(after, "S"):
+        return after._replace(S=given(before.S, after.S))
+    return after + before - before.detach() if isinstance(after, Tensor) else after
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(
+    ("mixers", "loop"),
+    [(("attention", "gated_delta"), None), (("delta", "attention", "jet", "linear"), (1, 3)), (EVERY_MIXER, (0, 4))],
+)
+def test_the_last_k_passes_are_differentiated(
+    make_model: MakeModel, mixers: tuple[str, ...], loop: tuple[int, int] | None, eviction: str
+) -> None:
+    """Vectors that enter the last K passes are constants, and fast weights pass unchanged by the others."""
+    fields = {"mixers": mixers, "loop": loop, "eviction": eviction, "sleep_passes": 3}
+    model, free = make_model(**fields), make_model(**fields)
+    tokens, mask = rows(6, tokens=21, answers=(20,))
     model.truncation = Truncation(passes=1)
     got = gradients(model, model(tokens, mask).loss)
-    free = make_model(sleep_passes=3)
 
-    def sleep(h: Tensor, states: tuple[object, ...], span: object, passes: object = None) -> object:
-        with torch.no_grad():
-            h2, once = SleepModel.run_blocks(free, h, states, span)  # type: ignore[arg-type]
-            h2, twice = SleepModel.run_blocks(free, h2, SleepModel.evict(free, once, span), span)  # type: ignore[arg-type]
-        S = twice[1] + states[1] - states[1].detach()  # type: ignore[attr-defined, index]
-        return SleepModel.sleep(free, h2, (states[0], S), span, 1)  # type: ignore[arg-type]
+    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int | None = None) -> tuple[Any, ...]:
+        (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
+        for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
+            after = [stack[j].mixer.again(state) if i and j in blocks else state for j, state in enumerate(states)]
+            with torch.set_grad_enabled(learning and i == 2):
+                entering = list(after)
+                for j in blocks:
+                    h, after[j] = stack[j](h, after[j], span)
+            if i < 2:
+                after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
+            states = tuple(after)
+        return free.evict(states, span)
 
-    free.sleep = sleep  # type: ignore[method-assign, assignment]
+    free.sleep = sleep  # type: ignore[method-assign]
     for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
         torch.testing.assert_close(g, e, **EXACT)
     model.truncation = Truncation(passes=3)
@@ -196,6 +223,28 @@ def test_the_last_k_passes_are_differentiated(make_model: MakeModel) -> None:
     model.truncation = Truncation()
     for g, e in zip(whole, gradients(model, model(tokens, mask).loss), strict=True):
         torch.testing.assert_close(g, e, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("mixer", ["gated_delta", "delta", "jet"])
+def test_a_backward_within_autocast_is_that_outside(
+    make_model: MakeModel, mixer: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rule's own gradients are written by hand; those of the other layers, torch's, may come in half precision."""
+    if not compiled:
+        monkeypatch.setattr(gated_delta_cpu, "available", lambda: False)
+
+    def found(inside: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(tokens, mask).loss
+            if inside:
+                return gradients(model, loss)
+        return gradients(model, loss)
+
+    model = make_model(mixers=("attention", mixer), sleep_passes=2, dtype=torch.float32)
+    tokens, mask = rows(3)
+    for inside, outside in zip(found(True), found(False), strict=True):
+        torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
 def test_attention_alone_knows_nothing_of_an_evicted_window(make_model: MakeModel) -> None:

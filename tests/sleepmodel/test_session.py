@@ -1,10 +1,12 @@
 """A session computes what training computes, in whatever pieces it reads, and its memory goes anywhere whole."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,6 +15,7 @@ from sleepmodel import PAD, Memory, Session, SleepModel
 from sleepmodel.config import MIXERS
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
+from tests.sleepmodel.test_padding import batches, padded
 
 LENGTH, ROWS = 23, 3
 
@@ -34,7 +37,7 @@ def trained_logits(model: SleepModel, tokens: Tensor, passes: int) -> Tensor:
 
 
 def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Tensor:
-    """Every row by pieces of its own lengths, pads anywhere between."""
+    """Every row by pieces of its own lengths, pads anywhere behind its first token."""
     rows, length = tokens.shape
     done, out = [0] * rows, torch.full((rows, length, 5), torch.nan, dtype=torch.float64)
     while min(done) < length:
@@ -42,6 +45,8 @@ def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Ten
         piece, places = torch.full((rows, width), PAD), []
         for row in range(rows):
             columns = sorted(data.draw(st.sets(st.integers(0, width - 1)), f"columns of row {row}"))
+            if not done[row]:
+                columns = [0, *columns[1:]]
             columns = columns[: length - done[row]] or ([0] if done[row] < length else [])
             piece[row, columns] = tokens[row, done[row] : done[row] + len(columns)]
             places.append((row, columns, done[row]))
@@ -51,6 +56,25 @@ def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Ten
             out[row, start : start + len(columns)] = logits[row, columns]
         assert session.kv_tokens <= 6
     return out
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@settings(max_examples=15, deadline=None)
+@given(batch=batches(), data=st.data(), passes=st.integers(1, 3))
+def test_pads_on_the_left_stand_as_in_training(
+    eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], data: st.DataObject, passes: int
+) -> None:
+    """Left pads of up to two windows, read in any pieces: the logits of training, of each row's first answer."""
+    tokens, mask = padded(*batch)
+    windows = data.draw(st.integers(0, 1), "windows of pads")
+    tokens, mask = F.pad(tokens, (6 * windows, 0), value=PAD), F.pad(mask, (6 * windows, 0))
+    first = mask & (mask.cumsum(1) == 1)
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER)
+    expected = model(tokens, first, passes).logits
+    session, cuts = model.session(len(tokens), sleep_passes=passes), data.draw(st.lists(st.integers(1, 9)), "widths")
+    pieces = tokens.tensor_split(torch.tensor(cuts).cumsum(0).tolist() if cuts else [], dim=1)
+    logits = torch.cat([session.read(piece) for piece in pieces], 1)
+    torch.testing.assert_close(logits[:, :-1][first[:, 1:]], expected, **EXACT)
 
 
 def assert_same_where_known(got: Tensor, known: Tensor) -> None:
@@ -149,6 +173,17 @@ def test_passes_are_set_by_session_and_by_sleep() -> None:
         session.sleep(4)
         return session.read(tokens[:, 5:9])
 
+    fork = model.session(1, sleep_passes=4).fork()
+    assert fork.sleep_passes == 4
+    fork.sleep_passes = 2
+    for bad in (0, -1, True, 1.5):
+        with pytest.raises(ValueError, match=r"sleep_passes = .* must be an integer of at least 1"):
+            fork.sleep_passes = bad  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="sleep_passes"):
+            fork.sleep(bad)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="sleep_passes"):
+            model.session(sleep_passes=bad)  # type: ignore[arg-type]
+    assert fork.sleep_passes == 2
     assert not torch.allclose(logits(model.session(ROWS)), model.session(ROWS).read(tokens[:, :9])[:, 5:])
     four = model.session(ROWS, sleep_passes=4)
     torch.testing.assert_close(four.read(tokens)[:, 18:22], trained_logits(model, tokens, 4)[:, 18:22], **EXACT)
@@ -191,7 +226,21 @@ def test_a_memory_after_a_hard_sleep_is_fast_weights_and_little_else() -> None:
     session = model.session(ROWS)
     session.read(tokens_of(0, length=12))
     assert session.kv_tokens == 0
-    assert 0 <= session.memory.nbytes - model.state_bytes(ROWS) <= ROWS * (3 * 8 + 5 * 4) + 16
+    assert 0 <= session.memory.nbytes - model.state_bytes(ROWS) <= ROWS * (4 * 8 + 5 * 4) + 16
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_a_memory_does_not_grow_with_what_was_read(eviction: str) -> None:
+    """Rows that reach their borders at different times, for 30 windows: never more than the caches of two windows."""
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, max_positions=None)
+    session, make, sizes = model.session(ROWS), torch.Generator().manual_seed(1), []
+    for _ in range(90):
+        piece = torch.randint(0, 5, (ROWS, 4), generator=make)
+        piece[torch.rand(ROWS, 4, generator=make) < 0.5] = PAD
+        session.read(piece)
+        sizes.append(session.memory.nbytes)
+    assert min(session.sleeps) >= 20
+    assert max(sizes[45:]) <= max(sizes[:45]) + 8
 
 
 def saved(path: Path) -> Path:
@@ -210,6 +259,40 @@ def test_a_memory_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks \['mind.filled'\]"):
         tensors = {name: tensor for name, tensor in memory.tensors.items() if name != "mind.filled"}
         build_small().session(memory=replace(memory, tensors=tensors))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mind.states.1", lambda S: S * torch.nan),
+        ("mind.states.1", lambda S: S.float()),
+        ("mind.states.1", lambda S: S[..., :-1]),
+        ("mind.states.1", lambda S: S[0]),
+        ("mind.states.0.k", lambda k: k[:2]),
+        ("mind.h", lambda h: h[..., :-1]),
+        ("mind.logits", lambda logits: logits[:, :3]),
+        ("mind.filled", lambda filled: filled + 6),
+        ("mind.skipped", lambda skipped: skipped + 4),
+        ("mind.read", lambda read: read - 100),
+        ("mind.slept", lambda slept: slept[:1]),
+    ],
+)
+def test_a_memory_that_no_session_wrote_is_refused(
+    tmp_path: Path, name: str, change: Callable[[Tensor], Tensor]
+) -> None:
+    """Its sum is right, its values are not."""
+    memory = Memory.load(saved(tmp_path / "m"))
+    forged = replace(memory, tensors={**memory.tensors, name: change(memory.tensors[name])})
+    forged.save(tmp_path / "forged")
+    with pytest.raises(ValueError, match="take another copy of it"):
+        build_small().session(memory=Memory.load(tmp_path / "forged"))
+
+
+def test_a_session_has_the_rows_of_its_memory(tmp_path: Path) -> None:
+    memory = Memory.load(saved(tmp_path / "m"))
+    assert build_small().session(ROWS, memory).batch_size == build_small().session(memory=memory).batch_size == ROWS
+    with pytest.raises(ValueError, match="batch_size = 2: must be 3"):
+        build_small().session(2, memory)
 
 
 @settings(max_examples=60, deadline=None)
@@ -264,6 +347,33 @@ def test_sampling_follows_its_distribution_and_seed() -> None:
     assert not torch.equal(many.fork().generate(2, 1.0, seed=1), many.fork().generate(2, 1.0, seed=2))
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-7])
+def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
+    session = build_small().session(64)
+    session.read(tokens_of(4, 64, 3))
+    assert torch.equal(session.fork().generate(3, temperature), session.generate(3))
+
+
+def test_a_row_that_only_waited_goes_on_from_its_own_last_token() -> None:
+    model = build_small()
+    tokens, session, alone = tokens_of(3, 2, 9), model.session(2), model.session(1)
+    session.read(tokens[:, :5])
+    waits = tokens[:, 5:].clone()
+    waits[1] = PAD
+    session.read(waits)
+    alone.read(tokens[1:, :5])
+    assert torch.equal(session.generate(3)[1:], alone.generate(3))
+
+
+def test_no_rows_and_no_tokens_are_read_and_said() -> None:
+    session = build_small().session(0)
+    assert session.read(torch.zeros(0, 4, dtype=torch.int64)).shape == (0, 4, 5)
+    assert session.generate(2).shape == (0, 2)
+    one = build_small().session(1)
+    assert one.read(torch.zeros(1, 0, dtype=torch.int64)).shape == (1, 0, 5)
+    assert torch.equal(one.read(torch.zeros(1, 0, dtype=torch.int64), last=True), torch.zeros(1, 5).double())
+
+
 def test_a_row_that_has_said_a_stop_token_says_and_reads_nothing_more() -> None:
     model = build_small()
     session = model.session(ROWS)
@@ -299,5 +409,21 @@ def test_generation_out_of_nothing_is_refused() -> None:
     session.read(torch.tensor([[1], [PAD]]))
     with pytest.raises(ValueError, match="row 1 has nothing to go on from"):
         session.generate(1)
-    with pytest.raises(ValueError, match="temperature = -1"):
-        build_small().session(0).generate(1, temperature=-1)
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "message"),
+    [
+        (1, {"temperature": -1.0}, "temperature = -1"),
+        (1, {"temperature": float("nan")}, "temperature = nan"),
+        (1, {"top_p": 0.0}, r"top_p = 0\.0: .*in \(0, 1\]"),
+        (-1, {}, "n = -1"),
+        (63, {}, "row length 65 .* at most max_positions = 64"),
+    ],
+)
+def test_bad_generation_is_refused_before_a_word_is_said(n: int, options: dict[str, float], message: str) -> None:
+    session = build_small().session(1)
+    session.read(torch.tensor([[1, 2]]))
+    with pytest.raises(ValueError, match=message):
+        session.generate(n, **options)  # type: ignore[arg-type]
+    assert session.filled.tolist() == [2]

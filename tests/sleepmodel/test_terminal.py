@@ -49,11 +49,22 @@ def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -> None:
-    lines = ["axb", "/ask", "/dance", "/passes none", "/load " + str(tmp_path / "gone"), "/passes 3", "ab"]
+    several = tmp_path / "several"
+    build_small(dtype=torch.float32, sleep_passes=2).session(2).memory.save(several)
+    lines = [
+        "axb",
+        "/ask",
+        "/dance",
+        "/passes none",
+        f"/load {tmp_path / 'gone'}",
+        f"/load {several}",
+        "/passes 3",
+        "ab",
+    ]
     out = run(str(model_path), said="\n".join(lines))
     assert "'x' is no token; this model's are: a b c d e" in out and "error: no tokens" in out
     assert "/dance: no such command" in out and "'none': must be a whole number of at least 1" in out
-    assert "gone: no memory here" in out
+    assert "gone: no memory here" in out and "several: a memory of 2 rows, a terminal takes 1" in out
     assert "window 2/6 | 0 sleeps, N = 3" in out
 
 

@@ -348,7 +348,7 @@ def test_the_champion_is_who_was_promoted_last(
 def test_a_logged_model_holds_no_pickle_and_pins_what_it_needs(store: Store, registered: Version) -> None:
     place = Path(client(store).get_model_version_download_uri(NAME, registered.version).removeprefix("file://"))
     files = [file for file in place.rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} == {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
+    assert {file.suffix for file in files} == {"", ".py", ".cpp", ".json", ".yaml", ".txt", ".safetensors"}
     assert [file.name for file in files if not file.suffix] == ["MLmodel"]
     needed = dict(line.split("==") for line in (place / "requirements.txt").read_text().split())
     assert set(needed) == {"mlflow", "numpy", "safetensors", "torch"}
@@ -371,8 +371,9 @@ FRESH = """
 import json, pickle, sys
 sys.path.append(sys.argv[1])
 import cloudpickle, mlflow.pyfunc, numpy, torch
-def forbidden(*_, **__): raise AssertionError("a pickle was read")
-pickle.load = pickle.loads = pickle.Unpickler = cloudpickle.load = cloudpickle.loads = torch.load = forbidden
+class Forbidden:
+    def __init__(self, *_, **__): raise AssertionError("a pickle was read")
+pickle.load = pickle.loads = pickle.Unpickler = cloudpickle.load = cloudpickle.loads = torch.load = Forbidden
 asked = json.load(sys.stdin)
 served = mlflow.pyfunc.load_model(asked["uri"])
 tokens = numpy.array(asked["prompts"])
@@ -468,8 +469,9 @@ GOOD = np.ones((2, 19), np.int64)
         (GOOD[:, :0], 1, r"B and T at least 1.*\[2, 0\]"),
         (GOOD.astype(float), 1, r"integers.*float64"),
         (np.where(np.arange(19) == 5, 3, GOOD), 1, r"tokens\[0, 5\] = 3: .*0 to 2"),
-        (np.where(np.arange(19) == 7, -1, GOOD), 1, r"tokens\[0, 7\] = -1: .*0 to 2"),
-        (GOOD[:, :16], 1, r"16 columns: must not be a multiple of window = 8"),
+        (np.where([[False], [True]], -1, GOOD), 1, "row 1 has pads alone"),
+        (GOOD[:, :16], 1, "row 0: its 16 tokens must not end with the window of 8"),
+        (np.where(np.arange(19) < [[3], [11]], -1, GOOD), 6, "n = 6: must be 1 to 5, as row 0's 16 tokens"),
         (GOOD, 6, r"n = 6: must be 1 to 5"),
         (GOOD, 0, r"n = 0: must be 1 to 5"),
         (np.ones((2, 41), np.int64), 1, r"42 tokens: must have at most max_positions = 40"),
@@ -495,6 +497,16 @@ def test_prompts_are_refused_just_where_the_model_cannot_answer(
             predict(tokens, n)
     else:
         assert predict(tokens, n) == expected
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_prompts_of_many_lengths_are_answered_as_each_alone(left: bool, predict: Predict) -> None:
+    prompts = [np.random.default_rng().integers(0, 3, length) for length in (3, 19, 11, 12)]
+    tokens = np.full((4, 20), -1)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        # 16: pads on the left that fill whole windows change nothing
+        row[(16 if len(prompt) == 3 else 0) if left else 0 :][: len(prompt)] = prompt
+    assert predict(tokens, 2) == [predict(prompt[None], 2)[0] for prompt in prompts]
 
 
 def test_an_example_that_cannot_be_answered_registers_nothing(store: Store, run: str, model: SleepModel) -> None:

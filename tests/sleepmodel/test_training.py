@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,16 +109,40 @@ def test_accumulation_changes_only_the_order_of_sums(rows: Rows) -> None:
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=2e-2)
 
 
+def test_every_answer_token_counts_the_same_in_whatever_micro_batch() -> None:
+    """Rows with 1 to 3 answer tokens, in one piece and in four: the same gradient, in float64."""
+    make, answers = np.random.default_rng(), [1, 3, 2, 1, 3, 3, 1, 2]
+    tokens = [make.integers(0, 3, 2 + length).tolist() for length in answers]
+    rows = Rows.of(tokens, [[2]] * 8, [[length] for length in answers], [[0]] * 8)
+    found: list[list[torch.Tensor]] = []
+    config = replace(CONFIG, steps=1, batch_size=8, grad_clip=0.0)
+    for accumulation in (1, 4):
+        engine = LocalEngine(build_model(MODEL, config).double(), config, accumulation)
+
+        def keep(rate: float, engine: LocalEngine = engine) -> float:
+            found.append([p.grad.clone() for p in engine.model.parameters() if p.grad is not None])
+            return 0.0
+
+        engine.step = keep  # type: ignore[method-assign]
+        with torch.no_grad():
+            for p in engine.model.parameters():
+                p += 0.3 * torch.ones_like(p).cumsum(-1).sin()
+        train(engine, rows, config, lambda model: 0.0, lambda at, write: None)
+    assert found[0]
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(whole, pieces, rtol=1e-9, atol=1e-12)
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_path: Path) -> None:
     config = replace(CONFIG, steps=9)
     engine = LocalEngine(build_model(MODEL, config), config)
     backward, calls = engine.backward, iter(range(100))
 
-    def poisoned(tokens: torch.Tensor, mask: torch.Tensor, passes: int | None = None) -> torch.Tensor:
+    def poisoned(*batch: Any) -> torch.Tensor:
         if next(calls) == 5:
             with torch.no_grad():
                 engine.model.norm.weight[0] = float("nan")
-        return backward(tokens, mask, passes)
+        return backward(*batch)
 
     engine.backward = poisoned  # type: ignore[method-assign]
     kept: list[int] = []

@@ -1,0 +1,22 @@
+"""Step 7's example: prompts that the registered model can be asked as they are."""
+
+import numpy as np
+import pytest
+
+from datagen import PAD, Depo, Gsm, Rule110
+from datagen.task import Task
+from pipelines.register import _prompts
+
+TASKS = [Rule110(cells=6, states=1, steps=1), Depo(nodes=5, hops=2), Gsm(operations=(2, 3), tokens=(200, 300))]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_example_ends_where_its_first_answer_begins(task: Task) -> None:
+    rows = task.sample("test", 0, 0, 4)
+    prompts, n = _prompts(rows)
+    tokens, mask = rows.batch()
+    assert n >= 1 and prompts.shape[1] == max(asked.argmax() for asked in mask)
+    for prompt, row, asked in zip(prompts, tokens, mask, strict=True):
+        start = int(asked.argmax())
+        assert np.array_equal(prompt[:start], row[:start]) and (prompt[start:] == PAD).all()
+        assert asked[start : start + n].all()
