@@ -101,7 +101,9 @@ def trained(passes: int, kept: int | None) -> dict[str, Any]:
         return norms[-1]
 
     engine.step = noted  # type: ignore[method-assign]
-    history = train(engine, rows, config, lambda model: accuracy(model, held_out).rows.value, lambda at, write: None)
+    history = train(
+        engine, rows, config, lambda model, level: accuracy(model, held_out).rows.value, lambda at, write: None
+    )
     return {
         "passes": passes,
         "kept": kept,

@@ -132,6 +132,12 @@ class Rows:
             return self.tokens.lengths
         return np.broadcast_to(np.int64(self.tokens.shape[1]), len(self))
 
+    @property
+    def levels(self) -> Int64:
+        """How hard each row is, int64 [n]: the greatest depth of its answers."""
+        deepest: Int64 = _padded(self.answer_depth, 0).max(axis=1, initial=0)
+        return deepest
+
     def batch(self, index: Index = ALL) -> tuple[Int64, npt.NDArray[np.bool_]]:
         """Tokens int64 [B, T] and loss mask bool [B, T] of the rows indexed, as a model takes them.
 

@@ -1,4 +1,4 @@
-"""Rule 110 (arXiv 2605.26099, section "Rule 110", figure 2): what is the first cell of each state after `steps` steps?
+"""Rule 110 (arXiv 2605.26099, section "Rule 110", figure 2): what are cells of each state after `steps` steps?
 
 Needs numpy alone.
 """
@@ -6,15 +6,16 @@ Needs numpy alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen.rows import Rows
+from datagen.rows import PAD_NAME, Rows
 from datagen.splits import split_of
 from datagen.task import check_int, random_stream, raw_words
 
-QUERY = 2  # the id of "?"; the ids of "0" and "1" are the cells themselves
+QUERY, PAD_ID = 2, 3  # the ids of "?" and the pad; those of "0" and "1" are the cells themselves
 SMALL_SPACE_BITS = 40  # up to here two draws may well meet the same context
 
 UInt8 = npt.NDArray[np.uint8]
@@ -25,9 +26,13 @@ UInt64 = npt.NDArray[np.uint64]
 class Rule110:
     """`states` random states of `cells` cells, then `?`, then the first cell of each state after `steps` steps.
 
-    cells   3..4096, cells of a state; the border is periodic.
-    states  1..64, states in a row.
-    steps   0..4096, steps of the automaton; the answers' depth.
+    cells       3..4096, cells of a state; the border is periodic.
+    states      1..64, states in a row.
+    steps       0..4096, steps of the automaton; the answers' depth.
+    shallowest  null, or 0..steps: each row's own steps are drawn evenly from shallowest..steps. No token tells them:
+                a curriculum does, by its order or by the number of passes.
+    labels      "first", of each state its first cell (the paper's); "all", every cell of every state, which a pad
+                before the context makes as long as `?` and labels, so that each is one window.
 
     No two splits share a context, whatever their seeds: up to 40 bits (cells * states) every context belongs to one
     split by its hash, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn freely, as a collision
@@ -37,11 +42,17 @@ class Rule110:
     cells: int = 24
     states: int = 4
     steps: int = 32
+    shallowest: int | None = None
+    labels: Literal["first", "all"] = "first"
 
     def __post_init__(self) -> None:
         check_int("cells", self.cells, 3, 4096)
         check_int("states", self.states, 1, 64)
         check_int("steps", self.steps, 0, 4096)
+        if self.shallowest is not None:
+            check_int("shallowest", self.shallowest, 0, self.steps)
+        if self.labels not in ("first", "all"):
+            raise ValueError(f"labels must be 'first' or 'all', got {self.labels!r}")
 
     @property
     def name(self) -> str:
@@ -49,61 +60,82 @@ class Rule110:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        return ("0", "1", "?")
+        return ("0", "1", "?", PAD_NAME) if self.labels == "all" else ("0", "1", "?")
+
+    @property
+    def asked(self) -> int:
+        """Cells of a state that a row asks."""
+        return self.cells if self.labels == "all" else 1
 
     @property
     def context_length(self) -> int:
-        """Tokens before the query token."""
-        return self.cells * self.states
+        """Tokens before the query token, a pad among them where all cells are asked."""
+        return self.cells * self.states + (self.labels == "all")
 
     @property
     def row_length(self) -> int:
-        """Tokens in each row: the context, `?` and one label a state."""
-        return self.context_length + 1 + self.states
+        """Tokens in each row: the context, `?` and the labels."""
+        return self.context_length + 1 + self.states * self.asked
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
 
         split is train, validation or test; seed and shard are 0 or more, rows 1 or more; else ValueError.
-        Returns tokens uint16 [rows, row_length] and one answer of one token a state: answer_* int32 [rows, states].
+        Returns tokens uint16 [rows, row_length] and an answer of one token for each cell asked, state by state:
+        answer_* int32 [rows, states * asked].
         """
         stream = random_stream(self, split, seed, shard)
         check_int("rows", rows, 1, 2**31 - 1)
+        depth = self._depths(random_stream(self, split, seed, shard), rows)
         context = self._contexts(split, stream, rows)
+        bits = self.cells * self.states
         answers = np.arange(self.context_length + 1, self.row_length, dtype=np.int32)
-        tokens = np.empty((rows, self.row_length), dtype=np.uint16)
-        tokens[:, : self.context_length] = context
+        tokens = np.full((rows, self.row_length), PAD_ID, dtype=np.uint16)
+        tokens[:, self.context_length - bits : self.context_length] = context
         tokens[:, self.context_length] = QUERY
-        tokens[:, answers] = first_cells(context.reshape(-1, self.cells), self.steps).reshape(rows, self.states)
-        shape = (rows, self.states)
+        for steps in np.unique(depth):
+            which = depth == steps
+            labels = evolved(context[which].reshape(-1, self.cells), int(steps), self.asked)
+            tokens[which, self.context_length + 1 :] = labels.reshape(-1, len(answers))
+        shape = (rows, len(answers))
         return Rows(
             tokens=tokens,
             answer_start=np.tile(answers, (rows, 1)),
             answer_length=np.ones(shape, dtype=np.int32),
-            answer_depth=np.full(shape, self.steps, dtype=np.int32),
+            answer_depth=np.broadcast_to(depth[:, None], shape).copy(),
+            pad=PAD_ID if self.labels == "all" else None,
         )
 
+    def _depths(self, stream: np.random.Philox, rows: int) -> npt.NDArray[np.int32]:
+        """Steps of each row, int32 [rows]."""
+        if self.shallowest is None:
+            return np.full(rows, self.steps, dtype=np.int32)
+        # far behind what contexts are drawn from
+        words = raw_words(stream.jumped(), rows)
+        return (self.shallowest + words % np.uint64(self.steps - self.shallowest + 1)).astype(np.int32)
+
     def _contexts(self, split: str, stream: np.random.Philox, rows: int) -> UInt8:
-        """Random contexts of a split, uint8 [rows, context_length] of 0 and 1."""
-        if self.context_length <= SMALL_SPACE_BITS:
-            words = _draw_small(self.context_length, split, stream, rows)
+        """Random states of a split, uint8 [rows, states * cells] of 0 and 1."""
+        bits = self.cells * self.states
+        if bits <= SMALL_SPACE_BITS:
+            words = _draw_small(bits, split, stream, rows)
         else:
-            words = raw_words(stream, rows * -(-self.context_length // 64)).reshape(rows, -1)
+            words = raw_words(stream, rows * -(-bits // 64)).reshape(rows, -1)
         as_bytes = words.astype("<u8", copy=False).view(np.uint8)
-        return np.unpackbits(as_bytes, axis=1, count=self.context_length, bitorder="little")
+        return np.unpackbits(as_bytes, axis=1, count=bits, bitorder="little")
 
 
-def first_cells(states: UInt8, steps: int) -> UInt8:
-    """The first cell of each state after `steps` steps of rule 110, periodic border.
+def evolved(states: UInt8, steps: int, asked: int) -> UInt8:
+    """The first `asked` cells of each state after `steps` steps of rule 110, periodic border.
 
-    states uint8 [n, cells] of 0 and 1; returns uint8 [n].
+    states uint8 [n, cells] of 0 and 1; returns uint8 [n, asked].
     """
     # Eight states share a byte, so that each bitwise operation steps all of them: [cells, n / 8].
     centre = np.packbits(states.T, axis=1)
     for _ in range(steps):
         left, right = np.roll(centre, 1, axis=0), np.roll(centre, -1, axis=0)
         centre = (centre | right) & ~(left & centre & right)
-    return np.unpackbits(centre[0], count=len(states))
+    return np.unpackbits(centre[:asked], axis=1, count=len(states)).T
 
 
 def _draw_small(bits: int, split: str, stream: np.random.Philox, rows: int) -> UInt64:

@@ -17,8 +17,9 @@ from pipelines.generate import dataset
 from pipelines.mistakes import Failure, Instead, Mistakes, failures, instead, markdown
 from pipelines.steps import Run, Step
 from sleepmodel import load
+from sleepmodel.config import Curriculum
 from sleepmodel.costs import Cost, saved_costs
-from sleepmodel.evaluation import RESAMPLES, Accuracy, Int64, Share, batch_rows, predict_range, score
+from sleepmodel.evaluation import NO_CURRICULUM, RESAMPLES, Accuracy, Int64, Share, batch_rows, predict_range, score
 from sleepmodel.job import MODEL, read_history
 
 RESULTS, COSTS, MISTAKES, READABLE = "results.json", "costs.json", "mistakes.json", "mistakes.md"
@@ -47,13 +48,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """A trained model that is evaluated with `sleep_passes` passes, as a line of the comparison."""
+    """A trained model that is evaluated with `sleep_passes` passes, or with those of each row's level where its
+    curriculum says so, as a line of the comparison."""
 
     line: str
     sleep_passes: int
     training: Path
     data: Path
     commit: str = ""
+    curriculum: Curriculum = NO_CURRICULUM
 
 
 def read_results(output: Path) -> list[Result]:
@@ -113,10 +116,10 @@ def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
 
 def entries(line: str, training: Path, data: Path, commit: str = "") -> list[Entry]:
     """A trained model at its own N, and at each other N that it was trained for, as lines of their own ("line@N")."""
-    own = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"]
-    trained = _train_config(training)["sleep_passes"] or [own]
+    own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
+    trained, curriculum = train["sleep_passes"] or [own], Curriculum(**train["curriculum"])
     return [
-        Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit)
+        Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit, curriculum)
         for passes in sorted({own, *trained})
     ]
 
@@ -136,7 +139,7 @@ def predict_all(
         size = batch_rows(rows)
         for start in range(0, len(rows), task_batches * size):
             end = min(start + task_batches * size, len(rows))
-            calls.append((model, entry.data, start, end, entry.sleep_passes, size, gpu))
+            calls.append((model, entry.data, start, end, entry.sleep_passes, size, gpu, entry.curriculum))
             owners.append(i)
     parts = context.map(predict_range, calls, cores=1, gpus=int(gpu))
     predicted = []
@@ -152,9 +155,6 @@ def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
     """What a trained model's predictions on its test rows are worth."""
     model, history, train = load(entry.training / MODEL), read_history(entry.training), _train_config(entry.training)
     last = history[-1]
-    # where rows differ in length, FLOPs are those of longest rows of as many tokens
-    length, trained = int(rows.lengths.max()), train["sleep_passes"] or [model.config.sleep_passes]
-    flops = sum(model.flops(length, passes) for passes in trained) / len(trained)
     return Result(
         line=entry.line,
         seed=train["seed"],
@@ -162,7 +162,7 @@ def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
         fast_weight_lr=model.config.fast_weight_lr,
         tokens=last.tokens,
         seconds=last.seconds,
-        flops=round(3 * (last.tokens // length) * flops),
+        flops=last.flops,
         validation=last.accuracy,
         floor=commonest_share(rows),
         accuracy=score(predicted, rows, RESAMPLES),

@@ -66,7 +66,8 @@ def _rule110(asked: Asked, dataset: Dataset) -> Plain:
     first = part * asked.length + 1
     cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {first + asked.length - 1}"
     which = f"State {state + 1} of {states}: " if states > 1 else ""
-    read = "".join(dataset.vocabulary[token] for token in asked.tokens[state * cells : (state + 1) * cells])
+    start = asked.starts[0] - 1 - (states - state) * cells  # a pad may stand before the states, `?` stands behind
+    read = "".join(dataset.vocabulary[token] for token in asked.tokens[start : start + cells])
     problem = f"{which}{read}. {cell} after {asked.depth} steps?"
     return Plain(problem, _spoken(asked.right, dataset), _spoken(asked.given, dataset))
 

@@ -9,7 +9,7 @@ import torch
 from datagen import Depo, Gsm, Rule110
 from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
-from sleepmodel.config import Search, check_compatible, require
+from sleepmodel.config import Curriculum, Search, check_compatible, require
 
 AnyTask = Rule110 | Depo | Gsm
 
@@ -44,6 +44,7 @@ class Arm:
     depth: automaton steps to predict, where they differ from the task's.
     start: an earlier line, whose trained embeddings, readout and attention blocks this one's begin as; its other blocks
     are new, and do nothing at first. fresh_steps: of the training, as TrainConfig's.
+    curriculum: of the training, None is the preset's.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Arm:
     depth: int | None = None
     start: str | None = None
     fresh_steps: int = 0
+    curriculum: Curriculum | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,13 @@ class Pipeline:
     def arm_train(self, arm: Arm) -> TrainConfig:
         """The arm's training."""
         rows = self.train.steps * self.train.batch_size if arm.epochs else self.train.rows
-        return replace(self.train, steps=self.arm_steps(arm), rows=rows, fresh_steps=arm.fresh_steps)
+        return replace(
+            self.train,
+            steps=self.arm_steps(arm),
+            rows=rows,
+            fresh_steps=arm.fresh_steps,
+            curriculum=arm.curriculum or self.train.curriculum,
+        )
 
     def tasks(self) -> list[AnyTask]:
         """Every task that the pipeline trains on, each once."""
@@ -226,6 +234,7 @@ _DEMO = Pipeline(
     data=Data(seed=7),
 )
 _MINI = replace(_DEMO, search=None, data=Data(seed=11))
+_CLIMB = Rule110(cells=16, states=1, steps=4, shallowest=1, labels="all")
 _PAPER = Pipeline(
     name="rule110-fig2b",
     task=_rule110(32),
@@ -387,6 +396,28 @@ _ALL = (
         "throughput-fig6-mini",
         windows=(64, 128, 256, 512),
         passes=(1, 2, 4),
+    ),
+    replace(
+        _MINI,
+        name="curriculum-mini",
+        task=_CLIMB,
+        model=replace(
+            _MINI.model,
+            vocab_size=len(_CLIMB.vocabulary),
+            window=_CLIMB.context_length,
+            max_positions=_CLIMB.row_length,
+        ),
+        train=TrainConfig(steps=2000, batch_size=64, validate_every=50),
+        arms=(
+            Arm(name="n1", curriculum=Curriculum(threshold=0.9)),
+            Arm(name="n4", sleep_passes=4, curriculum=Curriculum(threshold=0.9)),
+            Arm(
+                name="pass-a-step",
+                sleep_passes=_CLIMB.steps,
+                curriculum=Curriculum(threshold=0.9, review=True, steps_per_pass=1),
+            ),
+        ),
+        seeds=(30,),
     ),
     _rules(_PAPER, "ablation-rule", (1, 4)),
     _rules(replace(_MINI, seeds=(30, 31)), "ablation-rule-mini", (1, 4)),

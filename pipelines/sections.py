@@ -98,14 +98,7 @@ def _differences(lines: list[Line]) -> list[Section]:
 
 def _curves(findings: Findings, pictures: Path) -> Section:
     file = pictures / CURVES
-    curves = {
-        line.name: [
-            (history, result.flops / result.tokens)
-            for history, result in zip(findings.histories[line.name], line.results, strict=True)
-        ]
-        for line in findings.lines
-    }
-    plots.learning_curves(curves, file)
+    plots.learning_curves({line.name: findings.histories[line.name] for line in findings.lines}, file)
     return "Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs")
 
 

@@ -115,6 +115,39 @@ class Truncation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """From easy to hard. The level of a row is the greatest depth of its answers (Rule 110: steps, Depo: hops, GSM:
+    operations); with either of the first and the last field each batch is drawn anew from the rows of one level.
+
+    threshold: training begins with the lowest level, and goes on to the next whenever the share of wholly right
+        validation rows of the deepest open level reaches this, at most one level at a look; None: all are open.
+    review: each batch's level is drawn from all open ones, by seed and step; False: the deepest open one alone, where
+        there is a threshold.
+    steps_per_pass: r. Rows of level d are read, trained and evaluated with N = d / r passes, rounded up, so that N
+        passes stand for the state after N r steps; None: with the N of the model.
+    """
+
+    threshold: float | None = None
+    review: bool = False
+    steps_per_pass: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            _real("threshold", self.threshold, 1e-9, 1.0, "a number in (0, 1], or null")
+        if self.steps_per_pass is not None:
+            _whole("steps_per_pass", self.steps_per_pass, 1)
+
+    @property
+    def by_level(self) -> bool:
+        """Whether batches are drawn by level at all."""
+        return self.threshold is not None or self.steps_per_pass is not None
+
+    def passes(self, level: int) -> int | None:
+        """N of rows of a level; None is the model's."""
+        return None if self.steps_per_pass is None else max(1, -(-level // self.steps_per_pass))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What shapes a training run. Nothing here is a resource: those are in `Scale`.
 
@@ -128,6 +161,7 @@ class TrainConfig:
     grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
     sleep_passes: each batch's N is drawn from these, by seed and step, so that one model serves every N; empty is the
         model's own N.
+    curriculum: from easy rows to hard ones; not at the same time as `sleep_passes`.
     truncation: how far the backward goes.
     precision: "bfloat16" is autocast over fp32 weights; fast-weight states stay fp32.
     seed: initial weights and the order of rows.
@@ -146,6 +180,7 @@ class TrainConfig:
     decay_fraction: float = 0.3
     grad_clip: float = 1.0
     sleep_passes: tuple[int, ...] = ()
+    curriculum: Curriculum = Curriculum()
     truncation: Truncation = Truncation()
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -160,6 +195,8 @@ class TrainConfig:
             _whole("rows", self.rows, self.batch_size)
         for passes in self.sleep_passes:
             _whole("sleep_passes", passes, 1)
+        both = bool(self.sleep_passes) and self.curriculum.steps_per_pass is not None
+        require(not both, "sleep_passes", self.sleep_passes, "empty where curriculum.steps_per_pass sets N")
         for field in ("muon_lr", "adam_lr"):
             _real(field, getattr(self, field), 1e-9, 1.0, "a number from 1e-9 to 1")
         _real("momentum", self.momentum, 0.0, 0.9999, "a number from 0 to 0.9999")

@@ -14,12 +14,14 @@ from scipy import stats
 
 from datagen.reader import read_rows
 from datagen.rows import Rows
+from sleepmodel.config import Curriculum
 from sleepmodel.model import SleepModel
 from sleepmodel.saving import load
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 RESAMPLES = 2000
+NO_CURRICULUM = Curriculum()
 BATCH_ROWS, BATCH_TOKENS = 512, 2**16
 
 Interval = tuple[float, float]
@@ -54,11 +56,24 @@ def batch_rows(rows: Rows) -> int:
 
 
 @torch.no_grad()
-def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batch_size: int | None = None) -> Int64:
+def predict(
+    model: SleepModel,
+    rows: Rows,
+    sleep_passes: int | None = None,
+    batch_size: int | None = None,
+    curriculum: Curriculum = NO_CURRICULUM,
+) -> Int64:
     """The most likely token at each answer token: int64 [n, T], T the longest row's; -1 where there is no answer.
-    sleep_passes: N, None is the model's; batch_size: rows, None is `batch_rows`."""
+    sleep_passes: N, None is the model's, but for a `curriculum` that sets it by level; batch_size: rows, None is
+    `batch_rows`."""
     device = next(model.parameters()).device
     predicted = np.full((len(rows), rows.lengths.max()), -1, np.int64)
+    if curriculum.steps_per_pass is not None:
+        for level in np.unique(rows.levels):
+            which = np.flatnonzero(rows.levels == level)
+            part = predict(model, rows[which], curriculum.passes(int(level)), batch_size)
+            predicted[which, : part.shape[1]] = part
+        return predicted
     size = batch_size or batch_rows(rows)
     for start in range(0, len(rows), size):
         part = np.arange(start, min(start + size, len(rows)))
@@ -69,7 +84,14 @@ def predict(model: SleepModel, rows: Rows, sleep_passes: int | None = None, batc
 
 
 def predict_range(
-    model: Path, dataset: Path, start: int, end: int, sleep_passes: int, batch_size: int, gpu: bool
+    model: Path,
+    dataset: Path,
+    start: int,
+    end: int,
+    sleep_passes: int,
+    batch_size: int,
+    gpu: bool,
+    curriculum: Curriculum,
 ) -> Int64:
     """`predict` for a saved model on test rows start..end - 1, on one core or a GPU; a task of its own for a worker.
 
@@ -77,7 +99,7 @@ def predict_range(
     """
     torch.set_num_threads(1)
     rows = read_rows(dataset, "test", end)[start:]
-    predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size)
+    predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size, curriculum)
     tokens: Int64 = predicted[rows.loss_mask()]
     return tokens
 
@@ -134,9 +156,11 @@ def _wilson(share: int, total: int) -> Interval:
     return float(low), float(high)
 
 
-def accuracy(model: SleepModel, rows: Rows, sleep_passes: int | None = None) -> Accuracy:
-    """Exact match of a model on rows, with N passes over each window; None is the model's N."""
-    return score(predict(model, rows, sleep_passes), rows)
+def accuracy(
+    model: SleepModel, rows: Rows, sleep_passes: int | None = None, curriculum: Curriculum = NO_CURRICULUM
+) -> Accuracy:
+    """Exact match of a model on rows; N as in `predict`."""
+    return score(predict(model, rows, sleep_passes, curriculum=curriculum), rows)
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,18 @@ class Job:
         require(together or not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
         return rows
 
-    def validate(self) -> Callable[[SleepModel], float]:
-        """A function that gives a model's share of right validation rows."""
+    def validate(self) -> Callable[[SleepModel, int | None], float]:
+        """A function that gives a model's share of right validation rows, of one level or, for None, of all."""
         rows = read_rows(Path(self.dataset), "validation")
-        return lambda model: accuracy(model, rows).rows.value
+        levels = rows.levels
+
+        def share(model: SleepModel, level: int | None) -> float:
+            part = rows if level is None else rows[levels == level]
+            if not len(part):
+                raise ValueError(f"level {level} has no validation rows: make more than {len(rows)}")
+            return accuracy(model, part, curriculum=self.train.curriculum).rows.value
+
+        return share
 
     def build(self) -> SleepModel:
         """The model that the training begins with."""

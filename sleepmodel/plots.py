@@ -68,16 +68,15 @@ def by_depth_and_passes(lines: Mapping[str, tuple[int, Mapping[int, Estimate]]],
     _write(figure, path)
 
 
-def learning_curves(lines: Mapping[str, Sequence[tuple[Sequence[Progress], float]]], path: Path) -> None:
+def learning_curves(lines: Mapping[str, Sequence[Sequence[Progress]]], path: Path) -> None:
     """Validation accuracy over training tokens and over training FLOPs; a thin line a seed.
-    lines: name -> (history, FLOPs a token) of each seed."""
+    lines: name -> history of each seed."""
     figure, (over_tokens, over_flops) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for i, (name, seeds) in enumerate(lines.items()):
-        for j, (history, flops) in enumerate(seeds):
-            tokens, accuracy = [at.tokens for at in history], [at.accuracy for at in history]
-            label = None if j else name
-            over_tokens.plot(tokens, accuracy, ".-", color=f"C{i}", lw=1, label=label)
-            over_flops.plot([flops * count for count in tokens], accuracy, ".-", color=f"C{i}", lw=1)
+        for j, history in enumerate(seeds):
+            accuracy, label = [at.accuracy for at in history], None if j else name
+            over_tokens.plot([at.tokens for at in history], accuracy, ".-", color=f"C{i}", lw=1, label=label)
+            over_flops.plot([at.flops for at in history], accuracy, ".-", color=f"C{i}", lw=1)
     over_tokens.set_xlabel("training tokens")
     over_flops.set_xlabel("training FLOPs")
     over_tokens.set_ylabel("share of validation rows right")

@@ -6,6 +6,7 @@ permutation of them for each epoch that depends on (seed, epoch) alone, and the 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from torch import Tensor
 from datagen.rows import Rows
 from sleepmodel.allocator import keep_freed_memory
 from sleepmodel.config import ModelConfig, TrainConfig
+from sleepmodel.curriculum import Levels
 from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
@@ -35,7 +37,8 @@ class Progress:
 
     tokens_per_second: of the steps since the last report; loss: their mean, nats per answer token;
     grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
-    accuracy: share of validation rows that are wholly right.
+    accuracy: share of validation rows that are wholly right; flops: of all steps, three times the forward's;
+    level: that the validation rows are of, the deepest that the steps drew from; None without a curriculum.
     """
 
     step: int
@@ -47,6 +50,8 @@ class Progress:
     grad_norm: float
     rate: float
     accuracy: float
+    flops: int
+    level: int | None = None
 
     @property
     def eta_seconds(self) -> float:
@@ -54,8 +59,9 @@ class Progress:
         return self.seconds / self.step * (self.steps - self.step)
 
     def line(self) -> str:
+        level = "" if self.level is None else f"level {self.level}  "
         return (
-            f"step {self.step}/{self.steps}  loss {self.loss:.3f}  accuracy {self.accuracy:.3f}  "
+            f"step {self.step}/{self.steps}  {level}loss {self.loss:.3f}  accuracy {self.accuracy:.3f}  "
             f"grad {self.grad_norm:.2f}  {self.tokens_per_second:,.0f} tokens/s  {self.eta_seconds:.0f} s left"
         )
 
@@ -175,26 +181,30 @@ def train(
     engine: Engine,
     rows: Rows,
     config: TrainConfig,
-    validate: Callable[[SleepModel], float],
+    validate: Callable[[SleepModel, int | None], float],
     report: Callable[[Progress, Callable[[Path], None]], None],
     resume: Path | None = None,
 ) -> list[Progress]:
     """Train to `config.steps` and return every report, those before a resume too.
 
-    validate: accuracy of the model; report: told every `validate_every` steps and at the end, with a function that
-    writes a complete checkpoint into an empty directory; resume: such a directory.
+    validate: accuracy of the model on rows of a level, of all for None; report: told every `validate_every` steps and
+    at the end, with a function that writes a complete checkpoint into an empty directory; resume: such a directory.
     Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers.
     """
     keep_freed_memory()
     history = _load(engine, resume) if resume else []
-    start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
+    start, tokens, before, flops = 0, 0, 0.0, 0
+    if history:
+        start, tokens, before, flops = history[-1].step, history[-1].tokens, history[-1].seconds, history[-1].flops
     clock, losses, lengths = time.monotonic(), [], rows.lengths
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
     read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
-    for step, indices in enumerate(batches(read, config, start), start):
+    plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, start)
+    cost = functools.cache(engine.model.flops)
+    for step in range(start, config.steps):
         rate = schedule(step, config)
         stage.begin(step)
-        passes, micro = drawn_passes(step, config), []
+        (indices, passes), micro = plan.batch(step), []
         # each answer token counts the same, in whatever pieces the batch is computed
         answers = rows.loss_mask(indices).sum() / (engine.workers * engine.accumulation)
         for part in share(indices, engine):
@@ -209,6 +219,7 @@ def train(
             )
         losses.append(loss)
         tokens += int(lengths[indices].sum())
+        flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
             now = time.monotonic()
             at = Progress(
@@ -220,13 +231,48 @@ def train(
                 loss=engine.mean(sum(losses) / len(losses)),
                 grad_norm=norm,
                 rate=rate,
-                accuracy=validate(stage.whole()),
+                accuracy=validate(stage.whole(), plan.level),
+                flops=flops,
+                level=plan.level,
             )
+            plan.validated(at.accuracy)
             losses.clear()
             history.append(at)
             report(at, lambda directory: _save(engine, history, directory))
             lap, lap_tokens = time.monotonic(), tokens
     return history
+
+
+class _Shuffled:
+    """Epochs of all rows, with a drawn N where there are several."""
+
+    level = None
+
+    def __init__(self, rows: int, config: TrainConfig, start: int) -> None:
+        self.config, self.epochs = config, batches(rows, config, start)
+
+    def batch(self, step: int) -> tuple[np.ndarray, int | None]:
+        return next(self.epochs), drawn_passes(step, self.config)
+
+    def validated(self, accuracy: float) -> None:
+        pass
+
+
+class _Levelled:
+    """Rows of one level at a time; which is open follows from the last report."""
+
+    def __init__(self, rows: Rows, config: TrainConfig, history: list[Progress]) -> None:
+        self.config, self.levels = config, Levels(rows, config)
+        self.level = self.levels.first
+        if history and history[-1].level is not None:
+            self.level = self.levels.after(history[-1].level, history[-1].accuracy)
+
+    def batch(self, step: int) -> tuple[np.ndarray, int | None]:
+        indices, level = self.levels.batch(step, self.level)
+        return indices, self.config.curriculum.passes(level) or drawn_passes(step, self.config)
+
+    def validated(self, accuracy: float) -> None:
+        self.level = self.levels.after(self.level, accuracy)
 
 
 class _FreshLayers:

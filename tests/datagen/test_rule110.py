@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import Rule110
-from datagen.rule110 import SMALL_SPACE_BITS, first_cells
+from datagen import PAD, Rule110
+from datagen.rule110 import SMALL_SPACE_BITS, evolved
 from datagen.splits import split_of
 from datagen.task import SPLITS
 
@@ -22,7 +23,14 @@ TABLE = {
     (0, 1, 1): 1, (0, 1, 0): 1, (0, 0, 1): 1, (0, 0, 0): 0,
 }  # fmt: skip
 
-tasks = st.builds(Rule110, cells=st.integers(3, 70), states=st.integers(1, 5), steps=st.integers(0, 40))
+tasks = st.builds(
+    Rule110,
+    cells=st.integers(3, 70),
+    states=st.integers(1, 5),
+    steps=st.integers(4, 40),
+    shallowest=st.none() | st.integers(0, 4),
+    labels=st.sampled_from(["first", "all"]),
+)
 small_tasks = st.builds(Rule110, cells=st.integers(3, 8), states=st.integers(1, 2), steps=st.integers(0, 4))
 seeds = st.integers(0, 2**63 - 1)
 
@@ -39,35 +47,65 @@ def test_automaton_equals_the_rule_table(data: st.DataObject, cells: int, n: int
     for state in states:
         for _ in range(steps):
             state = scalar_step(state)
-        expected.append(state[0])
-    assert first_cells(np.array(states, dtype=np.uint8), steps).tolist() == expected
+        expected.append(state)
+    packed = np.array(states, dtype=np.uint8)
+    assert evolved(packed, steps, cells).tolist() == expected
+    assert evolved(packed, steps, 1).tolist() == [state[:1] for state in expected]
 
 
 def test_border_is_periodic() -> None:
     # (1, 1, 1) -> 0 and (0, 1, 1) -> 1: the first cell's left neighbour is the last cell.
     states = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 0]], dtype=np.uint8)
-    assert first_cells(states, 1).tolist() == [0, 1]
+    assert evolved(states, 1, 1).tolist() == [[0], [1]]
 
 
 @given(tasks, st.sampled_from(SPLITS), seeds, st.integers(0, 1000), st.integers(1, 40))
 def test_row_layout(task: Rule110, split: str, seed: int, shard: int, n: int) -> None:
     rows = task.sample(split, seed, shard, n)
-    context, query, labels = np.split(rows.tokens, [task.context_length, task.context_length + 1], axis=1)
-
-    assert rows.tokens.shape == (n, task.row_length) == (n, task.cells * task.states + 1 + task.states)
-    assert rows.tokens.dtype == np.uint16
+    tokens, mask = rows.batch()
+    pads, context, query, labels = np.split(
+        tokens, np.cumsum([task.labels == "all", task.cells * task.states, 1]), axis=1
+    )
+    assert rows.tokens.shape == (n, task.row_length) == (n, task.context_length + 1 + task.states * task.asked)
+    assert rows.tokens.dtype == np.uint16 and rows.tokens.max() < len(task.vocabulary)
+    assert (pads == PAD).all() and pads.shape[1] == (task.asked > 1)
     assert set(np.unique(context)) <= {0, 1}
     assert (query == task.vocabulary.index("?")).all()
-    states = context.astype(np.uint8).reshape(n * task.states, task.cells)
-    assert (first_cells(states, task.steps) == labels.reshape(-1)).all()
+    depths = rows.answer_depth[:, 0]
+    for row, states, expected in zip(labels, context.reshape(n, task.states, task.cells), depths, strict=True):
+        after = evolved(states.astype(np.uint8), int(expected), task.asked)
+        assert (after.reshape(-1) == row).all()
 
     for answers in (rows.answer_start, rows.answer_length, rows.answer_depth):
-        assert answers.shape == (n, task.states)
+        assert answers.shape == (n, task.states * task.asked)
         assert answers.dtype == np.int32
-    assert (rows.answer_depth == task.steps).all()
+    assert (rows.answer_depth == depths[:, None]).all() and (rows.levels == depths).all()
+    low = task.steps if task.shallowest is None else task.shallowest
+    assert low <= depths.min() and depths.max() <= task.steps
     assert (rows.answer_length == 1).all()
-    assert (np.take_along_axis(rows.tokens, rows.answer_start, axis=1) == labels).all()
-    assert (rows.loss_mask() == (np.arange(task.row_length) > task.context_length)).all()
+    assert (np.take_along_axis(tokens, rows.answer_start.astype(np.int64), axis=1) == labels).all()
+    assert (mask == (np.arange(task.row_length) > task.context_length)).all()
+
+
+def test_steps_are_drawn_evenly() -> None:
+    task = Rule110(cells=8, states=1, steps=5, shallowest=2)
+    counts = np.bincount(task.sample("train", 3, 0, 40_000).levels, minlength=6)
+    assert counts[:2].sum() == 0
+    # 5 standard deviations of a share of a quarter
+    assert np.abs(counts[2:] / 40_000 - 0.25).max() < 5 * (0.25 * 0.75 / 40_000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 3, "shallowest": 4}, r"shallowest must be an int in 0\.\.3, got 4"),
+        ({"shallowest": -1}, "shallowest must be an int in"),
+        ({"labels": "some"}, "labels must be 'first' or 'all', got 'some'"),
+    ],
+)
+def test_a_bad_curriculum_field_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rule110(**fields)
 
 
 def test_states_are_fair_independent_bits() -> None:
@@ -84,10 +122,15 @@ def test_sample_is_the_same_in_every_version() -> None:
         cells: hashlib.sha256(Rule110(cells=cells).sample("test", seed=3, shard=5, rows=9).tokens.tobytes()).hexdigest()
         for cells in (8, 24)
     }
-    assert {cells: digest[:16] for cells, digest in digests.items()} == {8: "13f03bc15ebb4ba5", 24: "9a20c1791cee10ff"}
+    assert {cells: digest[:16] for cells, digest in digests.items()} == {8: "3af5d8b41b9f8560", 24: "a66b3bd623584150"}
 
 
-@given(st.sampled_from([Rule110(8, 2, 3), Rule110(24, 4, 3)]), st.sampled_from(SPLITS), seeds, st.data())
+@given(
+    st.sampled_from([Rule110(8, 2, 3), Rule110(24, 4, 3), Rule110(8, 2, 3, 1, "all")]),
+    st.sampled_from(SPLITS),
+    seeds,
+    st.data(),
+)
 def test_fewer_rows_are_a_prefix(task: Rule110, split: str, seed: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 300))
     k = data.draw(st.integers(1, n - 1))

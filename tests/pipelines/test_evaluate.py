@@ -16,7 +16,7 @@ from pipelines.presets import PRESETS
 from sleepmodel.evaluation import RESAMPLES, predict, score
 from sleepmodel.job import Job
 from sleepmodel.saving import load, save
-from sleepmodel.training import LocalEngine, build_model, train
+from sleepmodel.training import LocalEngine, build_model, drawn_passes, train
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
@@ -30,18 +30,18 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     training.mkdir()
     job = Job(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
-    job.finish(engine.model, train(engine, job.rows(), config, lambda model: 0.0, lambda at, write: None))
+    job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
     (training / "config.json").write_text(json.dumps({"config": {"train": asdict(config)}}))
     found = entries("any", training, dataset, "abc")
     assert [(entry.line, entry.sleep_passes) for entry in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
     rows, model = read_rows(dataset, "test"), load(training / "model")
-    forward = [model.flops(rows.tokens.shape[1], n) for n in (1, 2, 4)]
+    forward = sum(model.flops(rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
     for entry, n in zip(found, (1, 2, 4), strict=True):
         predicted = predict(model, rows, n)
         result = measure(entry, rows, predicted, tmp_path)
         assert (result.line, result.sleep_passes, result.commit) == (entry.line, n, "abc")
         assert result.accuracy == score(predicted, rows, RESAMPLES)
-        assert result.flops == sum(forward) * CONFIG.steps * CONFIG.batch_size
+        assert result.flops == 3 * config.batch_size * forward
         assert load(tmp_path / result.path).config == model.config
 
 

@@ -1,7 +1,6 @@
 """The report: one page that needs nothing beside it, with a section for all that there is and for nothing else."""
 
 import base64
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,7 +37,7 @@ def result(line: str, seed: int, passes: int, right: int) -> Result:
 
 
 def history() -> list[Progress]:
-    return [Progress(step, 2, 1_000 * step, 1.0, 1e3, 0.5, 1.0, 1.0, 0.3 * step) for step in (1, 2)]
+    return [Progress(step, 2, 1_000 * step, 1.0, 1e3, 0.5, 1.0, 1.0, 0.3 * step, 10**9 * step) for step in (1, 2)]
 
 
 def findings(seeds: tuple[int, ...] = (3, 4, 5)) -> Findings:
@@ -197,14 +196,3 @@ def test_lines_that_are_asked_at_other_depths_are_not_compared() -> None:
     one, two = list(_lines(np.random.default_rng()))[:2]
     deeper = [replace(r, accuracy=replace(r.accuracy, answers={8: share(1, 2)})) for r in two.results]
     assert differences([one, Line("b", deeper)]) == []
-
-
-def test_the_curve_over_flops_ends_at_the_flops_of_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = {}
-    monkeypatch.setattr("pipelines.sections.plots.learning_curves", lambda lines, path: drawn.update(lines))
-    monkeypatch.setattr("pipelines.sections.picture", lambda path, words: "")
-    sections(replace(findings(), lines=findings().lines[:1], searches=[], costs=[]), tmp_path)
-    for curve, flops in drawn["n1"]:
-        assert math.isclose(curve[-1].tokens * flops, 6 * 10**9)

@@ -48,7 +48,7 @@ def rows() -> Rows:
 
 
 def curve(engine: LocalEngine | DeepSpeedEngine, rows: Rows, config: TrainConfig) -> list[Progress]:
-    return train(engine, rows, config, lambda model: 0.0, lambda at, write: None)
+    return train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -100,7 +100,7 @@ def test_a_resumed_engine_is_the_same_run(process_group: None, rows: Rows, tmp_p
             if save and at.step == 8:
                 write(save)
 
-        return [at.loss for at in train(engine, rows, config, lambda model: 0.0, report, resume)]
+        return [at.loss for at in train(engine, rows, config, lambda model, level: 0.0, report, resume)]
 
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
@@ -142,10 +142,10 @@ def test_a_killed_training_goes_on_from_its_checkpoint(job: Job, tmp_path: Path)
     """A run whose worker is killed has the curve of one whose worker is not, and one curve in it."""
 
     class Mortal(Job):
-        def validate(self) -> Callable[[SleepModel], float]:
+        def validate(self) -> Callable[[SleepModel, int | None], float]:
             reports, lived = iter(range(1, 100)), Path(self.output) / "lived"
 
-            def check(model: SleepModel) -> float:
+            def check(model: SleepModel, level: int | None) -> float:
                 if next(reports) == 3 and not lived.exists():
                     lived.touch()
                     time.sleep(2)  # the checkpoint of the second report is registered by now
@@ -167,8 +167,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(job: Job, tmp_path: Path)
 
 def test_a_diverged_training_stops_at_once_and_keeps_its_checkpoint(job: Job, tmp_path: Path) -> None:
     class Poisoned(Job):
-        def validate(self) -> Callable[[SleepModel], float]:
-            def poison(model: SleepModel) -> float:
+        def validate(self) -> Callable[[SleepModel, int | None], float]:
+            def poison(model: SleepModel, level: int | None) -> float:
                 with torch.no_grad():
                     model.norm.weight[0] = float("nan")
                 with (Path(self.output) / "starts").open("a") as starts:

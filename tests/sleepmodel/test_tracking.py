@@ -65,7 +65,16 @@ CONFIG = ModelConfig(
 )
 NAME, N = "sleep-test", 3
 AT = Progress(
-    step=10, steps=40, tokens=640, seconds=2.0, tokens_per_second=320.0, loss=0.7, grad_norm=1.5, rate=0.4, accuracy=0.2
+    step=10,
+    steps=40,
+    tokens=640,
+    seconds=2.0,
+    tokens_per_second=320.0,
+    loss=0.7,
+    grad_norm=1.5,
+    rate=0.4,
+    accuracy=0.2,
+    flops=10**9,
 )
 _numbers = itertools.count()
 

@@ -51,7 +51,7 @@ def curve(
             write(save)
 
     engine = LocalEngine(build_model(MODEL, config), config, accumulation)
-    history = train(engine, rows, config, lambda model: accuracy(model, rows).rows.value, report, resume)
+    history = train(engine, rows, config, lambda model, level: accuracy(model, rows).rows.value, report, resume)
     return history, engine.model
 
 
@@ -127,7 +127,7 @@ def test_every_answer_token_counts_the_same_in_whatever_micro_batch() -> None:
         with torch.no_grad():
             for p in engine.model.parameters():
                 p += 0.3 * torch.ones_like(p).cumsum(-1).sin()
-        train(engine, rows, config, lambda model: 0.0, lambda at, write: None)
+        train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
     assert found[0]
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(whole, pieces, rtol=1e-9, atol=1e-12)
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
     engine.backward = poisoned  # type: ignore[method-assign]
     kept: list[int] = []
     with pytest.raises(NonFiniteError, match=r"step 5: loss nan, gradient norm nan, muon_lr"):
-        train(engine, rows, config, lambda model: 0.0, lambda at, write: kept.append(at.step))
+        train(engine, rows, config, lambda model, level: 0.0, lambda at, write: kept.append(at.step))
     assert kept == [4]
     assert all(p.isfinite().all() for name, p in engine.model.named_parameters() if name != "norm.weight")
 
@@ -201,7 +201,7 @@ def test_n_is_drawn_for_each_batch_by_seed_and_step(rows: Rows) -> None:
         return forward(tokens, mask, passes)
 
     engine.model.forward = noted  # type: ignore[method-assign]
-    train(engine, rows, config, lambda model: 0.0, lambda at, write: None)
+    train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
     assert seen == drawn[:60]
 
 
@@ -232,7 +232,7 @@ def test_fresh_layers_are_trained_alone_under_hard_eviction_at_first(rows: Rows)
 
     engine.step = noted  # type: ignore[method-assign]
 
-    def validate(model: SleepModel) -> float:
+    def validate(model: SleepModel, level: int | None) -> float:
         assert model.blocks[0].mixer.keeps_state
         return 0.0
 

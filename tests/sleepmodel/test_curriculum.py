@@ -1,0 +1,120 @@
+"""Levels open when they should, batches hold what they should, and N follows the level."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datagen import Rows, Rule110
+from sleepmodel import SleepModel, TrainConfig
+from sleepmodel.config import Curriculum
+from sleepmodel.evaluation import accuracy, predict
+from sleepmodel.training import LocalEngine, Progress, build_model, train
+from tests.sleepmodel.tiny import CONFIG, MODEL
+
+TASK = Rule110(cells=6, states=1, steps=5, shallowest=3)
+CLIMB = replace(CONFIG, steps=20, curriculum=Curriculum(threshold=0.5))
+PASSES = Curriculum(steps_per_pass=2)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return TASK.sample("train", 0, 0, 200)
+
+
+class Watched(LocalEngine):
+    """Notes the first cells' depth and N of every batch."""
+
+    def __init__(self, rows: Rows, config: TrainConfig) -> None:
+        super().__init__(build_model(MODEL, config), config)
+        self.known = {tuple(tokens): level for tokens, level in zip(rows.tokens.tolist(), rows.levels, strict=True)}
+        self.seen: list[tuple[set[int], int | None]] = []
+
+    def backward(
+        self, tokens: torch.Tensor, loss_mask: torch.Tensor, sleep_passes: int | None = None, weight: float = 1.0
+    ) -> torch.Tensor:
+        self.seen.append(({int(self.known[tuple(row)]) for row in tokens.tolist()}, sleep_passes))
+        return super().backward(tokens, loss_mask, sleep_passes, weight)
+
+
+def unlike(rows: Rows) -> Rows:
+    """Rows whose tokens tell their level, so that a batch shows what it was drawn from."""
+    _, first = np.unique(rows.tokens, axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def run(
+    rows: Rows, config: TrainConfig, given: Iterator[float], resume: Path | None = None, save: Path | None = None
+) -> tuple[list[Progress], Watched, list[int | None]]:
+    engine, asked = Watched(rows, config), []
+
+    def validate(model: SleepModel, level: int | None) -> float:
+        asked.append(level)
+        return next(given)
+
+    def report(at: Progress, write: object) -> None:
+        if save and at.step == 12:
+            save.mkdir()
+            write(save)  # type: ignore[operator]
+
+    return train(engine, rows, config, validate, report, resume), engine, asked
+
+
+def test_a_level_opens_when_the_one_before_is_learned(rows: Rows) -> None:
+    """Looks after 4, 8, ... steps; the share of right rows reaches the threshold at the second, fourth and fifth."""
+    rows = unlike(rows)
+    history, engine, asked = run(rows, CLIMB, iter([0.49, 0.5, 0.1, 0.9, 1.0]))
+    assert asked == [at.level for at in history] == [3, 3, 4, 4, 5]
+    assert [levels for levels, _ in engine.seen] == [{3}] * 8 + [{4}] * 8 + [{5}] * 4
+
+
+def test_open_levels_are_reviewed(rows: Rows) -> None:
+    rows = unlike(rows)
+    config = replace(CLIMB, steps=60, curriculum=Curriculum(threshold=0.5, review=True))
+    _, engine, _ = run(rows, config, iter([1.0] + [0.0] * 14))
+    drawn = [levels for levels, _ in engine.seen]
+    assert drawn[:4] == [{3}] * 4
+    assert all(len(levels) == 1 for levels in drawn) and {min(levels) for levels in drawn[4:]} == {3, 4}
+
+
+def test_a_resumed_climb_is_the_same_climb(rows: Rows, tmp_path: Path) -> None:
+    shares = [0.6, 0.1, 0.7, 0.2, 0.3]
+    whole, engine, _ = run(rows, CLIMB, iter(shares), save=tmp_path / "checkpoint")
+    rest, resumed, asked = run(rows, CLIMB, iter(shares[3:]), resume=tmp_path / "checkpoint")
+    assert asked == [5, 5]
+    assert [(at.loss, at.level, at.flops) for at in rest] == [(at.loss, at.level, at.flops) for at in whole]
+    for a, b in zip(engine.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_n_passes_stand_for_n_times_r_steps(rows: Rows) -> None:
+    """With r = 2 a row of 3 or 4 steps is read with two passes, one of 5 with three: in training and evaluation."""
+    rows, config = unlike(rows), replace(CONFIG, steps=40, curriculum=PASSES)
+    history, engine, _ = run(rows, config, iter([0.0] * 10))
+    wanted = {3: 2, 4: 2, 5: 3}
+    assert all(passes == wanted[min(levels)] for levels, passes in engine.seen)
+    assert {min(levels) for levels, _ in engine.seen} == {3, 4, 5}
+    model, length = engine.model, rows.tokens.shape[1]
+    cost = {level: 3 * CONFIG.batch_size * model.flops(length, passes) for level, passes in wanted.items()}
+    assert history[-1].flops == sum(cost[min(levels)] for levels, _ in engine.seen)
+    got = predict(model, rows, curriculum=PASSES)
+    for level, passes in wanted.items():
+        which = rows.levels == level
+        assert np.array_equal(got[which], predict(model, rows[which], passes))
+    assert accuracy(model, rows, curriculum=PASSES).answers.keys() == wanted.keys()
+
+
+def test_a_level_with_too_few_rows_is_named(rows: Rows) -> None:
+    few = rows[np.concatenate([np.flatnonzero(rows.levels == 3), np.flatnonzero(rows.levels == 4)[:7]])]
+    with pytest.raises(ValueError, match="level 4 has 7 training rows: must be at least batch_size = 8"):
+        run(few, CLIMB, iter([]))
+
+
+def test_n_cannot_be_set_twice() -> None:
+    with pytest.raises(ValueError, match=r"sleep_passes = \(1, 2\): must be empty where curriculum.steps_per_pass"):
+        TrainConfig(sleep_passes=(1, 2), curriculum=PASSES)
+    with pytest.raises(ValueError, match="threshold = 2"):
+        Curriculum(threshold=2.0)
