@@ -117,7 +117,10 @@ def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
 def entries(line: str, training: Path, data: Path, commit: str = "") -> list[Entry]:
     """A trained model at its own N, and at each other N that it was trained for, as lines of their own ("line@N")."""
     own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
-    trained, curriculum = train["sleep_passes"] or [own], Curriculum(**train["curriculum"])
+    trained, curriculum = (
+        train["sleep_passes"] or [own],
+        Curriculum(steps_per_pass=train["curriculum"]["steps_per_pass"]),
+    )
     return [
         Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit, curriculum)
         for passes in sorted({own, *trained})

@@ -1,7 +1,7 @@
 """Trained models on the test split: at their own N and at every N they were trained for, with any number of tasks."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from datagen import Depo, Rule110, generate, read_rows
 from datagen.task import Task
+from pipelines.canonical import canonical
 from pipelines.context import Context
 from pipelines.evaluate import Entry, entries, measure, predict_all
 from pipelines.presets import PRESETS
@@ -31,7 +32,7 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     job = Job(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
     job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
-    (training / "config.json").write_text(json.dumps({"config": {"train": asdict(config)}}))
+    (training / "config.json").write_text(json.dumps({"config": canonical({"train": config}, "config")}))
     found = entries("any", training, dataset, "abc")
     assert [(entry.line, entry.sleep_passes) for entry in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
     rows, model = read_rows(dataset, "test"), load(training / "model")
