@@ -44,7 +44,8 @@ class Arm:
     depth: automaton steps to predict, where they differ from the task's.
     start: an earlier line, whose trained embeddings, readout and attention blocks this one's begin as; its other blocks
     are new, and do nothing at first. fresh_steps: of the training, as TrainConfig's.
-    curriculum: of the training, None is the preset's.
+    curriculum: of the training, None is the preset's; drawn_passes: likewise its TrainConfig.sleep_passes, () is the
+    preset's. evaluated_at: other N at which the model is evaluated, beside those that it was trained for.
     """
 
     name: str
@@ -60,6 +61,8 @@ class Arm:
     start: str | None = None
     fresh_steps: int = 0
     curriculum: Curriculum | None = None
+    drawn_passes: tuple[int, ...] = ()
+    evaluated_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,7 @@ class Pipeline:
             rows=rows,
             fresh_steps=arm.fresh_steps,
             curriculum=arm.curriculum or self.train.curriculum,
+            sleep_passes=arm.drawn_passes or self.train.sleep_passes,
         )
 
     def tasks(self) -> list[AnyTask]:
@@ -151,13 +155,13 @@ class Pipeline:
         """The arm's optimiser steps."""
         if arm.compute_of is None:
             return self.train.steps
-        target = self.step_flops(replace(self.arm_model(arm), sleep_passes=arm.compute_of))
-        return round(self.train.steps * target / self.step_flops(self.arm_model(arm)))
+        model = self.arm_model(arm)
+        return round(self.train.steps * self.step_flops(model, (arm.compute_of,)) / self.step_flops(model))
 
-    def step_flops(self, model: ModelConfig) -> float:
+    def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = ()) -> float:
         """FLOPs of one training step on longest rows: three times the forward's, as a backward costs two; the mean
-        where N is drawn."""
-        passes = self.train.sleep_passes or (model.sleep_passes,)
+        where N is `drawn`, by the preset where that is empty."""
+        passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
         forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
@@ -358,7 +362,22 @@ _ALL = (
         _MINI, name="rule110-fig2a-mini", arms=tuple(Arm(name=f"n1-t{depth}", depth=depth) for depth in (2, 4, 6, 8))
     ),
     _PAPER,
-    replace(_MINI, name="rule110-fig2b-mini", arms=_controls(4) + _sleepers(2, 4)),
+    replace(
+        _MINI,
+        name="rule110-fig2b-mini",
+        arms=_controls(4)
+        + _sleepers(2, 4)
+        + (Arm(name="any", sleep_passes=2, drawn_passes=(1, 2, 4), evaluated_at=(3, 8)),),
+        seeds=(40, 41, 42),
+    ),
+    replace(
+        _MINI,
+        name="rule110-by-t-mini",
+        arms=tuple(
+            Arm(name=f"n{n}-t{depth}", sleep_passes=n, depth=depth) for depth in (2, 4, 8, 10) for n in (1, 2, 4)
+        ),
+        seeds=(40, 41, 42),
+    ),
     _DEPO_PAPER,
     replace(
         _MINI,

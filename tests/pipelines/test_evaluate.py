@@ -33,8 +33,9 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     engine = LocalEngine(build_model(MODEL, config), config)
     job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
     (training / "config.json").write_text(json.dumps({"config": canonical({"train": config}, "config")}))
-    found = entries("any", training, dataset, "abc")
+    *found, beyond = entries("any", training, dataset, "abc", more=(4, 8))
     assert [(entry.line, entry.sleep_passes) for entry in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
+    assert (beyond.line, beyond.sleep_passes) == ("any@8", 8)
     rows, model = read_rows(dataset, "test"), load(training / "model")
     forward = sum(model.flops(rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
     for entry, n in zip(found, (1, 2, 4), strict=True):
