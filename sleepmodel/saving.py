@@ -123,7 +123,7 @@ def _checksum(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         if tensors[name].numel():
-            digest.update(memoryview(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
