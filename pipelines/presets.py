@@ -9,7 +9,7 @@ import torch
 from datagen import Depo, Gsm, Rule110
 from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
-from sleepmodel.config import Curriculum, Search, check_compatible, require
+from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible, require, require_whole
 
 AnyTask = Rule110 | Depo | Gsm
 
@@ -26,10 +26,10 @@ class Data:
 
     def __post_init__(self) -> None:
         for name in ("validation_rows", "test_rows"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
-        require(self.seed >= 0, "seed", self.seed, "an integer of at least 0")
-        rows = self.train_rows
-        require(rows is None or rows >= 1, "train_rows", rows, "an integer of at least 1, or null")
+            require_whole(name, getattr(self, name), 1)
+        require_whole("seed", self.seed, 0, MAX_SEED)
+        if self.train_rows is not None:
+            require_whole("train_rows", self.train_rows, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +93,15 @@ class Pipeline:
         require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
         allowed = f"{len(task.vocabulary)}, the task's"
         require(model.vocab_size == len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)
-        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0
-        require(distinct, "seeds", self.seeds, "at least one seed, all different, none negative")
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
+        require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
         require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
         for name in ("sleep_passes", "fast_weight_lr"):
             allowed = (
                 "1: the preset's lines and its search set it (search.sleep_passes, search.eta_low, search.eta_high)"
             )
             require(getattr(model, name) == 1, f"model.{name}", getattr(model, name), allowed)
-        require(self.search_seed >= 0, "search_seed", self.search_seed, "an integer of at least 0")
+        require_whole("search_seed", self.search_seed, 0, MAX_SEED)
         rows = self.data.train_rows
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)

@@ -7,7 +7,9 @@ permutation of them for each epoch that depends on (seed, epoch) alone, and the 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +27,8 @@ from sleepmodel.curriculum import Levels
 from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
+
+CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of LocalEngine
 
 
 class NonFiniteError(RuntimeError):
@@ -88,7 +92,8 @@ class Engine(Protocol):
         """Write weights, optimiser and `state` into an empty directory."""
 
     def load(self, directory: Path) -> dict[str, Any]:
-        """The inverse of `save`; returns its `state`. Raises FileNotFoundError where nothing can be read."""
+        """The inverse of `save`; returns its `state`. Raises FileNotFoundError where nothing can be read, ValueError
+        where it is damaged."""
 
 
 class LocalEngine:
@@ -124,16 +129,29 @@ class LocalEngine:
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        torch.save(
-            {"model": self.model.state_dict(), "optimizers": optimizers, "state": state}, directory / "checkpoint.pt"
-        )
+        torch.save({"model": self.model.state_dict(), "optimizers": optimizers, "state": state}, directory / CHECKPOINT)
+        (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))
 
     def load(self, directory: Path) -> dict[str, Any]:
-        saved = torch.load(directory / "checkpoint.pt", weights_only=True)
+        file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
+        if not file.is_file() or not listed.is_file():
+            raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
+        remedy = "go on from an earlier checkpoint"
+        if listed.read_bytes() != _sum_of(file).encode():
+            raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
+        try:
+            saved = torch.load(file, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
         self.model.load_state_dict(saved["model"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         return dict(saved["state"])
+
+
+def _sum_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
