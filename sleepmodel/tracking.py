@@ -45,7 +45,7 @@ IDENTITY = "sleepmodel.identity"
 COMMIT_TAG, DIRTY_TAG = "mlflow.source.git.commit", "sleepmodel.git.dirty"
 CHAMPION = "champion"
 SQLITE = "sqlite:///"
-CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate")
+CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped")
 WEIGHTS_FOLDER = "model"
 PROBE_SECONDS = 5
 

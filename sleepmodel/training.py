@@ -39,7 +39,8 @@ class Progress:
 
     tokens_per_second: of the steps since the last report; loss: their mean, nats per answer token;
     grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
-    accuracy: share of validation rows that are wholly right.
+    accuracy: share of validation rows that are wholly right; skipped: batches passed over so far (TrainConfig.skips),
+    which have no part in loss and grad_norm: nan where there was no other since the last report.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Progress:
     grad_norm: float
     rate: float
     accuracy: float
+    skipped: int = 0
 
     @property
     def eta_seconds(self) -> float:
@@ -61,6 +63,7 @@ class Progress:
         return (
             f"step {self.step}/{self.steps}  loss {self.loss:.3f}  accuracy {self.accuracy:.3f}  "
             f"grad {self.grad_norm:.2f}  {self.tokens_per_second:,.0f} tokens/s  {self.eta_seconds:.0f} s left"
+            + (f"  {self.skipped} batches skipped" if self.skipped else "")
         )
 
 
@@ -201,16 +204,18 @@ def train(
 
     validate: accuracy of the model; report: told every `validate_every` steps and at the end, with a function that
     writes a complete checkpoint into an empty directory; resume: such a directory.
-    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers.
+    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers and `config.skips`
+    does not pass over it.
     """
     keep_freed_memory()
     history = _load(engine, resume) if resume else []
     start, tokens, before = (history[-1].step, history[-1].tokens, history[-1].seconds) if history else (0, 0, 0.0)
-    clock, losses, lengths = time.monotonic(), [], rows.lengths
+    skipped = history[-1].skipped if history else 0
+    clock, taken, lengths = time.monotonic(), list[tuple[float, float]](), rows.lengths
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
     read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
     for step, indices in enumerate(batches(read, config, start), start):
-        rate = schedule(step, config)
+        rate = schedule(step, config) * config.backoff**skipped
         stage.begin(step)
         passes, micro = drawn_passes(step, config), []
         # each answer token counts the same, in whatever pieces the batch is computed
@@ -220,12 +225,17 @@ def train(
             micro.append(engine.backward(batch, mask, passes, float(mask.sum() / answers)))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
-        if not math.isfinite(loss + norm):
+        # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
+        if not math.isfinite(norm) and skipped < config.skips:
+            skipped += 1
+        elif not math.isfinite(loss + norm):
             raise NonFiniteError(
                 f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-                f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; go on from it with lower rates"
+                f"{config.adam_lr * rate:.2e}: not finite, after {skipped} of skips = {config.skips}. The last "
+                "checkpoint is good; go on from it with lower rates"
             )
-        losses.append(loss)
+        else:
+            taken.append((loss, norm))
         tokens += int(lengths[indices].sum())
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
             now = time.monotonic()
@@ -235,12 +245,13 @@ def train(
                 tokens=tokens,
                 seconds=before + now - clock,
                 tokens_per_second=(tokens - lap_tokens) / (now - lap),
-                loss=engine.mean(sum(losses) / len(losses)),
-                grad_norm=norm,
+                loss=engine.mean(sum(loss for loss, _ in taken) / len(taken) if taken else math.nan),
+                grad_norm=taken[-1][1] if taken else math.nan,
                 rate=rate,
                 accuracy=validate(stage.whole()),
+                skipped=skipped,
             )
-            losses.clear()
+            taken.clear()
             history.append(at)
             report(at, lambda directory: _save(engine, history, directory))
             lap, lap_tokens = time.monotonic(), tokens
