@@ -65,17 +65,20 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     if all(state(step, root) is State.DONE for step in steps):
         execute(steps, root, cores=1, console=console)
     else:
+        from sleepmodel.tracking import reaching
+
         cores = context.open(f"pipeline/{everything[-1].identity}")
-        status = "FAILED"
-        try:
-            repair(steps, root)
-            execute(steps, root, cores, context.begin, context.finish, console=console)
-            status = "FINISHED"
-        except StepFailed as error:
-            context.end(error.step, "FAILED")
-            raise
-        finally:
-            context.close(status)
+        with reaching(context.store):
+            status = "FAILED"
+            try:
+                repair(steps, root)
+                execute(steps, root, cores, context.begin, context.finish, console=console)
+                status = "FINISHED"
+            except StepFailed as error:
+                context.end(error.step, "FAILED")
+                raise
+            finally:
+                context.close(status)
     summarise(everything, root, console)
 
 

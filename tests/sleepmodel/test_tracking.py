@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +50,7 @@ from sleepmodel.tracking import (
     open_store,
     promote,
     register,
+    send_curve,
     start_run,
 )
 from sleepmodel.training import Progress
@@ -189,7 +195,103 @@ def test_a_server_that_does_not_answer_is_named_without_minutes_of_retries(
         with pytest.raises(ConnectionError, match=rf"{uri}.*MLFLOW_TRACKING_URI"):
             open_store(tmp_path)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@contextmanager
+def server(root: Path, port: int) -> Iterator[None]:
+    """A real MLflow server over the database under `root`, killed at the end."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{root}/mlflow.db",
+        "--artifacts-destination",
+        str(root / "artifacts"),
+    ]
+    with (root / "server.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                break
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.timeout(240)
+def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    reports = [replace(AT, step=step, tokens=64 * step, loss=1 / step) for step in (10, 20, 30, 40, 50)]
+    with server(tmp_path, port):
+        store = open_store(tmp_path)
+        run = start_run(store, "train", fresh_identity(), None, {}, {})
+        log = ProgressLog(store, run)
+        log.log(reports[0])
+    begin = time.monotonic()
+    log.log(reports[1])
+    log.log(reports[2])  # the second does not even ask
+    assert time.monotonic() - begin < 20 and log.waiting == reports[1:3]
+    with pytest.raises(ConnectionError, match=rf"127.0.0.1:{port} does not answer any more.*run the same command"):
+        send_curve(store, run, reports)
+    with server(tmp_path, port):
+        monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+        log._silent_until = 0.0
+        ProgressLog(store, run).log(reports[3])  # a worker that was started again, without what the first one kept
+        log.log(reports[4])
+        send_curve(store, run, reports)
+        assert sorted(curve(store, run, "loss")) == [(at.tokens, at.loss) for at in reports]
+
+
+EIGHTH = """
+import sys
+from dataclasses import replace
+from sleepmodel.tracking import ProgressLog, Store, end_run, start_run
+from tests.sleepmodel.test_tracking import AT
+store, name = Store(sys.argv[1], sys.argv[2]), sys.argv[3]
+sys.stdin.read()
+for i in range(5):
+    run = start_run(store, name, f"{name}-{i}", None, {"i": i}, {})
+    log = ProgressLog(store, run)
+    for step in range(1, 6):
+        log.log(replace(AT, step=step, tokens=step))
+    log.send()
+    end_run(store, run, "FINISHED")
+"""
+
+
+@pytest.mark.timeout(240)
+def test_eight_processes_write_to_sqlite_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(tmp_path)
+    command = [sys.executable, "-c", EIGHTH, store.uri, store.experiment_id]
+    cwd = Path(__file__).parents[2]
+    writers = [
+        subprocess.Popen([*command, f"w{n}"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+        for n in range(8)
+    ]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.close()  # each begins as all are there
+    for writer in writers:
+        assert writer.wait() == 0, writer.stderr and writer.stderr.read()
+    for n in range(8):
+        for i in range(5):
+            run = find_run(store, f"w{n}-{i}")
+            assert run is not None and [step for step, _ in curve(store, run, "loss")] == [1, 2, 3, 4, 5]
 
 
 # --- runs
