@@ -178,11 +178,18 @@ def end_run(store: Store, run_id: str, status: str) -> None:
     _client(store).set_terminated(run_id, status)
 
 
-def log_metrics(store: Store, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-    """Log metrics at a step, which is a number of training tokens in all our runs."""
-    now = int(time.time() * 1000)
-    points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+def log_metrics(
+    store: Store, run_id: str, metrics: Mapping[str, float], step: int, milliseconds: int | None = None
+) -> None:
+    """Log metrics at a step, which is a number of training tokens in all our runs; milliseconds: since 1970, None is
+    now. A point that is logged again with the same time is one point."""
+    when = _now() if milliseconds is None else milliseconds
+    points = [Metric(name, float(value), when, step) for name, value in metrics.items()]
     _client(store).log_batch(run_id, metrics=points)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def log_artifact(store: Store, run_id: str, path: Path, folder: str | None = None) -> None:
@@ -198,13 +205,13 @@ class ProgressLog:
 
     def __init__(self, store: Store, run_id: str) -> None:
         self.store, self.run_id = store, run_id
-        self.waiting: list[Progress] = []
+        self.waiting: list[tuple[Progress, int]] = []  # with their milliseconds
         self._logged: set[int] | None = None  # steps that the store has, once it was asked
         self._silent_until = 0.0
 
     def log(self, at: Progress) -> None:
         """Log a report and all that wait, or keep them; a store that failed is left alone for RETRY_SECONDS."""
-        self.waiting.append(at)
+        self.waiting.append((at, _now()))
         if time.monotonic() < self._silent_until:
             return
         try:
@@ -219,9 +226,10 @@ class ProgressLog:
             points = _client(self.store).get_metric_history(self.run_id, "step")
             self._logged = {int(point.value) for point in points}
         while self.waiting:
-            at = self.waiting[0]
+            at, when = self.waiting[0]
             if at.step not in self._logged:
-                log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens)
+                # a call without an answer may have been heard: the same time makes it the same point
+                log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens, when)
                 self._logged.add(at.step)
             self.waiting.pop(0)
 
@@ -229,7 +237,7 @@ class ProgressLog:
 def send_curve(store: Store, run_id: str, history: list[Progress]) -> None:
     """Log what the store lacks of a finished training's curve. Raises ConnectionError where it does not answer."""
     log = ProgressLog(store, run_id)
-    log.waiting = list(history)
+    log.waiting = [(at, _now()) for at in history]
     with reaching(store):
         log.send()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -205,8 +207,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(root: Path, port: int) -> Iterator[None]:
-    """A real MLflow server over the database under `root`, killed at the end."""
+def server(root: Path, port: int) -> Iterator[Callable[[signal.Signals], None]]:
+    """A real MLflow server over the database under `root`; a function that sends a signal to all of it."""
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -222,7 +224,7 @@ def server(root: Path, port: int) -> Iterator[None]:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
                 break
             time.sleep(0.2)
-        yield
+        yield lambda signal: os.killpg(process.pid, signal)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -232,64 +234,59 @@ def server(root: Path, port: int) -> Iterator[None]:
 def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     reports = [replace(AT, step=step, tokens=64 * step, loss=1 / step) for step in (10, 20, 30, 40, 50)]
-    with server(tmp_path, port):
+    with server(tmp_path, port) as send:
         store = open_store(tmp_path)
         run = start_run(store, "train", fresh_identity(), None, {}, {})
         log = ProgressLog(store, run)
         log.log(reports[0])
-    begin = time.monotonic()
-    log.log(reports[1])
-    log.log(reports[2])  # the second does not even ask
-    assert time.monotonic() - begin < 20 and log.waiting == reports[1:3]
-    with pytest.raises(ConnectionError, match=rf"127.0.0.1:{port} does not answer any more.*run the same command"):
-        send_curve(store, run, reports)
-    with server(tmp_path, port):
-        monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
-        log._silent_until = 0.0
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        send(signal.SIGSTOP)
+        begin = time.monotonic()
+        log.log(reports[1])
+        log.log(reports[2])  # the second does not even ask
+        assert time.monotonic() - begin < 10 and [at for at, _ in log.waiting] == reports[1:3]
+        with pytest.raises(ConnectionError, match=rf"127.0.0.1:{port} does not answer any more.*run the same command"):
+            send_curve(store, run, reports)
+        send(signal.SIGCONT)  # the server may now answer what nobody waits for any more
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         ProgressLog(store, run).log(reports[3])  # a worker that was started again, without what the first one kept
+        monkeypatch.setattr(log, "_silent_until", 0.0)
+        log.log(reports[2])
         log.log(reports[4])
+        assert not log.waiting
         send_curve(store, run, reports)
         assert sorted(curve(store, run, "loss")) == [(at.tokens, at.loss) for at in reports]
 
 
-EIGHTH = """
-import sys
-from dataclasses import replace
-from sleepmodel.tracking import ProgressLog, Store, end_run, start_run
-from tests.sleepmodel.test_tracking import AT
-store, name = Store(sys.argv[1], sys.argv[2]), sys.argv[3]
-sys.stdin.read()
-for i in range(5):
-    run = start_run(store, name, f"{name}-{i}", None, {"i": i}, {})
-    log = ProgressLog(store, run)
-    for step in range(1, 6):
-        log.log(replace(AT, step=step, tokens=step))
-    log.send()
-    end_run(store, run, "FINISHED")
-"""
+def write_runs(store: Store, name: str, together: threading.Barrier) -> None:
+    together.wait()
+    for i in range(3):
+        run = start_run(store, name, f"{name}-{i}", None, {"i": i}, {})
+        log = ProgressLog(store, run)
+        for step in range(1, 6):
+            log.log(replace(AT, step=step, tokens=step))
+        log.send()
+        end_run(store, run, "FINISHED")
 
 
 @pytest.mark.timeout(240)
 def test_eight_processes_write_to_sqlite_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = open_store(tmp_path)
-    command = [sys.executable, "-c", EIGHTH, store.uri, store.experiment_id]
-    cwd = Path(__file__).parents[2]
-    writers = [
-        subprocess.Popen([*command, f"w{n}"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
-        for n in range(8)
-    ]
+    store, context = open_store(tmp_path), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    together = context.Barrier(8)
+    writers = [context.Process(target=write_runs, args=(store, f"w{n}", together)) for n in range(8)]
     for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.close()  # each begins as all are there
+        writer.start()
     for writer in writers:
-        assert writer.wait() == 0, writer.stderr and writer.stderr.read()
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 8
     for n in range(8):
-        for i in range(5):
+        for i in range(3):
             run = find_run(store, f"w{n}-{i}")
             assert run is not None and [step for step, _ in curve(store, run, "loss")] == [1, 2, 3, 4, 5]
 
