@@ -384,6 +384,22 @@ def test_a_curve_has_each_point_once_after_restarts(store: Store, run: str) -> N
         assert curve(store, run, metric) == [(at.tokens, getattr(AT, metric)) for at in reports]
 
 
+def test_a_point_whose_answer_was_lost_is_one_point(store: Store, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has heard it, the training has not heard the store."""
+
+    def unheard(*arguments: Any) -> None:
+        log_metrics(*arguments)
+        time.sleep(0.01)
+        raise MlflowException("no answer")
+
+    log = ProgressLog(store, run)
+    monkeypatch.setattr(tracking, "log_metrics", unheard)
+    log.log(AT)
+    monkeypatch.undo()
+    log.send()
+    assert curve(store, run, "loss") == [(AT.tokens, AT.loss)]
+
+
 def test_steps_in_threads_share_a_store(store: Store) -> None:
     def work(identity: str) -> str:
         run = start_run(store, identity, identity, None, {"identity": identity}, {})
