@@ -14,7 +14,8 @@ from uuid import uuid4
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and puts what was written there in the place of `path` in one step.
 
-    An error removes the temporary file; a killed process leaves it behind for `remove_temporaries`.
+    An error removes the temporary file, and an OSError, as of a full disk, is raised again with the name of `path`; a
+    killed process leaves the file behind for `remove_temporaries`.
     """
     # The random part lets a task that Ray runs twice write twice at once.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
@@ -22,6 +23,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}); what stood there is as it was: make room, and run the same again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

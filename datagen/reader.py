@@ -24,7 +24,7 @@ from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 from datagen.shards import read_table
 
 GENERATE = "`python pipelines/generate.py`"
-_REMEDY = f"run {GENERATE} again, it replaces what is missing or broken"
+_REMEDY = f"run {GENERATE} again (with --import, where it was imported), it replaces what is missing or broken"
 
 
 def read_dataset(path: str | Path) -> Dataset:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
-from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
+from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
 from sleepmodel.masking import masked
 
 if TYPE_CHECKING:
@@ -65,17 +65,29 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     if all(state(step, root) is State.DONE for step in steps):
         execute(steps, root, cores=1, console=console)
     else:
+        from sleepmodel.tracking import reaching
+
         cores = context.open(f"pipeline/{everything[-1].identity}")
-        status = "FAILED"
-        try:
-            execute(steps, root, cores, context.begin, context.finish, console=console)
-            status = "FINISHED"
-        except StepFailed as error:
-            context.end(error.step, "FAILED")
-            raise
-        finally:
-            context.close(status)
+        with reaching(context.store):
+            status = "FAILED"
+            try:
+                repair(steps, root)
+                execute(steps, root, cores, context.begin, context.finish, console=console)
+                status = "FINISHED"
+            except StepFailed as error:
+                context.end(error.step, "FAILED")
+                raise
+            finally:
+                context.close(status)
     summarise(everything, root, console)
+
+
+def repair(steps: list[Step], root: Path) -> None:
+    """Make again what was lost or damaged since of finished datasets that `steps`, where they have to run, read."""
+    waiting = [step for step in steps if state(step, root) is not State.DONE]
+    for data in dict.fromkeys(put for step in waiting for put in step.inputs if script_of(put) == "generate"):
+        if state(data, root) is State.DONE:
+            data.run(Run(data, root))  # keeps each shard whose checksum is right
 
 
 def _import(arguments: argparse.Namespace, console: Console) -> None:

@@ -13,7 +13,18 @@ import ray
 from pipelines.presets import Pipeline
 from pipelines.steps import Step
 from sleepmodel.config import Scale
-from sleepmodel.tracking import Store, commit_of_run, end_run, log_artifact, log_metrics, open_store, start_run
+from sleepmodel.tracking import (
+    Store,
+    commit_of_run,
+    end_run,
+    find_run,
+    log_artifact,
+    log_metrics,
+    open_store,
+    send_curve,
+    start_run,
+)
+from sleepmodel.training import Progress
 
 T = TypeVar("T")
 FINGERPRINT = "fingerprint"  # the field in a generate step's config that names its dataset
@@ -89,6 +100,13 @@ class Context:
         """Log metrics of a step that is finished, at a number of training tokens."""
         log_metrics(self.store, self.run_of(step), metrics, tokens)
         self.end(step, "FINISHED")
+
+    def send_curve(self, step: Step, history: list[Progress]) -> None:
+        """Log what MLflow lacks of a training's curve, where it did not answer meanwhile; ConnectionError where it
+        still does not."""
+        run = find_run(self.store, step.identity)
+        assert run is not None, "the step's run was opened as it began"
+        send_curve(self.store, run, history)
 
     def map(
         self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0

@@ -11,7 +11,7 @@ from pipelines.presets import Arm, Pipeline
 from pipelines.steps import Run, Step
 from pipelines.tune import read_best
 from sleepmodel.config import ModelConfig, TrainConfig
-from sleepmodel.job import MODEL, Job
+from sleepmodel.job import MODEL, Job, read_history
 
 WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
@@ -64,8 +64,11 @@ def _train_steps(
         train = replace(training, seed=seed)
 
         def run(run: Run) -> None:
-            if (run.output / MODEL).exists():  # killed between the model and its SUCCESS
-                return
+            if not (run.output / MODEL).exists():  # else killed, or without MLflow, between the model and its SUCCESS
+                fit_in(run)
+            context.send_curve(run.step, read_history(run.output))
+
+        def fit_in(run: Run) -> None:
             # imported here, as it takes seconds that a plan or a finished pipeline should not wait for
             from sleepmodel.distributed import fit
 

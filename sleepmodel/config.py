@@ -180,6 +180,9 @@ class TrainConfig:
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
     grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
+    skips: batches whose gradient is not finite that a run passes over: none of them changes weights or optimiser, and
+        each multiplies the rates of all later steps by `backoff`. The one after them, and a loss that is not finite
+        where its gradient is, stops the run (NonFiniteError). Counted in Progress and MLflow, kept in checkpoints.
     sleep_passes: each batch's N is drawn from these, by seed and step, so that one model serves every N; empty is the
         model's own N.
     curriculum: from easy rows to hard ones; not at the same time as `sleep_passes`.
@@ -200,6 +203,8 @@ class TrainConfig:
     warmup_steps: int = 50
     decay_fraction: float = 0.3
     grad_clip: float = 1.0
+    skips: int = 0
+    backoff: float = 0.5
     sleep_passes: tuple[int, ...] = ()
     curriculum: Curriculum = Curriculum()
     truncation: Truncation = Truncation()
@@ -210,7 +215,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "validate_every"):
             require_whole(field, getattr(self, field), 1)
-        for field in ("warmup_steps", "fresh_steps"):
+        for field in ("warmup_steps", "fresh_steps", "skips"):
             require_whole(field, getattr(self, field), 0)
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.rows is not None:
@@ -226,6 +231,7 @@ class TrainConfig:
         _real("weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
         _real("decay_fraction", self.decay_fraction, 0.0, 1.0, "a number from 0 to 1")
         _real("grad_clip", self.grad_clip, 0.0, 1e6, "a number from 0 (no clipping) to 1e6")
+        _real("backoff", self.backoff, 1e-3, 1.0, "a number from 0.001 to 1")
         require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
 
@@ -265,6 +271,9 @@ def check_compatible(train: TrainConfig, scale: Scale) -> None:
     require(
         not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly"
     )
+    late = scale.zero_stage > 0 and train.skips > 0
+    allowed = f"0 with zero_stage = {scale.zero_stage}: DeepSpeed tells the gradient's norm after it was applied"
+    require(not late, "skips", train.skips, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,9 @@ class DeepSpeedEngine:
         # without partitioning the averaged gradients lie in the parameters; with it DeepSpeed alone knows their norm
         norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
+            # what DeepSpeed does at the end of a step, but for the step
+            self.engine.zero_grad()
+            self.engine.micro_steps += 1
             return norm
         self.engine.step()
         return float(self.engine.get_global_grad_norm() or math.nan) if norm is None else norm

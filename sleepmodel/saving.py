@@ -73,15 +73,11 @@ def load(source: str | Path) -> SleepModel:
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
     """Write a safetensors file with `facts`, strings by name, and a checksum of all that it holds; it appears whole
     or not at all. Raises OSError where it cannot be written."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with _replacing(path) as fresh:
-        try:
-            save_file(tensors, fresh, {**facts, SUM: _checksum(tensors, facts)})
-        except SafetensorError as error:  # its form of an OSError
-            raise OSError(f"{path}: cannot be written ({error}); what stood there is as it was") from error
+        save_file(tensors, fresh, {**facts, SUM: _checksum(tensors, facts)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -110,10 +106,16 @@ def _replacing(path: Path) -> Iterator[Path]:
 
     As datagen.files has it; a registered model takes this package with it, and nothing else.
     """
+    from safetensors import SafetensorError
+
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield fresh
         fresh.replace(path)
+    except (OSError, SafetensorError) as error:  # the latter is safetensors' form of the former
+        raise OSError(
+            f"{path} cannot be written ({error}); what stood there is as it was: make room, and run the same again"
+        ) from error
     finally:
         fresh.unlink(missing_ok=True)
 

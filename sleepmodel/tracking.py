@@ -32,6 +32,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+from requests.exceptions import RequestException
 
 from sleepmodel import pyfunc
 from sleepmodel.masking import masked
@@ -45,11 +46,15 @@ IDENTITY = "sleepmodel.identity"
 COMMIT_TAG, DIRTY_TAG = "mlflow.source.git.commit", "sleepmodel.git.dirty"
 CHAMPION = "champion"
 SQLITE = "sqlite:///"
-CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate")
+CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped")
 WEIGHTS_FOLDER = "model"
 PROBE_SECONDS = 5
+RETRY_SECONDS = 60.0
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow's own defaults wait up to half an hour for a server that has gone
+for _limit, _value in (("TIMEOUT", "30"), ("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1")):
+    os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_limit}", _value)
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
@@ -173,11 +178,18 @@ def end_run(store: Store, run_id: str, status: str) -> None:
     _client(store).set_terminated(run_id, status)
 
 
-def log_metrics(store: Store, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-    """Log metrics at a step, which is a number of training tokens in all our runs."""
-    now = int(time.time() * 1000)
-    points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+def log_metrics(
+    store: Store, run_id: str, metrics: Mapping[str, float], step: int, milliseconds: int | None = None
+) -> None:
+    """Log metrics at a step, which is a number of training tokens in all our runs; milliseconds: since 1970, None is
+    now. A point that is logged again with the same time is one point."""
+    when = _now() if milliseconds is None else milliseconds
+    points = [Metric(name, float(value), when, step) for name, value in metrics.items()]
     _client(store).log_batch(run_id, metrics=points)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def log_artifact(store: Store, run_id: str, path: Path, folder: str | None = None) -> None:
@@ -186,16 +198,62 @@ def log_artifact(store: Store, run_id: str, path: Path, folder: str | None = Non
 
 
 class ProgressLog:
-    """A run's learning curve over tokens. What an earlier process has logged of it is not logged again."""
+    """A run's learning curve over tokens. What an earlier process has logged of it is not logged again.
+
+    A store that does not answer holds nothing up and loses nothing: its points wait here for a later report.
+    """
 
     def __init__(self, store: Store, run_id: str) -> None:
         self.store, self.run_id = store, run_id
-        self.last = int(_client(store).get_run(run_id).data.metrics.get("step", 0))
+        self.waiting: list[tuple[Progress, int]] = []  # with their milliseconds
+        self._logged: set[int] | None = None  # steps that the store has, once it was asked
+        self._silent_until = 0.0
 
     def log(self, at: Progress) -> None:
-        if at.step > self.last:
-            log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens)
-            self.last = at.step
+        """Log a report and all that wait, or keep them; a store that failed is left alone for RETRY_SECONDS."""
+        self.waiting.append((at, _now()))
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            self.send()
+        except MlflowException as error:
+            self._silent_until = time.monotonic() + RETRY_SECONDS
+            print(masked(f"MLflow does not answer, {len(self.waiting)} points wait: {error!s:.300}"), flush=True)
+
+    def send(self) -> None:
+        """Log all that wait. Raises MlflowException, and keeps what is left, where the store does not answer."""
+        if self._logged is None:
+            points = _client(self.store).get_metric_history(self.run_id, "step")
+            self._logged = {int(point.value) for point in points}
+        while self.waiting:
+            at, when = self.waiting[0]
+            if at.step not in self._logged:
+                # a call without an answer may have been heard: the same time makes it the same point
+                log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens, when)
+                self._logged.add(at.step)
+            self.waiting.pop(0)
+
+
+def send_curve(store: Store, run_id: str, history: list[Progress]) -> None:
+    """Log what the store lacks of a finished training's curve. Raises ConnectionError where it does not answer."""
+    log = ProgressLog(store, run_id)
+    log.waiting = [(at, _now()) for at in history]
+    with reaching(store):
+        log.send()
+
+
+@contextmanager
+def reaching(store: Store) -> Iterator[None]:
+    """Raises ConnectionError in place of MLflow's own where a server does not answer."""
+    try:
+        yield
+    except MlflowException as error:
+        if not isinstance(error.__cause__ or error.__context__, RequestException):
+            raise
+        raise ConnectionError(
+            masked(f"MLflow store {store.uri} does not answer any more: {error!s:.300}. ")
+            + "What was computed is kept: start the server and run the same command again"
+        ) from None
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -42,7 +42,9 @@ class Progress:
     tokens_per_second: of the steps since the last report; loss: their mean, nats per answer token;
     grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
     accuracy: share of validation rows that are wholly right; flops: of all steps, three times the forward's;
-    level: that the validation rows are of, the deepest that the steps drew from; None without a curriculum.
+    level: that the validation rows are of, the deepest that the steps drew from; None without a curriculum;
+    skipped: batches passed over so far (TrainConfig.skips), which have no part in loss and grad_norm: nan where there
+    was no other since the last report.
     """
 
     step: int
@@ -56,6 +58,7 @@ class Progress:
     accuracy: float
     flops: int
     level: int | None = None
+    skipped: int = 0
 
     @property
     def eta_seconds(self) -> float:
@@ -67,6 +70,7 @@ class Progress:
         return (
             f"step {self.step}/{self.steps}  {level}loss {self.loss:.3f}  accuracy {self.accuracy:.3f}  "
             f"grad {self.grad_norm:.2f}  {self.tokens_per_second:,.0f} tokens/s  {self.eta_seconds:.0f} s left"
+            + (f"  {self.skipped} batches skipped" if self.skipped else "")
         )
 
 
@@ -207,20 +211,22 @@ def train(
 
     validate: accuracy of the model on rows of a level, of all for None; report: told every `validate_every` steps and
     at the end, with a function that writes a complete checkpoint into an empty directory; resume: such a directory.
-    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers.
+    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers and `config.skips`
+    does not pass over it.
     """
     keep_freed_memory()
     history = _load(engine, resume) if resume else []
-    start, tokens, before, flops = 0, 0, 0.0, 0
+    start, tokens, before, flops, skipped = 0, 0, 0.0, 0, 0
     if history:
-        start, tokens, before, flops = history[-1].step, history[-1].tokens, history[-1].seconds, history[-1].flops
-    clock, losses, lengths = time.monotonic(), [], rows.lengths
+        last = history[-1]
+        start, tokens, before, flops, skipped = last.step, last.tokens, last.seconds, last.flops, last.skipped
+    clock, taken, lengths = time.monotonic(), list[tuple[float, float]](), rows.lengths
     lap, lap_tokens = clock, tokens  # without the time that validation and reports take
     read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
     plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, start)
     cost = functools.cache(engine.model.flops)
     for step in range(start, config.steps):
-        rate = schedule(step, config)
+        rate = schedule(step, config) * config.backoff**skipped
         stage.begin(step)
         (indices, passes), micro = plan.batch(step), []
         # each answer token counts the same, in whatever pieces the batch is computed
@@ -230,12 +236,17 @@ def train(
             micro.append(engine.backward(batch, mask, passes, float(mask.sum() / answers)))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
-        if not math.isfinite(loss + norm):
+        # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
+        if not math.isfinite(norm) and skipped < config.skips:
+            skipped += 1
+        elif not math.isfinite(loss + norm):
             raise NonFiniteError(
                 f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-                f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; go on from it with lower rates"
+                f"{config.adam_lr * rate:.2e}: not finite, after {skipped} of skips = {config.skips}. The last "
+                "checkpoint is good; go on from it with lower rates"
             )
-        losses.append(loss)
+        else:
+            taken.append((loss, norm))
         tokens += int(lengths[indices].sum())
         flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
@@ -246,15 +257,16 @@ def train(
                 tokens=tokens,
                 seconds=before + now - clock,
                 tokens_per_second=(tokens - lap_tokens) / (now - lap),
-                loss=engine.mean(sum(losses) / len(losses)),
-                grad_norm=norm,
+                loss=engine.mean(sum(loss for loss, _ in taken) / len(taken) if taken else math.nan),
+                grad_norm=taken[-1][1] if taken else math.nan,
                 rate=rate,
                 accuracy=validate(stage.whole(), plan.level),
                 flops=flops,
                 level=plan.level,
+                skipped=skipped,
             )
             plan.validated(at.accuracy)
-            losses.clear()
+            taken.clear()
             history.append(at)
             report(at, lambda directory: _save(engine, history, directory))
             lap, lap_tokens = time.monotonic(), tokens

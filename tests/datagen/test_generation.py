@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from datagen import Rule110, generate, load, read_rows
+from datagen.errors import ForeignDatasetError
 from datagen.schema import FORMAT_VERSION, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
 from datagen.shards import ensure_shard
 
@@ -117,6 +119,37 @@ def test_leftovers_of_a_killed_run(ray_cluster: str, tmp_path: Path) -> None:
 
     assert generate(TASK, "train", 2 * SHARD_ROWS, 0, tmp_path / "killed") == path
     assert contents(path) == contents(sound)
+
+
+@pytest.mark.parametrize("accident", ["another config", "flipped", "cut", "another format"])
+def test_an_unlisted_shard_that_is_not_ours_is_made_again(ray_cluster: str, accident: str, tmp_path: Path) -> None:
+    """Before dataset.json has its checksum, a shard has to show by itself that it is whole and this task's."""
+    sound = generate(TASK, "test", 500, 0, tmp_path / "sound")
+    shard = shard_path(tmp_path / "other" / "rule110" / fingerprint(TASK, 0), "test", 0)
+    content = bytearray(contents(sound)["test/part-00000.parquet"])
+    if accident == "flipped":
+        content[len(content) // 3] ^= 4
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(content[: 2 * len(content) // 3] if accident == "cut" else content)
+    if accident == "another config":
+        ensure_shard(shard.with_suffix(".other"), replace(TASK, steps=5), "test", 0, 0, 500, listed=None)
+        shard.with_suffix(".other").rename(shard)
+    if accident == "another format":
+        pq.write_table(pq.read_table(shard).rename_columns(["words", *"abc"]), shard)
+    path = generate(TASK, "test", 500, 0, tmp_path / "other")
+    assert contents(path) == contents(sound)
+
+
+def test_the_dataset_of_another_config_is_refused_and_stays(ray_cluster: str, tmp_path: Path) -> None:
+    path = generate(TASK, "test", 20, 0, tmp_path)
+    other = generate(replace(TASK, steps=5), "test", 20, 1, tmp_path)
+    (path / "dataset.json").write_bytes((other / "dataset.json").read_bytes())
+    before = contents(path)
+    with pytest.raises(
+        ForeignDatasetError, match=r"dataset\.json was written by another config \(its config, seed differ"
+    ):
+        generate(TASK, "test", 20, 0, tmp_path)
+    assert contents(path) == before
 
 
 def test_killed_generation_leaves_whole_shards_and_goes_on(ray_cluster: str, tmp_path: Path) -> None:

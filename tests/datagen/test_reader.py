@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from datagen import Rule110, generate, load, read_rows
@@ -21,6 +23,7 @@ from datagen.errors import (
     ShardMissingError,
     SplitNotFoundError,
 )
+from datagen.files import sha256
 from datagen.reader import read_dataset
 from datagen.schema import SHARD_ROWS, shard_path
 
@@ -109,6 +112,41 @@ def test_one_wrong_byte(copy: Path) -> None:
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     check_error(ShardCorruptError, copy, "train", str(damaged), "sha256", "python pipelines/generate.py")
+
+
+def _column(table: pa.Table, name: str, values: object) -> pa.Table:
+    at = table.column_names.index(name)
+    return table.set_column(at, table.schema.field(name), pa.array(values, type=table.schema.field(name).type))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns("answer_depth"), "must have"),
+        (lambda table: table.slice(0, 19), "has 19 rows, must have 20"),
+        (lambda table: _column(table, "tokens", [[7] * TASK.row_length] * 20), "token 7, must be below the 3"),
+        (lambda table: _column(table, "answer_start", [[0, 1, 400]] * 20), "not in its row, 0"),
+        (lambda table: _column(table, "answer_length", [[1, 1, 1]] * 19 + [[1, 0, 1]]), "not in its row, 19"),
+        (lambda table: _column(table, "answer_depth", [[1, 1, 1]] * 19 + [[1, 1]]), "different lengths"),
+    ],
+)
+def test_a_listed_shard_that_is_none_is_refused(
+    copy: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    """Its checksum is right, its rows are not: what wrote both was not this code."""
+    file = shard_path(copy, "test", 0)
+    pq.write_table(change(pq.read_table(file)), file)
+    about = json.loads((copy / "dataset.json").read_text())
+    about["splits"]["test"]["shards"][0]["sha256"] = sha256(file)
+    (copy / "dataset.json").write_text(json.dumps(about))
+    check_error(ShardCorruptError, copy, "test", str(file), message, "python pipelines/generate.py")
+
+
+def test_a_total_that_its_shards_do_not_have_is_refused(copy: Path) -> None:
+    about = json.loads((copy / "dataset.json").read_text())
+    about["splits"]["test"]["rows"] = 21
+    (copy / "dataset.json").write_text(json.dumps(about))
+    check_error(DatasetNotFoundError, copy, "test", "dataset.json", "20..20, got 21")
 
 
 def test_newer_format(copy: Path) -> None:

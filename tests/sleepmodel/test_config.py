@@ -73,3 +73,9 @@ def test_a_batch_must_split_over_workers_and_accumulation() -> None:
 def test_clipping_that_deepspeed_gets_wrong_is_refused() -> None:
     with pytest.raises(ValueError, match=r"grad_clip = 1\.0: must be 0 with zero_stage = 1"):
         check_compatible(TrainConfig(), Scale(zero_stage=1))
+
+
+def test_skipping_where_deepspeed_would_skip_too_late_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"skips = 2: must be 0 with zero_stage = 1"):
+        check_compatible(TrainConfig(skips=2, grad_clip=0.0), Scale(zero_stage=1))
+    check_compatible(TrainConfig(skips=2), Scale())

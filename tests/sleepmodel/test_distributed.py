@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -69,6 +70,32 @@ def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale
     got = curve(DeepSpeedEngine(model, CONFIG, scale), rows, CONFIG)
     expected = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), rows, CONFIG)
     for a, b in zip(got, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_deepspeed_passes_over_the_batches_that_the_plain_loop_passes_over(
+    process_group: None, rows: Rows, accumulation: int
+) -> None:
+    config = replace(CONFIG, skips=2)
+
+    def poisoned(engine: LocalEngine | DeepSpeedEngine) -> list[Progress]:
+        backward, calls = engine.backward, iter(range(100))
+
+        def spoil(*batch: Any) -> torch.Tensor:
+            loss = backward(*batch)
+            if next(calls) // accumulation in (1, 6):
+                engine.model.norm.weight.grad.fill_(float("inf"))  # type: ignore[union-attr]
+            return loss
+
+        engine.backward = spoil  # type: ignore[method-assign]
+        return curve(engine, rows, config)
+
+    got = poisoned(DeepSpeedEngine(build_model(TINY, config), config, Scale(accumulation=accumulation)))
+    expected = poisoned(LocalEngine(build_model(TINY, config), config, accumulation))
+    for a, b in zip(got, expected, strict=True):
+        assert (a.skipped, a.rate) == (b.skipped, b.rate)
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
 

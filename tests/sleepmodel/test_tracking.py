@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +52,7 @@ from sleepmodel.tracking import (
     open_store,
     promote,
     register,
+    send_curve,
     start_run,
 )
 from sleepmodel.training import Progress
@@ -198,7 +206,98 @@ def test_a_server_that_does_not_answer_is_named_without_minutes_of_retries(
         with pytest.raises(ConnectionError, match=rf"{uri}.*MLFLOW_TRACKING_URI"):
             open_store(tmp_path)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@contextmanager
+def server(root: Path, port: int) -> Iterator[Callable[[signal.Signals], None]]:
+    """A real MLflow server over the database under `root`; a function that sends a signal to all of it."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{root}/mlflow.db",
+        "--artifacts-destination",
+        str(root / "artifacts"),
+    ]
+    with (root / "server.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                break
+            time.sleep(0.2)
+        yield lambda signal: os.killpg(process.pid, signal)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.timeout(240)
+def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    reports = [replace(AT, step=step, tokens=64 * step, loss=1 / step) for step in (10, 20, 30, 40, 50)]
+    with server(tmp_path, port) as send:
+        store = open_store(tmp_path)
+        run = start_run(store, "train", fresh_identity(), None, {}, {})
+        log = ProgressLog(store, run)
+        log.log(reports[0])
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        send(signal.SIGSTOP)
+        begin = time.monotonic()
+        log.log(reports[1])
+        log.log(reports[2])  # the second does not even ask
+        assert time.monotonic() - begin < 10 and [at for at, _ in log.waiting] == reports[1:3]
+        with pytest.raises(ConnectionError, match=rf"127.0.0.1:{port} does not answer any more.*run the same command"):
+            send_curve(store, run, reports)
+        send(signal.SIGCONT)  # the server may now answer what nobody waits for any more
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        ProgressLog(store, run).log(reports[3])  # a worker that was started again, without what the first one kept
+        monkeypatch.setattr(log, "_silent_until", 0.0)
+        log.log(reports[2])
+        log.log(reports[4])
+        assert not log.waiting
+        send_curve(store, run, reports)
+        assert sorted(curve(store, run, "loss")) == [(at.tokens, at.loss) for at in reports]
+
+
+def write_runs(store: Store, name: str, together: threading.Barrier) -> None:
+    together.wait()
+    for i in range(3):
+        run = start_run(store, name, f"{name}-{i}", None, {"i": i}, {})
+        log = ProgressLog(store, run)
+        for step in range(1, 6):
+            log.log(replace(AT, step=step, tokens=step))
+        log.send()
+        end_run(store, run, "FINISHED")
+
+
+@pytest.mark.timeout(240)
+def test_eight_processes_write_to_sqlite_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store, context = open_store(tmp_path), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    together = context.Barrier(8)
+    writers = [context.Process(target=write_runs, args=(store, f"w{n}", together)) for n in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    for n in range(8):
+        for i in range(3):
+            run = find_run(store, f"w{n}-{i}")
+            assert run is not None and [step for step, _ in curve(store, run, "loss")] == [1, 2, 3, 4, 5]
 
 
 # --- runs
@@ -292,6 +391,22 @@ def test_a_curve_has_each_point_once_after_restarts(store: Store, run: str) -> N
     assert curve(store, run, "step") == [(at.tokens, at.step) for at in reports]
     for metric in ("accuracy", "grad_norm", "tokens_per_second", "rate"):
         assert curve(store, run, metric) == [(at.tokens, getattr(AT, metric)) for at in reports]
+
+
+def test_a_point_whose_answer_was_lost_is_one_point(store: Store, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has heard it, the training has not heard the store."""
+
+    def unheard(*arguments: Any) -> None:
+        log_metrics(*arguments)
+        time.sleep(0.01)
+        raise MlflowException("no answer")
+
+    log = ProgressLog(store, run)
+    monkeypatch.setattr(tracking, "log_metrics", unheard)
+    log.log(AT)
+    monkeypatch.undo()
+    log.send()
+    assert curve(store, run, "loss") == [(AT.tokens, AT.loss)]
 
 
 def test_steps_in_threads_share_a_store(store: Store) -> None:

@@ -152,6 +152,59 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
     assert all(p.isfinite().all() for name, p in engine.model.named_parameters() if name != "norm.weight")
 
 
+def skipping(
+    rows: Rows, config: TrainConfig, at: tuple[int, ...], save: Path | None = None, resume: Path | None = None
+) -> tuple[list[Progress], LocalEngine, list[float]]:
+    """A run in which the gradients of the steps `at` are not finite, and the rates of all steps."""
+    engine, rates = LocalEngine(build_model(MODEL, config), config), list[float]()
+    backward, step, done = engine.backward, engine.step, iter(range(8 if resume else 0, 100))
+
+    def poisoned(*batch: Any) -> torch.Tensor:
+        loss = backward(*batch)
+        if next(done) in at:
+            engine.model.norm.weight.grad.fill_(float("inf"))  # type: ignore[union-attr]
+        return loss
+
+    def noted(rate: float) -> float:
+        rates.append(rate)
+        before = [p.detach().clone() for p in engine.model.parameters()]
+        norm = step(rate)
+        moved = any(not torch.equal(a, b) for a, b in zip(before, engine.model.parameters(), strict=True))
+        assert moved == (norm < float("inf"))
+        return norm
+
+    def report(at: Progress, write: Callable[[Path], None]) -> None:
+        if save and at.step == 8:
+            save.mkdir()
+            write(save)
+
+    engine.backward, engine.step = poisoned, noted  # type: ignore[method-assign]
+    return train(engine, rows, config, lambda *_: 0.0, report, resume), engine, rates
+
+
+def test_batches_without_a_finite_gradient_are_passed_over_at_lower_rates(rows: Rows, tmp_path: Path) -> None:
+    config = replace(CONFIG, skips=3, backoff=0.5)
+    whole, engine, rates = skipping(rows, config, at=(2, 5, 6), save=tmp_path / "checkpoint")
+    assert [at.skipped for at in whole] == [1, 3, 3]
+    plain = [schedule(step, config) for step in range(12)]
+    assert rates == [rate * 0.5 ** (0 if i < 3 else 1 if i < 6 else 2 if i < 7 else 3) for i, rate in enumerate(plain)]
+    assert all(np.isfinite([at.loss, at.grad_norm]).all() for at in whole)
+    assert "3 batches skipped" in whole[-1].line() and "skipped" not in curve(rows)[0][-1].line()
+    rest, resumed, _ = skipping(rows, config, at=(), resume=tmp_path / "checkpoint")
+    assert without_clock(rest) == without_clock(whole)
+    assert all(torch.equal(a, b) for a, b in zip(engine.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+def test_a_report_without_a_finite_batch_has_no_loss(rows: Rows) -> None:
+    history, _, _ = skipping(rows, replace(CONFIG, skips=4), at=(4, 5, 6, 7))
+    assert np.isnan(history[1].loss) and np.isnan(history[1].grad_norm) and np.isfinite(history[2].loss)
+
+
+def test_one_batch_more_than_may_be_skipped_stops_the_run(rows: Rows) -> None:
+    with pytest.raises(NonFiniteError, match=r"step 6: .*gradient norm inf, muon_lr 1.25e-03.* after 2 of skips = 2"):
+        skipping(rows, replace(CONFIG, skips=2), at=(2, 5, 6))
+
+
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 400), st.integers(0, 5))
 def test_every_epoch_reads_every_row_at_most_once_and_a_start_skips_exactly(
     rows: int, batch: int, start: int, seed: int

@@ -1,0 +1,42 @@
+"""A dataset that was damaged after its step was done is made again before anything is trained on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from datagen import read_rows
+from datagen.errors import ShardCorruptError
+from datagen.schema import shard_path
+from pipelines.cli import repair
+from pipelines.context import Context
+from pipelines.generate import dataset, generate_step
+from pipelines.presets import PRESETS
+from pipelines.steps import State, Step, execute, state
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_path: Path) -> None:
+    smoke = PRESETS["smoke"]
+    data = generate_step(smoke, smoke.task, Context(smoke, tmp_path))
+    train = Step("train", {}, lambda run: None, (data,))
+    execute([data], tmp_path, cores=1, console=Console(quiet=True))
+    path = dataset(data.output(tmp_path))
+    shards = [shard_path(path, split, 0) for split in ("train", "test")]
+    sound = [shard.read_bytes() for shard in shards]
+
+    shards[0].write_bytes(sound[0][:-100])
+    shards[1].unlink()
+    with pytest.raises(ShardCorruptError, match="part-00000"):
+        read_rows(path, "train")
+    assert state(data, tmp_path) is State.DONE
+    repair([train], tmp_path)
+    assert [shard.read_bytes() for shard in shards] == sound
+
+    execute([train], tmp_path, cores=1, console=Console(quiet=True))
+    shards[1].unlink()
+    repair([train], tmp_path)  # nothing has to be read any more
+    assert not shards[1].exists()
