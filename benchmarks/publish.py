@@ -1,0 +1,41 @@
+"""Copy what a finished pipeline found into benchmarks/results/<name>: numbers, report and pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.results_file import ROOT, write_result
+from pipelines.cli import script_of
+from pipelines.comparison import comparison_lines
+from pipelines.context import Context
+from pipelines.evaluate import COSTS
+from pipelines.full import plan
+from pipelines.presets import Pipeline
+from pipelines.steps import require_inputs
+from pipelines.tune import TRIALS
+
+
+def publish(pipeline: Pipeline, root: Path, name: str) -> Path:
+    """The directory that it leaves. Raises UnmetInput where a step of the pipeline is not finished."""
+    steps = plan(pipeline, Context(pipeline, root))
+    require_inputs(steps[-1:], root)
+    outputs = {script_of(step): step.output(root) for step in steps}
+    lines = comparison_lines(outputs["evaluate"])
+    found = {
+        "preset": pipeline.name,
+        "lines": {line.name: [asdict(result) for result in line.results] for line in lines},
+        "costs": json.loads((outputs["evaluate"] / COSTS).read_text()),
+        "step_seconds": {
+            step.name: json.loads((step.output(root) / "SUCCESS").read_text())["seconds"] for step in steps
+        },
+    }
+    if "tune" in outputs:
+        found["trials"] = json.loads((outputs["tune"] / TRIALS).read_text())
+    path = write_result(f"{name}/results", found)
+    for file in sorted(outputs["report"].iterdir()):
+        if file.suffix in (".html", ".md", ".png"):
+            shutil.copy(file, ROOT / "results" / name / file.name)
+    return path.parent
