@@ -342,7 +342,11 @@ def _mind_of(memory: Memory, model: SleepModel) -> Mind:
     lengths: dict[str, int] = {}
     for name, leaf in wanted.items():
         found = memory.tensors[name]
-        fits = found.dim() == leaf.dim() and found.dtype == leaf.dtype and len(found) in {1, rows}
+        # rows that agree may share their places, and a cache without tokens
+        alike = name.endswith(".place") or not found.numel()
+        fits = (
+            found.dim() == leaf.dim() and found.dtype == leaf.dtype and len(found) in ({1, rows} if alike else {rows})
+        )
         for size, fixed in zip(found.shape[1:], leaf.shape[1:], strict=False):
             # an axis that is empty in the beginning holds tokens: as many as all of that state
             fits &= size == (fixed or lengths.setdefault(name.rpartition(".")[0], size))

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 import ray
 import torch
+from hypothesis import settings
 
 # models here are so small that a second thread only costs time
 torch.set_num_threads(1)
+settings.register_profile("fuzz", max_examples=2000)  # of `make fuzz`
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.hostile.damage import damaged
 from tests.hostile.surfaces import SURFACES
 
-settings.register_profile("fuzz", max_examples=2000)
 CASES = 200  # of each surface; `make fuzz` takes 2,000, by the profile of that name
 
 
