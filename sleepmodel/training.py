@@ -10,13 +10,14 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datagen.rows import Rows
 from sleepmodel.allocator import keep_freed_memory
@@ -25,6 +26,10 @@ from sleepmodel.curriculum import Levels
 from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
+
+CHECKPOINT = "checkpoint.pt"
+
+Save = Callable[[Path], None]  # writes a complete checkpoint into an empty directory
 
 
 class NonFiniteError(RuntimeError):
@@ -123,17 +128,25 @@ class LocalEngine:
         return value
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        torch.save(
-            {"model": self.model.state_dict(), "optimizers": optimizers, "state": state}, directory / "checkpoint.pt"
-        )
+        save_whole(self.model, self.optimizers, directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
-        saved = torch.load(directory / "checkpoint.pt", weights_only=True)
-        self.model.load_state_dict(saved["model"])
-        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        return dict(saved["state"])
+        return load_whole(self.model, self.optimizers, directory)
+
+
+def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whose weights and optimisers are whole in this process."""
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
+
+
+def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:
+    """The inverse of `save_whole`. Raises FileNotFoundError where there is no checkpoint."""
+    saved = torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return dict(saved["state"])
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
@@ -182,26 +195,30 @@ def train(
     rows: Rows,
     config: TrainConfig,
     validate: Callable[[SleepModel, int | None], float],
-    report: Callable[[Progress, Callable[[Path], None]], None],
+    report: Callable[[Progress, Save], None],
     resume: Path | None = None,
+    between: Callable[[int, Save], None] = lambda step, save: None,
 ) -> list[Progress]:
     """Train to `config.steps` and return every report, those before a resume too.
 
     validate: accuracy of the model on rows of a level, of all for None; report: told every `validate_every` steps and
-    at the end, with a function that writes a complete checkpoint into an empty directory; resume: such a directory.
+    at the end; resume: a directory that its `Save` wrote; between: told after every other step how many are done, and
+    may end the run by an exception. Every worker must save at the same step.
     Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers.
     """
     keep_freed_memory()
-    history = _load(engine, resume) if resume else []
-    start, tokens, before, flops = 0, 0, 0.0, 0
-    if history:
-        start, tokens, before, flops = history[-1].step, history[-1].tokens, history[-1].seconds, history[-1].flops
-    clock, losses, lengths = time.monotonic(), [], rows.lengths
-    lap, lap_tokens = clock, tokens  # without the time that validation and reports take
+    history, done = _load(engine, resume) if resume else ([], _Done())
+    begin, lengths = time.monotonic() - done.seconds, rows.lengths
+    lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
     read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
-    plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, start)
+    plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, done.step)
     cost = functools.cache(engine.model.flops)
-    for step in range(start, config.steps):
+
+    def save(directory: Path) -> None:
+        done.seconds = time.monotonic() - begin
+        _save(engine, history, done, directory)
+
+    for step in range(done.step, config.steps):
         rate = schedule(step, config)
         stage.begin(step)
         (indices, passes), micro = plan.batch(step), []
@@ -217,30 +234,44 @@ def train(
                 f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
                 f"{config.adam_lr * rate:.2e}: not finite. The last checkpoint is good; go on from it with lower rates"
             )
-        losses.append(loss)
-        tokens += int(lengths[indices].sum())
-        flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
-        if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+        done.step += 1
+        done.losses.append(loss)
+        done.tokens += int(lengths[indices].sum())
+        done.flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
+        if done.step % config.validate_every == 0 or done.step == config.steps:
             now = time.monotonic()
             at = Progress(
-                step=step + 1,
+                step=done.step,
                 steps=config.steps,
-                tokens=tokens,
-                seconds=before + now - clock,
-                tokens_per_second=(tokens - lap_tokens) / (now - lap),
-                loss=engine.mean(sum(losses) / len(losses)),
+                tokens=done.tokens,
+                seconds=now - begin,
+                tokens_per_second=(done.tokens - lap_tokens) / (now - lap),
+                loss=engine.mean(sum(done.losses) / len(done.losses)),
                 grad_norm=norm,
                 rate=rate,
                 accuracy=validate(stage.whole(), plan.level),
-                flops=flops,
+                flops=done.flops,
                 level=plan.level,
             )
             plan.validated(at.accuracy)
-            losses.clear()
+            done.losses.clear()
             history.append(at)
-            report(at, lambda directory: _save(engine, history, directory))
-            lap, lap_tokens = time.monotonic(), tokens
+            report(at, save)
+            lap, lap_tokens = time.monotonic(), done.tokens
+        else:
+            between(done.step, save)
     return history
+
+
+@dataclass
+class _Done:
+    """What a run has done by now, also since its last report. losses: of each step since then, this worker's."""
+
+    step: int = 0
+    tokens: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
 
 
 class _Shuffled:
@@ -295,11 +326,14 @@ class _FreshLayers:
         return self.model
 
 
-def _save(engine: Engine, history: list[Progress], directory: Path) -> None:
-    engine.save(directory, {"history": [asdict(at) for at in history], "rng": torch.get_rng_state()})
+def _save(engine: Engine, history: list[Progress], done: _Done, directory: Path) -> None:
+    # means over the workers, as any of them, and any number, may go on from here
+    so_far = replace(done, losses=[engine.mean(loss) for loss in done.losses])
+    reports = [asdict(at) for at in history]
+    engine.save(directory, {"history": reports, "done": asdict(so_far), "rng": torch.get_rng_state()})
 
 
-def _load(engine: Engine, directory: Path) -> list[Progress]:
+def _load(engine: Engine, directory: Path) -> tuple[list[Progress], _Done]:
     state = engine.load(directory)
     torch.set_rng_state(state["rng"])
-    return [Progress(**at) for at in state["history"]]
+    return [Progress(**at) for at in state["history"]], _Done(**state["done"])
