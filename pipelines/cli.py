@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
+from pipelines.locks import Busy, working_on
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
 from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
@@ -49,7 +50,7 @@ def main(script: str, description: str | None) -> NoReturn:
     except StepFailed as error:
         console.print(f"{error}", style="red", markup=False)
         sys.exit(FAILED)
-    except (ValueError, ConnectionError, FileNotFoundError) as error:
+    except (Busy, ValueError, ConnectionError, FileNotFoundError) as error:
         _refuse(str(error))
     sys.exit(0)
 
@@ -64,17 +65,22 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     if all(state(step, root) is State.DONE for step in steps):
         execute(steps, root, cores=1, console=console)
     else:
-        cores = context.open(f"pipeline/{everything[-1].identity}")
-        status = "FAILED"
-        try:
-            execute(steps, root, cores, context.begin, context.finish, console=console)
-            status = "FINISHED"
-        except StepFailed as error:
-            context.end(error.step, "FAILED")
-            raise
-        finally:
-            context.close(status)
+        with working_on(steps, root, pipeline.name):
+            _execute(steps, everything[-1].identity, context, root, console)
     summarise(everything, root, console)
+
+
+def _execute(steps: list[Step], identity: str, context: Context, root: Path, console: Console) -> None:
+    cores = context.open(f"pipeline/{identity}")
+    status = "FAILED"
+    try:
+        execute(steps, root, cores, context.begin, context.finish, console=console)
+        status = "FINISHED"
+    except StepFailed as error:
+        context.end(error.step, "FAILED")
+        raise
+    finally:
+        context.close(status)
 
 
 def _import(arguments: argparse.Namespace, console: Console) -> None:
