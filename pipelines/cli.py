@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +16,20 @@ from pipelines.locks import Busy, working_on
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
 from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
+from pipelines.termination import Terminated, terminable
 
 if TYPE_CHECKING:
     from pipelines.context import Context
 
-BAD_INPUT, FAILED = 2, 1
+BAD_INPUT, FAILED, TERMINATED = 2, 1, 128 + signal.SIGTERM
 LOG_WIDTH = 120  # of tables where the output is no terminal: a log of a job, a pipe
 
 
 def main(script: str, description: str | None) -> NoReturn:
     """Run a script's steps ("full": all of them) for the preset named on the command line, and exit.
 
-    Exit status 2 means that the input was refused before anything started, 1 that a step failed.
+    Exit status 2 means that the input was refused before anything started, 1 that a step failed, 143 that SIGTERM
+    ended it.
     """
     arguments = _parser(script, description).parse_args()
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -50,6 +53,9 @@ def main(script: str, description: str | None) -> NoReturn:
     except StepFailed as error:
         console.print(f"{error}", style="red", markup=False)
         sys.exit(FAILED)
+    except Terminated:
+        console.print("terminated: run the same command again to continue", style="red")
+        sys.exit(TERMINATED)
     except (Busy, ValueError, ConnectionError, FileNotFoundError) as error:
         _refuse(str(error))
     sys.exit(0)
@@ -74,10 +80,17 @@ def _execute(steps: list[Step], identity: str, context: Context, root: Path, con
     cores = context.open(f"pipeline/{identity}")
     status = "FAILED"
     try:
-        execute(steps, root, cores, context.begin, context.finish, console=console)
+        with terminable(context.stop):
+            execute(steps, root, cores, context.begin, context.finish, console=console)
         status = "FINISHED"
     except StepFailed as error:
         context.end(error.step, "FAILED")
+        raise
+    except Terminated:
+        status = "KILLED"
+        for step in steps:
+            if state(step, root) is State.BROKEN:
+                context.end(step, status)
         raise
     finally:
         context.close(status)

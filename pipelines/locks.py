@@ -14,6 +14,8 @@ from typing import IO
 
 from pipelines.steps import State, Step, plan
 
+LOCKS = "locks"  # the folder under a root for what holds only while a process lives
+
 
 class Busy(RuntimeError):
     """Another pipeline works on a step that this one needs."""
@@ -37,7 +39,7 @@ def working_on(steps: Sequence[Step], root: Path, preset: str) -> Iterator[None]
 
 def lock_file(step: Step, root: Path) -> Path:
     """Where a step's lock lies, with its last owner in it; whether it is held only the OS knows."""
-    return root / "locks" / f"{step.name}-{step.identity}.json"
+    return root / LOCKS / f"{step.name}-{step.identity}.json"
 
 
 @contextmanager

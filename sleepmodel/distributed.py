@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sleepmodel import checkpoints
 from sleepmodel.config import Scale, TrainConfig, check_compatible
-from sleepmodel.job import Job
+from sleepmodel.job import MODEL, Job
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
 from sleepmodel.tracking import ProgressLog
@@ -38,6 +38,10 @@ RAY_TRAIN_SETTINGS = {
     # its start prints an error of Ray's own (ray-project/ray#53727)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+
+class Stopped(RuntimeError):
+    """A training was asked to stop, and has saved what it needs to go on."""
 
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
@@ -145,6 +149,8 @@ def _worker(config: dict[str, Job]) -> None:
     except NonFiniteError as error:
         if ray.train.get_context().get_world_rank() == 0:
             (Path(job.output) / DIVERGED).write_text(str(error))
+    except Stopped:  # fit() sees that there is no model
+        pass
 
 
 def _train(job: Job) -> None:
@@ -167,11 +173,22 @@ def _train(job: Job) -> None:
         if curve:
             curve.log(at)
         keep(at.step, save, {"step": at.step, "accuracy": at.accuracy})
+        if at.step < at.steps and asked_to_stop():
+            raise Stopped
+
+    def between(step: int, save: Save) -> None:
+        if asked_to_stop():
+            keep(step, save, {"step": step})
+            raise Stopped
+
+    def asked_to_stop() -> bool:
+        # one worker may see it a step before the others, and all must save at the same step
+        return job.stop is not None and engine.mean(job.asked_to_stop()) > 0
 
     # one worker looks, so that all go on from the same
     last = checkpoints.last(Path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
     last = broadcast_from_rank_zero(last)
-    history = train(engine, job.rows(), job.train, job.validate(), report, last and last.path)
+    history = train(engine, job.rows(), job.train, job.validate(), report, last and last.path, between)
     with engine.whole_weights():
         if engine.rank == 0:
             job.finish(model, history)
@@ -182,7 +199,8 @@ def fit(job: Job) -> None:
     `job.output`. Continues from the last whole checkpoint there, also by itself after a worker died.
 
     Raises ValueError where the checkpoints are of another scale that this one cannot continue, NonFiniteError
-    where the training diverged, and what else it raised as Ray's TrainingFailedError.
+    where the training diverged, Stopped where `job.stop` ended it early, and what else it raised as Ray's
+    TrainingFailedError.
     """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
@@ -210,3 +228,5 @@ def fit(job: Job) -> None:
     trainer.fit()
     if diverged.exists():
         raise NonFiniteError(diverged.read_text())
+    if not (Path(job.output) / MODEL).exists():
+        raise Stopped(f"{job.name}: asked to stop, and saved for the next run of the same command")
