@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test check format publish bench install hook clean
+.PHONY: help demo smoke test check fuzz format publish bench install hook clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ check: $(READY) ## format, lint, types and the fast tests; also the pre-commit h
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -m 'not slow'
+
+fuzz: ## 2,000 accidents to what each reader reads, then coverage-guided fuzzing of the readers, about 10 minutes
+	$(MAKE) install EXTRAS=dev,fuzz
+	$(BIN)/python -m pytest -q tests/hostile/test_surfaces.py --hypothesis-profile=fuzz
+	$(BIN)/python -m tests.hostile.fuzz 60
 
 format: $(READY) ## rewrite the code in the house's format
 	$(BIN)/ruff format .

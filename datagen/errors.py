@@ -13,6 +13,10 @@ class FormatVersionError(DatasetError):
     """The dataset was written in a newer format than this code reads."""
 
 
+class ForeignDatasetError(DatasetError):
+    """Where a dataset was to be made stands one of another task, config or seed."""
+
+
 class SplitNotFoundError(DatasetError):
     """The dataset has no such split."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
 from datagen.reader import read_dataset
 from datagen.schema import (
@@ -38,7 +40,8 @@ def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> 
     never shrinks: where it holds more rows than asked for, `read_rows(path, split, rows)` reads the first `rows`,
     which are the same ones. Where all is there, Ray is not touched. Only one process at a time may generate a split.
 
-    Raises ValueError for a bad split, number of rows, seed or root, before any work.
+    Raises ValueError for a bad split, number of rows, seed or root, before any work; so too ForeignDatasetError, a
+    dataset.json that cannot be understood (DatasetNotFoundError) and one of a newer format (FormatVersionError).
     """
     if "://" in str(root):
         raise ValueError(f"root must be a directory on a local or mounted disk, got {str(root)!r}")
@@ -81,16 +84,36 @@ class Job:
     def finished(self) -> bool:
         """Whether every shard is listed in dataset.json and stands there as listed."""
         return len(self.listed.shards) == len(self.shard_rows) and all(
-            finished_shard(shard_path(self.path, self.split, number), rows, self.listed_shard(number))
+            finished_shard(
+                shard_path(self.path, self.split, number),
+                self.task,
+                self.split,
+                self.seed,
+                number,
+                rows,
+                self.listed_shard(number),
+            )
             for number, rows in enumerate(self.shard_rows)
         )
 
 
 def _dataset(path: Path, task: Task, seed: int) -> Dataset:
-    """What stands in dataset.json, or a dataset without splits where there is none."""
-    if (path / DATASET_FILE).exists():
-        return read_dataset(path)
-    return Dataset(FORMAT_VERSION, task.name, asdict(task), task.vocabulary, seed, splits={})
+    """What stands in dataset.json, or a dataset without splits where there is none.
+
+    Raises ForeignDatasetError where it is that of another task or seed.
+    """
+    ours = Dataset(FORMAT_VERSION, task.name, asdict(task), task.vocabulary, seed, splits={})
+    if not (path / DATASET_FILE).exists():
+        return ours
+    standing = read_dataset(path)
+    described = json.loads(replace(standing, splits={}).to_json())
+    if described != json.loads(ours.to_json()):
+        other = [name for name, value in json.loads(ours.to_json()).items() if described[name] != value]
+        raise ForeignDatasetError(
+            f"{path / DATASET_FILE} was written by another config (its {', '.join(other)} differ), and is not "
+            "replaced: move this directory away, or generate into another root"
+        )
+    return standing
 
 
 def _run(job: Job) -> list[Shard]:

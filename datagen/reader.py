@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datagen.errors import (
     DatasetNotFoundError,
@@ -22,8 +21,10 @@ from datagen.errors import (
 )
 from datagen.rows import COLUMNS, Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
+from datagen.shards import read_table
 
 GENERATE = "`python pipelines/generate.py`"
+_REMEDY = f"run {GENERATE} again, it replaces what is missing or broken"
 
 
 def read_dataset(path: str | Path) -> Dataset:
@@ -34,7 +35,7 @@ def read_dataset(path: str | Path) -> Dataset:
     file = Path(path) / DATASET_FILE
     if not file.is_file():
         raise DatasetNotFoundError(f"no dataset at {path} (there is no {DATASET_FILE}): make it with {GENERATE}")
-    return Dataset.from_json(file.read_text(), file)
+    return Dataset.from_json(file.read_bytes(), file)
 
 
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
@@ -81,23 +82,31 @@ def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) ->
 
 def _tables(path: Path, dataset: Dataset, split: str, rows: int) -> Iterator[pa.Table]:
     """The first `rows` rows, one table a shard."""
+    first: pa.Schema | None = None
     for number, shard in enumerate(dataset.splits[split].shards):
         if rows == 0:
             return
-        table = _read_shard(shard_path(path, split, number), shard).slice(0, rows)
+        file = shard_path(path, split, number)
+        table = _read_shard(file, shard, len(dataset.vocabulary))
+        first = first or table.schema
+        if not table.schema.equals(first):
+            raise ShardCorruptError(f"shard {file} has columns of other types than the first: {_REMEDY}")
+        table = table.slice(0, rows)
         rows -= table.num_rows
         yield table
 
 
-def _read_shard(file: Path, shard: Shard) -> pa.Table:
-    remedy = f"run {GENERATE} again, it replaces what is missing or broken"
+def _read_shard(file: Path, shard: Shard, vocabulary_size: int) -> pa.Table:
     if not file.is_file():
-        raise ShardMissingError(f"shard {file} is missing: {remedy}")
+        raise ShardMissingError(f"shard {file} is missing: {_REMEDY}")
     content = file.read_bytes()
     checksum = hashlib.sha256(content).hexdigest()
     if checksum != shard.sha256:
-        raise ShardCorruptError(f"shard {file} has sha256 {checksum}, dataset.json says {shard.sha256}: {remedy}")
-    return pq.read_table(pa.BufferReader(content))
+        raise ShardCorruptError(f"shard {file} has sha256 {checksum}, dataset.json says {shard.sha256}: {_REMEDY}")
+    try:
+        return read_table(content, shard.rows, vocabulary_size)
+    except ValueError as error:
+        raise ShardCorruptError(f"shard {file}: {error}; {_REMEDY}") from error
 
 
 def _arrays(tables: Iterable[pa.Table], rows: int) -> dict[str, npt.NDArray[Any]]:

@@ -52,7 +52,7 @@ class Rule110:
         if self.shallowest is not None:
             check_int("shallowest", self.shallowest, 0, self.steps)
         if self.labels not in ("first", "all"):
-            raise ValueError(f"labels must be 'first' or 'all', got {self.labels!r}")
+            raise ValueError(f"labels must be 'first' or 'all', got {self.labels!r:.200}")
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from datagen.errors import DatasetNotFoundError, FormatVersionError
-from datagen.task import Task, canonical_json, task_identity
+from datagen.task import MAX_SEED, Task, canonical_json, check_int, check_split, task_identity
 
 FORMAT_VERSION = 1  # raise it whenever the same config would give other rows or other columns
 DATASET_FILE = "dataset.json"
@@ -50,25 +51,50 @@ class Dataset:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> Dataset:
+    def from_json(cls, text: str | bytes, path: Path) -> Dataset:
         """Raises FormatVersionError for a newer format and DatasetNotFoundError for a text that is no dataset.json."""
         try:
-            raw = json.loads(text)
-            if raw["format_version"] > FORMAT_VERSION:
-                raise FormatVersionError(
-                    f"{path} has format version {raw['format_version']}, this code reads up to {FORMAT_VERSION}: "
-                    "update the code, or generate the dataset again with it"
-                )
-            splits = {
-                name: Split(split["rows"], tuple(Shard(**shard) for shard in split["shards"]))
-                for name, split in raw["splits"].items()
-            }
-            return cls(**{**raw, "vocabulary": tuple(raw["vocabulary"]), "splits": splits})
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            return cls._of(json.loads(text), path)
+        except FormatVersionError:
+            raise
+        # a ValueError is also JSON's own, of syntax and of numbers without end
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DatasetNotFoundError(
-                f"{path} is not the dataset.json of a dataset ({error!r}): "
+                f"{path} is not the dataset.json of a dataset ({type(error).__name__}: {error!s:.200}): "
                 "delete it and run `python pipelines/generate.py`; finished shards are kept"
             ) from error
+
+    @classmethod
+    def _of(cls, raw: Any, path: Path) -> Dataset:
+        version = raw["format_version"]
+        check_int("format_version", version, 1, MAX_SEED)
+        if version > FORMAT_VERSION:
+            raise FormatVersionError(
+                f"{path} has format version {version}, this code reads up to {FORMAT_VERSION}: "
+                "update the code, or generate the dataset again with it"
+            )
+        check_int("seed", raw["seed"], 0, MAX_SEED)
+        for name, kind in (("task", str), ("config", dict), ("vocabulary", list), ("splits", dict)):
+            if type(raw[name]) is not kind:
+                raise ValueError(f"{name} must be of type {kind.__name__}, got {raw[name]!r:.40}")
+        vocabulary = tuple(raw["vocabulary"])
+        if not vocabulary or not all(type(word) is str for word in vocabulary):
+            raise ValueError(f"vocabulary must be one or more texts, got {vocabulary!r:.40}")
+        splits = {name: _split(name, split) for name, split in raw["splits"].items()}
+        return cls(**{**raw, "vocabulary": vocabulary, "splits": splits})
+
+
+def _split(name: str, raw: Any) -> Split:
+    """Raises ValueError, KeyError or TypeError where `raw` does not describe a split."""
+    check_split(name)
+    shards = tuple(Shard(**shard) for shard in raw["shards"])
+    for shard in shards:
+        check_int("rows of a shard", shard.rows, 1, MAX_SEED)
+        if type(shard.sha256) is not str or not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+            raise ValueError(f"sha256 must be 64 hex digits, got {shard.sha256!r:.80}")
+    there = sum(shard.rows for shard in shards)
+    check_int(f"rows of {name}, as its shards have them,", raw["rows"], max(there, 1), there)
+    return Split(there, shards)
 
 
 def fingerprint(task: Task, seed: int) -> str:

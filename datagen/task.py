@@ -48,12 +48,12 @@ def canonical_json(value: Any) -> str:
 def check_int(name: str, value: object, low: int, high: int) -> None:
     """Raises ValueError unless `value` is a plain int (not a bool) in low..high."""
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} must be an int in {low}..{high}, got {value!r}")
+        raise ValueError(f"{name} must be an int in {low}..{high}, got {value!r:.200}")
 
 
 def check_split(split: object) -> None:
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r:.200}")
 
 
 def random_stream(task: Task, split: str, seed: int, shard: int) -> np.random.Philox:

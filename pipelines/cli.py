@@ -17,6 +17,7 @@ from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
 from pipelines.steps import State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
 from pipelines.termination import Terminated, terminable
+from sleepmodel.masking import masked
 
 if TYPE_CHECKING:
     from pipelines.context import Context
@@ -51,7 +52,7 @@ def main(script: str, description: str | None) -> NoReturn:
             f"{error}: python pipelines/{script_of(error.missing)}.py {arguments.preset}, or full.py for everything"
         )
     except StepFailed as error:
-        console.print(f"{error}", style="red", markup=False)
+        console.print(masked(error), style="red", markup=False)
         sys.exit(FAILED)
     except Terminated:
         console.print("terminated: run the same command again to continue", style="red")
@@ -203,7 +204,7 @@ def summarise(everything: list[Step], root: Path, console: Console) -> None:
     done = {script_of(step): step.output(root) for step in everything if state(step, root) is State.DONE}
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(masked(text), soft_wrap=True, highlight=False, markup=False)
 
     if "evaluate" in done:
         console.print(comparison_table(comparison_lines(done["evaluate"])))
@@ -223,5 +224,5 @@ def summarise(everything: list[Step], root: Path, console: Console) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {masked(message)}", file=sys.stderr)
     sys.exit(BAD_INPUT)

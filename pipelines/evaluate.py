@@ -82,15 +82,16 @@ def read_mistakes(output: Path) -> list[Mistakes]:
     ]
 
 
-def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
-    """lines: line of the comparison -> its trainings, one a seed; the first input of each is its dataset."""
+def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]], context: Context) -> Step:
+    """lines: line of the comparison -> its trainings, one a seed; the first input of each is its dataset. more: line ->
+    other N to evaluate it at, where there are any."""
     pairs = [(line, train, train.inputs[0]) for line, steps in lines.items() for train in steps]
     inputs = tuple(dict.fromkeys(step for _, train, data in pairs for step in (train, data)))
-    names = {line: [train.name for train in steps] for line, steps in lines.items()}
+    config = {"lines": {line: [train.name for train in steps] for line, steps in lines.items()}, "more": more}
 
     def run(run: Run) -> None:
         found = {
-            train: entries(line, run.path(train), dataset(run.path(data)), context.commit_of(train))
+            train: entries(line, run.path(train), dataset(run.path(data)), context.commit_of(train), more.get(line, ()))
             for line, train, data in pairs
         }
         everything = [entry for group in found.values() for entry in group]
@@ -111,16 +112,20 @@ def evaluate_step(lines: dict[str, list[Step]], context: Context) -> Step:
             (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
         (run.output / READABLE).write_text(markdown(mistakes))
 
-    return Step("evaluate", names, run, inputs, cores=None, version=2)
+    return Step("evaluate", config, run, inputs, cores=None, version=2)
 
 
-def entries(line: str, training: Path, data: Path, commit: str = "") -> list[Entry]:
-    """A trained model at its own N, and at each other N that it was trained for, as lines of their own ("line@N")."""
+def entries(line: str, training: Path, data: Path, commit: str = "", more: tuple[int, ...] = ()) -> list[Entry]:
+    """A trained model at its own N, and at each other N that it was trained for and of `more`, as lines of their own
+    ("line@N")."""
     own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
-    trained, curriculum = train["sleep_passes"] or [own], Curriculum(**train["curriculum"])
+    trained, curriculum = (
+        train["sleep_passes"] or [own],
+        Curriculum(steps_per_pass=train["curriculum"]["steps_per_pass"]),
+    )
     return [
         Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit, curriculum)
-        for passes in sorted({own, *trained})
+        for passes in sorted({own, *trained, *more})
     ]
 
 

@@ -27,7 +27,8 @@ def plan(pipeline: Pipeline, context: Context) -> list[Step]:
         searches = [tune_step(pipeline, pipeline.search, data[pipeline.task], context)]
         winners = winner_steps(pipeline, data[pipeline.task], searches[0], context)
     lines = {**baselines, **winners}
-    evaluation = evaluate_step(lines, context)
+    more = {arm.name: arm.evaluated_at for arm in pipeline.arms if arm.evaluated_at}
+    evaluation = evaluate_step(lines, more, context)
     candidates = WINNER if winners else pipeline.arms[-1].name
     return [
         *data.values(),

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from sleepmodel.config import shortened
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class _Assignment:
     text: str
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.path)}={self.text}"
+        return shortened(f"{'.'.join(self.path)}={self.text}")
 
 
 def apply_overrides(config: T, assignments: Sequence[str]) -> T:
@@ -53,7 +55,7 @@ def _parse(assignment: str) -> _Assignment:
     path, equals, text = assignment.partition("=")
     names = tuple(name.strip() for name in path.split("."))
     if not equals or not all(names):
-        raise OverrideError(f"{assignment!r}: must have the form field=value or group.field=value")
+        raise OverrideError(f"{shortened(repr(assignment))}: must have the form field=value or group.field=value")
     return _Assignment(names, text)
 
 
@@ -101,7 +103,9 @@ def _check_field(config: Any, name: str, assignment: _Assignment, depth: int) ->
     near = difflib.get_close_matches(name, fields, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     where = ".".join(assignment.path[:depth]) or "the config"
-    raise OverrideError(f"{assignment}: {where} has no field {name!r}; its fields are {', '.join(fields)}{hint}")
+    raise OverrideError(
+        f"{assignment}: {where} has no field {shortened(repr(name))}; its fields are {', '.join(fields)}{hint}"
+    )
 
 
 def _check_inside(value: Any, hint: Any, assignment: _Assignment, depth: int) -> None:
@@ -148,6 +152,10 @@ class _Loader(yaml.SafeLoader):
 
     def fetch_tag(self) -> None:
         raise yaml.YAMLError("tags are not read")
+
+    def fetch_alias(self) -> None:
+        # a few dozen characters of aliases to aliases would stand for gigabytes
+        raise yaml.YAMLError("aliases are not read")
 
 
 _Loader.yaml_implicit_resolvers = {}

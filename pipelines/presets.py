@@ -9,7 +9,7 @@ import torch
 from datagen import Depo, Gsm, Rule110
 from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
-from sleepmodel.config import Curriculum, Search, check_compatible, require
+from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible, require, require_whole
 
 AnyTask = Rule110 | Depo | Gsm
 
@@ -26,10 +26,10 @@ class Data:
 
     def __post_init__(self) -> None:
         for name in ("validation_rows", "test_rows"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
-        require(self.seed >= 0, "seed", self.seed, "an integer of at least 0")
-        rows = self.train_rows
-        require(rows is None or rows >= 1, "train_rows", rows, "an integer of at least 1, or null")
+            require_whole(name, getattr(self, name), 1)
+        require_whole("seed", self.seed, 0, MAX_SEED)
+        if self.train_rows is not None:
+            require_whole("train_rows", self.train_rows, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Arm:
     depth: automaton steps to predict, where they differ from the task's.
     start: an earlier line, whose trained embeddings, readout and attention blocks this one's begin as; its other blocks
     are new, and do nothing at first. fresh_steps: of the training, as TrainConfig's.
-    curriculum: of the training, None is the preset's.
+    curriculum: of the training, None is the preset's; drawn_passes: likewise its TrainConfig.sleep_passes, () is the
+    preset's. evaluated_at: other N at which the model is evaluated, beside those that it was trained for.
     """
 
     name: str
@@ -60,6 +61,8 @@ class Arm:
     start: str | None = None
     fresh_steps: int = 0
     curriculum: Curriculum | None = None
+    drawn_passes: tuple[int, ...] = ()
+    evaluated_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +93,15 @@ class Pipeline:
         require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
         allowed = f"{len(task.vocabulary)}, the task's"
         require(model.vocab_size == len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)
-        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0
-        require(distinct, "seeds", self.seeds, "at least one seed, all different, none negative")
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
+        require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
         require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
         for name in ("sleep_passes", "fast_weight_lr"):
             allowed = (
                 "1: the preset's lines and its search set it (search.sleep_passes, search.eta_low, search.eta_high)"
             )
             require(getattr(model, name) == 1, f"model.{name}", getattr(model, name), allowed)
-        require(self.search_seed >= 0, "search_seed", self.search_seed, "an integer of at least 0")
+        require_whole("search_seed", self.search_seed, 0, MAX_SEED)
         rows = self.data.train_rows
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
@@ -140,6 +143,7 @@ class Pipeline:
             rows=rows,
             fresh_steps=arm.fresh_steps,
             curriculum=arm.curriculum or self.train.curriculum,
+            sleep_passes=arm.drawn_passes or self.train.sleep_passes,
         )
 
     def tasks(self) -> list[AnyTask]:
@@ -151,13 +155,13 @@ class Pipeline:
         """The arm's optimiser steps."""
         if arm.compute_of is None:
             return self.train.steps
-        target = self.step_flops(replace(self.arm_model(arm), sleep_passes=arm.compute_of))
-        return round(self.train.steps * target / self.step_flops(self.arm_model(arm)))
+        model = self.arm_model(arm)
+        return round(self.train.steps * self.step_flops(model, (arm.compute_of,)) / self.step_flops(model))
 
-    def step_flops(self, model: ModelConfig) -> float:
+    def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = ()) -> float:
         """FLOPs of one training step on longest rows: three times the forward's, as a backward costs two; the mean
-        where N is drawn."""
-        passes = self.train.sleep_passes or (model.sleep_passes,)
+        where N is `drawn`, by the preset where that is empty."""
+        passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
         forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
@@ -358,7 +362,22 @@ _ALL = (
         _MINI, name="rule110-fig2a-mini", arms=tuple(Arm(name=f"n1-t{depth}", depth=depth) for depth in (2, 4, 6, 8))
     ),
     _PAPER,
-    replace(_MINI, name="rule110-fig2b-mini", arms=_controls(4) + _sleepers(2, 4)),
+    replace(
+        _MINI,
+        name="rule110-fig2b-mini",
+        arms=_controls(4)
+        + _sleepers(2, 4)
+        + (Arm(name="any", sleep_passes=2, drawn_passes=(1, 2, 4), evaluated_at=(3, 8)),),
+        seeds=(40, 41, 42),
+    ),
+    replace(
+        _MINI,
+        name="rule110-by-t-mini",
+        arms=tuple(
+            Arm(name=f"n{n}-t{depth}", sleep_passes=n, depth=depth) for depth in (2, 4, 8, 10) for n in (1, 2, 4)
+        ),
+        seeds=(40, 41, 42),
+    ),
     _DEPO_PAPER,
     replace(
         _MINI,

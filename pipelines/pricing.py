@@ -15,8 +15,11 @@ PAPER_PROBE_ROWS = 8
 
 def training_flops(pipeline: Pipeline) -> float:
     """FLOPs of all of the pipeline's baselines, over their seeds."""
-    runs = ((pipeline.arm_model(arm), pipeline.arm_steps(arm)) for arm in pipeline.arms)
-    return float(sum(pipeline.step_flops(model) * steps for model, steps in runs)) * len(pipeline.seeds)
+    steps = (
+        pipeline.step_flops(pipeline.arm_model(arm), arm.drawn_passes) * pipeline.arm_steps(arm)
+        for arm in pipeline.arms
+    )
+    return float(sum(steps)) * len(pipeline.seeds)
 
 
 def training_seconds(pipeline: Pipeline) -> float:

@@ -9,20 +9,37 @@ MIXERS = ("attention", "gated_delta", "delta", "linear", "jet")
 EVICTIONS = ("hard", "sliding")
 RECOMPUTE = ("nothing", "pass", "window", "both")
 PRECISIONS = ("float32", "bfloat16")
+MOST = 2**31 - 1  # of anything that is counted
+WIDEST = 2**16  # of any one side of a tensor, so that no product of a few leaves 64 bits
+MOST_BLOCKS = 1024
+MAX_SEED = 2**63 - 1
 
 
 def require(ok: bool, field: str, value: object, allowed: str) -> None:
     """Raise the one error of a bad field: its name first, then its value and what is allowed."""
     if not ok:
-        raise ValueError(f"{field} = {value!r}: must be {allowed}")
+        raise ValueError(f"{field} = {shortened(repr(value))}: must be {allowed}")
 
 
-def _whole(field: str, value: object, low: int) -> None:
-    require(type(value) is int and value >= low, field, value, f"an integer of at least {low}")
+def shortened(text: str, length: int = 200) -> str:
+    """A value in a message, which names it and does not print a file."""
+    return text if len(text) <= length else text[:length] + "..."
+
+
+def require_whole(field: str, value: object, low: int, high: int = MOST) -> None:
+    """`require` for an integer, bool not among them."""
+    allowed = f"an integer of at least {low}" + (f", and at most {high}" if type(value) is int and value > high else "")
+    require(type(value) is int and low <= value <= high, field, value, allowed)
 
 
 def _real(field: str, value: object, low: float, high: float, allowed: str) -> None:
-    require(type(value) in (int, float) and low <= float(value) <= high, field, value, allowed)  # type: ignore[arg-type]
+    require(type(value) in (int, float) and low <= value <= high, field, value, allowed)  # type: ignore[operator]
+
+
+def _passes(field: str, values: object) -> None:
+    require(isinstance(values, tuple), field, values, "a tuple of numbers of passes")
+    for passes in values:  # type: ignore[attr-defined]
+        require_whole(field, passes, 1, WIDEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +77,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for field in ("d_model", "n_heads", "fast_heads", "key_dim", "value_dim", "mlp_ratio", "sleep_passes"):
-            _whole(field, getattr(self, field), 1)
-        _whole("vocab_size", self.vocab_size, 2)
-        _whole("window", self.window, 2)
+            require_whole(field, getattr(self, field), 1, WIDEST)
+        require_whole("vocab_size", self.vocab_size, 2)
+        require_whole("window", self.window, 2)
         if self.max_positions is not None:
-            _whole("max_positions", self.max_positions, 2)
+            require_whole("max_positions", self.max_positions, 2)
         _real("fast_weight_lr", self.fast_weight_lr, 1e-6, 2.0, "a number in (0, 2]")
         require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
         known = isinstance(self.mixers, tuple) and self.mixers and all(mixer in MIXERS for mixer in self.mixers)
         require(bool(known), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}")
+        require(len(self.mixers) <= MOST_BLOCKS, "mixers", len(self.mixers), f"at most {MOST_BLOCKS} blocks")
         short = "jet" in self.mixers and self.eviction == "sliding" and self.window < 3
         require(not short, "window", self.window, "at least 3 where jet's convolution of 4 slides over borders")
         if self.loop is not None:
@@ -85,8 +103,10 @@ class ModelConfig:
     def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`, also after JSON has made lists of tuples.
 
-        Raises ValueError on an unknown or missing field.
+        Raises ValueError on an unknown or missing field, and on what is no dict.
         """
+        if not isinstance(fields, dict):
+            raise ValueError(f"not a model config: {fields!r:.80} is no set of fields")
         try:
             loop = fields.get("loop")
             tuples = {"mixers": tuple(fields.get("mixers", cls.mixers)), "loop": None if loop is None else tuple(loop)}
@@ -111,7 +131,7 @@ class Truncation:
     def __post_init__(self) -> None:
         for field in ("passes", "windows"):
             if getattr(self, field) is not None:
-                _whole(field, getattr(self, field), 1)
+                require_whole(field, getattr(self, field), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +155,8 @@ class Curriculum:
         if self.threshold is not None:
             _real("threshold", self.threshold, 1e-9, 1.0, "a number in (0, 1], or null")
         if self.steps_per_pass is not None:
-            _whole("steps_per_pass", self.steps_per_pass, 1)
+            require_whole("steps_per_pass", self.steps_per_pass, 1)
+        require(type(self.review) is bool, "review", self.review, "true or false")
 
     @property
     def by_level(self) -> bool:
@@ -188,13 +209,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "validate_every"):
-            _whole(field, getattr(self, field), 1)
-        for field in ("warmup_steps", "seed", "fresh_steps"):
-            _whole(field, getattr(self, field), 0)
+            require_whole(field, getattr(self, field), 1)
+        for field in ("warmup_steps", "fresh_steps"):
+            require_whole(field, getattr(self, field), 0)
+        require_whole("seed", self.seed, 0, MAX_SEED)
         if self.rows is not None:
-            _whole("rows", self.rows, self.batch_size)
-        for passes in self.sleep_passes:
-            _whole("sleep_passes", passes, 1)
+            require_whole("rows", self.rows, self.batch_size)
+        _passes("sleep_passes", self.sleep_passes)
+        require(isinstance(self.truncation, Truncation), "truncation", self.truncation, "a Truncation")
+        require(isinstance(self.curriculum, Curriculum), "curriculum", self.curriculum, "a Curriculum")
         both = bool(self.sleep_passes) and self.curriculum.steps_per_pass is not None
         require(not both, "sleep_passes", self.sleep_passes, "empty where curriculum.steps_per_pass sets N")
         for field in ("muon_lr", "adam_lr"):
@@ -226,7 +249,8 @@ class Scale:
 
     def __post_init__(self) -> None:
         for field in ("workers", "cpus_per_worker", "accumulation"):
-            _whole(field, getattr(self, field), 1)
+            require_whole(field, getattr(self, field), 1)
+        require(type(self.gpu) is bool, "gpu", self.gpu, "true or false")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         require(self.recompute in RECOMPUTE, "recompute", self.recompute, f"one of {', '.join(RECOMPUTE)}")
 
@@ -256,11 +280,10 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _whole("trials", self.trials, 1)
-        _whole("grace", self.grace, 1)
-        _whole("seed", self.seed, 0)
-        for passes in self.sleep_passes:
-            _whole("sleep_passes", passes, 1)
+        require_whole("trials", self.trials, 1)
+        require_whole("grace", self.grace, 1)
+        require_whole("seed", self.seed, 0, 2**32 - 1)  # NumPy's, as Optuna takes it
+        _passes("sleep_passes", self.sleep_passes)
         require(len(self.sleep_passes) > 0, "sleep_passes", self.sleep_passes, "at least one number of passes")
         _real("eta_high", self.eta_high, 1e-6, 2.0, "a number in (0, 2]")
         _real("eta_low", self.eta_low, 1e-6, self.eta_high, f"a number in (0, eta_high = {self.eta_high}]")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sleepmodel.config import ModelConfig, Truncation, require
+from sleepmodel.config import WIDEST, ModelConfig, Truncation, require
 from sleepmodel.fast_weights import MIXERS
 from sleepmodel.layers import MLP, Attention, Mixer, Span
 from sleepmodel.tree import map_tensors, merge_rows, named_tensors, select_rows
@@ -245,7 +245,8 @@ class SleepModel(nn.Module):
         """N as it is given, the config's for None; ValueError where it is no number of passes."""
         if passes is None:
             return self.config.sleep_passes
-        require(type(passes) is int and passes >= 1, "sleep_passes", passes, "an integer of at least 1")
+        allowed = f"an integer of at least 1, and at most {WIDEST}"
+        require(type(passes) is int and 1 <= passes <= WIDEST, "sleep_passes", passes, allowed)
         return passes
 
     def _plan(self, passes: int) -> list[list[int]]:
@@ -325,10 +326,11 @@ class SleepModel(nn.Module):
 
     def _check(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
         """Which windows hold answers, bool [B, windows] on the CPU; raises ValueError on a batch without meaning."""
-        if tokens.dim() != 2 or tokens.shape != loss_mask.shape or loss_mask.dtype != torch.bool:
+        kinds = (tokens.dtype, loss_mask.dtype) == (torch.int64, torch.bool)
+        if tokens.dim() != 2 or tokens.shape != loss_mask.shape or not kinds or not tokens.numel():
             raise ValueError(
-                f"tokens {tuple(tokens.shape)} and loss_mask {tuple(loss_mask.shape)} ({loss_mask.dtype}): "
-                "must both be [B, T], the mask boolean"
+                f"tokens {tuple(tokens.shape)} ({tokens.dtype}) and loss_mask {tuple(loss_mask.shape)} "
+                f"({loss_mask.dtype}): must both be [B, T] with at least one token, int64 and bool"
             )
         tokens, mask, window = tokens.cpu(), loss_mask.cpu(), self.config.window
         real = tokens >= 0

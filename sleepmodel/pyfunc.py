@@ -57,11 +57,25 @@ class Answers(PythonModel):
 
         Raises ValueError on prompts that the model cannot answer.
         """
-        tokens, n = np.asarray(model_input["tokens"]), int((params or {}).get("n", 1))
+        tokens, n = _prompts(model_input), (params or {}).get("n", 1)
+        if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
+            raise ValueError(f"n = {n!r:.200}: must be an integer, the number of tokens to answer with")
+        n = int(n)
         check_prompts(self.model.config, tokens, n)
         session = self.model.session(len(tokens))
         session.read(torch.from_numpy(tokens.astype(np.int64)), last=True)
         return {"answer": session.generate(n).numpy()}
+
+
+def _prompts(model_input: object) -> npt.NDArray[Any]:
+    """The prompts of a request, of whatever numbers they are; ValueError where it holds none."""
+    if not isinstance(model_input, dict) or "tokens" not in model_input:
+        given = sorted(map(str, model_input)) if isinstance(model_input, dict) else type(model_input).__name__
+        raise ValueError(f'input {given}: must be {{"tokens": integers [B, T]}}, one row a prompt')
+    try:
+        return np.asarray(model_input["tokens"])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"tokens: must be integers [B, T], all rows of one length ({error}); pad with -1") from error
 
 
 set_model(Answers())

@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from sleepmodel.layers import FAR, PAD, Span
 from sleepmodel.model import SleepModel, States
+from sleepmodel.saving import read_tensors, write_tensors
 from sleepmodel.tree import map_tensors, merge_rows, named_tensors, select_rows
 
 FORMAT, VERSION = "sleepmodel-memory", "1"
@@ -77,29 +75,15 @@ class Memory:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; it appears whole or not at all."""
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.tensors.items()}
-        facts = {"format": FORMAT, "version": VERSION, "model": self.fingerprint}
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, fresh, {**facts, "sha256": _digest(tensors, facts)})
-        fresh.replace(path)
+        write_tensors(Path(path), self.tensors, {"format": FORMAT, "version": VERSION, "model": self.fingerprint})
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
         """Read a file that `save` wrote. Raises FileNotFoundError where there is none, ValueError where it is damaged,
         was changed since, or is of another kind or version. The sum guards against accidents, not against forgers."""
-        from safetensors import SafetensorError, safe_open
-
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no memory here; give a file that Memory.save wrote")
-        try:
-            with safe_open(path, "pt") as file:
-                names = list(file.keys())
-                facts, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
+        facts, tensors = read_tensors(Path(path))
         if facts.get("format") != FORMAT:
             raise ValueError(f"{path}: a safetensors file, but no memory; give a file that Memory.save wrote")
         if facts.get("version") != VERSION:
@@ -107,9 +91,6 @@ class Memory:
             raise ValueError(
                 f"{path}: memory of version {version}, this code reads {VERSION}; use the code that wrote it"
             )
-        digest = facts.pop("sha256", "")
-        if digest != _digest(tensors, facts):
-            raise ValueError(f"{path}: changed since it was written (its sha256 differs); take another copy of it")
         return cls(tensors, facts.get("model", ""))
 
 
@@ -357,31 +338,29 @@ def _mind_of(memory: Memory, model: SleepModel) -> Mind:
     wanted = dict(named_tensors(empty, "mind"))
     if set(wanted) != set(memory.tensors):
         raise ValueError(f"this memory lacks {sorted(set(wanted) ^ set(memory.tensors))}; take another copy of it")
-    rows = memory.batch_size
+    rows = memory.batch_size if memory.tensors["mind.filled"].dim() else 0
+    lengths: dict[str, int] = {}
     for name, leaf in wanted.items():
         found = memory.tensors[name]
-        # an axis that is empty in the beginning holds tokens: any number of them
-        sizes = zip(found.shape[1:], leaf.shape[1:], strict=False)
-        fits = found.dim() == leaf.dim() and all(size == fixed or fixed == 0 for size, fixed in sizes)
-        if not fits or found.dtype != leaf.dtype or len(found) not in {1, rows} or not found.isfinite().all():
-            shape = f"{found.dtype} {list(found.shape)}"
+        fits = found.dim() == leaf.dim() and found.dtype == leaf.dtype and len(found) in {1, rows}
+        for size, fixed in zip(found.shape[1:], leaf.shape[1:], strict=False):
+            # an axis that is empty in the beginning holds tokens: as many as all of that state
+            fits &= size == (fixed or lengths.setdefault(name.rpartition(".")[0], size))
+        if not fits or not found.isfinite().all():
+            shape = f"{found.dtype} {list(found.shape[:9])}"
             raise ValueError(f"this memory's {name} is {shape}, or not finite; take another copy of it")
     tensors = iter(memory.tensors[name].to(model.lm_head.weight.device) for name in wanted)
     mind: Mind = map_tensors(lambda leaf: next(tensors), empty)
     counts = (mind.filled, mind.skipped, mind.read, mind.slept)
     window = model.config.window
-    if any(len(count) != rows or (count < 0).any() for count in counts) or (mind.filled + mind.skipped > window).any():
+    wrong = any(len(count) != rows or (count < 0).any() for count in counts) or not rows
+    if (
+        wrong
+        or (mind.filled + mind.skipped > window).any()
+        or (mind.filled > mind.read.clamp(max=lengths["mind"])).any()
+    ):
         raise ValueError("this memory's counts of tokens are not those of a session; take another copy of it")
     return mind
-
-
-def _digest(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        if tensors[name].numel():
-            digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from sleepmodel import pyfunc
+from sleepmodel.masking import masked
 from sleepmodel.model import SleepModel
 from sleepmodel.saving import load, save
 
@@ -55,9 +56,10 @@ for _noisy in ("mlflow", "alembic"):
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow tracking store and registry, and an experiment in it. Can be sent to workers."""
+    """An MLflow tracking store and registry, and an experiment in it. Can be sent to workers. uri: not shown, as it may
+    hold a password."""
 
-    uri: str
+    uri: str = field(repr=False)
     experiment_id: str
 
 
@@ -114,9 +116,11 @@ def _probing(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise ConnectionError(
-            f"MLflow store {uri}: cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one that "
-            "runs, or unset it to use a SQLite database under the root"
-        ) from error
+            masked(
+                f"MLflow store {uri}: cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one "
+            )
+            + "that runs, or unset it to use a SQLite database under the root"
+        ) from None  # what MLflow raised holds the address with its secrets
     finally:
         for name, value in before.items():
             os.environ.pop(name)
@@ -319,12 +323,12 @@ def download_model(uri: str) -> Path:
     store_uri = tracking_uri(Path(os.environ.get("SLEEPMODEL_ROOT") or "runs").expanduser())
     help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
     if store_uri.startswith(SQLITE) and not Path(store_uri.removeprefix(SQLITE)).is_file():
-        raise FileNotFoundError(f"{uri}: there is no MLflow database {store_uri}; {help_text}")
+        raise FileNotFoundError(f"{uri}: there is no MLflow database {masked(store_uri)}; {help_text}")
     with _probing(store_uri):
         client = MlflowClient(store_uri, store_uri)
         found = _by_alias(client, name, alias) if alias else _by_number(client, name, number)
     if found is None:
-        raise FileNotFoundError(f"{uri}: the MLflow store {store_uri} has no such model; {help_text}")
+        raise FileNotFoundError(f"{uri}: the MLflow store {masked(store_uri)} has no such model; {help_text}")
     return _download(store_uri, client, found)
 
 

@@ -7,7 +7,9 @@ permutation of them for each epoch that depends on (seed, epoch) alone, and the 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +29,7 @@ from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is whole in one process
 
 Save = Callable[[Path], None]  # writes a complete checkpoint into an empty directory
 
@@ -93,7 +95,8 @@ class Engine(Protocol):
         """Write weights, optimiser and `state` into an empty directory."""
 
     def load(self, directory: Path) -> dict[str, Any]:
-        """The inverse of `save`; returns its `state`. Raises FileNotFoundError where nothing can be read."""
+        """The inverse of `save`; returns its `state`. Raises FileNotFoundError where nothing can be read, ValueError
+        where it is damaged."""
 
 
 class LocalEngine:
@@ -138,15 +141,30 @@ def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, 
     """Write a checkpoint whose weights and optimisers are whole in this process."""
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
+    (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))
 
 
 def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:
-    """The inverse of `save_whole`. Raises FileNotFoundError where there is no checkpoint."""
-    saved = torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=True)
+    """The inverse of `save_whole`. Raises as Engine.load."""
+    file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
+    if not file.is_file() or not listed.is_file():
+        raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
+    remedy = "go on from an earlier checkpoint"
+    if listed.read_bytes() != _sum_of(file).encode():
+        raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
     model.load_state_dict(saved["model"])
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     return dict(saved["state"])
+
+
+def _sum_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from datagen.files import replacing, sha256
 from datagen.gsm.official import read_official
 from datagen.gsm.task import encode, to_rows
 from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
-from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Shard, Split, shard_path
-from datagen.shards import to_table
+from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
+from datagen.shards import to_table, write_shard
 from datagen.task import check_split
 
 
@@ -34,8 +32,7 @@ def import_official(file: str | Path, root: str | Path, split: str = "test", tok
     identity = hashlib.sha256(f"{source} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
     dataset = Path(root).absolute() / "gsm" / identity
     with replacing(shard_path(dataset, split, 0)) as temporary:
-        pq.write_table(to_table(rows, len(vocabulary.tokens)), temporary, compression="zstd")
-        shard = Shard(len(rows), sha256(temporary))
+        shard = write_shard(to_table(rows, len(vocabulary.tokens)), temporary)
     described = Dataset(FORMAT_VERSION, "gsm", source, vocabulary.tokens, 0, {split: Split(len(rows), (shard,))})
     with replacing(dataset / DATASET_FILE) as temporary:
         temporary.write_text(described.to_json())

@@ -8,8 +8,7 @@ from typing import Any
 
 from datagen.errors import MalformedLinesError
 from datagen.gsm.problem import Mode, Problem
-from datagen.gsm.solver import NoAnswerError, solve
-from datagen.gsm.text import TextError
+from datagen.gsm.solver import solve
 
 FIELDS = {"problem": str, "question": str, "solution": str, "op": int, "template": str, "mode": str}
 MODES: dict[str, Mode] = {"normalforward": "forward", "forwardreverse": "reverse"}
@@ -20,15 +19,21 @@ NAMED_LINES = 10  # in an error
 def read_official(path: str | Path) -> list[Problem]:
     """The problems of a JSONL file, each solved anew: its text must give the stated answer and number of operations.
 
-    Raises MalformedLinesError, which names the first lines that are not in the format or not consistent.
+    Raises FileNotFoundError where there is no file, MalformedLinesError, which names the first lines that are not in
+    the format or not consistent, and where there is no line at all.
     """
     problems: list[Problem] = []
     malformed: list[str] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no file here; give the JSONL that GSM-Infinite's generator wrote")
+    # bytes, as text has line ends that JSON does not have, which may stand in a string
+    for number, line in enumerate(Path(path).read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
-            problems.append(_read_line(line))
-        except (json.JSONDecodeError, _LineError, TextError, NoAnswerError) as error:
-            malformed.append(f"line {number}: {error}")
+            problems.append(_read_line(line.decode()))
+        except RecursionError:
+            malformed.append(f"line {number}: nested too deep, or a quantity goes back over too many others")
+        except ValueError as error:  # of JSON, of the text, of its solution, of a number or a character beyond Python's
+            malformed.append(f"line {number}: {error!s:.500}")
     if malformed:
         more = [f"and {len(malformed) - NAMED_LINES} more"] if len(malformed) > NAMED_LINES else []
         raise MalformedLinesError(
@@ -37,22 +42,18 @@ def read_official(path: str | Path) -> list[Problem]:
     return problems
 
 
-class _LineError(ValueError):
-    """What is wrong with one line."""
-
-
 def _read_line(line: str) -> Problem:
     raw: Any = json.loads(line)
     if not isinstance(raw, dict):
-        raise _LineError(f"not a JSON object: {line[:40]!r}")
+        raise ValueError(f"not a JSON object: {line[:40]!r}")
     for name, kind in FIELDS.items():
         if type(raw.get(name)) is not kind:
-            raise _LineError(f"{name} must be of type {kind.__name__}, got {raw.get(name)!r:.40}")
+            raise ValueError(f"{name} must be of type {kind.__name__}, got {raw.get(name)!r:.40}")
     if raw["mode"] not in MODES:
-        raise _LineError(f"mode must be one of {', '.join(MODES)}, got {raw['mode']!r}")
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {raw['mode']!r}")
     working, _, answer = raw["solution"].rpartition(ANSWER)
     if not working or not answer.removesuffix(".").isdecimal():
-        raise _LineError(f"solution must end with {ANSWER!r} and a number, got {raw['solution'][-40:]!r}")
+        raise ValueError(f"solution must end with {ANSWER!r} and a number, got {raw['solution'][-40:]!r}")
     problem = Problem(
         question=raw["question"].strip(),
         context=raw["problem"].strip(),
@@ -62,7 +63,9 @@ def _read_line(line: str) -> Problem:
         theme=raw["template"],
         mode=MODES[raw["mode"]],
     )
+    for name in ("problem", "question", "solution", "template"):
+        raw[name].encode()  # half of a character may be escaped in JSON, but cannot be written
     solved = solve(problem.question, problem.context)
     if (solved.answer, solved.operations) != (problem.answer, problem.operations):
-        raise _LineError(f"answer {problem.answer} with op {problem.operations} is stated, the text gives {solved}")
+        raise ValueError(f"answer {problem.answer} with op {problem.operations} is stated, the text gives {solved}")
     return problem

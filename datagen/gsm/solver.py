@@ -6,6 +6,7 @@ a number is an equation for x. A total counts what the text names.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import read_context, read_question
 
 Polynomial = tuple[int, ...]  # coefficients of 1, x, x**2, ..., the last one not zero
+MAX_DEGREE = 16  # of a polynomial: totals of totals would double it with each sentence
+MAX_COEFFICIENT = 10**12  # its divisors are found in a moment
 
 
 class NoAnswerError(ValueError):
@@ -27,7 +30,8 @@ class Solution:
 
 
 def solve(question: str, context: str) -> Solution:
-    """Raises TextError where the text cannot be read, NoAnswerError where it has no answer or several."""
+    """Raises TextError where the text cannot be read, NoAnswerError where it has no answer or several, or numbers grow
+    beyond what any problem of the family has."""
     asked, text = read_question(question), _Text(read_context(context))
     value = text.value(asked)
     solutions: set[int] | None = None
@@ -145,6 +149,10 @@ def _product(polynomials: list[Polynomial]) -> Polynomial:
 def _trimmed(coefficients: list[int]) -> Polynomial:
     while coefficients and coefficients[-1] == 0:
         coefficients.pop()
+    largest = max(map(abs, coefficients), default=0)
+    if len(coefficients) > MAX_DEGREE + 1 or largest > MAX_COEFFICIENT:
+        has = f"degree {len(coefficients) - 1} and coefficients up to {largest:.0e}"
+        raise NoAnswerError(f"a quantity has {has}: must be at most {MAX_DEGREE} and {MAX_COEFFICIENT:.0e}")
     return tuple(coefficients)
 
 
@@ -158,4 +166,5 @@ def _positive_roots(polynomial: Polynomial) -> set[int] | None:
         return None
     # A root divides the lowest coefficient that is not zero.
     lowest = next(abs(coefficient) for coefficient in polynomial if coefficient)
-    return {x for x in range(1, lowest + 1) if lowest % x == 0 and _at(polynomial, x) == 0}
+    divisors = {d for x in range(1, math.isqrt(lowest) + 1) if lowest % x == 0 for d in (x, lowest // x)}
+    return {x for x in divisors if _at(polynomial, x) == 0}

@@ -63,11 +63,11 @@ class Gsm:
         for name, most in (("operations", MAX_OPERATIONS), ("tokens", MAX_TOKENS)):
             object.__setattr__(self, name, _checked_range(name, getattr(self, name), most))
         if type(self.hard) is not bool:
-            raise ValueError(f"hard must be a bool, got {self.hard!r}")
+            raise ValueError(f"hard must be a bool, got {self.hard!r:.200}")
         if self.tokenizer is None:
             scribe_of(None).check(self.operations, self.tokens)
         elif type(self.tokenizer) is not str:
-            raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r}")
+            raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r:.200}")
 
     @property
     def name(self) -> str:
@@ -173,7 +173,7 @@ def _answerable(length: int, answer_length: int) -> bool:
 def _checked_range(name: str, value: object, most: int) -> tuple[int, int]:
     """The range as a tuple (a dataset.json holds a list); ValueError unless 1 <= first <= second <= most."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"{name} must be a pair of ints, got {value!r}")
+        raise ValueError(f"{name} must be a pair of ints, got {value!r:.200}")
     low, high = value
     check_int(f"{name}[1]", high, 1, most)
     check_int(f"{name}[0]", low, 1, high)

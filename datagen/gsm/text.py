@@ -106,9 +106,11 @@ def _read_sentence(text: str) -> Statement:
 
 
 def _read_expression(text: str) -> Expression:
-    if match := re.fullmatch(r"(\d+)(?: (plus|times) (.+))?", text):
+    if match := re.fullmatch(r"([0-9]{1,9})(?: (plus|times) (.+))?", text):
         if match[2] is None:
             return Expression(int(match[1]))
+        if re.match("[0-9]", match[3]):
+            raise TextError(f"a number more than the one before the quantities: {text!r}")
         return _read_expression(match[3])._replace(constant=int(match[1]), times=match[2] == "times")
     for form, minus in (("the sum of ", False), ("the difference between ", True)):
         if text.startswith(form):

@@ -5,6 +5,7 @@ Both encode a text piece by piece (datagen.gsm.text): its tokens are those of it
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -70,10 +71,17 @@ class Pretrained:
         """Raises ValueError for a path without a tokenizer, or a tokenizer that sees across the borders of pieces."""
         from tokenizers import Tokenizer
 
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise ValueError(f"tokenizer must be a tokenizer.json or a directory with one, there is no {file}")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        # os.path answers also for what no file system takes as a name
+        file = Path(path) / "tokenizer.json" if os.path.isdir(path) else Path(path)
+        if not os.path.isfile(file):
+            there = str(file)[:200]
+            raise ValueError(f"tokenizer must be a tokenizer.json or a directory with one, there is no {there!r}")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers has no type of its own for what it cannot read
+            raise ValueError(
+                f"tokenizer {file} cannot be read ({error}): give a Hugging Face tokenizer.json"
+            ) from error
         for pieces in every_form():
             text = "".join(pieces)
             if self.encode(text) != [token for piece in pieces for token in self.encode(piece)]:

@@ -14,7 +14,7 @@ from sleepmodel.training import LocalEngine, build_model
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
 SCALE = Scale(workers=2)
-FILES = ("checkpoint.pt", "worker-0.json", "worker-1.json")
+FILES = ("checkpoint.pt", "checkpoint.pt.sha256", "worker-0.json", "worker-1.json")
 
 
 def write(directory: Path, step: int) -> Path:

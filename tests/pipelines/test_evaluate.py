@@ -1,7 +1,7 @@
 """Trained models on the test split: at their own N and at every N they were trained for, with any number of tasks."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from datagen import Depo, Rule110, generate, read_rows
 from datagen.task import Task
+from pipelines.canonical import canonical
 from pipelines.context import Context
 from pipelines.evaluate import Entry, entries, measure, predict_all
 from pipelines.presets import PRESETS
@@ -31,9 +32,10 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     job = Job(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
     job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
-    (training / "config.json").write_text(json.dumps({"config": {"train": asdict(config)}}))
-    found = entries("any", training, dataset, "abc")
+    (training / "config.json").write_text(json.dumps({"config": canonical({"train": config}, "config")}))
+    *found, beyond = entries("any", training, dataset, "abc", more=(4, 8))
     assert [(entry.line, entry.sleep_passes) for entry in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
+    assert (beyond.line, beyond.sleep_passes) == ("any@8", 8)
     rows, model = read_rows(dataset, "test"), load(training / "model")
     forward = sum(model.flops(rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
     for entry, n in zip(found, (1, 2, 4), strict=True):

@@ -108,9 +108,9 @@ def test_a_resumed_engine_is_the_same_run(process_group: None, rows: Rows, tmp_p
 
 def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) -> None:
     config = replace(CONFIG, grad_clip=0.0)
-    for stage, said in ((0, "checkpoint.pt"), (2, "no checkpoint here")):
+    for stage in (0, 2):
         engine = DeepSpeedEngine(build_model(TINY, config), config, Scale(zero_stage=stage))
-        with pytest.raises(FileNotFoundError, match=said):
+        with pytest.raises(FileNotFoundError, match="no checkpoint here"):
             engine.load(tmp_path)
 
 

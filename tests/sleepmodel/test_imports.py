@@ -22,7 +22,7 @@ from sleepmodel.training import LocalEngine, build_model, train
 model = ModelConfig(vocab_size=3, d_model=16, n_heads=2, mixers=("attention", "gated_delta"), window=6, fast_heads=1)
 config = TrainConfig(steps=2, batch_size=4)
 rows = Rule110(cells=6, states=1, steps=1).sample("train", 0, 0, 8)
-history = train(LocalEngine(build_model(model, config), config), rows, config, lambda m: 0.0, lambda at, save: None)
+history = train(LocalEngine(build_model(model, config), config), rows, config, lambda *_: 0.0, lambda at, save: None)
 assert history[-1].step == 2
 """
 

@@ -1,0 +1,131 @@
+"""Training on one GPU, without Ray, DeepSpeed or MLflow: tokens/s, MFU, and minutes to the 5 billion tokens of Fig. 2b.
+
+    python -m benchmarks.gpu [--batch 512] [--rounds 10]
+
+A step is forward, backward and optimiser in bfloat16, of the preset's architecture on rows of its task, plain and under
+torch.compile. `--device cpu --batch 2 --rounds 1` shows that it runs where there is no GPU; such figures are not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.results_file import write_result
+from pipelines.presets import PRESETS
+from sleepmodel import SleepModel
+from sleepmodel.ops import gated_delta
+from sleepmodel.training import LocalEngine
+
+PRESET = PRESETS["rule110-fig2b"]
+PASSES = (1, 2, 3, 4)
+FORMS = {"eager": False, "compiled": True}
+MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
+TOKENS = 5_000_000_000
+WARMUP = 3
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--batch", type=int, default=PRESET.train.batch_size, help="rows of a step")
+    parser.add_argument("--rounds", type=int, default=10, help="steps timed, of each N and form in turn")
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no CUDA device here; run it on a GPU machine, or look with --device cpu --batch 2 --rounds 1")
+    device = torch.device(given.device)
+    peak = matmul_peak(device)
+    forms = FORMS if device.type == "cuda" else {"eager": False}
+    rows = [
+        row for name, compiled in forms.items() for row in measure(device, given.batch, given.rounds, name, compiled)
+    ]
+    table = Table("form", "N", "tokens/s", "MFU", "GB", "minutes to 5e9 tokens", title=f"{name_of(device)}, bfloat16")
+    for row in rows:
+        row["mfu"] = row["flops_per_second"] / peak
+        cells = [row["form"], str(row["passes"]), f"{row['tokens_per_second']:,.0f}", f"{row['mfu']:.1%}"]
+        minutes = TOKENS / row["tokens_per_second"] / 60
+        table.add_row(*cells, f"{row['peak_bytes'] / 1e9:.2f}", f"{minutes:,.0f}")
+    Console().print(table)
+    payload = {
+        "device": name_of(device),
+        "batch": given.batch,
+        "rounds": given.rounds,
+        "matmul_peak_flops": peak,
+        "kernel": "fla" if gated_delta.HAS_FLA else "torch",
+        "rows": rows,
+    }
+    if device.type == "cuda":
+        print(write_result("gpu", payload))
+
+
+def measure(device: torch.device, batch: int, rounds: int, form: str, compiled: bool) -> list[dict[str, Any]]:
+    """Median step of each N, the N in turn."""
+    tokens, mask = map(torch.from_numpy, PRESET.task.sample("train", 0, 0, batch).batch())
+    train = replace(PRESET.train, precision="bfloat16", batch_size=batch)
+    engines, seconds, peaks = {}, {n: [] for n in PASSES}, dict.fromkeys(PASSES, 0)
+    for n in PASSES:
+        torch.manual_seed(0)
+        model = SleepModel(replace(PRESET.model, sleep_passes=n)).to(device)
+        if compiled:
+            for block in model.stack:
+                block.compile()
+        engines[n] = LocalEngine(model, train)
+    for turn in range(WARMUP + rounds):
+        for n, engine in engines.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            took = timed(device, lambda: step(engine, tokens, mask))  # noqa: B023
+            if turn >= WARMUP:
+                seconds[n].append(took)
+                peaks[n] = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return [
+        {
+            "form": form,
+            "passes": n,
+            "seconds": statistics.median(seconds[n]),
+            "tokens_per_second": tokens.numel() / statistics.median(seconds[n]),
+            "flops_per_second": 3 * batch * engine.model.flops(tokens.shape[1]) / statistics.median(seconds[n]),
+            "peak_bytes": peaks[n],
+        }
+        for n, engine in engines.items()
+    ]
+
+
+def step(engine: LocalEngine, tokens: Tensor, mask: Tensor) -> None:
+    engine.backward(tokens, mask)
+    engine.step(1.0)
+
+
+def matmul_peak(device: torch.device, rounds: int = 10) -> float:
+    """FLOP/s of a large bfloat16 product here: what MFU is a share of."""
+    size = MATMUL_SIZE[device.type]
+    a, b = torch.randn(2, size, size, dtype=torch.bfloat16, device=device)
+    took = [timed(device, lambda: a @ b) for _ in range(WARMUP + rounds)][WARMUP:]
+    return 2 * size**3 / statistics.median(took)
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds until the device has done it."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+
+
+if __name__ == "__main__":
+    main()
