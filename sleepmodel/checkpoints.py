@@ -47,10 +47,11 @@ def read(directory: Path) -> Saved:
     first = _read_listing(directory, 0)
     for rank in range(int(first["workers"])):
         for name, expected in _read_listing(directory, rank)["files"].items():
-            path = directory / name
-            if not path.is_file():
-                raise TornError(f"{name} is missing")
-            if _sha256(path) != expected:
+            try:
+                found = _sha256(directory / name)
+            except FileNotFoundError:
+                raise TornError(f"{name} is missing") from None
+            if found != expected:
                 raise TornError(f"{name} has another checksum than when it was written")
     return Saved(directory, first["step"], first["workers"], first["zero_stage"])
 
