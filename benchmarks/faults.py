@@ -115,7 +115,7 @@ def checkpoints(root: Path) -> Path:
 
 def _start(root: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "pipelines/full.py", "smoke", "--root", str(root), "--set", *SMALL]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {**os.environ, "RAY_ADDRESS": "local"}  # never one that runs here
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=ROOT.parent, env=environment, stdout=quiet, stderr=quiet)
 
@@ -132,8 +132,10 @@ def _survive(name: str, root: Path, whole: Path) -> Outcome:
         assert commands < 3, f"{name}: full.py fails again and again in {root}"
         process, commands = _start(root), commands + 1
     runs, reports = _logged(root)
-    same = _same(root, whole)
-    return Outcome(name, commands, saved.step, same, runs, reports, STEPS // EVERY, time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    outcome = Outcome(name, commands, saved.step, _same(root, whole), runs, reports, STEPS // EVERY, seconds)
+    print(f"{name}: {'survived' if outcome.survived else 'NOT survived'}", flush=True)
+    return outcome
 
 
 def _same(root: Path, whole: Path) -> bool:

@@ -26,7 +26,7 @@ from sleepmodel.tuning import search
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SLOW = Rule110(cells=8, states=1, steps=2048)
-SHARDS, TRIALS = 12, 4
+SHARDS, TRIALS = 6, 3
 
 
 class Tracked(Job):
