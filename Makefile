@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test check fuzz format publish bench install hook clean
+.PHONY: help demo smoke test check fuzz format publish bench faults install hook clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.depth
 	$(BIN)/python -m benchmarks.overhead
+
+faults: $(READY) ## break whole pipelines in every way of docs/reliability.md, and write benchmarks/results/faults.json
+	$(BIN)/python -m benchmarks.faults
 
 hook: $(READY) ## run `make check` before each commit
 	$(BIN)/pre-commit install

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +12,25 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
+from pipelines.locks import Busy, working_on
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
 from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
+from pipelines.termination import Terminated, terminable
 from sleepmodel.masking import masked
 
 if TYPE_CHECKING:
     from pipelines.context import Context
 
-BAD_INPUT, FAILED = 2, 1
+BAD_INPUT, FAILED, TERMINATED = 2, 1, 128 + signal.SIGTERM
 LOG_WIDTH = 120  # of tables where the output is no terminal: a log of a job, a pipe
 
 
 def main(script: str, description: str | None) -> NoReturn:
     """Run a script's steps ("full": all of them) for the preset named on the command line, and exit.
 
-    Exit status 2 means that the input was refused before anything started, 1 that a step failed.
+    Exit status 2 means that the input was refused before anything started, 1 that a step failed, 143 that SIGTERM
+    ended it.
     """
     arguments = _parser(script, description).parse_args()
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -50,7 +54,10 @@ def main(script: str, description: str | None) -> NoReturn:
     except StepFailed as error:
         console.print(masked(error), style="red", markup=False)
         sys.exit(FAILED)
-    except (ValueError, ConnectionError, FileNotFoundError) as error:
+    except Terminated:
+        console.print("terminated: run the same command again to continue", style="red")
+        sys.exit(TERMINATED)
+    except (Busy, ValueError, ConnectionError, FileNotFoundError) as error:
         _refuse(str(error))
     sys.exit(0)
 
@@ -65,21 +72,33 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     if all(state(step, root) is State.DONE for step in steps):
         execute(steps, root, cores=1, console=console)
     else:
-        from sleepmodel.tracking import reaching
+        with working_on(steps, root, pipeline.name):
+            _execute(steps, everything[-1].identity, context, root, console)
+    summarise(everything, root, console)
 
-        cores = context.open(f"pipeline/{everything[-1].identity}")
-        with reaching(context.store):
-            status = "FAILED"
-            try:
+
+def _execute(steps: list[Step], identity: str, context: Context, root: Path, console: Console) -> None:
+    from sleepmodel.tracking import reaching
+
+    cores = context.open(f"pipeline/{identity}")
+    with reaching(context.store):
+        status = "FAILED"
+        try:
+            with terminable(context.stop):
                 repair(steps, root)
                 execute(steps, root, cores, context.begin, context.finish, console=console)
-                status = "FINISHED"
-            except StepFailed as error:
-                context.end(error.step, "FAILED")
-                raise
-            finally:
-                context.close(status)
-    summarise(everything, root, console)
+            status = "FINISHED"
+        except StepFailed as error:
+            context.end(error.step, "FAILED")
+            raise
+        except Terminated:
+            status = "KILLED"
+            for step in steps:
+                if state(step, root) is State.BROKEN:
+                    context.end(step, status)
+            raise
+        finally:
+            context.close(status)
 
 
 def repair(steps: list[Step], root: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TypeVar, cast
 
 import ray
 
+from pipelines.locks import LOCKS
 from pipelines.presets import Pipeline
 from pipelines.steps import Step
 from sleepmodel.config import Scale
@@ -43,6 +46,11 @@ class Context:
     def store(self) -> Store:
         assert self._store is not None, "the context is opened before steps run"
         return self._store
+
+    @property
+    def stop(self) -> Path:
+        """A path whose existence asks this process's trainings to save and end; every worker can see it."""
+        return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
     def open(self, identity: str) -> int:
         """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all steps

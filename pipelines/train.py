@@ -83,6 +83,7 @@ def _train_steps(
                 start=str(run.path(start) / MODEL) if start else None,
                 store=context.store,
                 run=context.run_of(run.step, {"model": asdict(model)}),
+                stop=str(context.stop),
             )
             # the process that drives Ray Train needs no core: its workers have them
             context.map(fit, [(job,)], cores=0)

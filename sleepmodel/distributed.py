@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,22 @@ import ray
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
+from sleepmodel import checkpoints
 from sleepmodel.config import Scale, TrainConfig, check_compatible
-from sleepmodel.job import Job
+from sleepmodel.job import MODEL, Job
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
 from sleepmodel.tracking import ProgressLog
-from sleepmodel.training import NonFiniteError, Progress, clip_gradient, train
+from sleepmodel.training import NonFiniteError, Progress, Save, clip_gradient, load_whole, save_whole, train
 
 RESTARTS = 3
+CHECKPOINTS = "checkpoints"
+# what Ray itself knows of a run's checkpoints; it is not written in one step, and Ray refuses a torn one
+RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 DIVERGED = "DIVERGED"  # why a run stopped for good
 RAY_TRAIN_SETTINGS = {
     # Ray's controller looks for reports at this interval, and a report waits for it
@@ -34,6 +38,10 @@ RAY_TRAIN_SETTINGS = {
     # its start prints an error of Ray's own (ray-project/ray#53727)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+
+class Stopped(RuntimeError):
+    """A training was asked to stop, and has saved what it needs to go on."""
 
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
@@ -103,9 +111,14 @@ class DeepSpeedEngine:
         return float(total) / self.workers
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
-        self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
+        if self.scale.zero_stage > 0:
+            self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
+        elif self.rank == 0:  # every worker holds the same: any number of them can go on from one copy
+            save_whole(self.model, [self.engine.optimizer], directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
+        if self.scale.zero_stage == 0:
+            return load_whole(self.model, [self.engine.optimizer], directory)
         path = None
         if (directory / "checkpoint").is_dir():
             path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")
@@ -139,6 +152,8 @@ def _worker(config: dict[str, Job]) -> None:
     except NonFiniteError as error:
         if ray.train.get_context().get_world_rank() == 0:
             (Path(job.output) / DIVERGED).write_text(str(error))
+    except Stopped:  # fit() sees that there is no model
+        pass
 
 
 def _train(job: Job) -> None:
@@ -148,22 +163,35 @@ def _train(job: Job) -> None:
     engine = DeepSpeedEngine(model, job.train, job.scale)
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 
-    def report(at: Progress, save: Callable[[Path], None]) -> None:
+    def keep(step: int, save: Save, metrics: dict[str, float]) -> None:
+        # each worker saves its own share; Ray copies them into one checkpoint and deletes nothing of ours
+        with tempfile.TemporaryDirectory() as directory:
+            save(Path(directory))
+            checkpoints.seal(Path(directory), engine.rank, step, job.scale)
+            ray.train.report(metrics, checkpoint=Checkpoint(directory))
+
+    def report(at: Progress, save: Save) -> None:
         if engine.rank == 0:
             print(f"{job.name}  {at.line()}", flush=True)
         if curve:
             curve.log(at)
-        # each worker saves its own shard; Ray copies them into one checkpoint and deletes nothing of ours
-        with tempfile.TemporaryDirectory() as directory:
-            save(Path(directory))
-            ray.train.report({"step": at.step, "accuracy": at.accuracy}, checkpoint=Checkpoint(directory))
+        keep(at.step, save, {"step": at.step, "accuracy": at.accuracy})
+        if at.step < at.steps and asked_to_stop():
+            raise Stopped
 
-    last = ray.train.get_checkpoint()
-    if last is None:
-        history = train(engine, job.rows(), job.train, job.validate(), report)
-    else:
-        with last.as_directory() as directory:
-            history = train(engine, job.rows(), job.train, job.validate(), report, resume=Path(directory))
+    def between(step: int, save: Save) -> None:
+        if asked_to_stop():
+            keep(step, save, {"step": step})
+            raise Stopped
+
+    def asked_to_stop() -> bool:
+        # one worker may see it a step before the others, and all must save at the same step
+        return job.stop is not None and engine.mean(job.asked_to_stop()) > 0
+
+    # one worker looks, so that all go on from the same
+    last = checkpoints.last(Path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
+    last = broadcast_from_rank_zero(last)
+    history = train(engine, job.rows(), job.train, job.validate(), report, last and last.path, between)
     with engine.whole_weights():
         if engine.rank == 0:
             job.finish(model, history)
@@ -171,14 +199,19 @@ def _train(job: Job) -> None:
 
 def fit(job: Job) -> None:
     """Train a job under Ray Train on the running Ray, or on a local one that is started; it leaves its model in
-    `job.output`. Continues from the last checkpoint there, also by itself after a worker died.
+    `job.output`. Continues from the last whole checkpoint there, also by itself after a worker died.
 
-    Raises NonFiniteError where the training diverged, and what else it raised as Ray's TrainingFailedError.
+    Raises ValueError where the checkpoints are of another scale that this one cannot continue, NonFiniteError
+    where the training diverged, Stopped where `job.stop` ended it early, and what else it raised as Ray's
+    TrainingFailedError.
     """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    scale = job.scale
+    scale, directory = job.scale, Path(job.output) / CHECKPOINTS
+    if last := checkpoints.clean(directory):
+        checkpoints.check_resumable(last, scale)
+    (directory / RAY_SNAPSHOT).unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},
@@ -186,10 +219,10 @@ def fit(job: Job) -> None:
             num_workers=scale.workers, use_gpu=scale.gpu, resources_per_worker={"CPU": scale.cpus_per_worker}
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS,
             storage_path=job.output,
             failure_config=FailureConfig(max_failures=RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig
         ),
     )
@@ -198,3 +231,5 @@ def fit(job: Job) -> None:
     trainer.fit()
     if diverged.exists():
         raise NonFiniteError(diverged.read_text())
+    if not (Path(job.output) / MODEL).exists():
+        raise Stopped(f"{job.name}: asked to stop, and saved for the next run of the same command")

@@ -24,7 +24,8 @@ HISTORY, MODEL = "history.json", "model"
 class Job:
     """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves model and history;
     start: directory of a model to begin with (SleepModel.adopt), None is none;
-    store, run: where MLflow metrics go (None: nowhere)."""
+    store, run: where MLflow metrics go (None: nowhere);
+    stop: a path whose existence asks the training to save and end before its last step (None: nothing asks)."""
 
     name: str
     model: ModelConfig
@@ -35,6 +36,7 @@ class Job:
     scale: Scale = field(default_factory=Scale)
     store: Store | None = None
     run: str | None = None
+    stop: str | None = None
 
     def rows(self) -> Rows:
         """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""
@@ -56,6 +58,9 @@ class Job:
             return accuracy(model, part, curriculum=self.train.curriculum).rows.value
 
         return share
+
+    def asked_to_stop(self) -> bool:
+        return self.stop is not None and Path(self.stop).exists()
 
     def build(self) -> SleepModel:
         """The model that the training begins with."""

@@ -12,13 +12,14 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datagen.rows import Rows
 from sleepmodel.allocator import keep_freed_memory
@@ -28,7 +29,9 @@ from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
 
-CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of LocalEngine
+CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is whole in one process
+
+Save = Callable[[Path], None]  # writes a complete checkpoint into an empty directory
 
 
 class NonFiniteError(RuntimeError):
@@ -132,25 +135,35 @@ class LocalEngine:
         return value
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        torch.save({"model": self.model.state_dict(), "optimizers": optimizers, "state": state}, directory / CHECKPOINT)
-        (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))
+        save_whole(self.model, self.optimizers, directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
-        file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
-        if not file.is_file() or not listed.is_file():
-            raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
-        remedy = "go on from an earlier checkpoint"
-        if listed.read_bytes() != _sum_of(file).encode():
-            raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
-        try:
-            saved = torch.load(file, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
-        self.model.load_state_dict(saved["model"])
-        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        return dict(saved["state"])
+        return load_whole(self.model, self.optimizers, directory)
+
+
+def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whose weights and optimisers are whole in this process."""
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
+    (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))
+
+
+def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:
+    """The inverse of `save_whole`. Raises as Engine.load."""
+    file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
+    if not file.is_file() or not listed.is_file():
+        raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
+    remedy = "go on from an earlier checkpoint"
+    if listed.read_bytes() != _sum_of(file).encode():
+        raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
+    model.load_state_dict(saved["model"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return dict(saved["state"])
 
 
 def _sum_of(file: Path) -> str:
@@ -204,29 +217,32 @@ def train(
     rows: Rows,
     config: TrainConfig,
     validate: Callable[[SleepModel, int | None], float],
-    report: Callable[[Progress, Callable[[Path], None]], None],
+    report: Callable[[Progress, Save], None],
     resume: Path | None = None,
+    between: Callable[[int, Save], None] = lambda step, save: None,
 ) -> list[Progress]:
     """Train to `config.steps` and return every report, those before a resume too.
 
     validate: accuracy of the model on rows of a level, of all for None; report: told every `validate_every` steps and
-    at the end, with a function that writes a complete checkpoint into an empty directory; resume: such a directory.
+    at the end; resume: a directory that its `Save` wrote; between: told after every other step how many are done, and
+    may end the run by an exception. Every worker must save at the same step.
     Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers and `config.skips`
     does not pass over it.
     """
     keep_freed_memory()
-    history = _load(engine, resume) if resume else []
-    start, tokens, before, flops, skipped = 0, 0, 0.0, 0, 0
-    if history:
-        last = history[-1]
-        start, tokens, before, flops, skipped = last.step, last.tokens, last.seconds, last.flops, last.skipped
-    clock, taken, lengths = time.monotonic(), list[tuple[float, float]](), rows.lengths
-    lap, lap_tokens = clock, tokens  # without the time that validation and reports take
+    history, done = _load(engine, resume) if resume else ([], _Done())
+    begin, lengths = time.monotonic() - done.seconds, rows.lengths
+    lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
     read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
-    plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, start)
+    plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, done.step)
     cost = functools.cache(engine.model.flops)
-    for step in range(start, config.steps):
-        rate = schedule(step, config) * config.backoff**skipped
+
+    def save(directory: Path) -> None:
+        done.seconds = time.monotonic() - begin
+        _save(engine, history, done, directory)
+
+    for step in range(done.step, config.steps):
+        rate = schedule(step, config) * config.backoff**done.skipped
         stage.begin(step)
         (indices, passes), micro = plan.batch(step), []
         # each answer token counts the same, in whatever pieces the batch is computed
@@ -237,40 +253,59 @@ def train(
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
         # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
-        if not math.isfinite(norm) and skipped < config.skips:
-            skipped += 1
+        if not math.isfinite(norm) and done.skipped < config.skips:
+            done.skipped += 1
         elif not math.isfinite(loss + norm):
             raise NonFiniteError(
                 f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-                f"{config.adam_lr * rate:.2e}: not finite, after {skipped} of skips = {config.skips}. The last "
+                f"{config.adam_lr * rate:.2e}: not finite, after {done.skipped} of skips = {config.skips}. The last "
                 "checkpoint is good; go on from it with lower rates"
             )
         else:
-            taken.append((loss, norm))
-        tokens += int(lengths[indices].sum())
-        flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
-        if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+            done.losses.append(loss)
+            done.norm = norm
+        done.step += 1
+        done.tokens += int(lengths[indices].sum())
+        done.flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
+        if done.step % config.validate_every == 0 or done.step == config.steps:
             now = time.monotonic()
             at = Progress(
-                step=step + 1,
+                step=done.step,
                 steps=config.steps,
-                tokens=tokens,
-                seconds=before + now - clock,
-                tokens_per_second=(tokens - lap_tokens) / (now - lap),
-                loss=engine.mean(sum(loss for loss, _ in taken) / len(taken) if taken else math.nan),
-                grad_norm=taken[-1][1] if taken else math.nan,
+                tokens=done.tokens,
+                seconds=now - begin,
+                tokens_per_second=(done.tokens - lap_tokens) / (now - lap),
+                loss=engine.mean(sum(done.losses) / len(done.losses) if done.losses else math.nan),
+                grad_norm=done.norm,
                 rate=rate,
                 accuracy=validate(stage.whole(), plan.level),
-                flops=flops,
+                flops=done.flops,
                 level=plan.level,
-                skipped=skipped,
+                skipped=done.skipped,
             )
             plan.validated(at.accuracy)
-            taken.clear()
+            done.losses.clear()
+            done.norm = math.nan
             history.append(at)
-            report(at, lambda directory: _save(engine, history, directory))
-            lap, lap_tokens = time.monotonic(), tokens
+            report(at, save)
+            lap, lap_tokens = time.monotonic(), done.tokens
+        else:
+            between(done.step, save)
     return history
+
+
+@dataclass
+class _Done:
+    """What a run has done by now, also since its last report. losses: of each step since then that was not skipped,
+    this worker's; norm: of the last such step's gradient."""
+
+    step: int = 0
+    tokens: int = 0
+    flops: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    norm: float = math.nan
 
 
 class _Shuffled:
@@ -325,11 +360,14 @@ class _FreshLayers:
         return self.model
 
 
-def _save(engine: Engine, history: list[Progress], directory: Path) -> None:
-    engine.save(directory, {"history": [asdict(at) for at in history], "rng": torch.get_rng_state()})
+def _save(engine: Engine, history: list[Progress], done: _Done, directory: Path) -> None:
+    # means over the workers, as any of them, and any number, may go on from here
+    so_far = replace(done, losses=[engine.mean(loss) for loss in done.losses])
+    reports = [asdict(at) for at in history]
+    engine.save(directory, {"history": reports, "done": asdict(so_far), "rng": torch.get_rng_state()})
 
 
-def _load(engine: Engine, directory: Path) -> list[Progress]:
+def _load(engine: Engine, directory: Path) -> tuple[list[Progress], _Done]:
     state = engine.load(directory)
     torch.set_rng_state(state["rng"])
-    return [Progress(**at) for at in state["history"]]
+    return [Progress(**at) for at in state["history"]], _Done(**state["done"])

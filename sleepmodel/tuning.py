@@ -1,7 +1,7 @@
 """Ray Tune over the sleep passes N and the fast-weight learning rate eta, stopped early by ASHA at equal tokens.
 
 A trial is the plain loop of training.py in one process with one worker's cores, so that trials share a small machine
-without a nested cluster in each. Trials checkpoint nothing: one that dies with its driver starts again.
+without a nested cluster in each. Trials checkpoint nothing: one that dies starts again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 import ray
 import torch
 from ray import tune
-from ray.tune import Callback, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -27,6 +27,7 @@ from sleepmodel.tracking import ProgressLog, end_run, start_run
 from sleepmodel.training import LocalEngine, NonFiniteError, Progress, train
 
 EXPERIMENT = "search"
+RESTARTS = 3  # of a trial whose node or process died
 N, ETA = "sleep_passes", "fast_weight_lr"
 
 
@@ -77,7 +78,13 @@ def search(job: Job, config: Search) -> list[TrialResult]:
                 ETA: tune.loguniform(config.eta_low, config.eta_high),
             },
             tune_config=_tune_config(job, config, _room(resources)),
-            run_config=RunConfig(name=EXPERIMENT, storage_path=job.output, callbacks=[_CloseRuns(job)], verbose=0),
+            run_config=RunConfig(
+                name=EXPERIMENT,
+                storage_path=job.output,
+                failure_config=FailureConfig(max_failures=RESTARTS),
+                callbacks=[_CloseRuns(job)],
+                verbose=0,
+            ),
         )
     results = tuner.fit()
     if results.errors:  # run again by the next call; a trial that diverged is no error

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from pipelines.generate import dataset
 from pipelines.register import read_registration
 from pipelines.tune import read_trials
 from sleepmodel import load
+from sleepmodel.checkpoints import last
+from sleepmodel.distributed import CHECKPOINTS
 from sleepmodel.evaluation import predict
 from sleepmodel.job import MODEL, read_history
 
@@ -44,8 +47,10 @@ def run(script: str, root: Path, ray_address: str, *arguments: str) -> str:
     return result.stdout
 
 
-def kill_when(condition: Callable[[], bool], script: str, root: Path, ray_address: str, *arguments: str) -> None:
-    """Start a script and kill -9 its driver as soon as a condition holds."""
+def kill_when(
+    condition: Callable[[], bool], script: str, root: Path, ray_address: str, *arguments: str, by: int = signal.SIGKILL
+) -> int:
+    """Start a script and send its driver a signal as soon as a condition holds; how it exits."""
     driver = subprocess.Popen(
         command(script, root, *arguments),
         env=environment(ray_address),
@@ -55,9 +60,10 @@ def kill_when(condition: Callable[[], bool], script: str, root: Path, ray_addres
     deadline = time.monotonic() + 120
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
-    driver.kill()
-    driver.wait()
+    driver.send_signal(by)
+    status = driver.wait(timeout=60)
     assert condition()
+    return status
 
 
 def only(root: Path, step: str) -> Path:
@@ -207,14 +213,30 @@ def _finished_trials(root: Path) -> list[str]:
 
 
 def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, tmp_path: Path) -> None:
-    """kill -9 of full.py while it trains: the dataset is not made again, and the training has one model."""
+    """kill -9 of full.py while it trains, then SIGTERM: the dataset is not made again, the training is saved at the
+    step at which it was told to stop and goes on from there."""
     small = ("--set", "search=null", "seeds=[20]", "train.steps=400", "train.validate_every=20")
     checkpoints = "steps/train-n1-seed20/*/checkpoints/checkpoint_2*"
     kill_when(lambda: len(list(tmp_path.glob(checkpoints))) > 1, "full", tmp_path, ray_cluster, *small)
     made = (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns
     assert not list((tmp_path / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
+    (training,) = (tmp_path / "steps" / "train-n1-seed20").iterdir()
+    killed_at = last(training / CHECKPOINTS)
+    assert killed_at is not None and killed_at.step >= 40
+
+    def goes_on() -> bool:
+        now = last(training / CHECKPOINTS)
+        return now is not None and now.step > killed_at.step
+
+    assert kill_when(goes_on, "full", tmp_path, ray_cluster, *small, by=signal.SIGTERM) == 128 + signal.SIGTERM
+    stopped_at = last(training / CHECKPOINTS)
+    assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
     printed = run("full", tmp_path, ray_cluster, *small)
     assert "1 of 5 steps are done already" in printed
-    assert int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) > 20
+    assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (logged,) = client.search_runs(["1"], "attributes.run_name = 'train-n1-seed20'")
+    steps = [point.value for point in client.get_metric_history(logged.info.run_id, "step")]
+    assert steps == [*range(20, 401, 20)] and logged.info.status == "FINISHED"
     assert (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns == made
     assert read_history(only(tmp_path, "train-n1-seed20"))[-1].step == 400

@@ -1,0 +1,71 @@
+"""One pipeline at a time works on a step: an OS lock for each, which ends with the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from pipelines.steps import State, Step, plan
+
+LOCKS = "locks"  # the folder under a root for what holds only while a process lives
+
+
+class Busy(RuntimeError):
+    """Another pipeline works on a step that this one needs."""
+
+
+@contextmanager
+def working_on(steps: Sequence[Step], root: Path, preset: str) -> Iterator[None]:
+    """Hold the locks of all steps that a run of `steps` would make, under <root>/locks.
+
+    Pipelines that share no unfinished step run side by side on one root. Raises Busy, which names the other's process,
+    host, preset and start, before anything is written but the locks. On a shared file system it needs one that locks
+    between hosts, as NFS 4 does.
+    """
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "preset": preset, "since": _now()}
+    with ExitStack() as held:
+        for step, stands in plan(steps, root):
+            if stands is not State.DONE:
+                held.enter_context(_locked(step, root, owner))
+        yield
+
+
+def lock_file(step: Step, root: Path) -> Path:
+    """Where a step's lock lies, with its last owner in it; whether it is held only the OS knows."""
+    return root / LOCKS / f"{step.name}-{step.identity}.json"
+
+
+@contextmanager
+def _locked(step: Step, root: Path, owner: dict[str, object]) -> Iterator[None]:
+    path = lock_file(step, root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:  # closed, also by death, it is free
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(_busy(step, root, file)) from None
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        yield
+
+
+def _busy(step: Step, root: Path, file: IO[str]) -> str:
+    file.seek(0)
+    try:
+        owner = json.loads(file.read())
+        who = "process {pid} on {host} (preset {preset}, since {since})".format(**owner)
+    except ValueError:  # it has the lock and has not yet written who it is
+        who = "another process"
+    return f"step {step.name}: {who} works on it in {root}: wait until it ends, or give another --root"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,97 @@
+"""Two pipelines on one root: the second is refused with the name of the first, and a dead first does not block."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.locks import Busy, working_on
+from pipelines.steps import Run, Step, execute
+
+ROOT = Path(__file__).parents[2]
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pipelines.locks import working_on
+from pipelines.steps import Step
+
+step = Step("train", 1, lambda run: None, (Step("generate", 1, lambda run: None),))
+with working_on([step], Path(sys.argv[1]), "smoke"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def nothing(run: Run) -> None:
+    """A step that makes no file."""
+
+
+DATA = Step("generate", 1, nothing)
+TRAIN = Step("train", 1, nothing, (DATA,))
+OTHER = Step("train-other", 1, nothing)
+
+
+def hold(root: Path) -> subprocess.Popen[str]:
+    """Another process that works on TRAIN and DATA."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_names_the_first_until_that_dies(tmp_path: Path) -> None:
+    first = hold(tmp_path)
+    try:
+        said = rf"step generate: process {first.pid} on {re.escape(socket.gethostname())} \(preset smoke, since 20.*"
+        for steps in ([TRAIN], [DATA], [OTHER, TRAIN]):
+            with pytest.raises(Busy, match=said), working_on(steps, tmp_path, "demo"):
+                pytest.fail("two pipelines work on one step")
+    finally:
+        first.kill()  # it has no chance to give its locks back
+        first.wait()
+    with working_on([TRAIN], tmp_path, "demo"):
+        pass
+
+
+def test_pipelines_that_share_no_unfinished_step_run_side_by_side(tmp_path: Path) -> None:
+    execute([DATA], tmp_path, 1)
+    with working_on([TRAIN], tmp_path, "demo"), working_on([Step("train-b", 2, nothing, (DATA,))], tmp_path, "smoke"):
+        pass
+
+
+def test_the_command_refuses_and_writes_nothing_and_needs_no_ray(tmp_path: Path) -> None:
+    command = [sys.executable, "pipelines/full.py", "smoke", "--root", str(tmp_path)]
+    program = f"""
+import sys
+from rich.console import Console
+from pathlib import Path
+from pipelines import cli
+from pipelines.locks import working_on
+from pipelines.presets import PRESETS
+
+root = Path({str(tmp_path)!r})
+_, steps = cli._plan(PRESETS["smoke"], root)
+with working_on(steps, root, "smoke"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    first = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        before = sorted(tmp_path.rglob("*"))
+        environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"error: step generate: process {first.pid} on ") and "--root" in second.stderr
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,210 @@
+"""Trainings whose processes die, are told to stop, or come back as fewer or more: each ends as if nothing had been."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+from ray import cloudpickle
+
+from datagen import generate
+from sleepmodel import Scale, SleepModel, load
+from sleepmodel import checkpoints as saved
+from sleepmodel.distributed import CHECKPOINTS, RAY_SNAPSHOT, Stopped, fit
+from sleepmodel.job import MODEL, Job, read_history
+from sleepmodel.tracking import Store, open_store, start_run
+from sleepmodel.training import CHECKPOINT
+from tests.sleepmodel.tiny import CONFIG, TASK
+from tests.sleepmodel.tiny import MODEL as TINY
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+# another number of workers adds the same gradients in another order; Muon lifts what rounding decides to full size
+LOSS_TOLERANCE, WEIGHT_TOLERANCE = 2e-3, 0.1
+ALL_STEPS = 24
+
+PROGRAM = """
+import sys
+import ray
+from ray import cloudpickle
+from sleepmodel.distributed import fit
+
+ray.init(address="local", num_cpus=2, include_dashboard=False)
+fit(cloudpickle.load(open(sys.argv[1], "rb")))
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> Store:
+    return open_store(root)
+
+
+@pytest.fixture(scope="module")
+def job(ray_cluster: str, root: Path, store: Store) -> Job:
+    """Two workers, a report at every fourth step."""
+    for split in ("train", "validation"):
+        dataset = generate(TASK, split, 64, 0, root)
+    train = replace(CONFIG, steps=ALL_STEPS)
+    return Job(name="t", model=TINY, train=train, dataset=str(dataset), output="", scale=Scale(workers=2), store=store)
+
+
+def named(job: Job, name: str, root: Path) -> Job:
+    """The job with an output and an MLflow run of its own."""
+    assert job.store
+    run = start_run(job.store, name, name, None, {}, {})
+    return replace(job, output=str(root / name), run=run)
+
+
+class Future:
+    """A job that runs since this was made."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.ref = job, ray.remote(num_cpus=0)(fit).remote(job)
+
+    def result(self) -> Job:
+        ray.get(self.ref)
+        return self.job
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, root: Path) -> Future:
+    """A run to which nothing happens, beside those of the tests."""
+    return Future(named(job, "undisturbed", root))
+
+
+def check_same(job: Job, expected: Job) -> None:
+    """Curve, weights bit for bit, and one MLflow curve with each report once."""
+    assert curve(job) == pytest.approx(curve(expected), rel=1e-12)
+    weights, others = (load(Path(each.output) / MODEL).state_dict() for each in (job, expected))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert logged_steps(job) == logged_steps(expected) == list(range(4, ALL_STEPS + 1, 4))
+
+
+def curve(job: Job) -> list[float]:
+    return [number for at in read_history(Path(job.output)) for number in (at.step, at.tokens, at.flops, at.loss)]
+
+
+def logged_steps(job: Job) -> list[int]:
+    assert job.store and job.run
+    history = MlflowClient(job.store.uri).get_metric_history(job.run, "step")
+    return [int(point.value) for point in history]
+
+
+def test_killed_workers_are_replaced(job: Job, undisturbed: Future, root: Path) -> None:
+    """SIGKILL of one of two workers, later of both: Ray starts them again and the run is the same run."""
+
+    class Mortal(Job):
+        def validate(self) -> Callable[[SleepModel, int | None], float]:
+            rank, output = ray.train.get_context().get_world_rank(), Path(self.output)
+            validate = super().validate()
+
+            def check(model: SleepModel, level: int | None) -> float:
+                steps = len(list((output / CHECKPOINTS).glob("checkpoint_2*")))
+                for dies, ranks, after in (("one", (1,), 1), ("all", (0, 1), 2)):
+                    grave = output / f"{dies}-{rank}"
+                    if rank in ranks and steps >= after and not grave.exists():
+                        grave.touch()
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return validate(model, level)
+
+            return check
+
+    mortal = named(job, "mortal", root)
+    mortal = Mortal(**{field.name: getattr(mortal, field.name) for field in dataclasses.fields(Job)})
+    Future(mortal).result()
+    assert {path.name for path in (root / "mortal").glob("*-*")} == {"one-1", "all-0", "all-1"}
+    check_same(mortal, undisturbed.result())
+
+
+@pytest.fixture(scope="module")
+def killed(job: Job, root: Path) -> Job:
+    """A run whose driver and whole Ray were killed after its second checkpoint, at step 8."""
+
+    class Patient(Job):
+        def validate(self) -> Callable[[SleepModel, int | None], float]:
+            validate, checkpoints = super().validate(), Path(self.output) / CHECKPOINTS
+
+            def check(model: SleepModel, level: int | None) -> float:
+                while len(list(checkpoints.glob("checkpoint_2*"))) == 2:  # until it is killed
+                    time.sleep(0.1)
+                return validate(model, level)
+
+            return check
+
+    job = named(job, "killed", root)
+    patient = Patient(**{field.name: getattr(job, field.name) for field in dataclasses.fields(Job)})
+    (root / "job.pickle").write_bytes(cloudpickle.dumps(patient))
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(root / "job.pickle")],
+        cwd=ROOT,
+        start_new_session=True,  # so that Ray's processes can be killed with it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while len(list(Path(job.output).glob(f"{CHECKPOINTS}/checkpoint_*/worker-1.json"))) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (Path(job.output) / MODEL).exists()
+    return job
+
+
+def test_a_killed_cluster_goes_on_from_before_a_torn_checkpoint(job: Job, killed: Job, undisturbed: Future) -> None:
+    """Another Ray goes on, though the last checkpoint and Ray's own list of them were torn as well."""
+    checkpoints = Path(killed.output) / CHECKPOINTS
+    fewer = replace(killed, output=f"{killed.output}-fewer", run=None)
+    shutil.copytree(killed.output, fewer.output)
+    last = saved.last(checkpoints)
+    assert last is not None and last.step == 8
+    for path in (last.path / CHECKPOINT, checkpoints / RAY_SNAPSHOT):
+        path.write_bytes(path.read_bytes()[:100])
+    again = Future(killed)
+    check_fewer_and_more(fewer, undisturbed.job)
+    check_same(again.result(), undisturbed.result())
+
+
+def check_fewer_and_more(job: Job, expected: Job) -> None:
+    """What two workers left goes on with one, which is told to stop between two reports, and ends with two again."""
+    asked: list[int] = []
+
+    class Preempted(Job):
+        def asked_to_stop(self) -> bool:
+            asked.append(1)
+            if len(asked) == 3:
+                Path(f"{self.output}.stop").touch()
+            return super().asked_to_stop()
+
+    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(Job)}
+    one = Preempted(**{**fields, "scale": Scale(workers=1), "stop": f"{job.output}.stop"})
+    with pytest.raises(ray.exceptions.RayTaskError, match="asked to stop, and saved") as caught:
+        Future(one).result()
+    assert isinstance(caught.value.cause, Stopped)
+    last = saved.last(Path(job.output) / CHECKPOINTS)
+    assert last is not None and (last.step, last.workers) == (11, 1)
+    Future(job).result()
+    got, wanted = (read_history(Path(each.output)) for each in (job, expected))
+    assert [(at.step, at.tokens, at.flops) for at in got] == [(at.step, at.tokens, at.flops) for at in wanted]
+    assert [at.loss for at in got] == pytest.approx([at.loss for at in wanted], rel=LOSS_TOLERANCE)
+    weights, others = (load(Path(each.output) / MODEL).state_dict() for each in (job, expected))
+    for name, weight in weights.items():
+        assert (others[name] - weight).norm() <= WEIGHT_TOLERANCE * weight.norm(), name
