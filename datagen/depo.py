@@ -54,11 +54,8 @@ class Depo:
     Layout: the context, padded at its left to 4 * nodes tokens, then the questions, 4 to 6 tokens each; no token at the
     start or the end. An answer is the tokens of its name alone, asked at depth k.
 
-    No answer token is the first of a window of `nodes` tokens. The questions begin where the fifth window does, with a
-    query token; while they all fit into it (6 * queries <= nodes, two-token names throughout, as in the paper) none of
-    their answers can begin a window. With more queries, rows where the first or the second token of an answer does are
-    thrown away, which favours fewer nodes and names whose lengths fit. Windows of a multiple of `nodes` begin at some
-    of the same places, so it holds for them too.
+    The questions begin where a window does whose length divides 4 * nodes; where it takes them all, at most 6 * queries
+    tokens, no answer begins a window.
 
     No two splits share a context, whatever their seeds: up to 7 nodes every context belongs to one split by its hash,
     about 1/8 to test and 1/8 to validation. From 8 nodes on contexts are drawn freely, as a collision is negligible:
@@ -181,12 +178,10 @@ class Depo:
         )
 
     def _belongs(self, draft: Draft, split: str) -> npt.NDArray[np.bool_]:
-        """Which rows, bool [n], have no answer at the start of a window and a context that the split may have."""
-        at_start = (draft.start % self.nodes == 0) | ((draft.start + draft.length - 1) % self.nodes == 0)
-        belongs = ~(at_start & (draft.depth > 0)).any(axis=1)
-        if self.nodes <= SMALL_NODES:
-            belongs &= split_of(_words_of(draft.tokens[:, : self.context_length])) == split
-        return belongs
+        """Which rows, bool [n], have a context that the split may have."""
+        if self.nodes > SMALL_NODES:
+            return np.ones(len(draft.tokens), dtype=np.bool_)
+        return split_of(_words_of(draft.tokens[:, : self.context_length])) == split
 
 
 class Draft(NamedTuple):

@@ -133,8 +133,17 @@ class Rows:
         return np.broadcast_to(np.int64(self.tokens.shape[1]), len(self))
 
     @property
-    def levels(self) -> Int64:
-        """How hard each row is, int64 [n]: the greatest depth of its answers."""
+    def pads(self) -> Int64:
+        """Pads at the left of each row, int64 [n]."""
+        if self.pad is None:
+            return np.zeros(len(self), np.int64)
+        real = _padded(self.tokens, self.pad) != self.pad
+        before: Int64 = np.where(real.any(axis=1), real.argmax(axis=1), self.lengths)
+        return before
+
+    @property
+    def depths(self) -> Int64:
+        """The greatest depth of each row's answers, int64 [n]."""
         deepest: Int64 = _padded(self.answer_depth, 0).max(axis=1, initial=0)
         return deepest
 

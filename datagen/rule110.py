@@ -15,7 +15,7 @@ from datagen.rows import PAD_NAME, Rows
 from datagen.splits import split_of
 from datagen.task import check_int, random_stream, raw_words
 
-QUERY, PAD_ID = 2, 3  # the ids of "?" and the pad; those of "0" and "1" are the cells themselves
+QUERY, FRONT = 2, 3  # the ids of "?" and of the pad or the first token of steps; "0" and "1" are the cells themselves
 SMALL_SPACE_BITS = 40  # up to here two draws may well meet the same context
 
 UInt8 = npt.NDArray[np.uint8]
@@ -29,10 +29,11 @@ class Rule110:
     cells       3..4096, cells of a state; the border is periodic.
     states      1..64, states in a row.
     steps       0..4096, steps of the automaton; the answers' depth.
-    shallowest  null, or 0..steps: each row's own steps are drawn evenly from shallowest..steps. No token tells them:
-                a curriculum does, by its order or by the number of passes.
-    labels      "first", of each state its first cell (the paper's); "all", every cell of every state, which a pad
-                before the context makes as long as `?` and labels, so that each is one window.
+    shallowest  null, or 0..steps: each row's own steps are drawn evenly from shallowest..steps, and a token before the
+                states tells them.
+    labels      "first", of each state its first cell (the paper's); "all", every cell of every state. Context and `?`
+                with labels are then equally long, so that each is one window: a pad stands before the states where
+                no token of steps does.
 
     No two splits share a context, whatever their seeds: up to 40 bits (cells * states) every context belongs to one
     split by its hash, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn freely, as a collision
@@ -60,7 +61,12 @@ class Rule110:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        return ("0", "1", "?", PAD_NAME) if self.labels == "all" else ("0", "1", "?")
+        told = () if self.shallowest is None else tuple(f"t{t}" for t in range(self.shallowest, self.steps + 1))
+        return ("0", "1", "?", *told, *([PAD_NAME] if self._padded else []))
+
+    @property
+    def _padded(self) -> bool:
+        return self.labels == "all" and self.shallowest is None
 
     @property
     def asked(self) -> int:
@@ -69,8 +75,8 @@ class Rule110:
 
     @property
     def context_length(self) -> int:
-        """Tokens before the query token, a pad among them where all cells are asked."""
-        return self.cells * self.states + (self.labels == "all")
+        """Tokens before the query token: the states, and before them a pad or what tells the steps, if anything."""
+        return self.cells * self.states + (self.labels == "all" or self.shallowest is not None)
 
     @property
     def row_length(self) -> int:
@@ -90,7 +96,8 @@ class Rule110:
         context = self._contexts(split, stream, rows)
         bits = self.cells * self.states
         answers = np.arange(self.context_length + 1, self.row_length, dtype=np.int32)
-        tokens = np.full((rows, self.row_length), PAD_ID, dtype=np.uint16)
+        tokens = np.empty((rows, self.row_length), dtype=np.uint16)
+        tokens[:, : self.context_length - bits] = FRONT + depth[:, None] - (self.steps if self.shallowest is None else self.shallowest)
         tokens[:, self.context_length - bits : self.context_length] = context
         tokens[:, self.context_length] = QUERY
         for steps in np.unique(depth):
@@ -103,7 +110,7 @@ class Rule110:
             answer_start=np.tile(answers, (rows, 1)),
             answer_length=np.ones(shape, dtype=np.int32),
             answer_depth=np.broadcast_to(depth[:, None], shape).copy(),
-            pad=PAD_ID if self.labels == "all" else None,
+            pad=FRONT if self._padded else None,
         )
 
     def _depths(self, stream: np.random.Philox, rows: int) -> npt.NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ from sleepmodel.evaluation import NO_CURRICULUM, RESAMPLES, Accuracy, Int64, Sha
 from sleepmodel.job import MODEL, read_history
 
 RESULTS, COSTS, MISTAKES, READABLE = "results.json", "costs.json", "mistakes.json", "mistakes.md"
+NO_TOKEN = -2
 TASK_BATCHES = 4  # batches that a Ray task predicts: enough to be worth the loading of a model
 
 
 @dataclass(frozen=True)
 class Result:
     """One trained model on the test split. line: its line of the comparison; tokens and seconds: of its training;
-    flops: of its training; validation: its last validation accuracy; floor: the share of test rows that the commonest
+    flops: of its training; tokens_per_second: of its training, the median report's; validation: its last validation
+    accuracy, and level: of which rows, where it had a curriculum; floor: the share of test rows that the commonest
     answer gets right; path: of the model, under the root; commit: of the code that trained it, "" where unknown."""
 
     line: str
@@ -40,6 +43,8 @@ class Result:
     seconds: float
     flops: int
     validation: float
+    tokens_per_second: float
+    level: int | None
     floor: float
     accuracy: Accuracy
     path: str
@@ -121,7 +126,7 @@ def entries(line: str, training: Path, data: Path, commit: str = "", more: tuple
     own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
     trained, curriculum = (
         train["sleep_passes"] or [own],
-        Curriculum(steps_per_pass=train["curriculum"]["steps_per_pass"]),
+        _curriculum(train),
     )
     return [
         Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit, curriculum)
@@ -168,6 +173,8 @@ def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
         tokens=last.tokens,
         seconds=last.seconds,
         flops=last.flops,
+        tokens_per_second=statistics.median(at.tokens_per_second for at in history),
+        level=last.level,
         validation=last.accuracy,
         floor=commonest_share(rows),
         accuracy=score(predicted, rows, RESAMPLES),
@@ -178,8 +185,12 @@ def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
 
 def commonest_share(rows: Rows) -> float:
     """The share of rows whose whole answer is the commonest one: what a model gets right that has learned nothing."""
-    tokens, mask = rows.batch()
-    answers = np.where(mask, tokens, 0)
+    tokens, _ = rows.batch()
+    start, length, _ = rows.answers()
+    place = start[:, :, None] + np.arange(length.max())
+    inside = place < (start + length)[:, :, None]
+    said = np.take_along_axis(tokens[:, None], np.where(inside, place, 0), axis=2)
+    answers = np.where(inside, said, NO_TOKEN).reshape(len(rows), -1)
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 
@@ -191,6 +202,12 @@ def _mistakes(entry: Entry, seed: int, rows: Rows, predicted: Int64) -> Mistakes
 def _train_config(training: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((training / "config.json").read_text())["config"]["train"]
     return config
+
+
+def _curriculum(train: dict[str, Any]) -> Curriculum:
+    """What of a training's curriculum says with how many passes each row is evaluated."""
+    found = train["curriculum"]
+    return Curriculum(levels=tuple(found["levels"]), steps_per_pass=found["steps_per_pass"])
 
 
 def _metrics(result: Result, suffix: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 MIXERS = ("attention", "gated_delta", "delta", "linear", "jet")
 EVICTIONS = ("hard", "sliding")
@@ -137,8 +137,10 @@ class Truncation:
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
     """From easy to hard. The level of a row is the greatest depth of its answers (Rule 110: steps, Depo: hops, GSM:
-    operations); with either of the first and the last field each batch is drawn anew from the rows of one level.
+    operations); with `threshold` or `steps_per_pass` each batch is drawn anew from the rows of one level.
 
+    levels: ascending; a row's level is then the first of these that is not below its depth. Depo's tests ask for powers
+        of two alone, its training rows for every k: levels (1, 2, 4, 8, 16) serve both. (): every depth is one.
     threshold: training begins with the lowest level, and goes on to the next whenever the share of wholly right
         validation rows of the deepest open level reaches this, at most one level at a look; None: all are open.
     review: each batch's level is drawn from all open ones, by seed and step; False: the deepest open one alone, where
@@ -147,11 +149,16 @@ class Curriculum:
         passes stand for the state after N r steps; None: with the N of the model.
     """
 
+    levels: tuple[int, ...] = ()
     threshold: float | None = None
     review: bool = False
     steps_per_pass: int | None = None
 
     def __post_init__(self) -> None:
+        require(isinstance(self.levels, tuple), "levels", self.levels, "a tuple of depths")
+        for level in self.levels:
+            require_whole("levels", level, 0)
+        require(list(self.levels) == sorted(set(self.levels)), "levels", self.levels, "ascending, none twice")
         if self.threshold is not None:
             _real("threshold", self.threshold, 1e-9, 1.0, "a number in (0, 1], or null")
         if self.steps_per_pass is not None:
@@ -162,6 +169,12 @@ class Curriculum:
     def by_level(self) -> bool:
         """Whether batches are drawn by level at all."""
         return self.threshold is not None or self.steps_per_pass is not None
+
+    def level(self, depth: int) -> int:
+        """The level of a row of this depth. Raises ValueError where it lies above all `levels`."""
+        found = next((level for level in self.levels or (depth,) if level >= depth), None)
+        require(found is not None, "levels", self.levels, f"up to the depth of every row; one has {depth}")
+        return cast(int, found)
 
     def passes(self, level: int) -> int | None:
         """N of rows of a level; None is the model's."""
@@ -223,6 +236,8 @@ class TrainConfig:
         _passes("sleep_passes", self.sleep_passes)
         require(isinstance(self.truncation, Truncation), "truncation", self.truncation, "a Truncation")
         require(isinstance(self.curriculum, Curriculum), "curriculum", self.curriculum, "a Curriculum")
+        thaws = self.fresh_steps > 0 and self.weight_decay > 0
+        require(not thaws, "weight_decay", self.weight_decay, "0 with fresh_steps: it would move the layers that rest")
         both = bool(self.sleep_passes) and self.curriculum.steps_per_pass is not None
         require(not both, "sleep_passes", self.sleep_passes, "empty where curriculum.steps_per_pass sets N")
         for field in ("muon_lr", "adam_lr"):

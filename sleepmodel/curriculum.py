@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from datagen.rows import Rows
-from sleepmodel.config import TrainConfig
+from sleepmodel.config import Curriculum, TrainConfig
+
+
+def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:
+    """The level of each row, int64 [n]. Raises ValueError where a row lies above all of them."""
+    depths, of_row = np.unique(rows.depths, return_inverse=True)
+    levels: npt.NDArray[np.int64] = np.array([curriculum.level(int(depth)) for depth in depths], np.int64)[of_row]
+    return levels
 
 
 class Levels:
-    """The training rows by level (Rows.levels). Raises ValueError where a level has fewer rows than a batch."""
+    """The training rows by level. Raises ValueError where a level has fewer rows than a batch."""
 
     def __init__(self, rows: Rows, config: TrainConfig) -> None:
         self.curriculum, self.seed, self.batch_size = config.curriculum, config.seed, config.batch_size
-        levels = rows.levels
+        levels = levels_of(rows, config.curriculum)
         self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
         self.order = list(self.rows)
         for level, found in self.rows.items():

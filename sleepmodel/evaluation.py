@@ -15,6 +15,7 @@ from scipy import stats
 from datagen.reader import read_rows
 from datagen.rows import Rows
 from sleepmodel.config import Curriculum
+from sleepmodel.curriculum import levels_of
 from sleepmodel.model import SleepModel
 from sleepmodel.saving import load
 
@@ -69,8 +70,9 @@ def predict(
     device = next(model.parameters()).device
     predicted = np.full((len(rows), rows.lengths.max()), -1, np.int64)
     if curriculum.steps_per_pass is not None:
-        for level in np.unique(rows.levels):
-            which = np.flatnonzero(rows.levels == level)
+        levels = levels_of(rows, curriculum)
+        for level in np.unique(levels):
+            which = np.flatnonzero(levels == level)
             part = predict(model, rows[which], curriculum.passes(int(level)), batch_size)
             predicted[which, : part.shape[1]] = part
         return predicted

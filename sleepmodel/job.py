@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from datagen.reader import read_dataset, read_rows
 from datagen.rows import Ragged, Rows
 from sleepmodel.config import ModelConfig, Scale, TrainConfig, require
+from sleepmodel.curriculum import levels_of
 from sleepmodel.evaluation import accuracy
 from sleepmodel.model import SleepModel
 from sleepmodel.saving import load, save
@@ -47,15 +50,21 @@ class Job:
         return rows
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
-        """A function that gives a model's share of right validation rows, of one level or, for None, of all."""
-        rows = read_rows(Path(self.dataset), "validation")
-        levels = rows.levels
+        """A function that gives a model's share of right validation rows, of one level or, for None, of all.
+
+        Raises ValueError where a level that will be trained has no validation rows.
+        """
+        rows, curriculum = read_rows(Path(self.dataset), "validation"), self.train.curriculum
+        levels = levels_of(rows, curriculum)
+        if curriculum.by_level:
+            trained = np.unique(levels_of(read_rows(Path(self.dataset), "train"), curriculum)).tolist()
+            missing = sorted(set(trained) - set(levels.tolist()))
+            allowed = f"such that each has validation rows; {missing} have none among {len(rows)}"
+            require(not missing, "curriculum.levels", curriculum.levels, allowed)
 
         def share(model: SleepModel, level: int | None) -> float:
             part = rows if level is None else rows[levels == level]
-            if not len(part):
-                raise ValueError(f"level {level} has no validation rows: make more than {len(rows)}")
-            return accuracy(model, part, curriculum=self.train.curriculum).rows.value
+            return accuracy(model, part, curriculum=curriculum).rows.value
 
         return share
 

@@ -98,7 +98,8 @@ class SleepModel(nn.Module):
         for i, piece in enumerate(tokens.split(self.config.window, 1)):
             span = Span.of(piece >= 0) if padded else Span.whole(piece.shape[1], piece.device)
             answering = answers[:, i]
-            sleeping = ~answering & answers[:, i:].any(1)
+            # a window of pads alone is none
+            sleeping = ~answering & answers[:, i:].any(1) & (piece >= 0).any(1).to(answers.device)
             states, differentiated = self._truncated(states, answers, i)
             with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
                 h = self.embedded(piece, position, span)

@@ -231,7 +231,10 @@ def train(
     """
     keep_freed_memory()
     history, done = _load(engine, resume) if resume else ([], _Done())
-    begin, lengths = time.monotonic() - done.seconds, rows.lengths
+    begin = time.monotonic() - done.seconds
+    pads, window = rows.pads, engine.model.config.window
+    real = rows.lengths - pads
+    lengths = real + pads % window  # windows of pads alone are not computed
     lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
     read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
     plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, done.step)
@@ -265,7 +268,7 @@ def train(
             done.losses.append(loss)
             done.norm = norm
         done.step += 1
-        done.tokens += int(lengths[indices].sum())
+        done.tokens += int(real[indices].sum())
         done.flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
         if done.step % config.validate_every == 0 or done.step == config.steps:
             now = time.monotonic()

@@ -79,7 +79,7 @@ def test_row_layout(task: Rule110, split: str, seed: int, shard: int, n: int) ->
     for answers in (rows.answer_start, rows.answer_length, rows.answer_depth):
         assert answers.shape == (n, task.states * task.asked)
         assert answers.dtype == np.int32
-    assert (rows.answer_depth == depths[:, None]).all() and (rows.levels == depths).all()
+    assert (rows.answer_depth == depths[:, None]).all() and (rows.depths == depths).all()
     low = task.steps if task.shallowest is None else task.shallowest
     assert low <= depths.min() and depths.max() <= task.steps
     assert (rows.answer_length == 1).all()
@@ -89,7 +89,7 @@ def test_row_layout(task: Rule110, split: str, seed: int, shard: int, n: int) ->
 
 def test_steps_are_drawn_evenly() -> None:
     task = Rule110(cells=8, states=1, steps=5, shallowest=2)
-    counts = np.bincount(task.sample("train", 3, 0, 40_000).levels, minlength=6)
+    counts = np.bincount(task.sample("train", 3, 0, 40_000).depths, minlength=6)
     assert counts[:2].sum() == 0
     # 5 standard deviations of a share of a quarter
     assert np.abs(counts[2:] / 40_000 - 0.25).max() < 5 * (0.25 * 0.75 / 40_000) ** 0.5

@@ -30,7 +30,7 @@ class Watched(LocalEngine):
 
     def __init__(self, rows: Rows, config: TrainConfig) -> None:
         super().__init__(build_model(MODEL, config), config)
-        self.known = {tuple(tokens): level for tokens, level in zip(rows.tokens.tolist(), rows.levels, strict=True)}
+        self.known = {tuple(tokens): level for tokens, level in zip(rows.tokens.tolist(), rows.depths, strict=True)}
         self.seen: list[tuple[set[int], int | None]] = []
 
     def backward(
@@ -102,13 +102,13 @@ def test_n_passes_stand_for_n_times_r_steps(rows: Rows) -> None:
     assert history[-1].flops == sum(cost[min(levels)] for levels, _ in engine.seen)
     got = predict(model, rows, curriculum=PASSES)
     for level, passes in wanted.items():
-        which = rows.levels == level
+        which = rows.depths == level
         assert np.array_equal(got[which], predict(model, rows[which], passes))
     assert accuracy(model, rows, curriculum=PASSES).answers.keys() == wanted.keys()
 
 
 def test_a_level_with_too_few_rows_is_named(rows: Rows) -> None:
-    few = rows[np.concatenate([np.flatnonzero(rows.levels == 3), np.flatnonzero(rows.levels == 4)[:7]])]
+    few = rows[np.concatenate([np.flatnonzero(rows.depths == 3), np.flatnonzero(rows.depths == 4)[:7]])]
     with pytest.raises(ValueError, match="level 4 has 7 training rows: must be at least batch_size = 8"):
         run(few, CLIMB, iter([]))
 
