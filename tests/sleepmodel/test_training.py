@@ -21,6 +21,7 @@ from sleepmodel.training import (
     LocalEngine,
     NonFiniteError,
     Progress,
+    Save,
     batches,
     build_model,
     drawn_passes,
@@ -98,6 +99,24 @@ def test_it_learns() -> None:
 def test_a_resumed_run_is_the_same_run(rows: Rows, tmp_path: Path) -> None:
     whole, model = curve(rows, save=tmp_path / "checkpoint")
     rest, resumed = curve(rows, resume=tmp_path / "checkpoint")
+    assert without_clock(rest) == without_clock(whole)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_run_that_was_saved_between_two_reports_is_the_same_run(rows: Rows, tmp_path: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(step: int, save: Save) -> None:
+        if step == 6:
+            save(tmp_path)
+            raise Enough
+
+    engine = LocalEngine(build_model(MODEL, CONFIG), CONFIG)
+    with pytest.raises(Enough):
+        train(engine, rows, CONFIG, lambda model, level: 0.0, lambda at, write: None, between=stop)
+    whole, model = curve(rows)
+    rest, resumed = curve(rows, resume=tmp_path)
     assert without_clock(rest) == without_clock(whole)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
 
