@@ -97,7 +97,8 @@ class Rule110:
         bits = self.cells * self.states
         answers = np.arange(self.context_length + 1, self.row_length, dtype=np.int32)
         tokens = np.empty((rows, self.row_length), dtype=np.uint16)
-        tokens[:, : self.context_length - bits] = FRONT + depth[:, None] - (self.steps if self.shallowest is None else self.shallowest)
+        least = self.steps if self.shallowest is None else self.shallowest
+        tokens[:, : self.context_length - bits] = FRONT + depth[:, None] - least
         tokens[:, self.context_length - bits : self.context_length] = context
         tokens[:, self.context_length] = QUERY
         for steps in np.unique(depth):

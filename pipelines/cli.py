@@ -43,6 +43,7 @@ def main(script: str, description: str | None) -> NoReturn:
         if arguments.dry_run:
             _, everything = _plan(pipeline, root)
             console.print(plan_table(_chosen(script, everything, root, console), root))
+            console.print(_priced(pipeline), soft_wrap=True, highlight=False)
             console.print("dry run: nothing was started")
             sys.exit(0)
         pipeline = _affordable(pipeline, arguments.force)
@@ -57,7 +58,7 @@ def main(script: str, description: str | None) -> NoReturn:
     except Terminated:
         console.print("terminated: run the same command again to continue", style="red")
         sys.exit(TERMINATED)
-    except (Busy, ValueError, ConnectionError, FileNotFoundError) as error:
+    except (Busy, ValueError, OSError) as error:
         _refuse(str(error))
     sys.exit(0)
 
@@ -107,6 +108,19 @@ def repair(steps: list[Step], root: Path) -> None:
     for data in dict.fromkeys(put for step in waiting for put in step.inputs if script_of(put) == "generate"):
         if state(data, root) is State.DONE:
             data.run(Run(data, root))  # keeps each shard whose checksum is right
+
+
+def _priced(pipeline: Pipeline) -> str:
+    from pipelines.pricing import price, training_seconds
+
+    found = price(pipeline)
+    words = (
+        f"training reads {found.rows:,} rows, {found.tokens:,} tokens, and takes {found.flops:.1e} FLOPs, at most: a "
+        "search may stop trials early"
+    )
+    if pipeline.paper_scale:
+        return words
+    return f"{words}; about {training_seconds(pipeline) / 60:,.0f} minutes here"
 
 
 def _import(arguments: argparse.Namespace, console: Console) -> None:
@@ -196,10 +210,10 @@ def _affordable(pipeline: Pipeline, force: bool) -> Pipeline:
         return pipeline
     if force:
         return replace(pipeline, scale=replace(pipeline.scale, gpu=False))
-    from pipelines.pricing import training_flops, training_seconds
+    from pipelines.pricing import price, training_seconds
 
     raise ValueError(
-        f"{pipeline.name} is of the paper's size ({training_flops(pipeline):.1e} training FLOPs) and there is no GPU "
+        f"{pipeline.name} is of the paper's size ({price(pipeline).flops:.1e} training FLOPs) and there is no GPU "
         f"here: it would train for about {training_seconds(pipeline) / 86_400:,.0f} days on these CPUs. Run it on a "
         "CUDA machine or cluster, make it smaller with --set, or insist with --force"
     )

@@ -62,6 +62,7 @@ class Line:
             **{column: str(share) if intervals else f"{share.value:.3f}" for column, share in shares.items()},
             "tokens": f"{first.tokens / 1e6:.3g}M",
             "FLOPs": f"{first.flops:.2g}",
+            "tokens/s": f"{np.median([result.tokens_per_second for result in self.results]):,.0f}",
             "s": f"{np.mean([result.seconds for result in self.results]):.0f}",
         }
 
@@ -103,6 +104,12 @@ def differences(lines: Sequence[Line]) -> list[Difference]:
                 Difference(better.name, other.name, mean if ahead else Mean(-mean.mean, mean.half_width, mean.seeds))
             )
     return sorted(found, key=lambda difference: -difference.mean.mean)
+
+
+def floor_of(lines: Sequence[Line]) -> str:
+    """What the commonest answer gets right of these lines' test rows."""
+    floors = sorted({f"{result.floor:.3f}" for line in lines for result in line.results})
+    return " to ".join(dict.fromkeys((floors[0], floors[-1])))
 
 
 def interval_of(lines: Sequence[Line]) -> str:

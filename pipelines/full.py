@@ -29,7 +29,7 @@ def plan(pipeline: Pipeline, context: Context) -> list[Step]:
     lines = {**baselines, **winners}
     more = {arm.name: arm.evaluated_at for arm in pipeline.arms if arm.evaluated_at}
     evaluation = evaluate_step(lines, more, context)
-    candidates = WINNER if winners else pipeline.arms[-1].name
+    candidates = {WINNER: winners[WINNER]} if winners else {name: baselines[name] for name in pipeline.candidates()}
     return [
         *data.values(),
         *itertools.chain(*baselines.values()),
@@ -37,7 +37,7 @@ def plan(pipeline: Pipeline, context: Context) -> list[Step]:
         *itertools.chain(*winners.values()),
         evaluation,
         report_step(evaluation, searches, context),
-        register_step(candidates, evaluation, lines[candidates], context),
+        *([register_step(candidates, evaluation, context)] if candidates else []),
     ]
 
 

@@ -93,7 +93,7 @@ def _node(name: Name) -> str:
 def _gsm(asked: Asked, dataset: Dataset) -> Plain:
     def text(tokens: Sequence[int]) -> str:
         words = [dataset.vocabulary[token] for token in tokens]
-        if dataset.config["tokenizer"] is not None:
+        if dataset.config.get("tokenizer") is not None:
             characters = (bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in "".join(words))
             return b"".join(characters).decode(errors="replace").strip()
         return "".join(word if word in PUNCTUATION else f" {word}" for word in words).strip()

@@ -40,12 +40,12 @@ class Arm:
     so that N = 1 is as deep as N passes unrolled; window: L, None is the preset's; whole: one window holds the whole
     row, so that nothing is ever evicted (what a transformer that keeps its cache can do at best).
     compute_of: train for as many steps as cost the FLOPs of the preset's run at this N; None is the preset's steps.
-    epochs: of those steps, on the rows that the preset's run reads, again and again, instead of on fresh ones.
+    epochs: of those steps, on no more rows than the preset's run reads, again and again, instead of on fresh ones.
     depth: automaton steps to predict, where they differ from the task's.
     start: an earlier line, whose trained embeddings, readout and attention blocks this one's begin as; its other blocks
-    are new, and do nothing at first. fresh_steps: of the training, as TrainConfig's.
-    curriculum: of the training, None is the preset's; drawn_passes: likewise its TrainConfig.sleep_passes, () is the
-    preset's. evaluated_at: other N at which the model is evaluated, beside those that it was trained for.
+    are new, and do nothing at first; its tokens and FLOPs are those of its own training alone.
+    fresh_steps, curriculum, drawn_passes (TrainConfig.sleep_passes): of the training; None or () is the preset's.
+    evaluated_at: other N at which the model is evaluated, beside those that it was trained for.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Arm:
     epochs: bool = False
     depth: int | None = None
     start: str | None = None
-    fresh_steps: int = 0
+    fresh_steps: int | None = None
     curriculum: Curriculum | None = None
     drawn_passes: tuple[int, ...] = ()
     evaluated_at: tuple[int, ...] = ()
@@ -71,7 +71,8 @@ class Pipeline:
 
     arms: the baselines; search: over N and eta, whose winner becomes the last line of the comparison, None without one;
     seeds: of every line of the comparison; search_seed is another, so that the winner is not chosen on these.
-    paper_scale: too large for CPUs; `--force` runs it there all the same.
+    paper_scale: too large for CPUs; `--force` runs it there all the same. registers: its best model becomes a version
+    in the registry.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Pipeline:
     data: Data = field(default_factory=Data)
     scale: Scale = field(default_factory=Scale)
     paper_scale: bool = False
+    registers: bool = True
 
     def __post_init__(self) -> None:
         task, model = self.task, self.model
@@ -112,6 +114,27 @@ class Pipeline:
             require(arm.start is None or arm.start in names[:i], f"start of {arm.name}", arm.start, allowed)
             if not arm.whole:
                 _check_window(task, self.arm_model(arm).window)
+            self._check_start(arm)
+            self._check_curriculum(arm)
+        by_level = self.search is not None and self.train.curriculum.by_level
+        require(not by_level, "search", self.search, "null with train.curriculum: trials would be validated unlike")
+
+    def _check_start(self, arm: Arm) -> None:
+        """Raise ValueError where a line cannot begin as the one that it names."""
+        if arm.start is None:
+            return
+        earlier = next(other for other in self.arms if other.name == arm.start)
+        has, needed = (self.arm_model(each).mixers.count("attention") for each in (arm, earlier))
+        require(has == needed, f"mixers of {arm.name}", self.arm_model(arm).mixers, f"with {needed} of attention")
+
+    def _check_curriculum(self, arm: Arm) -> None:
+        """Raise ValueError where a line's N is another than its curriculum gives to the deepest rows."""
+        passes = self.arm_train(arm).curriculum.passes(deepest(self.arm_task(arm)))
+        if passes is not None:
+            allowed = f"{passes}, as curriculum.steps_per_pass has it for the deepest rows"
+            require(arm.sleep_passes == passes, f"sleep_passes of {arm.name}", arm.sleep_passes, allowed)
+            require(not arm.evaluated_at, f"evaluated_at of {arm.name}", arm.evaluated_at, "empty with steps_per_pass")
+            require(arm.compute_of is None, f"compute_of of {arm.name}", arm.compute_of, "null with steps_per_pass")
 
     def arm_model(self, arm: Arm) -> ModelConfig:
         """The arm's architecture."""
@@ -136,15 +159,28 @@ class Pipeline:
 
     def arm_train(self, arm: Arm) -> TrainConfig:
         """The arm's training."""
-        rows = self.train.steps * self.train.batch_size if arm.epochs else self.train.rows
+        read = self.train.steps * self.train.batch_size
+        rows = min(read, self.train.rows or read) if arm.epochs else self.train.rows
         return replace(
             self.train,
             steps=self.arm_steps(arm),
             rows=rows,
-            fresh_steps=arm.fresh_steps,
+            fresh_steps=self.train.fresh_steps if arm.fresh_steps is None else arm.fresh_steps,
             curriculum=arm.curriculum or self.train.curriculum,
             sleep_passes=arm.drawn_passes or self.train.sleep_passes,
         )
+
+    def candidates(self) -> list[str]:
+        """The lines whose models the registry may take, where no search chose one: those that forget, at one N, trained
+        on the pipeline's own task."""
+        return [
+            arm.name
+            for arm in self.arms
+            if self.registers
+            and not arm.whole
+            and self.arm_task(arm) == self.task
+            and self.arm_train(arm).curriculum.steps_per_pass is None
+        ]
 
     def tasks(self) -> list[AnyTask]:
         """Every task that the pipeline trains on, each once."""
@@ -173,6 +209,13 @@ class Pipeline:
         return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
 
 
+def deepest(task: AnyTask) -> int:
+    """The greatest depth that rows of a task have."""
+    if isinstance(task, Gsm):
+        return task.operations[1]
+    return task.hops if isinstance(task, Depo) else task.steps
+
+
 def _check_window(task: AnyTask, window: int) -> None:
     """Raise ValueError where a window's border would fall before an answer, or split a context that it must not."""
     if isinstance(task, Gsm):
@@ -190,12 +233,12 @@ def _check_window(task: AnyTask, window: int) -> None:
 HYBRID, RULES = ("attention", "gated_delta"), ("linear", "delta", "gated_delta", "jet")
 
 
-def _controls(passes: int) -> tuple[Arm, ...]:
-    """What a gain of N = `passes` has to be held against; the hybrid at N = 1 among them."""
+def _controls(passes: int, depth: int = 2, rule: str = "gated_delta") -> tuple[Arm, ...]:
+    """What a gain of N = `passes` has to be held against, `depth` blocks deep; the hybrid at N = 1 among them."""
     return (
-        Arm(name="transformer-evicted", mixers=("attention",) * 2),
-        Arm(name="transformer-whole", mixers=("attention",) * 2, whole=True),
-        Arm(name="fast-weights-only", mixers=("gated_delta",) * 2),
+        Arm(name="transformer-evicted", mixers=("attention",) * depth),
+        Arm(name="transformer-whole", mixers=("attention",) * depth, whole=True),
+        Arm(name="fast-weights-only", mixers=(rule,) * depth),
         Arm(name="n1"),
         Arm(name="n1-deep", repeat=passes),
         Arm(name="n1-same-compute", compute_of=passes),
@@ -205,11 +248,6 @@ def _controls(passes: int) -> tuple[Arm, ...]:
 
 def _sleepers(*passes: int) -> tuple[Arm, ...]:
     return tuple(Arm(name=f"n{n}", sleep_passes=n) for n in passes)
-
-
-def _deeper(arms: tuple[Arm, ...], times: int) -> tuple[Arm, ...]:
-    """The arms for a stack that is `times` as deep."""
-    return tuple(replace(arm, mixers=arm.mixers and arm.mixers * times) for arm in arms)
 
 
 def _rule110(depth: int) -> Rule110:
@@ -244,7 +282,7 @@ _PAPER = Pipeline(
     task=_rule110(32),
     model=_PAPER_MODEL,
     train=replace(_PAPER_TRAIN, steps=_FIG2_STEPS),
-    arms=_deeper(_controls(4), 2) + _sleepers(2, 3, 4),
+    arms=_controls(4, depth=4) + _sleepers(2, 3, 4),
     seeds=(0,),
     scale=Scale(gpu=True),
     paper_scale=True,
@@ -260,7 +298,7 @@ _DEPO_PAPER = replace(
         vocab_size=len(_DEPO.vocabulary), d_model=512, n_heads=8, mixers=HYBRID * 5, window=75, fast_heads=8
     ),
     train=replace(_PAPER_TRAIN, batch_size=128, steps=100_000),
-    arms=_deeper(_controls(4), 5) + _sleepers(2, 4),
+    arms=_controls(4, depth=10) + _sleepers(2, 4),
 )
 
 # the paper's models are pretrained; these have their shape and begin with nothing
@@ -281,7 +319,7 @@ _GSM_PAPER = replace(
         value_dim=256,
     ),
     train=replace(_PAPER_TRAIN, batch_size=256, steps=10_000, muon_lr=1e-3),
-    arms=(Arm(name="n1"), *_sleepers(2, 4, 6)),
+    arms=_controls(4, depth=28, rule="jet") + _sleepers(2, 4, 6),
     data=Data(test_rows=1600, seed=5),
 )
 _GSM_SMALL = replace(
@@ -292,24 +330,20 @@ _GSM_SMALL = replace(
         vocab_size=len(_GSM_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID * 2, window=128, fast_heads=1
     ),
     train=TrainConfig(steps=800, batch_size=32, validate_every=100),
-    arms=(
-        Arm(name="transformer-evicted", mixers=("attention",) * 4),
-        Arm(name="transformer-whole", mixers=("attention",) * 4, whole=True),
-        Arm(name="n1"),
-        *_sleepers(2, 4),
-    ),
+    arms=_controls(4, depth=4) + _sleepers(2, 4),
     data=Data(validation_rows=512, test_rows=1600, seed=5),
     seeds=(30,),
 )
 
 
 def _sliding(pipeline: Pipeline, name: str, window: int, fresh_steps: int) -> Pipeline:
-    """Fig. 5: a transformer first; then fast-weight layers are put in, warmed up alone under hard eviction for the
-    first steps, and all is trained under sliding eviction."""
+    """Fig. 5: a transformer first; then fast-weight blocks are put in, warmed up alone under hard eviction for the
+    first steps, and all is trained under sliding eviction, beside the transformer that is trained on as long."""
     attention = tuple(mixer for mixer in pipeline.model.mixers if mixer == "attention")
+    longer = Arm(name="transformer-longer", mixers=attention, start="transformer")
     grown = [Arm(name=f"n{n}", sleep_passes=n, start="transformer", fresh_steps=fresh_steps) for n in (1, 2, 4)]
     model = replace(pipeline.model, window=window, eviction="sliding")
-    return replace(pipeline, name=name, model=model, arms=(Arm(name="transformer", mixers=attention), *grown))
+    return replace(pipeline, name=name, model=model, arms=(Arm(name="transformer", mixers=attention), longer, *grown))
 
 
 def _rules(pipeline: Pipeline, name: str, passes: tuple[int, ...]) -> Pipeline:
@@ -336,7 +370,7 @@ def _etas(pipeline: Pipeline, name: str, passes: tuple[int, ...]) -> Pipeline:
 def _throughput(pipeline: Pipeline, name: str, windows: tuple[int, ...], passes: tuple[int, ...]) -> Pipeline:
     """Fig. 6: a few steps at every window and N; tokens/s stand in the report."""
     arms = [Arm(name=f"window{w}-n{n}", window=w, sleep_passes=n) for w in windows for n in passes]
-    return replace(pipeline, name=name, arms=tuple(arms), seeds=(0,))
+    return replace(pipeline, name=name, arms=tuple(arms), seeds=(0,), registers=False)
 
 
 _ALL = (
@@ -372,6 +406,13 @@ _ALL = (
     ),
     replace(
         _MINI,
+        name="rule110-rows-mini",
+        train=replace(_MINI.train, rows=2048),
+        arms=(Arm(name="n1"), *_sleepers(2, 4), Arm(name="n1-same-compute", compute_of=4)),
+        seeds=(40, 41, 42),
+    ),
+    replace(
+        _MINI,
         name="rule110-by-t-mini",
         arms=tuple(
             Arm(name=f"n{n}-t{depth}", sleep_passes=n, depth=depth) for depth in (2, 4, 8, 10) for n in (1, 2, 4)
@@ -387,8 +428,8 @@ _ALL = (
             vocab_size=len(_DEPO_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID * 2, window=20, fast_heads=1
         ),
         train=TrainConfig(steps=1500, batch_size=64, validate_every=150),
-        arms=(Arm(name="n1"), *_sleepers(2, 4)),
-        seeds=(30, 31),
+        arms=_controls(4, depth=4) + _sleepers(2, 4),
+        seeds=(30,),
     ),
     _GSM_PAPER,
     _GSM_SMALL,
@@ -426,10 +467,13 @@ _ALL = (
             window=_CLIMB.context_length,
             max_positions=_CLIMB.row_length,
         ),
-        train=TrainConfig(steps=2000, batch_size=64, validate_every=50),
+        train=TrainConfig(
+            steps=2000, batch_size=64, validate_every=50, curriculum=Curriculum(threshold=0.9, review=True)
+        ),
         arms=(
-            Arm(name="n1", curriculum=Curriculum(threshold=0.9)),
-            Arm(name="n4", sleep_passes=4, curriculum=Curriculum(threshold=0.9)),
+            Arm(name="n1-all-at-once", curriculum=Curriculum()),
+            Arm(name="n1"),
+            Arm(name="n4", sleep_passes=4),
             Arm(
                 name="pass-a-step",
                 sleep_passes=_CLIMB.steps,

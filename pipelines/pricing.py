@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,13 +13,28 @@ from sleepmodel.training import LocalEngine, build_model
 PAPER_PROBE_ROWS = 8
 
 
-def training_flops(pipeline: Pipeline) -> float:
-    """FLOPs of all of the pipeline's baselines, over their seeds."""
-    steps = (
-        pipeline.step_flops(pipeline.arm_model(arm), arm.drawn_passes) * pipeline.arm_steps(arm)
-        for arm in pipeline.arms
-    )
-    return float(sum(steps)) * len(pipeline.seeds)
+@dataclass(frozen=True)
+class Price:
+    """What a pipeline's trainings read and compute at most. tokens: of longest rows; flops: as Pipeline.step_flops."""
+
+    rows: int
+    tokens: int
+    flops: float
+
+
+def price(pipeline: Pipeline) -> Price:
+    """Of every line on every seed; with a search also of its trials, to their end at its largest N, and its winner."""
+    steps = [(pipeline.arm_model(arm), arm.drawn_passes, pipeline.arm_steps(arm)) for arm in pipeline.arms]
+    runs = steps * len(pipeline.seeds)
+    if pipeline.search:
+        widest = replace(pipeline.model, sleep_passes=max(pipeline.search.sleep_passes))
+        runs += [(widest, (), pipeline.train.steps)] * (pipeline.search.trials + len(pipeline.seeds))
+        runs += [(pipeline.model, (), pipeline.train.steps)] * len(pipeline.seeds)
+    rows = pipeline.train.batch_size * sum(count for _, _, count in runs)
+    # many runs share a model
+    cost = {(model, drawn): pipeline.step_flops(model, drawn) for model, drawn, _ in runs}
+    flops = sum(cost[model, drawn] * count for model, drawn, count in runs)
+    return Price(rows, rows * pipeline.task.row_length, flops)
 
 
 def training_seconds(pipeline: Pipeline) -> float:
@@ -35,4 +50,4 @@ def training_seconds(pipeline: Pipeline) -> float:
     start = time.monotonic()
     engine.backward(tokens, mask)
     flops = pipeline.step_flops(pipeline.model) * batch / pipeline.train.batch_size
-    return training_flops(pipeline) * (time.monotonic() - start) / flops
+    return price(pipeline).flops * (time.monotonic() - start) / flops

@@ -39,15 +39,17 @@ def read_registration(output: Path) -> Registration:
     return Registration(**json.loads((output / REGISTRATION).read_text()))
 
 
-def register_step(candidates: str, evaluation: Step, trained: list[Step], context: Context) -> Step:
-    """candidates: the line of the comparison whose seed with the best validation accuracy is registered;
-    trained: that line's trainings, in the order of its seeds."""
+def register_step(candidates: dict[str, list[Step]], evaluation: Step, context: Context) -> Step:
+    """candidates: line of the comparison -> its trainings, in the order of its seeds, all on one dataset; the model
+    with the best validation accuracy is registered."""
+    trained = [step for steps in candidates.values() for step in steps]
     data = trained[0].inputs[0]
 
     def run(run: Run) -> None:
-        results = [result for result in read_results(run.path(evaluation)) if result.line == candidates]
-        # by validation: a choice among seeds by their test accuracy would flatter it
-        index, chosen = max(enumerate(results), key=lambda pair: pair[1].validation)
+        results = read_results(run.path(evaluation))
+        found = [result for line in candidates for result in results if result.line == line]
+        # by validation: a choice by test accuracy would flatter it
+        index, chosen = max(enumerate(found), key=lambda pair: (pair[1].level or 0, pair[1].validation))
         path = dataset(run.path(data))
         rows, fingerprint = read_rows(path, "test"), path.name
         name = f"sleep-{read_dataset(path).task}"
@@ -72,7 +74,7 @@ def register_step(candidates: str, evaluation: Step, trained: list[Step], contex
         registration = Registration(name, version, won, reason)
         (run.output / REGISTRATION).write_text(json.dumps(asdict(registration), indent=2))
 
-    return Step("register", {"candidates": candidates}, run, (evaluation, data, *trained))
+    return Step("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=2)
 
 
 def _judge(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.comparison import Line, comparison_lines, interval_of, table_of
+from pipelines.comparison import Line, comparison_lines, floor_of, interval_of, table_of
 from pipelines.context import Context
 from pipelines.evaluate import READABLE, read_costs, read_mistakes
 from pipelines.page import page
@@ -53,7 +53,7 @@ def _markdown(title: str, findings: Findings) -> str:
     lines = findings.lines
     note = (
         f"Shares of held-out test rows that are wholly right, with their {interval_of(lines)}. Training "
-        f"FLOPs are three times the forward's. The commonest answer alone gets {lines[0].results[0].floor:.3f}."
+        f"FLOPs are three times the forward's. The commonest answer alone gets {floor_of(lines)}."
     )
     parts = [
         f"# {title}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.comparison import Line, differences, interval_of, table_of
+from pipelines.comparison import Line, differences, floor_of, interval_of, table_of
 from pipelines.mistakes import Mistakes
 from pipelines.page import folded, picture, table, text
 from sleepmodel import plots
@@ -18,7 +18,7 @@ from sleepmodel.training import Progress
 from sleepmodel.tuning import TrialResult
 
 COMPARISON, DEPTHS, CURVES, SEARCH = "comparison.png", "depths.png", "learning-curves.png", "search.png"
-COSTS, MEMORY = "costs.png", "memory.png"
+COSTS, MEMORY, ETAS = "costs.png", "memory.png", "etas.png"
 LENGTHS = [4**exponent for exponent in range(2, 9)]
 
 Section = tuple[str, str]  # heading, HTML
@@ -46,6 +46,7 @@ def sections(findings: Findings, pictures: Path) -> list[Section]:
         _depths(findings.lines, pictures),
         *_differences(findings.lines),
         _curves(findings, pictures),
+        *_etas(findings.lines, pictures),
         *(_search(trials, winner, pictures) for trials, winner in findings.searches),
         *_costs(findings.costs, pictures),
         *_memory(findings.costs, pictures),
@@ -59,12 +60,11 @@ def sections(findings: Findings, pictures: Path) -> list[Section]:
 def _comparison(lines: list[Line], pictures: Path) -> Section:
     file = pictures / COMPARISON
     plots.comparison({line.label: (line.values, line.rows, line.results[0].floor) for line in lines}, file)
-    floor = lines[0].results[0].floor
     words = (
         f"Shares of held-out test rows with their {interval_of(lines)}. A row is right when all its answers are, an "
         "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]: how far trainings differ. "
         "Those over test rows, of one training, are a bootstrap's. The commonest answer alone gets "
-        f"{floor:.3f} of the rows."
+        f"{floor_of(lines)} of the rows."
     )
     body = text(words) + picture(file, "share of held-out rows right, by line") + table(*table_of(lines))
     return "Comparison", body
@@ -100,6 +100,17 @@ def _curves(findings: Findings, pictures: Path) -> Section:
     file = pictures / CURVES
     plots.learning_curves({line.name: findings.histories[line.name] for line in findings.lines}, file)
     return "Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs")
+
+
+def _etas(lines: list[Line], pictures: Path) -> list[Section]:
+    points: dict[int, list[tuple[float, Estimate]]] = {}
+    for line in sorted(lines, key=lambda line: line.results[0].fast_weight_lr):
+        points.setdefault(line.sleep_passes, []).append((line.results[0].fast_weight_lr, line.rows))
+    if max(len({eta for eta, _ in found}) for found in points.values()) < 3:
+        return []
+    file = pictures / ETAS
+    plots.by_eta(dict(sorted(points.items())), file)
+    return [("N and eta", picture(file, f"share of test rows right by eta and N, with its {interval_of(lines)}"))]
 
 
 def _search(trials: list[TrialResult], winner: TrialResult, pictures: Path) -> Section:

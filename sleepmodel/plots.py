@@ -84,6 +84,21 @@ def learning_curves(lines: Mapping[str, Sequence[Sequence[Progress]]], path: Pat
     _write(figure, path)
 
 
+def by_eta(lines: Mapping[int, Sequence[tuple[float, Estimate]]], path: Path) -> None:
+    """Share of test rows right over eta, a curve for each N. lines: N -> (eta, estimate), ascending."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for passes, points in lines.items():
+        etas, values = [eta for eta, _ in points], [estimate.value for _, estimate in points]
+        errors = [[abs(estimate.value - estimate.interval[end]) for _, estimate in points] for end in (0, 1)]
+        axes.errorbar(etas, values, yerr=errors, fmt=".-", capsize=3, lw=1, label=f"N = {passes}")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xlabel("fast-weight learning rate eta")
+    axes.set_ylabel("share of test rows right")
+    axes.legend(fontsize="small")
+    _write(figure, path)
+
+
 def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> None:
     """The trials in the plane of N and eta, coloured by accuracy; those that ASHA stopped are small."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

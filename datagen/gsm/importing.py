@@ -16,7 +16,8 @@ from datagen.task import check_split
 
 def import_official(file: str | Path, root: str | Path, split: str = "test", tokenizer: str | None = None) -> Path:
     """Write a JSONL file of official problems as one split of a new dataset and return its directory,
-    `<root>/gsm/<fingerprint>`; the fingerprint is of the file's bytes and the vocabulary.
+    `<root>/gsm/<fingerprint>`; the fingerprint is of the file's bytes, the split and the vocabulary. Two files share
+    their token ids where they are imported with one tokenizer.
 
     tokenizer: a tokenizer.json or a directory with one; None is one token for each word, those of the file included.
     Raises FileNotFoundError, ValueError for another split or tokenizer, and MalformedLinesError, which names the lines
@@ -27,7 +28,7 @@ def import_official(file: str | Path, root: str | Path, split: str = "test", tok
     texts = (problem.prompt + problem.completion for problem in problems)
     vocabulary: Vocabulary = Words(texts) if tokenizer is None else Pretrained(tokenizer)
     rows = to_rows((encode(problem, vocabulary) for problem in problems), len(vocabulary.tokens))
-    source = {"imported_sha256": sha256(Path(file))}
+    source = {"imported_sha256": sha256(Path(file)), "split": split, "tokenizer": tokenizer and Path(tokenizer).name}
     words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
     identity = hashlib.sha256(f"{source} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
     dataset = Path(root).absolute() / "gsm" / identity

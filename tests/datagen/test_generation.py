@@ -85,7 +85,7 @@ def test_dataset_json_tells_what_is_there(ray_cluster: str, tmp_path: Path) -> N
 
     content = json.loads((path / "dataset.json").read_text())
     assert content["task"] == "rule110"
-    assert content["config"] == {"cells": 16, "states": 1, "steps": 6}
+    assert content["config"] == {"cells": 16, "states": 1, "steps": 6, "shallowest": None, "labels": "first"}
     assert content["vocabulary"] == ["0", "1", "?"]
     assert content["format_version"] == FORMAT_VERSION
     assert content["seed"] == 9

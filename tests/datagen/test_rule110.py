@@ -63,12 +63,11 @@ def test_border_is_periodic() -> None:
 def test_row_layout(task: Rule110, split: str, seed: int, shard: int, n: int) -> None:
     rows = task.sample(split, seed, shard, n)
     tokens, mask = rows.batch()
-    pads, context, query, labels = np.split(
-        tokens, np.cumsum([task.labels == "all", task.cells * task.states, 1]), axis=1
-    )
+    bits = task.cells * task.states
+    front, context, query, labels = np.split(tokens, np.cumsum([task.context_length - bits, bits, 1]), axis=1)
     assert rows.tokens.shape == (n, task.row_length) == (n, task.context_length + 1 + task.states * task.asked)
     assert rows.tokens.dtype == np.uint16 and rows.tokens.max() < len(task.vocabulary)
-    assert (pads == PAD).all() and pads.shape[1] == (task.asked > 1)
+    assert front.shape[1] == (task.labels == "all" or task.shallowest is not None)
     assert set(np.unique(context)) <= {0, 1}
     assert (query == task.vocabulary.index("?")).all()
     depths = rows.answer_depth[:, 0]
@@ -82,17 +81,24 @@ def test_row_layout(task: Rule110, split: str, seed: int, shard: int, n: int) ->
     assert (rows.answer_depth == depths[:, None]).all() and (rows.depths == depths).all()
     low = task.steps if task.shallowest is None else task.shallowest
     assert low <= depths.min() and depths.max() <= task.steps
+    if task.shallowest is not None:
+        assert [task.vocabulary[token] for token in front[:, 0]] == [f"t{depth}" for depth in depths]
+    else:
+        assert (front == PAD).all()
     assert (rows.answer_length == 1).all()
     assert (np.take_along_axis(tokens, rows.answer_start.astype(np.int64), axis=1) == labels).all()
     assert (mask == (np.arange(task.row_length) > task.context_length)).all()
 
 
-def test_steps_are_drawn_evenly() -> None:
-    task = Rule110(cells=8, states=1, steps=5, shallowest=2)
-    counts = np.bincount(task.sample("train", 3, 0, 40_000).depths, minlength=6)
+def test_steps_are_drawn_evenly_and_apart_from_the_states() -> None:
+    task = Rule110(cells=48, states=1, steps=5, shallowest=2)
+    rows = task.sample("train", 3, 0, 40_000)
+    counts = np.bincount(rows.depths, minlength=6)
     assert counts[:2].sum() == 0
-    # 5 standard deviations of a share of a quarter
+    # 5 standard deviations of a share of a quarter, and of a correlation
     assert np.abs(counts[2:] / 40_000 - 0.25).max() < 5 * (0.25 * 0.75 / 40_000) ** 0.5
+    both = np.corrcoef(np.concatenate([rows.tokens[:, 1:49].astype(float), rows.depths[:, None]], axis=1).T)
+    assert np.abs(both[-1, :-1]).max() < 5 / 40_000**0.5
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from datagen import Depo, Rule110, generate, read_rows
+from datagen import Depo, Rows, Rule110, generate, read_rows
 from datagen.task import Task
 from pipelines.canonical import canonical
 from pipelines.context import Context
-from pipelines.evaluate import Entry, entries, measure, predict_all
+from pipelines.evaluate import Entry, commonest_share, entries, measure, predict_all
 from pipelines.presets import PRESETS
 from sleepmodel.evaluation import RESAMPLES, predict, score
 from sleepmodel.job import Job
@@ -61,3 +61,12 @@ def test_any_number_of_tasks_predicts_the_same(
         assert len(set(alone[rows.loss_mask()].tolist())) > 1
         for predicted in parts:
             assert np.array_equal(predicted, alone)
+
+
+def test_the_commonest_answer_is_the_same_wherever_it_stands() -> None:
+    """Rows of unequal length: 7 8 is the answer of three of four rows, at three places."""
+    tokens = [[1, 7, 8], [1, 1, 7, 8], [1, 1, 1, 1, 7, 8], [1, 7]]
+    starts, lengths = [[1], [2], [4], [1]], [[2], [2], [2], [1]]
+    assert commonest_share(Rows.of(tokens, starts, lengths, [[0]] * 4)) == 0.75
+    two = Rows.of([[1, 7, 1, 8], [1, 7, 1, 9]], [[1, 3]] * 2, [[1, 1]] * 2, [[0, 0]] * 2)
+    assert commonest_share(two) == 0.5

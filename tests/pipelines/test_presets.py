@@ -8,8 +8,9 @@ import torch
 
 from pipelines.overrides import OverrideError, apply_overrides
 from pipelines.presets import PRESETS, Arm, Pipeline
-from pipelines.pricing import training_flops
-from sleepmodel.training import LocalEngine, build_model
+from pipelines.pricing import price
+from sleepmodel.config import Curriculum
+from sleepmodel.training import LocalEngine, batches, build_model
 
 NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim": 8}
 
@@ -30,7 +31,9 @@ def test_every_line_of_every_preset_takes_its_first_step(pipeline: Pipeline) -> 
 
 @pytest.mark.parametrize("pipeline", PRESETS.values(), ids=PRESETS)
 def test_every_preset_prices_itself(pipeline: Pipeline) -> None:
-    assert training_flops(pipeline) > 0
+    found = price(pipeline)
+    least = len(pipeline.seeds) * sum(map(pipeline.arm_steps, pipeline.arms)) * pipeline.train.batch_size
+    assert found.rows >= least and found.tokens == found.rows * pipeline.task.row_length and found.flops > 0
     assert pipeline.train_rows() >= pipeline.train.batch_size
 
 
@@ -59,7 +62,8 @@ def test_the_baselines_are_what_they_are_called() -> None:
 def test_sliding_presets_grow_a_transformer() -> None:
     """Fig. 5: fast-weight layers put into a trained transformer, alone under hard eviction at first."""
     pipeline = PRESETS["gsm-sliding-fig5-mini"]
-    first, *grown = pipeline.arms
+    first, longer, *grown = pipeline.arms
+    assert pipeline.arm_model(longer) == pipeline.arm_model(first) and longer.start == first.name
     assert set(pipeline.arm_model(first).mixers) == {"attention"} and pipeline.arm_train(first).fresh_steps == 0
     for arm in grown:
         train, model = pipeline.arm_train(arm), pipeline.arm_model(arm)
@@ -67,6 +71,72 @@ def test_sliding_presets_grow_a_transformer() -> None:
         assert model.eviction == "sliding" and model.mixers.count("attention") == len(pipeline.arm_model(first).mixers)
     with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be an earlier line of the comparison"):
         replace(pipeline, arms=(first, replace(grown[0], start="gone")))
+    with pytest.raises(ValueError, match=r"mixers of n1 = .*: must be with 2 of attention"):
+        replace(pipeline, arms=(first, replace(grown[0], mixers=("gated_delta",))))
+
+
+def test_each_field_of_a_line_reaches_its_model_or_training() -> None:
+    demo = PRESETS["demo"]
+    climb = Curriculum(threshold=0.5)
+    arm = Arm(
+        name="all",
+        sleep_passes=3,
+        fast_weight_lr=0.7,
+        mixers=("delta",),
+        repeat=2,
+        window=8,
+        depth=4,
+        fresh_steps=5,
+        curriculum=climb,
+        drawn_passes=(1, 3),
+    )
+    model, train = demo.arm_model(arm), demo.arm_train(arm)
+    assert (model.sleep_passes, model.fast_weight_lr, model.mixers, model.window) == (3, 0.7, ("delta",) * 2, 8)
+    assert (train.fresh_steps, train.curriculum, train.sleep_passes) == (5, climb, (1, 3))
+    assert demo.arm_task(arm) == replace(demo.task, steps=4)
+    plain, changed = (
+        Arm(name="plain"),
+        replace(demo, train=replace(demo.train, fresh_steps=5, curriculum=climb), search=None),
+    )
+    assert changed.arm_train(plain) == changed.train
+
+
+def test_lines_read_the_same_rows_in_the_same_order() -> None:
+    """As far as they go, and but for those that are made to read fewer rows."""
+    mini = PRESETS["rule110-fig2b-mini"]
+    orders = {}
+    for arm in mini.arms:
+        if not arm.epochs:
+            indices = batches(mini.train_rows(), mini.arm_train(arm))
+            orders[arm.name] = [next(indices).tolist() for _ in range(30)]
+    assert len(orders) > 5 and all(order == orders["n1"] for order in orders.values())
+
+
+def test_rows_that_are_limited_limit_every_line() -> None:
+    few = apply_overrides(PRESETS["rule110-fig2b-mini"], ["train.rows=2048"])
+    assert {few.arm_train(arm).rows for arm in few.arms} == {2048}
+
+
+def test_n_of_a_line_is_the_one_that_its_curriculum_gives_the_deepest_rows() -> None:
+    mini = PRESETS["curriculum-mini"]
+    by_step = next(arm for arm in mini.arms if arm.name == "pass-a-step")
+    for wrong, message in (
+        ({"sleep_passes": 2}, "sleep_passes of pass-a-step = 2: must be 4"),
+        ({"evaluated_at": (8,)}, "evaluated_at of pass-a-step"),
+        ({"compute_of": 4}, "compute_of of pass-a-step"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(mini, arms=(replace(by_step, **wrong),))
+    with pytest.raises(ValueError, match=r"search = .* must be null with train.curriculum"):
+        apply_overrides(PRESETS["demo"], ["train.curriculum.threshold=0.5"])
+
+
+def test_the_registry_takes_what_forgets_on_the_presets_own_task() -> None:
+    assert "transformer-whole" not in PRESETS["rule110-fig2b-mini"].candidates()
+    assert {"n1", "n4"} <= set(PRESETS["rule110-fig2b-mini"].candidates())
+    assert PRESETS["curriculum-mini"].candidates() == ["n1-all-at-once", "n1", "n4"]
+    assert PRESETS["throughput-fig6-mini"].candidates() == []
+    assert PRESETS["rule110-fig2a-mini"].candidates() == ["n1-t6"]
 
 
 def test_fig2_is_the_papers() -> None:

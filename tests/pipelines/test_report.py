@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipelines.comparison import Line, differences
+from pipelines.comparison import Line, differences, floor_of
 from pipelines.evaluate import Result
 from pipelines.mistakes import Failure, Instead, Mistakes
 from pipelines.page import page
@@ -33,7 +33,8 @@ def share(right: int, total: int) -> Share:
 def result(line: str, seed: int, passes: int, right: int) -> Result:
     answers = {1: share(100, 100), 4: share(right, 100)}
     accuracy = Accuracy(share(right, 200), answers)
-    return Result(line, seed, passes, 1.0, 2_000, 7.0, 6 * 10**9, 0.5, 0.01, accuracy, f"{line}-{seed}/model", "c0ffee")
+    path = f"{line}-{seed}/model"
+    return Result(line, seed, passes, 1.0, 2_000, 7.0, 6 * 10**9, 0.5, 1e4, None, 0.01, accuracy, path, "c0ffee")
 
 
 def history() -> list[Progress]:
@@ -196,3 +197,30 @@ def test_lines_that_are_asked_at_other_depths_are_not_compared() -> None:
     one, two = list(_lines(np.random.default_rng()))[:2]
     deeper = [replace(r, accuracy=replace(r.accuracy, answers={8: share(1, 2)})) for r in two.results]
     assert differences([one, Line("b", deeper)]) == []
+
+
+def test_lines_at_several_etas_are_drawn_by_eta_and_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[int, list[tuple[float, Estimate]]] = {}
+    monkeypatch.setattr("pipelines.sections.plots.by_eta", lambda lines, path: drawn.update(lines))
+    monkeypatch.setattr("pipelines.sections.picture", lambda path, words: "")
+    found = findings()
+    lines = [
+        replace(line, name=f"{line.name}{eta}", results=[replace(r, fast_weight_lr=eta) for r in line.results])
+        for line in found.lines
+        for eta in (2.0, 0.5, 1.0)
+    ]
+    histories = {line.name: [history()] * 3 for line in lines}
+    settings = {line.name: found.settings["n1"] for line in lines}
+    headings = [
+        heading
+        for heading, _ in sections(replace(found, lines=lines, histories=histories, settings=settings), tmp_path)
+    ]
+    assert "N and eta" in headings and "N and eta" not in [heading for heading, _ in sections(found, tmp_path)]
+    assert {n: [eta for eta, _ in points] for n, points in drawn.items()} == {1: [0.5, 1.0, 2.0], 2: [0.5, 1.0, 2.0]}
+    assert drawn[1][0][1] == lines[0].rows
+
+
+def test_the_floor_of_lines_on_several_tasks_is_a_range() -> None:
+    one, two = findings().lines
+    assert floor_of([one, two]) == "0.010"
+    assert floor_of([one, Line("b", [replace(r, floor=0.25) for r in two.results])]) == "0.010 to 0.250"
