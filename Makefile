@@ -27,8 +27,8 @@ demo: $(READY) ## data, training, search, report and registry on this machine, i
 smoke: $(READY) ## every step of the demo in about two minutes, too short to learn anything
 	$(BIN)/python pipelines/full.py smoke
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests, those of Ray in one process and the others beside it
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(READY) ## format, lint, types and the fast tests; also the pre-commit hook
 	$(BIN)/ruff format --check .
