@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test check fuzz format publish bench faults install hook clean
+.PHONY: help demo smoke evidence test check fuzz format publish bench faults install hook clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: $(READY) ## rewrite the code in the house's format
 
 publish: $(READY) ## copy the results of a finished demo under runs/ to benchmarks/results/demo
 	$(BIN)/python -m benchmarks.demo
+
+evidence: $(READY) ## hours: every experiment of docs/evidence.md that is not finished
+	$(BIN)/python -m benchmarks.evidence
 
 bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation

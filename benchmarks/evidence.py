@@ -42,6 +42,7 @@ EXPERIMENTS = {
     "rule110": Experiment("rule110-fig2b-mini", (40, 41, 42, 43, 44)),
     "eta": Experiment("ablation-eta-mini", (40, 41, 42)),
     "by-t": Experiment("rule110-by-t-mini", (40, 41, 42)),
+    "rows": Experiment("rule110-rows-mini", (40, 41, 42)),
     "curriculum": Experiment("curriculum-mini", (40, 41, 42)),
     "rule": Experiment("ablation-rule-mini", (40, 41, 42)),
     "depo": Experiment("depo-fig3-mini", (40, 41, 42)),
