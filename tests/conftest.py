@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 settings.register_profile("fuzz", max_examples=2000)  # of `make fuzz`
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, in its own, reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What drives Ray runs in one process, one test after the other, on the session's one Ray."""
     for item in items:
