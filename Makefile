@@ -27,8 +27,10 @@ demo: $(READY) ## data, training, search, report and registry on this machine, i
 smoke: $(READY) ## every step of the demo in about two minutes, too short to learn anything
 	$(BIN)/python pipelines/full.py smoke
 
-test: $(READY) ## all tests, those of Ray in one process and the others beside it
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(READY) ## all tests: those that drive Ray, and beside them, in a process of its own, the others
+	@$(BIN)/python -m pytest -m 'not slow' -p no:cacheprovider > $(VENV)/fast-tests.log 2>&1 & fast=$$!; \
+	$(BIN)/python -m pytest -m slow; slow=$$?; \
+	wait $$fast; fast=$$?; cat $(VENV)/fast-tests.log; exit $$((slow + fast))
 
 check: $(READY) ## format, lint, types and the fast tests; also the pre-commit hook
 	$(BIN)/ruff format --check .

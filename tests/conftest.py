@@ -1,4 +1,4 @@
-"""What all tests share: one local Ray for the whole session, in one of the processes that run them."""
+"""What all tests share: one local Ray for the whole session."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ torch.set_num_threads(1)
 settings.register_profile("fuzz", max_examples=2000)  # of `make fuzz`
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, in its own, reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What drives Ray runs in one process, one test after the other, on the session's one Ray."""
-    for item in items:
-        if item.get_closest_marker("slow") or "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """All that needs the session's Ray is slow, so that the others can run beside it without a Ray."""
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
