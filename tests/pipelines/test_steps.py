@@ -473,7 +473,12 @@ def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> N
 
 def test_an_interrupt_ends_the_run_while_a_step_works(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "wait"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed_interrupts() -> None:  # which a shell's background jobs, and what they start, do not
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=heed_interrupts, **pipes) as process:
         assert process.stdout is not None
         assert any("ready" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
