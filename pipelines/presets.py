@@ -129,7 +129,7 @@ class Pipeline:
 
     def _check_curriculum(self, arm: Arm) -> None:
         """Raise ValueError where a line's N is another than its curriculum gives to the deepest rows."""
-        passes = self.arm_train(arm).curriculum.passes(deepest(self.arm_task(arm)))
+        passes = self.arm_curriculum(arm).passes(deepest(self.arm_task(arm)))
         if passes is not None:
             allowed = f"{passes}, as curriculum.steps_per_pass has it for the deepest rows"
             require(arm.sleep_passes == passes, f"sleep_passes of {arm.name}", arm.sleep_passes, allowed)
@@ -166,9 +166,13 @@ class Pipeline:
             steps=self.arm_steps(arm),
             rows=rows,
             fresh_steps=self.train.fresh_steps if arm.fresh_steps is None else arm.fresh_steps,
-            curriculum=arm.curriculum or self.train.curriculum,
+            curriculum=self.arm_curriculum(arm),
             sleep_passes=arm.drawn_passes or self.train.sleep_passes,
         )
+
+    def arm_curriculum(self, arm: Arm) -> Curriculum:
+        """The curriculum of the arm's training."""
+        return arm.curriculum or self.train.curriculum
 
     def candidates(self) -> list[str]:
         """The lines whose models the registry may take, where no search chose one: those that forget, at one N, trained
@@ -179,7 +183,7 @@ class Pipeline:
             if self.registers
             and not arm.whole
             and self.arm_task(arm) == self.task
-            and self.arm_train(arm).curriculum.steps_per_pass is None
+            and self.arm_curriculum(arm).steps_per_pass is None
         ]
 
     def tasks(self) -> list[AnyTask]:
