@@ -12,11 +12,16 @@ from datagen.rule110 import Rule110
 
 if TYPE_CHECKING:
     from datagen.generation import generate
-    from datagen.reader import load, read_rows
+    from datagen.reader import load, read_rows, stream
 
-__all__ = ["PAD", "Depo", "Gsm", "Rows", "Rule110", "generate", "load", "read_rows"]
+__all__ = ["PAD", "Depo", "Gsm", "Rows", "Rule110", "generate", "load", "read_rows", "stream"]
 
-_MODULE_OF = {"generate": "datagen.generation", "load": "datagen.reader", "read_rows": "datagen.reader"}
+_MODULE_OF = {
+    "generate": "datagen.generation",
+    "load": "datagen.reader",
+    "read_rows": "datagen.reader",
+    "stream": "datagen.reader",
+}
 
 
 def __getattr__(name: str) -> Any:

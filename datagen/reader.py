@@ -1,4 +1,5 @@
-"""Reads a dataset: Parquet and numpy, no Ray. Every shard's checksum is verified as it is read."""
+"""Reads a dataset, whole or block by block: Parquet and numpy, no Ray. Every shard's checksum is verified as it is
+read."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from datagen.blocks import Blocks
 from datagen.errors import (
     DatasetNotFoundError,
     NotEnoughRowsError,
@@ -23,6 +26,7 @@ from datagen.rows import COLUMNS, Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 from datagen.shards import read_table
 
+BLOCK_TOKENS = 2**26  # 128 MiB of uint16
 GENERATE = "`python pipelines/generate.py`"
 _REMEDY = f"run {GENERATE} again (with --import, where it was imported), it replaces what is missing or broken"
 
@@ -49,7 +53,8 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
     ShardMissingError or ShardCorruptError.
     """
     dataset = read_dataset(path)
-    return pa.concat_tables(_tables(Path(path), dataset, split, _wanted(path, dataset, split, rows)))
+    wanted = _wanted(path, dataset, split, rows)
+    return pa.concat_tables(_tables(Path(path), dataset, split, wanted))
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
@@ -58,12 +63,39 @@ def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
     Needs the memory of the result and of a shard or two; twice that of the result where rows differ in length.
     """
     dataset = read_dataset(path)
-    wanted = _wanted(path, dataset, split, rows)
-    tables = (table.select(COLUMNS) for table in _tables(Path(path), dataset, split, wanted))
+    return _rows(Path(path), dataset, split, _wanted(path, dataset, split, rows))
+
+
+def stream(path: str | Path, split: str, block_tokens: int = BLOCK_TOKENS) -> Blocks:
+    """A split in blocks of neighbouring shards with about `block_tokens` tokens, at least a shard; errors as in `load`,
+    those of a shard when its block is read."""
+    dataset = read_dataset(path)
+    _wanted(path, dataset, split, None)
+    shards = dataset.splits[split].shards
+    each = max(1, block_tokens // _tokens(shard_path(Path(path), split, 0)))
+    blocks = [range(start, min(start + each, len(shards))) for start in range(0, len(shards), each)]
+    sizes = tuple(sum(shards[number].rows for number in block) for block in blocks)
+    return Blocks(sizes, lambda block: _rows(Path(path), dataset, split, sizes[block], blocks[block]))
+
+
+def _rows(path: Path, dataset: Dataset, split: str, rows: int, shards: range | None = None) -> Rows:
+    tables = (table.select(COLUMNS) for table in _tables(path, dataset, split, rows, shards))
     first = next(tables)
     fixed = pa.types.is_fixed_size_list(first.schema.field("tokens").type)
     read = _arrays if fixed else _ragged
-    return Rows(**read(chain([first], tables), wanted), pad=pad_id(dataset.vocabulary))
+    return Rows(**read(chain([first], tables), rows), pad=pad_id(dataset.vocabulary))
+
+
+def _tokens(file: Path) -> int:
+    """How many tokens a shard has, by its footer."""
+    if not file.is_file():
+        raise ShardMissingError(f"shard {file} is missing: {_REMEDY}")
+    try:
+        with file.open("rb") as content:
+            footer = pq.read_metadata(content)
+    except pa.ArrowInvalid as error:
+        raise ShardCorruptError(f"shard {file}: {error}; {_REMEDY}") from error
+    return sum(footer.row_group(i).column(0).num_values for i in range(footer.num_row_groups))
 
 
 def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) -> int:
@@ -80,14 +112,15 @@ def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) ->
     return available if rows is None else rows
 
 
-def _tables(path: Path, dataset: Dataset, split: str, rows: int) -> Iterator[pa.Table]:
-    """The first `rows` rows, one table a shard."""
+def _tables(path: Path, dataset: Dataset, split: str, rows: int, shards: range | None = None) -> Iterator[pa.Table]:
+    """The first `rows` rows, one table a shard; of some shards, or of all."""
     first: pa.Schema | None = None
-    for number, shard in enumerate(dataset.splits[split].shards):
+    listed = dataset.splits[split].shards
+    for number in range(len(listed)) if shards is None else shards:
         if rows == 0:
             return
         file = shard_path(path, split, number)
-        table = _read_shard(file, shard, len(dataset.vocabulary))
+        table = _read_shard(file, listed[number], len(dataset.vocabulary))
         first = first or table.schema
         if not table.schema.equals(first):
             raise ShardCorruptError(f"shard {file} has columns of other types than the first: {_REMEDY}")

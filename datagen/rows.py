@@ -117,6 +117,15 @@ class Rows:
         answers = [_ragged(column, np.int32) for column in (answer_start, answer_length, answer_depth)]
         return cls(_ragged(tokens, dtype), answers[0], answers[1], answers[2], pad)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of all parts, one after the other, without solutions; of one task, so that they are alike."""
+        first, *others = parts
+        if not others:
+            return first
+        columns = {name: _joined([getattr(part, name) for part in parts]) for name in COLUMNS}
+        return cls(**columns, pad=first.pad)
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -187,6 +196,12 @@ def pad_id(vocabulary: Sequence[str]) -> int | None:
 def _ragged(lists: Lists, dtype: type[np.generic]) -> Ragged:
     values = np.array([value for part in lists for value in part], dtype=dtype)
     return Ragged.of(values, np.array([len(part) for part in lists], dtype=np.int64))
+
+
+def _joined(columns: list[Any]) -> Any:
+    if isinstance(columns[0], Ragged):
+        return Ragged.of(np.concatenate([c.values for c in columns]), np.concatenate([c.lengths for c in columns]))
+    return np.concatenate(columns)
 
 
 def _padded(column: npt.NDArray[Any] | Ragged, fill: int) -> Int64:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen.reader import read_dataset, read_rows
-from datagen.rows import Ragged, Rows
+from datagen.blocks import Blocks
+from datagen.reader import read_dataset, read_rows, stream
+from datagen.rows import Ragged
 from sleepmodel.config import ModelConfig, Scale, TrainConfig, require
 from sleepmodel.curriculum import levels_of
 from sleepmodel.evaluation import accuracy
@@ -41,12 +42,12 @@ class Job:
     run: str | None = None
     stop: str | None = None
 
-    def rows(self) -> Rows:
+    def rows(self) -> Blocks:
         """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""
-        rows = read_rows(Path(self.dataset), "train")
-        ragged = isinstance(rows.tokens, Ragged)
+        rows = stream(Path(self.dataset), "train")
         together = self.scale.zero_stage < 3 or self.scale.workers == 1
-        require(together or not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
+        ragged = not together and isinstance(rows.read(0).tokens, Ragged)
+        require(not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
         return rows
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
@@ -57,7 +58,7 @@ class Job:
         rows, curriculum = read_rows(Path(self.dataset), "validation"), self.train.curriculum
         levels = levels_of(rows, curriculum)
         if curriculum.by_level:
-            trained = np.unique(levels_of(read_rows(Path(self.dataset), "train"), curriculum)).tolist()
+            trained = np.unique(levels_of(stream(Path(self.dataset), "train").read(0), curriculum)).tolist()
             missing = sorted(set(trained) - set(levels.tolist()))
             allowed = f"such that each has validation rows; {missing} have none among {len(rows)}"
             require(not missing, "curriculum.levels", curriculum.levels, allowed)

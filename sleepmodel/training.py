@@ -1,7 +1,7 @@
 """The training loop: one process, torch alone. What saves, reports, or spreads it over workers is passed in.
 
-A run is a function of (model config, train config, rows): the weights start from the seed, the order of rows is a
-permutation of them for each epoch that depends on (seed, epoch) alone, and the data position is the step.
+A run is a function of (model config, train config, rows): the weights start from the seed, and the rows of a step
+follow from it (batches.py), so that the data position is the step.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import hashlib
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from datagen.blocks import Blocks
 from datagen.rows import Rows
 from sleepmodel.allocator import keep_freed_memory
+from sleepmodel.batches import Climb, Plan, share
 from sleepmodel.config import ModelConfig, TrainConfig
-from sleepmodel.curriculum import Levels
 from sleepmodel.layers import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import build_optimizers, peak_rates, schedule, set_rates
@@ -182,39 +182,9 @@ def clip_gradient(model: SleepModel, limit: float) -> float:
     return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))
 
 
-def batches(rows: int, config: TrainConfig, start: int = 0) -> Iterator[np.ndarray]:
-    """Row indices [batch_size] of each step from `start` on; every epoch is a new permutation, its remainder dropped.
-
-    Raises ValueError where there are fewer rows than one batch.
-    """
-    per_epoch = rows // config.batch_size
-    if per_epoch == 0:
-        raise ValueError(f"batch_size = {config.batch_size}: must be at most the {rows} training rows")
-    epoch, order = -1, np.empty(0, np.int64)
-    for step in range(start, config.steps):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = np.random.Generator(np.random.PCG64([config.seed, epoch])).permutation(rows)
-        first = step % per_epoch * config.batch_size
-        yield order[first : first + config.batch_size]
-
-
-def drawn_passes(step: int, config: TrainConfig) -> int | None:
-    """N of a step's batch, a function of (seed, step); None where the model's own is meant."""
-    if not config.sleep_passes:
-        return None
-    return int(np.random.Generator(np.random.PCG64([config.seed, step, 1])).choice(config.sleep_passes))
-
-
-def share(indices: np.ndarray, engine: Engine) -> list[np.ndarray]:
-    """This worker's micro-batches of a global batch: equal contiguous pieces."""
-    pieces = np.split(indices, engine.workers * engine.accumulation)
-    return pieces[engine.rank * engine.accumulation : (engine.rank + 1) * engine.accumulation]
-
-
 def train(
     engine: Engine,
-    rows: Rows,
+    rows: Rows | Blocks,
     config: TrainConfig,
     validate: Callable[[SleepModel, int | None], float],
     report: Callable[[Progress, Save], None],
@@ -232,13 +202,9 @@ def train(
     keep_freed_memory()
     history, done = _load(engine, resume) if resume else ([], _Done())
     begin = time.monotonic() - done.seconds
-    pads, window = rows.pads, engine.model.config.window
-    real = rows.lengths - pads
-    lengths = real + pads % window  # windows of pads alone are not computed
     lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
-    read, stage = min(len(rows), config.rows or len(rows)), _FreshLayers(engine.model, config)
-    plan = _Levelled(rows[:read], config, history) if config.curriculum.by_level else _Shuffled(read, config, done.step)
-    cost = functools.cache(engine.model.flops)
+    plan, stage = _plan(rows, config, history), _FreshLayers(engine.model, config)
+    cost, window = functools.cache(engine.model.flops), engine.model.config.window
 
     def save(directory: Path) -> None:
         done.seconds = time.monotonic() - begin
@@ -247,12 +213,12 @@ def train(
     for step in range(done.step, config.steps):
         rate = schedule(step, config) * config.backoff**done.skipped
         stage.begin(step)
-        (indices, passes), micro = plan.batch(step), []
+        (batch, passes), micro = plan.batch(step), []
         # each answer token counts the same, in whatever pieces the batch is computed
-        answers = rows.loss_mask(indices).sum() / (engine.workers * engine.accumulation)
-        for part in share(indices, engine):
-            batch, mask = map(torch.from_numpy, rows.batch(part))
-            micro.append(engine.backward(batch, mask, passes, float(mask.sum() / answers)))
+        answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
+        for part in share(batch, engine.rank, engine.workers, engine.accumulation):
+            tokens, mask = map(torch.from_numpy, part.batch())
+            micro.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers)))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
         # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
@@ -268,8 +234,10 @@ def train(
             done.losses.append(loss)
             done.norm = norm
         done.step += 1
-        done.tokens += int(real[indices].sum())
-        done.flops += 3 * sum(cost(int(length), passes) for length in lengths[indices])
+        real = batch.lengths - batch.pads
+        done.tokens += int(real.sum())
+        # windows of pads alone are not computed
+        done.flops += 3 * sum(cost(int(length), passes) for length in real + batch.pads % window)
         if done.step % config.validate_every == 0 or done.step == config.steps:
             now = time.monotonic()
             at = Progress(
@@ -297,6 +265,16 @@ def train(
     return history
 
 
+def _plan(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> Plan:
+    blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
+    blocks = blocks.first(config.rows) if config.rows else blocks
+    if not config.curriculum.by_level:
+        return Plan(blocks, config)
+    last = history[-1] if history else None
+    opened = (last.level, last.accuracy) if last and last.level is not None else None
+    return Climb(blocks, config, opened)
+
+
 @dataclass
 class _Done:
     """What a run has done by now, also since its last report. losses: of each step since then that was not skipped,
@@ -309,38 +287,6 @@ class _Done:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     norm: float = math.nan
-
-
-class _Shuffled:
-    """Epochs of all rows, with a drawn N where there are several."""
-
-    level = None
-
-    def __init__(self, rows: int, config: TrainConfig, start: int) -> None:
-        self.config, self.epochs = config, batches(rows, config, start)
-
-    def batch(self, step: int) -> tuple[np.ndarray, int | None]:
-        return next(self.epochs), drawn_passes(step, self.config)
-
-    def validated(self, accuracy: float) -> None:
-        pass
-
-
-class _Levelled:
-    """Rows of one level at a time; which is open follows from the last report."""
-
-    def __init__(self, rows: Rows, config: TrainConfig, history: list[Progress]) -> None:
-        self.config, self.levels = config, Levels(rows, config)
-        self.level = self.levels.first
-        if history and history[-1].level is not None:
-            self.level = self.levels.after(history[-1].level, history[-1].accuracy)
-
-    def batch(self, step: int) -> tuple[np.ndarray, int | None]:
-        indices, level = self.levels.batch(step, self.level)
-        return indices, self.config.curriculum.passes(level) or drawn_passes(step, self.config)
-
-    def validated(self, accuracy: float) -> None:
-        self.level = self.levels.after(self.level, accuracy)
 
 
 class _FreshLayers:

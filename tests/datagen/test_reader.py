@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datagen import Rule110, generate, load, read_rows
+from datagen import Rows, Rule110, generate, load, read_rows, stream
 from datagen.errors import (
     DatasetError,
     DatasetNotFoundError,
@@ -55,6 +55,32 @@ def test_reads_what_the_task_made(dataset: Path, wanted: int | None) -> None:
         assert values.dtype == expected.dtype
         assert (values == expected).all()
         assert table.column(name)[n - 1].as_py() == expected[-1].tolist()
+
+
+def test_blocks_are_the_rows_in_their_order(dataset: Path) -> None:
+    """A block has as many whole shards as its tokens allow, and at least one."""
+    whole = read_rows(dataset, "train")
+    for tokens, sizes in ((1, (SHARD_ROWS, SHARD_ROWS, 11)), (2 * SHARD_ROWS * TASK.row_length, (ROWS - 11, 11))):
+        blocks = stream(dataset, "train", tokens)
+        assert blocks.sizes == sizes and len(blocks) == ROWS
+        read = Rows.joined([blocks.read(block) for block in range(len(sizes))])
+        assert all(np.array_equal(values, whole.columns()[name]) for name, values in read.columns().items())
+    assert stream(dataset, "train").sizes == (ROWS,)
+
+
+def test_a_broken_shard_is_named_when_its_block_is_read(copy: Path) -> None:
+    last, first = (shard_path(copy, "train", number) for number in (2, 0))
+    last.write_bytes(last.read_bytes()[:-1])
+    blocks = stream(copy, "train", 1)
+    assert len(blocks.read(0)) == SHARD_ROWS
+    with pytest.raises(ShardCorruptError, match=re.escape(str(last))):
+        blocks.read(2)
+    first.write_bytes(b"no Parquet")
+    with pytest.raises(ShardCorruptError, match=re.escape(str(first))):
+        stream(copy, "train")
+    first.unlink()
+    with pytest.raises(ShardMissingError, match=re.escape(str(first))):
+        stream(copy, "train")
 
 
 def test_table_types(dataset: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from pipelines.overrides import OverrideError, apply_overrides
 from pipelines.presets import PRESETS, Arm, Pipeline
 from pipelines.pricing import price
+from sleepmodel.batches import Epochs
 from sleepmodel.config import Curriculum
-from sleepmodel.training import LocalEngine, batches, build_model
+from sleepmodel.training import LocalEngine, build_model
 
 NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim": 8}
 
@@ -107,8 +108,8 @@ def test_lines_read_the_same_rows_in_the_same_order() -> None:
     orders = {}
     for arm in mini.arms:
         if not arm.epochs:
-            indices = batches(mini.train_rows(), mini.arm_train(arm))
-            orders[arm.name] = [next(indices).tolist() for _ in range(30)]
+            epochs = Epochs((mini.train_rows(),), mini.arm_train(arm))
+            orders[arm.name] = [rows.tolist() for step in range(30) for _, rows in epochs.pieces(step)]
     assert len(orders) > 5 and all(order == orders["n1"] for order in orders.values())
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
+from sleepmodel.batches import drawn_passes
 from sleepmodel.config import Truncation
 from sleepmodel.evaluation import accuracy
 from sleepmodel.model import Output
@@ -22,10 +21,7 @@ from sleepmodel.training import (
     NonFiniteError,
     Progress,
     Save,
-    batches,
     build_model,
-    drawn_passes,
-    share,
     train,
 )
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -224,33 +220,6 @@ def test_one_batch_more_than_may_be_skipped_stops_the_run(rows: Rows) -> None:
         skipping(rows, replace(CONFIG, skips=2), at=(2, 5, 6))
 
 
-@given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 400), st.integers(0, 5))
-def test_every_epoch_reads_every_row_at_most_once_and_a_start_skips_exactly(
-    rows: int, batch: int, start: int, seed: int
-) -> None:
-    config = TrainConfig(steps=400, batch_size=batch, seed=seed)
-    if batch > rows:
-        with pytest.raises(ValueError, match=f"batch_size = {batch}: must be at most the {rows} training rows"):
-            next(batches(rows, config))
-        return
-    every = list(batches(rows, config))
-    per_epoch = rows // batch
-    for epoch in range(400 // per_epoch):
-        seen = np.concatenate(every[epoch * per_epoch : (epoch + 1) * per_epoch])
-        assert len(set(seen.tolist())) == per_epoch * batch
-    assert all(np.array_equal(a, b) for a, b in zip(batches(rows, config, start), every[start:], strict=True))
-
-
-def test_workers_share_a_batch_without_loss(rows: Rows) -> None:
-    class Fake(LocalEngine):
-        def __init__(self, rank: int) -> None:
-            self.rank, self.workers, self.accumulation = rank, 2, 3
-
-    indices = np.arange(12)
-    parts = [piece for rank in (0, 1) for piece in share(indices, Fake(rank))]
-    assert len(parts) == 6 and np.array_equal(np.concatenate(parts), indices)
-
-
 def test_the_schedule_warms_holds_and_cools() -> None:
     config = TrainConfig(steps=100, warmup_steps=10, decay_fraction=0.2)
     factors = [schedule(step, config) for step in range(100)]
@@ -328,9 +297,3 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
         grown.adopt(build_model(replace(MODEL, mixers=("attention",) * 2), CONFIG))
     with pytest.raises(ValueError, match="has other sizes"):
         grown.adopt(build_model(replace(MODEL, mixers=("attention",), d_model=32), CONFIG))
-
-
-def test_every_epoch_has_an_order_of_its_own() -> None:
-    order = np.concatenate(list(batches(64, TrainConfig(steps=16, batch_size=8))))
-    assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
-    assert not np.array_equal(order[:64], order[64:])

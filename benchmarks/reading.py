@@ -1,0 +1,80 @@
+"""Reading training rows block by block, against all of them in memory: rows per second and peak memory by dataset size.
+
+    python -m benchmarks.reading [--rows 10000 100000 1000000 10000000]
+
+Each figure is a process of its own that reads one epoch in batches of 512, from the start of the first read on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results_file import ROOT, write_result
+from datagen import Rule110, generate, read_rows, stream
+from datagen.blocks import Blocks
+from sleepmodel import TrainConfig
+from sleepmodel.batches import Plan
+
+TASK = Rule110(cells=24, states=4, steps=32)
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+BATCH = 512
+WAYS = {"stream": lambda path: stream(path, "train"), "whole": lambda path: Blocks.of(read_rows(path, "train"))}
+
+
+def epoch(way: str, path: Path) -> dict[str, Any]:
+    """In a fresh process: read every batch of an epoch."""
+    before = _peak_bytes()
+    begin = time.perf_counter()
+    blocks = WAYS[way](path)
+    plan = Plan(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
+    for step in range(plan.config.steps):
+        plan.batch(step)
+    seconds = time.perf_counter() - begin
+    rate = plan.config.steps * BATCH / seconds
+    return {"blocks": len(blocks.sizes), "rows_per_s": round(rate), "peak_bytes": _peak_bytes() - before}
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.reading", description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="sizes of the datasets")
+    parser.add_argument("--epoch", nargs=2, metavar=("WAY", "DATASET"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.epoch:
+        print(json.dumps(epoch(given.epoch[0], Path(given.epoch[1]))))
+        return
+    measured = []
+    with tempfile.TemporaryDirectory() as root:
+        ray.init(log_to_driver=False)
+        paths = {rows: generate(TASK, "train", rows, seed, root) for seed, rows in enumerate(given.rows)}
+        ray.shutdown()
+        for rows, path in paths.items():
+            for way in WAYS:
+                command = [sys.executable, "-m", "benchmarks.reading", "--epoch", way, str(path)]
+                printed = subprocess.run(command, cwd=ROOT.parent, check=True, capture_output=True, text=True).stdout
+                measured.append({"rows": rows, "way": way, **json.loads(printed)})
+    table = Table("rows", "way", "blocks", "rows/s", "peak MB", title=f"batches of {BATCH} rows of {TASK.row_length}")
+    for found in measured:
+        cells = (f"{found['rows']:,}", found["way"], str(found["blocks"]), f"{found['rows_per_s']:,}")
+        table.add_row(*cells, f"{found['peak_bytes'] / 1e6:,.0f}")
+    Console().print(table)
+    print(write_result("reading", {"batch": BATCH, "row_length": TASK.row_length, "measured": measured}).name)
+
+
+if __name__ == "__main__":
+    main()
