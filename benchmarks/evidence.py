@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.pages import filled
 from benchmarks.publish import publish
 from benchmarks.results_file import ROOT
 from pipelines.presets import PRESETS, Pipeline
@@ -81,18 +82,8 @@ def run(name: str, root: Path) -> bool:
     if finished.returncode:
         return False
     publish(experiment.pipeline, root, f"{RESULTS}/{name}")
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(filled(PAGE.read_text(), {name: _quoted(ROOT / "results" / RESULTS / name / "report.md")}))
     return True
-
-
-def filled(page: str) -> str:
-    """A page whose blocks `<!-- NAME -->...<!-- end -->` hold the tables of what is published by now."""
-
-    def block(found: re.Match[str]) -> str:
-        report = ROOT / "results" / RESULTS / found[1] / "report.md"
-        return f"<!-- {found[1]} -->\n{_quoted(report)}\n<!-- end -->" if report.exists() else found[0]
-
-    return re.sub(r"<!-- ([a-z0-9-]+) -->\n.*?<!-- end -->", block, page, flags=re.DOTALL)
 
 
 def _quoted(report: Path) -> str:

@@ -1,0 +1,137 @@
+"""What the paper's presets would cost on 1, 8 and 64 GPUs, from measured rates: the tables of docs/scaling.md.
+
+    python -m benchmarks.scaling
+
+Reads benchmarks/results/generation.json, and gpu.json where a GPU was measured; without it the rate of a
+GPU is ASSUMED_FLOPS, which the page says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.pages import filled, markdown_table
+from benchmarks.results_file import ROOT
+from pipelines.presets import PRESETS, Arm, Pipeline
+from sleepmodel.training import build_model
+
+PAGE = ROOT.parent / "docs" / "scaling.md"
+PAPER = [pipeline for pipeline in PRESETS.values() if pipeline.paper_scale and pipeline.name != "throughput-fig6"]
+GPUS = (1, 8, 64)
+ASSUMED_FLOPS = 1e14  # a tenth of an H100's dense bfloat16 peak
+# bytes/s that a worker's all-reduce gets, by how many workers there are: within a machine, between machines of 8
+LINKS = {1: math.inf, 8: 1e11, 64: 5e9}
+LAUNCH_SECONDS = 5e-3  # a step's least, of kernels that wait to be launched
+GRADIENT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """A training of a preset: its steps, and FLOPs and bytes of gradients of a step."""
+
+    name: str
+    steps: int
+    flops: float
+    gradients: int
+
+    def seconds(self, gpus: int, rate: float) -> float:
+        """On so many GPUs, data-parallel, at `rate` FLOP/s each: what is computed and launched, then what is sent."""
+        sent = 2 * (gpus - 1) / gpus * self.gradients / LINKS[gpus]
+        return self.steps * (max(self.flops / gpus / rate, LAUNCH_SECONDS) + sent)
+
+
+def main() -> None:
+    measured = _result("gpu.json")
+    rate = max(row["flops_per_second"] for row in measured["rows"]) if measured else ASSUMED_FLOPS
+    source = f"measured on {measured['device']}" if measured else "assumed, not measured"
+    blocks = {
+        "rate": f"One GPU computes {rate:.1e} FLOP/s ({source}); a step takes at least {LAUNCH_SECONDS * 1e3:.0f} ms.",
+        "generation": _generation(),
+        "training": _training(rate),
+        "parallel": _parallel(rate),
+    }
+    PAGE.write_text(filled(PAGE.read_text(), blocks))
+    Console().print(f"page {PAGE}", highlight=False, soft_wrap=True)
+
+
+def lines(pipeline: Pipeline) -> list[Line]:
+    """Every training of a preset, on every seed."""
+    return [_line(pipeline, arm) for arm in pipeline.arms for _ in pipeline.seeds]
+
+
+def _line(pipeline: Pipeline, arm: Arm) -> Line:
+    model = pipeline.arm_model(arm)
+    flops = pipeline.step_flops(model, arm.drawn_passes)
+    return Line(arm.name, pipeline.arm_steps(arm), flops, GRADIENT_BYTES * _parameters(pipeline, arm))
+
+
+def _parameters(pipeline: Pipeline, arm: Arm) -> int:
+    import torch
+
+    with torch.device("meta"):
+        return build_model(pipeline.arm_model(arm), pipeline.arm_train(arm)).n_params()
+
+
+def _generation() -> str:
+    """CPU hours and bytes of each preset's training rows."""
+    rates = _result("generation.json")
+    assert rates is not None, "run python -m benchmarks.generation first"
+    rows = []
+    for pipeline in PAPER:
+        found = _rate_of(pipeline, rates["tasks"])
+        count = pipeline.train_rows()
+        hours = count / found["generate_rows_per_s"] * rates["ray_cpus"] / 3600
+        size = count * found["bytes_per_row"] / 1e9
+        rows.append((pipeline.name, f"{count:,}", _short(hours), f"{size:,.1f}", _short(hours / 64 * 60)))
+    return markdown_table(("preset", "training rows", "core hours", "GB", "minutes on 64 cores"), rows)
+
+
+def _rate_of(pipeline: Pipeline, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured of the preset's task, of the same config where it was, else of its kind."""
+    alike = [found for found in tasks if found["task"] == pipeline.task.name]
+    config = json.loads(json.dumps(asdict(pipeline.task)))
+    return next((found for found in alike if found["config"] == config), alike[0])
+
+
+def _training(rate: float) -> str:
+    """All trainings of a preset, one a GPU: as long as the longest, and as all of them shared out."""
+    rows = []
+    for pipeline in PAPER:
+        each = sorted((line.seconds(1, rate) / 3600 for line in lines(pipeline)), reverse=True)
+        spread = [max(each[0], sum(each) / gpus) for gpus in GPUS]
+        rows.append((pipeline.name, str(len(each)), f"{sum(each):,.0f}", _short(each[0]), *map(_short, spread)))
+    head = ("preset", "trainings", "GPU hours", "longest, h", *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS))
+    return markdown_table(head, rows)
+
+
+def _parallel(rate: float) -> str:
+    """The longest training of a preset, data-parallel."""
+    rows = []
+    for pipeline in PAPER:
+        line = max(lines(pipeline), key=lambda line: line.seconds(1, rate))
+        hours = [line.seconds(gpus, rate) / 3600 for gpus in GPUS]
+        shares = [hours[0] / (took * gpus) for took, gpus in zip(hours, GPUS, strict=True)]
+        name = f"{pipeline.name}: {line.name}"
+        cells = [f"{_short(took)} ({share:.0%})" for took, share in zip(hours[1:], shares[1:], strict=True)]
+        rows.append((name, f"{line.gradients / 1e6:,.0f}", _short(hours[0]), *cells))
+    return markdown_table(("longest training", "gradients, MB", "1 GPU, h", "8 GPUs, h", "64 GPUs, h"), rows)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _result(name: str) -> dict[str, Any] | None:
+    path: Path = ROOT / "results" / name
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return found
+
+
+if __name__ == "__main__":
+    main()
