@@ -3,7 +3,7 @@
     python -m benchmarks.evidence [EXPERIMENT ...] [--root runs]
 
 runs the experiments that are not finished, one after the other (kill it at any time and type it again), publishes each
-in benchmarks/results/evidence, and writes its table into docs/evidence.md, whose prose is written by hand.
+in benchmarks/results/evidence, and writes its tables into docs/evidence.md, whose prose is written by hand.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pages import filled
-from benchmarks.publish import publish
+from benchmarks.publish import publish, published_lines
 from benchmarks.results_file import ROOT
-from pipelines.presets import PRESETS, Pipeline
+from pipelines.comparison import difference
+from pipelines.presets import PRESETS, RULES, Pipeline
+from pipelines.report import markdown_table
 
 PAGE = ROOT.parent / "docs" / "evidence.md"
 RESULTS = "evidence"
@@ -29,25 +31,40 @@ RESULTS = "evidence"
 
 @dataclass(frozen=True)
 class Experiment:
-    """A mini preset on these seeds."""
+    """A mini preset on these seeds. pairs: lines whose difference is what the experiment asks for."""
 
     preset: str
     seeds: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def pipeline(self) -> Pipeline:
         return replace(PRESETS[self.preset], seeds=self.seeds)
 
 
+THREE = (40, 41, 42)
+GAINS = (("n2", "n1"), ("n4", "n1"), ("n4", "n2"))
+CONTROLS = tuple(("n4", control) for control in ("n1-same-compute", "n1-same-compute-epochs", "n1-deep"))
+
 EXPERIMENTS = {
-    "rule110": Experiment("rule110-fig2b-mini", (40, 41, 42, 43, 44)),
-    "eta": Experiment("ablation-eta-mini", (40, 41, 42)),
-    "by-t": Experiment("rule110-by-t-mini", (40, 41, 42)),
-    "rows": Experiment("rule110-rows-mini", (40, 41, 42)),
-    "curriculum": Experiment("curriculum-mini", (40, 41, 42)),
-    "rule": Experiment("ablation-rule-mini", (40, 41, 42)),
-    "depo": Experiment("depo-fig3-mini", (40, 41, 42)),
-    "gsm": Experiment("gsm-fig4-mini", (40, 41, 42)),
+    "rule110": Experiment(
+        "rule110-fig2b-mini", (*THREE, 43, 44), (*GAINS, *CONTROLS, ("n2", "n1-same-compute"), ("n2", "n1-deep"))
+    ),
+    "rows": Experiment("rule110-rows-mini", THREE, (*GAINS, CONTROLS[0], ("n2", "n1-same-compute"))),
+    "by-t": Experiment(
+        "rule110-by-t-mini", THREE, tuple((f"n{n}-t{t}", f"n1-t{t}") for t in (2, 4, 8, 10) for n in (2, 4))
+    ),
+    "curriculum": Experiment("curriculum-mini", THREE, (("n4", "n1"), ("pass-a-step", "n1"), ("n1", "n1-all-at-once"))),
+    "eta": Experiment(
+        "ablation-eta-mini", THREE, tuple((f"eta{eta}-n{n}", f"eta1-n{n}") for n in (1, 2) for eta in (0.5, 1.5, 2))
+    ),
+    "rule": Experiment(
+        "ablation-rule-mini",
+        THREE,
+        tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
+    ),
+    "depo": Experiment("depo-fig3-mini", THREE, (*GAINS, *CONTROLS)),
+    "gsm": Experiment("gsm-fig4-mini", THREE, (*GAINS, *CONTROLS)),
     "sliding": Experiment("gsm-sliding-fig5-mini", (40,)),
     "throughput": Experiment("throughput-fig6-mini", (0,)),
 }
@@ -81,9 +98,24 @@ def run(name: str, root: Path) -> bool:
     finished = subprocess.run([*command, "--set", f"seeds={list(experiment.seeds)}"], cwd=ROOT.parent)
     if finished.returncode:
         return False
-    publish(experiment.pipeline, root, f"{RESULTS}/{name}")
-    PAGE.write_text(filled(PAGE.read_text(), {name: _quoted(ROOT / "results" / RESULTS / name / "report.md")}))
+    published = publish(experiment.pipeline, root, f"{RESULTS}/{name}")
+    PAGE.write_text(
+        filled(PAGE.read_text(), {name: _quoted(published / "report.md") + _differences(published, experiment)})
+    )
     return True
+
+
+def _differences(published: Path, experiment: Experiment) -> str:
+    """The differences that an experiment asks for, as a table; "" where it asks for none."""
+    lines = {line.name: line for line in published_lines(published)}
+    found = [difference(lines[better], lines[other]) for better, other in experiment.pairs]
+    rows = [
+        (f"{each.better} - {each.other}", str(each), str(each.mean.seeds), "yes" if each.clear else "no")
+        for each in found
+        if each
+    ]
+    head = ("rows right, seed against the same seed", "difference, 95 % interval", "seeds", "clear of 0")
+    return "\n\n" + markdown_table(head, rows) if rows else ""
 
 
 def _quoted(report: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 
 def filled(page: str, blocks: Mapping[str, str]) -> str:
@@ -13,8 +13,3 @@ def filled(page: str, blocks: Mapping[str, str]) -> str:
         return f"<!-- {found[1]} -->\n{blocks[found[1]]}\n<!-- end -->" if found[1] in blocks else found[0]
 
     return re.sub(r"<!-- ([a-z0-9-]+) -->\n.*?<!-- end -->", block, page, flags=re.DOTALL)
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as a Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.results_file import ROOT, write_result
 from pipelines.cli import script_of
-from pipelines.comparison import comparison_lines
+from pipelines.comparison import Line, comparison_lines
 from pipelines.context import Context
-from pipelines.evaluate import COSTS
+from pipelines.evaluate import COSTS, result_of
 from pipelines.full import plan
 from pipelines.presets import Pipeline
 from pipelines.steps import State, state
@@ -41,3 +41,9 @@ def publish(pipeline: Pipeline, root: Path, name: str) -> Path:
         if file.suffix in (".html", ".md", ".png"):
             shutil.copy(file, ROOT / "results" / name / file.name)
     return path.parent
+
+
+def published_lines(directory: Path) -> list[Line]:
+    """The comparison in what `publish` left."""
+    lines = json.loads((directory / "results.json").read_text())["lines"]
+    return [Line(name, [result_of(record) for record in records]) for name, records in lines.items()]

@@ -16,9 +16,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.pages import filled, markdown_table
+from benchmarks.pages import filled
 from benchmarks.results_file import ROOT
 from pipelines.presets import PRESETS, Arm, Pipeline
+from pipelines.report import markdown_table
 from sleepmodel.training import build_model
 
 PAGE = ROOT.parent / "docs" / "scaling.md"

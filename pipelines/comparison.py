@@ -92,18 +92,18 @@ def comparison_lines(evaluation: Path) -> list[Line]:
 
 def differences(lines: Sequence[Line]) -> list[Difference]:
     """Every two lines that are asked at the same depths and have two seeds or more in common, the largest first."""
-    found = []
-    for one, two in itertools.combinations(lines, 2):
-        first, second = ({result.seed: result.accuracy for result in line.results} for line in (one, two))
-        common = sorted(first.keys() & second.keys())
-        if len(common) > 1 and one.answers.keys() == two.answers.keys():
-            mean = Mean.of([second[seed].rows.value - first[seed].rows.value for seed in common])
-            ahead = mean.mean >= 0
-            better, other = (two, one) if ahead else (one, two)
-            found.append(
-                Difference(better.name, other.name, mean if ahead else Mean(-mean.mean, mean.half_width, mean.seeds))
-            )
+    both_ways = [(difference(two, one), difference(one, two)) for one, two in itertools.combinations(lines, 2)]
+    found = [one if one.mean.mean >= 0 else two for one, two in both_ways if one and two]
     return sorted(found, key=lambda difference: -difference.mean.mean)
+
+
+def difference(better: Line, other: Line) -> Difference | None:
+    """How much better the one is than the other, which may be less than nothing; None where they cannot be compared."""
+    first, second = ({result.seed: result.accuracy.rows.value for result in line.results} for line in (better, other))
+    common = sorted(first.keys() & second.keys())
+    if len(common) < 2 or better.answers.keys() != other.answers.keys():
+        return None
+    return Difference(better.name, other.name, Mean.of([first[seed] - second[seed] for seed in common]))
 
 
 def floor_of(lines: Sequence[Line]) -> str:

@@ -66,7 +66,7 @@ class Entry:
 
 def read_results(output: Path) -> list[Result]:
     """What a finished evaluation holds."""
-    return [_result(record) for record in json.loads((output / RESULTS).read_text())]
+    return [result_of(record) for record in json.loads((output / RESULTS).read_text())]
 
 
 def read_costs(output: Path) -> list[Cost]:
@@ -215,7 +215,8 @@ def _metrics(result: Result, suffix: str) -> dict[str, float]:
     return {f"test/accuracy{suffix}": result.accuracy.rows.value, **depths}
 
 
-def _result(record: dict[str, Any]) -> Result:
+def result_of(record: dict[str, Any]) -> Result:
+    """A result again, from its `asdict` after JSON."""
     measured = record.pop("accuracy")
     answers = {int(depth): _share(share) for depth, share in measured["answers"].items()}
     return Result(**record, accuracy=Accuracy(_share(measured["rows"]), answers))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.comparison import Line, comparison_lines, floor_of, interval_of, table_of
+from pipelines.comparison import comparison_lines, floor_of, interval_of, table_of
 from pipelines.context import Context
 from pipelines.evaluate import READABLE, read_costs, read_mistakes
 from pipelines.page import page
@@ -58,7 +59,7 @@ def _markdown(title: str, findings: Findings) -> str:
     parts = [
         f"# {title}",
         note,
-        _markdown_table(lines),
+        markdown_table(*table_of(lines)),
         f"![comparison]({COMPARISON})",
         f"![learning curves]({CURVES})",
     ]
@@ -71,10 +72,9 @@ def _markdown(title: str, findings: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(lines: list[Line]) -> str:
-    columns, rows = table_of(lines)
-    body = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in body)
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a table in Markdown."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 if __name__ == "__main__":
