@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif("MAKE_CLUSTER" not in os.environ, reason="takes minutes: make cluster"),
+]
 
 ROOT = Path(__file__).parents[2]
 # what a log may hold: Ray's two lines of a job, the program's own, and those of its workers
@@ -25,6 +29,7 @@ READABLE = re.compile(
     | (\(\w+\ pid=\d+(,\ ip=[\d.]+)?\)\ )?[\w.-]+\ \ step\ \d+/\d+\ \ loss
     | smoke:\ everything\ goes\ to | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
     | (results|report|picture|registry|load\ it|MLflow\ UI)\ \  | terminated:\ run\ the\ same\ command\ again
+    | \(PlacementGroupCleaner\ pid=\d+\)\ Found\ multiple\ active\ Ray\ instances  # where other Rays run beside this one
     """,
     re.VERBOSE,
 )
@@ -48,7 +53,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
             "SLEEPMODEL_ROOT": str(root),
         }
         command = [sys.executable, "-m", "tests.cluster.two_nodes", str(root)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     return root, json.loads((root / "result.json").read_text())
 

@@ -69,12 +69,15 @@ def serve(command: str) -> str:
 
 
 def nodes() -> dict[str, set[str]]:
-    """The nodes on which shards were made, trials run, and models trained, as Ray's state API has it."""
+    """The nodes on which shards were made, trials run, and models trained, as Ray's state API has it.
+
+    A trial of Tune is an actor of its class ImplicitFunc.
+    """
     tasks = list_tasks(filters=[("name", "=", "ensure_shard")], detail=True, limit=1000)
     actors = list_actors(detail=True, limit=1000)
     return {
         "generation": {task.node_id for task in tasks},
-        "search": {actor.node_id for actor in actors if actor.class_name == "_trial"},
+        "search": {actor.node_id for actor in actors if actor.class_name == "ImplicitFunc"},
         "training": {actor.node_id for actor in actors if actor.class_name == "RayTrainWorker"},
     }
 
