@@ -29,7 +29,7 @@ READABLE = re.compile(
     | (\(\w+\ pid=\d+(,\ ip=[\d.]+)?\)\ )?[\w.-]+\ \ step\ \d+/\d+\ \ loss
     | smoke:\ everything\ goes\ to | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
     | (results|report|picture|registry|load\ it|MLflow\ UI)\ \  | terminated:\ run\ the\ same\ command\ again
-    | \(PlacementGroupCleaner\ pid=\d+\)\ Found\ multiple\ active\ Ray\ instances  # where other Rays run beside this one
+    | \(PlacementGroupCleaner\ pid=\d+\)\ Found\ multiple\ active\ Ray\ instances  # other people's, beside this one
     """,
     re.VERBOSE,
 )
