@@ -22,6 +22,7 @@ from datagen.errors import (
 from datagen.rows import COLUMNS, Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 from datagen.shards import read_table
+from datagen.storage import as_path
 
 GENERATE = "`python pipelines/generate.py`"
 _REMEDY = f"run {GENERATE} again (with --import, where it was imported), it replaces what is missing or broken"
@@ -32,7 +33,7 @@ def read_dataset(path: str | Path) -> Dataset:
 
     Raises DatasetNotFoundError, or FormatVersionError if a newer format was written there.
     """
-    file = Path(path) / DATASET_FILE
+    file = as_path(path) / DATASET_FILE
     if not file.is_file():
         raise DatasetNotFoundError(f"no dataset at {path} (there is no {DATASET_FILE}): make it with {GENERATE}")
     return Dataset.from_json(file.read_bytes(), file)
@@ -49,7 +50,7 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
     ShardMissingError or ShardCorruptError.
     """
     dataset = read_dataset(path)
-    return pa.concat_tables(_tables(Path(path), dataset, split, _wanted(path, dataset, split, rows)))
+    return pa.concat_tables(_tables(as_path(path), dataset, split, _wanted(path, dataset, split, rows)))
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
@@ -59,7 +60,7 @@ def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
     """
     dataset = read_dataset(path)
     wanted = _wanted(path, dataset, split, rows)
-    tables = (table.select(COLUMNS) for table in _tables(Path(path), dataset, split, wanted))
+    tables = (table.select(COLUMNS) for table in _tables(as_path(path), dataset, split, wanted))
     first = next(tables)
     fixed = pa.types.is_fixed_size_list(first.schema.field("tokens").type)
     read = _arrays if fixed else _ragged
