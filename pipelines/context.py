@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from datagen.files import replacing
+from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.locks import LOCKS
 from pipelines.presets import Pipeline
 from pipelines.steps import Step
@@ -60,6 +63,7 @@ class Context:
             ray.init(logging_level=logging.ERROR)
         resources = ray.cluster_resources()
         _check_resources(self.pipeline.scale, resources)
+        check_seen_everywhere(self.root)
         self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
         return int(resources["CPU"])
 
@@ -74,7 +78,7 @@ class Context:
 
     def finish(self, step: Step, seconds: float) -> None:
         """A step is done: log its resolved config and end its run."""
-        log_artifact(self.store, self.run_of(step), step.output(self.root) / "config.json")
+        self._log_file(self.run_of(step), step.output(self.root) / "config.json")
         self.log(step, {"seconds": seconds}, 0)
 
     def end(self, step: Step, status: str) -> None:
@@ -84,8 +88,13 @@ class Context:
     def log_report(self, directory: Path) -> None:
         """The report and its pictures as artifacts of the pipeline's run."""
         assert self._parent is not None
-        for file in sorted(path for path in directory.iterdir() if path.suffix in (".html", ".md", ".png")):
-            log_artifact(self.store, self._parent, file, "report")
+        for file in directory.iterdir():
+            if file.suffix in (".html", ".md", ".png"):
+                self._log_file(self._parent, file, "report")
+
+    def _log_file(self, run: str, file: Path, folder: str | None = None) -> None:
+        with local_copy(file) as copy:
+            log_artifact(self.store, run, copy, folder)
 
     def run_of(self, step: Step, chosen: dict[str, object] | None = None) -> str:
         """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart. Its parameters are the
@@ -124,6 +133,43 @@ class Context:
         task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
         results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
         return results
+
+
+def check_seen_everywhere(root: Path) -> None:
+    """Raise ValueError, which names the node, where one of the running Ray does not see what is written under `root`:
+    what it made would be lost, and what others made missing."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and not in_store(root):
+        return
+    token = root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.token"
+    with replacing(token) as temporary:
+        temporary.touch()
+    look = ray.remote(num_cpus=0)(_look)
+    try:
+        answers = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(token)
+            )
+            for node in nodes
+        ]
+        for node, trouble in zip(nodes, ray.get(answers), strict=True):
+            if trouble:
+                raise ValueError(
+                    f"root = {root}: node {node['NodeManagerAddress']} of this Ray does not see it ({trouble}): mount "
+                    "one shared directory at this path on every node, or give --root s3://bucket/prefix"
+                )
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _look(token: str) -> str:
+    """What keeps this node from seeing a file; "" where nothing does."""
+    try:
+        path = as_path(token)
+        check_reachable(path)
+        return "" if path.exists() else "a file that was just written there is missing"
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def _check_resources(scale: Scale, resources: dict[str, float]) -> None:

@@ -1,10 +1,9 @@
-"""A step, its identity, its directory, and a runner that keeps finished work. Standard library and rich only."""
+"""A step, its identity, its directory, and a runner that keeps finished work."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import threading
 import time
@@ -18,6 +17,8 @@ from queue import SimpleQueue
 from rich.console import Console
 from rich.table import Table
 
+from datagen.files import replacing
+from datagen.storage import as_path
 from pipelines.canonical import JSON, canonical, fingerprint
 
 _SLUG = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
@@ -77,10 +78,8 @@ class Step:
         return {"name": self.name, "version": self.version, "config": config, "inputs": inputs}
 
     def output(self, root: str | Path) -> Path:
-        """The absolute path of its directory under `root`, which must be a path of the file system."""
-        if "://" in str(root):
-            raise ValueError(f"root = {str(root)!r}: must be a directory of the file system; mount the bucket")
-        return Path(root).absolute() / "steps" / self.name / self.identity
+        """The absolute path of its directory under `root`, which may be in a store (s3://bucket/prefix)."""
+        return as_path(root).absolute() / "steps" / self.name / self.identity
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,10 @@ class UnmetInput(ValueError):
 def state(step: Step, root: str | Path) -> State:
     """Whether the step is finished under `root`; anything but a readable SUCCESS of this identity is not."""
     output = step.output(root)
-    if not output.exists():
-        return State.TODO
     try:
         success = json.loads((output / "SUCCESS").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return State.BROKEN
+        return State.BROKEN if output.exists() else State.TODO
     finished = isinstance(success, dict) and success.get("identity") == step.identity
     return State.DONE if finished else State.BROKEN
 
@@ -170,7 +167,7 @@ def execute(
         return Report((), skipped, time.monotonic() - begin)
     if skipped:
         say.line(f"{len(skipped)} of {len(planned)} steps are done already")
-    _schedule(todo, Path(root).absolute(), cores, say)
+    _schedule(todo, as_path(root).absolute(), cores, say)
     return Report(tuple(say.ran), skipped, time.monotonic() - begin)
 
 
@@ -302,6 +299,5 @@ def _perform(step: Step, root: Path) -> None:
 
 
 def _write_json(path: Path, value: JSON) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from pipelines.presets import Arm, Pipeline
 from pipelines.steps import Run, Step
 from pipelines.tune import read_best
 from sleepmodel.config import ModelConfig, TrainConfig
-from sleepmodel.job import MODEL, Job, read_history
+from sleepmodel.job import MODEL, Job, has_model, read_history
 
 WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
@@ -64,7 +64,7 @@ def _train_steps(
         train = replace(training, seed=seed)
 
         def run(run: Run) -> None:
-            if not (run.output / MODEL).exists():  # else killed, or without MLflow, between the model and its SUCCESS
+            if not has_model(run.output):  # else killed, or without MLflow, between the model and its SUCCESS
                 fit_in(run)
             context.send_curve(run.step, read_history(run.output))
 

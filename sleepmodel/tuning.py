@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,6 +20,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from datagen.storage import as_path, for_ray
 from sleepmodel.config import Search
 from sleepmodel.job import Job
 from sleepmodel.tracking import ProgressLog, end_run, start_run
@@ -67,9 +67,10 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources: dict[str, float] = {"cpu": job.scale.cpus_per_worker, "gpu": int(job.scale.gpu)}
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
-    path = Path(job.output) / EXPERIMENT
-    if Tuner.can_restore(str(path)):
-        tuner = Tuner.restore(str(path), trainable=trainable, resume_errored=True)
+    storage, filesystem = for_ray(as_path(job.output))
+    path = f"{storage}/{EXPERIMENT}"
+    if Tuner.can_restore(path, storage_filesystem=filesystem):
+        tuner = Tuner.restore(path, trainable=trainable, resume_errored=True, storage_filesystem=filesystem)
     else:
         tuner = Tuner(
             trainable,
@@ -80,7 +81,8 @@ def search(job: Job, config: Search) -> list[TrialResult]:
             tune_config=_tune_config(job, config, _room(resources)),
             run_config=RunConfig(
                 name=EXPERIMENT,
-                storage_path=job.output,
+                storage_path=storage,
+                storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=RESTARTS),
                 callbacks=[_CloseRuns(job)],
                 verbose=0,
