@@ -85,13 +85,14 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
 def _execute(steps: list[Step], identity: str, context: Context, root: Path, console: Console) -> None:
     from sleepmodel.tracking import reaching
 
-    cores = context.open(f"pipeline/{identity}")
+    at_once = context.open(f"pipeline/{identity}")
+    console.print(f"Ray has {context.allotment}", soft_wrap=True, highlight=False)
     with reaching(context.store):
         status = "FAILED"
         try:
             with terminable(context.stop):
                 repair(steps, root)
-                execute(steps, root, cores, context.begin, context.finish, console=console)
+                execute(steps, root, at_once, context.begin, context.finish, console=console)
             status = "FINISHED"
         except StepFailed as error:
             context.end(error.step, "FAILED")

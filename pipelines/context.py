@@ -17,8 +17,8 @@ from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.locks import LOCKS
 from pipelines.presets import Pipeline
+from pipelines.resources import Allotment, allot_on_ray
 from pipelines.steps import Step
-from sleepmodel.config import Scale
 from sleepmodel.tracking import (
     Store,
     commit_of_run,
@@ -38,10 +38,11 @@ FINGERPRINT = "fingerprint"  # the field in a generate step's config that names 
 
 @dataclass
 class Context:
-    """Made before the steps, opened when the first of them has to run."""
+    """Made before the steps, opened when the first of them has to run. allotment: what each training gets."""
 
     pipeline: Pipeline
     root: Path
+    allotment: Allotment = field(init=False)
     _store: Store | None = field(default=None, init=False)
     _parent: str | None = field(default=None, init=False)
 
@@ -57,15 +58,14 @@ class Context:
 
     def open(self, identity: str) -> int:
         """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all steps
-        nest in; the number of cores that steps may share. `identity` is the plan's."""
+        nest in; the number of trainings that fit at once. `identity` is the plan's."""
         self._store = open_store(self.root)
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR)
-        resources = ray.cluster_resources()
-        _check_resources(self.pipeline.scale, resources)
+        self.allotment = allot_on_ray(self.pipeline.scale)
         check_seen_everywhere(self.root)
         self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
-        return int(resources["CPU"])
+        return self.allotment.at_once
 
     def close(self, status: str) -> None:
         """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
@@ -170,14 +170,3 @@ def _look(token: str) -> str:
         return "" if path.exists() else "a file that was just written there is missing"
     except (OSError, ValueError) as error:
         return str(error)
-
-
-def _check_resources(scale: Scale, resources: dict[str, float]) -> None:
-    """Raise ValueError where a training could never start on this cluster; Ray would wait for ever."""
-    for what, needed in (("CPU", scale.workers * scale.cpus_per_worker), ("GPU", scale.workers * scale.gpu)):
-        there = int(resources.get(what, 0))
-        if needed > there:
-            raise ValueError(
-                f"scale: {scale.workers} workers need {needed} {what}, this Ray has {there}: start Ray with more, or "
-                "lower scale.workers, scale.cpus_per_worker or scale.gpu"
-            )

@@ -141,7 +141,7 @@ def predict_all(
 
     Batches are the same for any number of tasks, and so is every bit of the result.
     """
-    gpu = context.pipeline.scale.gpu
+    gpu = bool(context.allotment.scale.gpu)
     calls: list[tuple[object, ...]] = []
     owners: list[int] = []
     for i, entry in enumerate(entries):

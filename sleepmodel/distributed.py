@@ -78,7 +78,7 @@ class DeepSpeedEngine:
 
     def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
         check_compatible(config, scale)
-        deepspeed = _deepspeed(scale.gpu)
+        deepspeed = _deepspeed(scale.gpu or False)
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
@@ -130,7 +130,7 @@ class DeepSpeedEngine:
 
     def whole_weights(self) -> Any:
         """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
-        zero = _deepspeed(self.scale.gpu).zero
+        zero = _deepspeed(self.scale.gpu or False).zero
         return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
 
 
@@ -160,7 +160,7 @@ def _worker(config: dict[str, Job]) -> None:
 
 def _train(job: Job) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
-    torch.set_num_threads(job.scale.cpus_per_worker)
+    torch.set_num_threads(job.scale.cores)
     model = job.build()
     engine = DeepSpeedEngine(model, job.train, job.scale)
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
@@ -221,7 +221,7 @@ def fit(job: Job) -> None:
         _worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=scale.workers, use_gpu=scale.gpu, resources_per_worker={"CPU": scale.cpus_per_worker}
+            num_workers=scale.workers, use_gpu=scale.gpu or False, resources_per_worker={"CPU": scale.cores}
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,

@@ -73,7 +73,7 @@ def main(root: Path) -> None:
     job = Tracked("tune", MODEL, CONFIG, str(dataset), str(output), store=store)
     job = dataclasses.replace(job, run=start_run(store, "tune", "tune", None, {}, {}))
     killer = kill_when((output / doomed[1].node_id).exists, cluster, doomed[1])
-    trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1))
+    trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1), at_once=2)
     killer.join()
     alive = sum(node["Alive"] for node in ray.nodes())
     result = {"alive": alive, "trials": [dataclasses.asdict(trial) for trial in trials]}
