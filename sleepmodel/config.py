@@ -260,6 +260,7 @@ class Scale:
     accumulation: micro-batches in a step.
     recompute: activations that the backward computes again instead of keeping them: "nothing", those of each "pass",
         of each "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
+    compile: torch.compile of each block, a minute at the start; meant for GPUs, where small kernels wait for launches.
     """
 
     workers: int = 1
@@ -268,12 +269,14 @@ class Scale:
     zero_stage: int = 0
     accumulation: int = 1
     recompute: Literal["nothing", "pass", "window", "both"] = "nothing"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for field in ("workers", "accumulation"):
             require_whole(field, getattr(self, field), 1)
         if self.cpus_per_worker is not None:
             require_whole("cpus_per_worker", self.cpus_per_worker, 1)
+        require(type(self.compile) is bool, "compile", self.compile, "true or false")
         require(self.gpu is None or type(self.gpu) is bool, "gpu", self.gpu, "true, false or null")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         require(self.recompute in RECOMPUTE, "recompute", self.recompute, f"one of {', '.join(RECOMPUTE)}")

@@ -78,7 +78,7 @@ class DeepSpeedEngine:
 
     def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
         check_compatible(config, scale)
-        deepspeed = _deepspeed(scale.gpu or False)
+        deepspeed = _deepspeed(scale)
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
@@ -130,14 +130,15 @@ class DeepSpeedEngine:
 
     def whole_weights(self) -> Any:
         """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
-        zero = _deepspeed(self.scale.gpu or False).zero
+        zero = _deepspeed(self.scale).zero
         return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
 
 
-def _deepspeed(gpu: bool) -> Any:
+def _deepspeed(scale: Scale) -> Any:
     """DeepSpeed, imported without its banner and without the minutes of compiling that CPU training does not need."""
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if not gpu:
+    if not scale.compile:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if not scale.gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 

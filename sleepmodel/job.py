@@ -83,6 +83,8 @@ class Job:
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
             model.adopt(load(self.start))
+        for block in model.stack if self.scale.compile else ():
+            block.compile()
         return model
 
     def finish(self, model: SleepModel, history: list[Progress]) -> None:
