@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,7 +111,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     source = f"{bucket}/{key}"
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / path.name
-        names = fs.find(source)
+        names = [name for name, info in fs.find(source, detail=True).items() if info["type"] == "file"]
         if not names:
             raise FileNotFoundError(f"{path}: there is nothing here")
         for name in names:
@@ -125,7 +125,8 @@ def remove_tree(directory: Path) -> None:
     """Remove a directory and all in it."""
     if in_store(directory):
         fs, bucket, key = store_of(directory)
-        fs.rm(f"{bucket}/{key}", recursive=True)
+        with suppress(FileNotFoundError):  # a store may list for a moment what is gone
+            fs.rm(f"{bucket}/{key}", recursive=True)
     else:
         shutil.rmtree(directory)
 

@@ -186,11 +186,6 @@ def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytes
             run.path(wrong)
 
 
-def test_a_url_is_no_root() -> None:
-    with pytest.raises(ValueError, match="root = 's3://bucket/runs'"):
-        execute([step("s")], "s3://bucket/runs", 1)
-
-
 def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
     data = step("generate")
     train = step("train", data, config=Outer(), run=lambda run: (run.output / "model").touch())
