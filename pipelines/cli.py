@@ -75,7 +75,7 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
         require_inputs(steps, root)
     console.print(f"{pipeline.name}: everything goes to {root}", soft_wrap=True, highlight=False)
     if all(state(step, root) is State.DONE for step in steps):
-        execute(steps, root, cores=1, console=console)
+        execute(steps, root, slots=1, console=console)
     else:
         with working_on(steps, root, pipeline.name):
             _execute(steps, everything[-1].identity, context, root, console)

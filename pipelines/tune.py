@@ -28,7 +28,7 @@ def read_best(output: Path) -> TrialResult:
 
 
 def tune_step(pipeline: Pipeline, config: Search, data: Step, context: Context) -> Step:
-    """The search, on as many cores as there are."""
+    """The search, with the whole cluster to itself."""
     train = replace(pipeline.train, seed=pipeline.search_seed)
 
     def run(run: Run) -> None:
@@ -47,7 +47,7 @@ def tune_step(pipeline: Pipeline, config: Search, data: Step, context: Context) 
         best(trials)  # before the step counts as done
         (run.output / TRIALS).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
 
-    return Step("tune", {"model": pipeline.model, "train": train, "search": config}, run, (data,), cores=None)
+    return Step("tune", {"model": pipeline.model, "train": train, "search": config}, run, (data,), slots=None)
 
 
 if __name__ == "__main__":
