@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke evidence test check fuzz format publish bench faults install hook clean
+.PHONY: help demo smoke evidence test check fuzz format publish bench faults cluster install hook clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench: $(READY) ## measure, and write benchmarks/results/*.json
 
 faults: $(READY) ## break whole pipelines in every way of docs/reliability.md, and write benchmarks/results/faults.json
 	$(BIN)/python -m benchmarks.faults
+
+cluster: $(READY) ## bring ray_cluster.yaml up on two machines made of this one, about 5 minutes; root, sshd and rsync
+	MAKE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster/test_on_premise.py
 
 hook: $(READY) ## run `make check` before each commit
 	$(BIN)/pre-commit install

@@ -55,6 +55,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # MLflow's own defaults wait up to half an hour for a server that has gone
 for _limit, _value in (("TIMEOUT", "30"), ("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1")):
     os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_limit}", _value)
+# else a server's runs end with two lines each in the log
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 

@@ -6,6 +6,7 @@ without a nested cluster in each. Trials checkpoint nothing: one that dies start
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -64,6 +65,7 @@ def search(job: Job, config: Search, at_once: int) -> list[TrialResult]:
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # where it wrote its files
     resources: dict[str, float] = {"cpu": job.scale.cores, "gpu": int(job.scale.gpu or False)}
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
     storage, filesystem = for_ray(as_path(job.output))

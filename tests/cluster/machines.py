@@ -38,8 +38,9 @@ def machines(directory: Path) -> Iterator[dict[str, str]]:
         made.mkdir(parents=True)
     key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    # another port than 22, and a key: ssh takes ~ for the home of the user database
     wrapper = programs / "ssh"
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -p {PORT} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -p {PORT} -i {key} "$@"\n')
     wrapper.chmod(0o755)
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     # where the head's autoscaler finds the wrapper, too, and the setup this Python

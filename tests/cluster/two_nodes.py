@@ -1,6 +1,6 @@
 """The program of test_jobs.py: the smoke pipeline as a Ray job on two nodes, stopped while it trains and submitted again.
 
-    python -m tests.cluster.two_nodes ROOT DASHBOARD_PORT
+    python -m tests.cluster.two_nodes ROOT
 
 It is the driver, as a cluster is started from the main thread of a process that is in no other.
 """
@@ -8,6 +8,7 @@ It is the driver, as a cluster is started from the main thread of a process that
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +42,21 @@ def nodes() -> dict[str, set[str]]:
     }
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def agents(client: JobSubmissionClient) -> bool:
+    """Whether the dashboard knows of an agent that could run a job."""
+    try:
+        client.submit_job(entrypoint="true")
+    except RuntimeError:
+        return False
+    return True
+
+
 def wait(client: JobSubmissionClient, job: str, condition: Callable[[JobStatus], bool]) -> None:
     while not condition(status := client.get_job_status(job)):
         assert not status.is_terminal(), client.get_job_logs(job)
@@ -48,11 +64,14 @@ def wait(client: JobSubmissionClient, job: str, condition: Callable[[JobStatus],
 
 
 def main(root: Path) -> None:
-    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": int(sys.argv[2])}
+    # port 0 is any: a Ray of somebody else may run here
+    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": free_port(), "dashboard_agent_listen_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=1)
     ray.init(cluster.address, log_to_driver=False)
     client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
+    while not agents(client):
+        time.sleep(0.5)
 
     def saved() -> int:
         found = [last(path) for path in root.glob(f"steps/train-*/*/{CHECKPOINTS}")]

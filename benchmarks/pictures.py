@@ -1,0 +1,139 @@
+"""The pictures of docs/operating.md, taken by a real browser over a real run.
+
+    python -m benchmarks.pictures
+
+Needs Chromium (apt-get install chromium) and the extra `pictures`. Everything goes to /srv/sleep, a name that may be
+seen, and is removed again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from playwright.sync_api import Page, sync_playwright
+from ray.cluster_utils import Cluster
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from benchmarks.results_file import ROOT
+
+HOME = Path("/srv/sleep")
+PICTURES = ROOT.parent / "docs" / "pictures"
+SIZE = {"width": 1280, "height": 760}
+SMOKE = "python pipelines/full.py smoke --set search.trials=8 search.grace=4 train.steps=300 train.validate_every=10"
+
+
+def main() -> None:
+    if HOME.exists():
+        sys.exit(f"{HOME} exists: move it away; the pictures' run goes there")
+    PICTURES.mkdir(exist_ok=True)
+    browser = shutil.which("chromium")
+    if browser is None:
+        sys.exit("no chromium on the PATH: apt-get install chromium")
+    try:
+        with sync_playwright() as playwright:
+            page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(viewport=SIZE)
+            ray_job(page)
+            tensorboard(page)
+            mlflow(page)
+    finally:
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+def take(page: Page, name: str) -> None:
+    page.wait_for_timeout(3000)  # charts are drawn after their data has come
+    page.screenshot(path=PICTURES / f"{name}.png")
+    print(PICTURES / f"{name}.png", flush=True)
+
+
+def ray_job(page: Page) -> None:
+    """The job while its search runs: its page with the log, and the search's actors."""
+    # port 0 is any: a Ray of somebody else may run here
+    node = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": _free_port(), "dashboard_agent_listen_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    dashboard = cluster.head_node.webui_url
+    client = JobSubmissionClient(f"http://{dashboard}")
+    time.sleep(20)  # until the dashboard knows of an agent that can run a job
+    job = client.submit_job(entrypoint=SMOKE, runtime_env={"env_vars": {"SLEEPMODEL_ROOT": str(HOME)}})
+    while client.get_job_logs(job).count("tune-N") < 12:
+        assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
+        time.sleep(1)
+    page.goto(f"http://{dashboard}/#/jobs/{job}")
+    page.wait_for_selector("text=tune-N")
+    take(page, "ray-job")
+    page.goto(f"http://{dashboard}/#/actors")
+    page.wait_for_selector("text=_trial")
+    take(page, "ray-search")
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(1)
+    assert client.get_job_status(job) == JobStatus.SUCCEEDED, client.get_job_logs(job)
+    cluster.shutdown()
+
+
+def tensorboard(page: Page) -> None:
+    with _serving("tensorboard", "--logdir", str(HOME / "steps" / "tune")) as url:
+        page.goto(f"{url}/#timeseries&tagFilter=accuracy|loss")
+        page.wait_for_selector("text=trial-")
+        take(page, "tensorboard")
+
+
+def mlflow(page: Page) -> None:
+    store = f"sqlite:///{HOME}/mlflow.db"
+    client = MlflowClient(store)
+    (experiment,) = (found for found in client.search_experiments() if found.name == "sleepmodel")
+    trainings = client.search_runs([experiment.experiment_id], "attributes.run_name LIKE 'train-%'")
+    with _serving("mlflow", "ui", "--workers", "1", "--backend-store-uri", store) as url:
+        page.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs")
+        page.wait_for_selector("text=smoke")
+        take(page, "mlflow-runs")
+        runs = "[" + ",".join(f'"{run.info.run_id}"' for run in trainings) + "]"
+        page.goto(f'{url}/#/compare-runs?runs={runs}&experiments=["{experiment.experiment_id}"]')
+        page.wait_for_selector("text=Parallel Coordinates")
+        take(page, "mlflow-compare")
+        page.goto(f"{url}/#/models/sleep-rule110")
+        page.wait_for_selector("text=champion")
+        take(page, "mlflow-registry")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _serving(*command: str) -> Iterator[str]:
+    """A server of this environment on a free port of loopback, while the block runs."""
+    port = _free_port()
+    program = [str(Path(sys.executable).parent / command[0]), *command[1:], "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not _answers(url):
+            assert process.poll() is None, f"{' '.join(program)}: did not start"
+            time.sleep(0.5)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except (urllib.error.URLError, TimeoutError):
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

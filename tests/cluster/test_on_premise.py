@@ -1,0 +1,142 @@
+"""ray_cluster.yaml with cluster/on_premise.yaml over it, brought up for real: two machines, SSH, every command of the
+file. It takes minutes, so `make cluster` runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from tests.cluster.machines import HEAD, WORKER, machines, obstacle
+
+ROOT = Path(__file__).parents[2]
+# of the head's machine: elsewhere the file's own ports are free
+DASHBOARD = 8399
+SUBMIT = ("ray", "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}", "--")
+# a training worker needs two of a machine's cores, and so do its trials: one a machine
+PIPELINE = ("python", "pipelines/full.py", "smoke", "--set", "seeds=[20]", "scale.workers=2")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif("MAKE_CLUSTER" not in os.environ, reason="takes minutes: make cluster"),
+]
+
+
+class Cluster:
+    """What somebody does with a cluster from a machine of his own."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        self.root, self.home = directory / "root", directory / "home"
+        self.file = directory / "cluster.yaml"
+        self.environment = {**environment, "RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token"}
+        environment_file, overrides = directory / "node.env", directory / "overrides.yaml"
+        environment_file.write_text(
+            (ROOT / "cluster/on_premise.env").read_text().replace("/srv/sleepmodel", str(self.root))
+        )
+        start = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["head_start_ray_commands"]
+        elsewhere = f"--dashboard-port={DASHBOARD} --dashboard-host"
+        patch = {
+            "cluster_name": directory.name,
+            "provider": {"head_ip": HEAD, "worker_ips": [WORKER]},
+            "auth": {"ssh_user": os.environ.get("USER", "root"), "ssh_private_key": str(directory / "key")},
+            "file_mounts": {"~/sleepmodel.env": str(environment_file)},
+            "head_start_ray_commands": [command.replace("--dashboard-host", elsewhere) for command in start],
+        }
+        overrides.write_text(yaml.safe_dump(patch))
+        self.run("bash", "cluster/keys.sh")
+        merged = self.run(sys.executable, "cluster/merge.py", "cluster/on_premise.yaml", str(overrides))
+        self.file.write_text(merged)
+
+    def run(self, *command: str, **environment: str) -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment | environment, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+        return done.stdout
+
+    def on_head(self, command: str) -> str:
+        return self.run("ray", "exec", "--no-config-cache", str(self.file), command)
+
+    def nodes(self) -> dict[str, str]:
+        """Each node's address and state."""
+        printed = self.on_head("ray list nodes --format json")
+        return dict(re.findall(r'"node_ip": "([\d.]+)".*?"state": "(\w+)"', printed, re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := obstacle():
+        pytest.skip(f"no machines here: {reason}")
+    directory = tmp_path_factory.mktemp("cluster")
+    with machines(directory) as environment:
+        cluster = Cluster(directory, environment)
+        cluster.run("ray", "up", "-y", "--no-config-cache", str(cluster.file))
+        deadline = time.monotonic() + 300
+        while cluster.nodes() != {HEAD: "ALIVE", WORKER: "ALIVE"}:
+            assert time.monotonic() < deadline, cluster.on_head("cat /tmp/ray/session_latest/logs/monitor.out")
+            time.sleep(5)
+        yield cluster
+        cluster.run("ray", "down", "-y", str(cluster.file))
+        assert cluster.on_head("ps ax | grep -c '[r]aylet/raylet' || true").split()[-1] == "0"
+    shutil.rmtree(cluster.home)  # two gigabytes of packages
+
+
+def test_nodes_have_the_pinned_packages(cluster: Cluster) -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    python = cluster.home / "sleepmodel/.venv/bin/python"
+    installed = json.loads(cluster.run(str(python), "-m", "pip", "list", "--format", "json"))
+    versions = {package["name"]: package["version"].split("+")[0] for package in installed}
+    assert {"torch", "ray", "deepspeed", "mlflow", "boto3"} <= versions.keys()
+    different = {name: version for name, version in versions.items() if pins.get(name, version) != version}
+    assert not different
+
+
+def test_a_job_uses_both_nodes_and_leaves_all_in_the_root_and_in_mlflow(cluster: Cluster) -> None:
+    printed = cluster.run(*SUBMIT, *PIPELINE, "scale.cpus_per_worker=2")
+    assert f"everything goes to {cluster.root}" in printed and "@champion" in printed
+    assert f"ip={WORKER}" in printed
+    assert len(list(cluster.root.glob("steps/*/*/SUCCESS"))) == 8
+    client = MlflowClient(f"http://{HEAD}:5000")
+    (experiment,) = (found for found in client.search_experiments() if found.name == "sleepmodel")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 1 + 8 + 2 and {run.info.status for run in runs} == {"FINISHED"}
+    assert client.get_model_version_by_alias("sleep-rule110", "champion").version
+
+
+def test_who_has_no_token_or_no_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    stranger = {**cluster.environment, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+    listed = subprocess.run(
+        ["ray", "job", "list", "--address", f"http://127.0.0.1:{DASHBOARD}"],
+        env=stranger,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.returncode != 0 and "Authentication" in listed.stderr + listed.stdout
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": (cluster.home / ".ray/auth_token").read_text().strip()}
+    # with the token and without TLS
+    status = subprocess.run(
+        ["ray", "status", "--address", f"{HEAD}:6379"],
+        env=stranger | token,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert status.returncode != 0
+
+
+def test_the_dashboard_answers_on_loopback_alone(cluster: Cluster) -> None:
+    socket.create_connection(("127.0.0.1", DASHBOARD), timeout=5).close()
+    with pytest.raises(OSError):
+        socket.create_connection((HEAD, DASHBOARD), timeout=5).close()
