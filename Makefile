@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke evidence test check fuzz format publish bench faults cluster install hook clean
+.PHONY: help demo smoke evidence test check fuzz format publish bench faults cluster pictures install hook clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ faults: $(READY) ## break whole pipelines in every way of docs/reliability.md, a
 
 cluster: $(READY) ## bring ray_cluster.yaml up on two machines made of this one, about 5 minutes; root, sshd and rsync
 	MAKE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster/test_on_premise.py
+
+pictures: ## take docs/pictures anew, from a real run in a real browser (apt-get install chromium)
+	$(MAKE) install EXTRAS=dev,pictures
+	$(BIN)/python -m benchmarks.pictures
 
 hook: $(READY) ## run `make check` before each commit
 	$(BIN)/pre-commit install

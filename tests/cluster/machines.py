@@ -1,5 +1,6 @@
-"""Two machines out of one: each an sshd on a loopback address, in a PID and mount namespace of its own, so that `ray stop`
-on one of them, which ends every Ray that it sees, sees no other. They share a home, as machines with NFS do."""
+"""Two machines out of one: each an sshd on a loopback address, in a PID and mount namespace of its own, so that
+`ray stop` on one of them, which ends every Ray that it sees, sees no other. They share a home, as
+machines with NFS do."""
 
 from __future__ import annotations
 

@@ -62,17 +62,26 @@ def test_each_node_does_part_of_generation_search_and_training(ran: tuple[Path, 
 def test_a_stopped_job_has_saved_and_the_next_one_goes_on(ran: tuple[Path, dict[str, Any]]) -> None:
     root, result = ran
     assert "terminated: run the same command again to continue" in result["stopped"]
-    assert "1 of 8 steps are done already" in result["resumed"]
+    assert "1 of 5 steps are done already" in result["resumed"]
     first = int(re.findall(r"n1-seed20  step (\d+)/60", result["resumed"])[0])
     assert 0 < first - result["at"] <= 5
-    assert len(list(root.glob("steps/*/*/SUCCESS"))) == 8
+    assert len(list(root.glob("steps/*/*/SUCCESS"))) == 5 + 1
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     runs = client.search_runs(["1"])
-    assert len(runs) == 1 + 8 + 2 and {run.info.status for run in runs} == {"FINISHED"}
+    assert len(runs) == (1 + 5) + (1 + 1 + 2) and {run.info.status for run in runs} == {"FINISHED"}
 
 
-@pytest.mark.parametrize("job", ["stopped", "resumed"])
+@pytest.mark.parametrize("job", ["stopped", "resumed", "searched"])
 def test_the_log_holds_progress_and_nothing_else(ran: tuple[Path, dict[str, Any]], job: str) -> None:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", ran[1][job]).splitlines()
     assert [line for line in lines if not READABLE.match(line) and not TABLE.match(line)] == []
     assert sum("  step " in line for line in lines) > 0
+
+
+def test_the_commands_of_the_operating_page_show_it(ran: tuple[Path, dict[str, Any]]) -> None:
+    _, result = ran
+    looks, served = result["looks"], result["served"]
+    assert looks["ray job logs --follow JOB"].count("  step ") >= 10 and "SUCCEEDED" in looks["ray job list"]
+    assert looks["ray list nodes"].count("ALIVE") == 2 and "2.0 CPU" in looks["ray status"]
+    assert "RayTrainWorker" in looks["ray list actors"] and "ensure_shard" in looks["ray summary tasks"]
+    assert [re.findall("(?i)<title>(.+?)</title>", page)[0] for page in served.values()] == ["TensorBoard", "MLflow"]

@@ -1,4 +1,4 @@
-"""The program of test_jobs.py: the smoke pipeline as a Ray job on two nodes, stopped while it trains and submitted again.
+"""The program of test_jobs.py: the smoke pipeline as a Ray job on two nodes, stopped as it trains and submitted again.
 
     python -m tests.cluster.two_nodes ROOT
 
@@ -8,10 +8,15 @@ It is the driver, as a cluster is started from the main thread of a process that
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -24,17 +29,49 @@ from sleepmodel.distributed import CHECKPOINTS
 
 # A core a node: two workers, trials or shards at once are on two nodes. The rows take long to make, so that the first
 # node has not made them all before the second has started.
-COMMAND = (
-    "python pipelines/full.py smoke --set seeds=[20] task.steps=1024 data.train_rows=98304 train.steps=60 train.validate_every=5 "
-    "scale.workers=2 search.trials=2 search.grace=1"
+ARGUMENTS = "smoke --set seeds=[20] task.steps=1024 data.train_rows=98304 train.steps=60 train.validate_every=5"
+COMMAND = f"python pipelines/full.py {ARGUMENTS} scale.workers=2 search=null"
+SEARCH = f"python pipelines/tune.py {ARGUMENTS} search.trials=2 search.grace=1"
+
+# commands of docs/operating.md
+LOOKS = (
+    "ray job list",
+    "ray job logs --follow JOB",
+    "ray status",
+    "ray list nodes",
+    "ray list actors",
+    "ray summary tasks",
 )
+SERVERS = (
+    "tensorboard --logdir $SLEEPMODEL_ROOT/steps/tune",
+    "mlflow ui --backend-store-uri sqlite:///$SLEEPMODEL_ROOT/mlflow.db",
+)
+
+
+def look(command: str, job: str) -> str:
+    """What a command of the page prints; it has to succeed."""
+    return subprocess.run(command.replace("JOB", job), shell=True, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def serve(command: str) -> str:
+    """The page of a server of docs/operating.md."""
+    port = free_port()
+    server = subprocess.Popen(f"exec {command} --port {port}", shell=True, start_new_session=True)
+    try:
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as page:
+                return str(page.read(), "utf-8")
+            assert server.poll() is None, command
+            time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 def nodes() -> dict[str, set[str]]:
     """The nodes on which shards were made, trials run, and models trained, as Ray's state API has it."""
     tasks = list_tasks(filters=[("name", "=", "ensure_shard")], detail=True, limit=1000)
     actors = list_actors(detail=True, limit=1000)
-    print({a.class_name for a in actors}, {t.name for t in list_tasks(limit=1000)})
     return {
         "generation": {task.node_id for task in tasks},
         "search": {actor.node_id for actor in actors if actor.class_name == "_trial"},
@@ -69,6 +106,7 @@ def main(root: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=1)
     ray.init(cluster.address, log_to_driver=False)
+    os.environ |= {"RAY_ADDRESS": cluster.address, "RAY_API_SERVER_ADDRESS": f"http://{cluster.head_node.webui_url}"}
     client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
     while not agents(client):
         time.sleep(0.5)
@@ -84,10 +122,15 @@ def main(root: Path) -> None:
     at = saved()
     resumed = client.submit_job(entrypoint=COMMAND)
     wait(client, resumed, lambda status: status == JobStatus.SUCCEEDED)
+    searched = client.submit_job(entrypoint=SEARCH)
+    wait(client, searched, lambda status: status == JobStatus.SUCCEEDED)
     result = {
         "stopped": client.get_job_logs(stopped),
         "at": at,
         "resumed": client.get_job_logs(resumed),
+        "searched": client.get_job_logs(searched),
+        "looks": {command: look(command, resumed) for command in LOOKS},
+        "served": {command: serve(command) for command in SERVERS},
         "nodes": {what: sorted(where) for what, where in nodes().items()},
         "all": sorted(node["NodeID"] for node in ray.nodes()),
     }
