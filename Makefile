@@ -67,8 +67,8 @@ bench: $(READY) ## measure, and write benchmarks/results/*.json
 faults: $(READY) ## break whole pipelines in every way of docs/reliability.md, and write benchmarks/results/faults.json
 	$(BIN)/python -m benchmarks.faults
 
-cluster: $(READY) ## bring ray_cluster.yaml up on two machines made of this one, about 5 minutes; root, sshd and rsync
-	MAKE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster/test_on_premise.py
+cluster: $(READY) ## jobs on two nodes, and ray_cluster.yaml on two machines made of this one: 10 minutes; root, sshd, rsync
+	MAKE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 pictures: ## take docs/pictures anew, from a real run in a real browser (apt-get install chromium)
 	$(MAKE) install EXTRAS=dev,pictures

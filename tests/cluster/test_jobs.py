@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("MAKE_CLUSTER" not in os.environ, reason="takes minutes: make cluster"),
+]
 
 ROOT = Path(__file__).parents[2]
 # what a log may hold: Ray's two lines of a job, the program's own, and those of its workers
@@ -23,7 +26,8 @@ READABLE = re.compile(
     r"""
     .*Runtime\ env\ is\ setting\ up\.$ | Running\ entrypoint\ for\ job
     | (\(\w+\ pid=\d+(,\ ip=[\d.]+)?\)\ )?[\w.-]+\ \ step\ \d+/\d+\ \ loss
-    | smoke:\ everything\ goes\ to | Ray\ has\ 2\ CPU | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
+    | smoke:\ everything\ goes\ to | Ray\ has\ 2\ CPU
+    | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
     | (results|report|picture|registry|load\ it|MLflow\ UI)\ \  | terminated:\ run\ the\ same\ command\ again
     """,
     re.VERBOSE,
