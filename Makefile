@@ -27,10 +27,13 @@ demo: $(READY) ## data, training, search, report and registry on this machine, i
 smoke: $(READY) ## every step of the demo in about two minutes, too short to learn anything
 	$(BIN)/python pipelines/full.py smoke
 
-test: $(READY) ## all tests: those that drive Ray, and beside them, in a process of its own, the others
+# three processes side by side, as most tests wait more than they compute: without Ray, and two with a Ray each
+test: $(READY) ## all tests
 	@$(BIN)/python -m pytest -m 'not slow' -p no:cacheprovider > $(VENV)/fast-tests.log 2>&1 & fast=$$!; \
-	$(BIN)/python -m pytest -m slow; slow=$$?; \
-	wait $$fast; fast=$$?; cat $(VENV)/fast-tests.log; exit $$((slow + fast))
+	$(BIN)/python -m pytest -m slow tests/integration -p no:cacheprovider > $(VENV)/pipeline-tests.log 2>&1 & whole=$$!; \
+	$(BIN)/python -m pytest -m slow --ignore tests/integration; failed=$$?; \
+	wait $$fast || failed=1; wait $$whole || failed=1; \
+	cat $(VENV)/fast-tests.log $(VENV)/pipeline-tests.log; exit $$failed
 
 check: $(READY) ## format, lint, types and the fast tests; also the pre-commit hook
 	$(BIN)/ruff format --check .
@@ -64,7 +67,7 @@ bench: $(READY) ## measure, and write benchmarks/results/*.json
 faults: $(READY) ## break whole pipelines in every way of docs/reliability.md, and write benchmarks/results/faults.json
 	$(BIN)/python -m benchmarks.faults
 
-cluster: $(READY) ## jobs on two nodes, and ray_cluster.yaml on two machines made of this one (root, sshd, rsync): 10 minutes
+cluster: $(READY) ## jobs on two nodes, and ray_cluster.yaml on two machines made of this one: 10 minutes; root, sshd, rsync
 	MAKE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 pictures: ## take docs/pictures anew, from a real run in a real browser (apt-get install chromium)

@@ -1,4 +1,4 @@
-"""Training on one GPU, without Ray, DeepSpeed or MLflow: tokens/s, MFU, and minutes to the 5 billion tokens of Fig. 2b.
+"""Training on one GPU, with torch and numpy alone: tokens/s, MFU, and minutes to the 5 billion tokens of Fig. 2b.
 
     python -m benchmarks.gpu [--batch 512] [--rounds 10]
 
@@ -17,8 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.results_file import write_result
@@ -49,13 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [
         row for name, compiled in forms.items() for row in measure(device, given.batch, given.rounds, name, compiled)
     ]
-    table = Table("form", "N", "tokens/s", "MFU", "GB", "minutes to 5e9 tokens", title=f"{name_of(device)}, bfloat16")
+    print(f"{name_of(device)}, bfloat16, {given.batch} rows a step")
+    print(f"{'form':<10}{'N':>3}{'tokens/s':>14}{'MFU':>8}{'GB':>8}{'minutes to 5e9 tokens':>24}")
     for row in rows:
         row["mfu"] = row["flops_per_second"] / peak
-        cells = [row["form"], str(row["passes"]), f"{row['tokens_per_second']:,.0f}", f"{row['mfu']:.1%}"]
         minutes = TOKENS / row["tokens_per_second"] / 60
-        table.add_row(*cells, f"{row['peak_bytes'] / 1e9:.2f}", f"{minutes:,.0f}")
-    Console().print(table)
+        figures = (
+            f"{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}{row['peak_bytes'] / 1e9:>8.2f}{minutes:>24,.0f}"
+        )
+        print(f"{row['form']:<10}{row['passes']:>3}{figures}")
     payload = {
         "device": name_of(device),
         "batch": given.batch,

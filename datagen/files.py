@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from uuid import uuid4
+
+from datagen.storage import in_store, put
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and puts what was written there in the place of `path` in one step.
+    """Yields a temporary path beside `path`, or on a local disk where that is in a store, and puts what was written
+    there in the place of `path` in one step.
 
     An error removes the temporary file, and an OSError, as of a full disk, is raised again with the name of `path`; a
     killed process leaves the file behind for `remove_temporaries`.
     """
-    # The random part lets a task that Ray runs twice write twice at once.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error}); what stood there is as it was: make room, and run the same again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() if in_store(path) else nullcontext(path.parent) as directory:
+        # The random part lets a task that Ray runs twice write twice at once.
+        temporary = Path(directory) / f".{path.name}.{uuid4().hex}.tmp"
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            put(temporary, path)
+        except OSError as error:
+            raise OSError(
+                f"{path} cannot be written ({error}); what stood there is as it was: make room, and run the same again"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_temporaries(directory: Path) -> None:

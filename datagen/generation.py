@@ -27,6 +27,7 @@ from datagen.schema import (
     shard_path,
 )
 from datagen.shards import ensure_shard, finished_shard
+from datagen.storage import as_path
 from datagen.task import Task, check_int
 
 IN_FLIGHT_PER_CPU = 2  # one runs, one waits
@@ -35,19 +36,18 @@ IN_FLIGHT_PER_CPU = 2  # one runs, one waits
 def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> Path:
     """Makes at least `rows` rows of a split of a task's dataset and returns the dataset's directory.
 
-    The directory is `<root>/<task>/<fingerprint>/`. Uses the Ray that this process is connected to, else connects to
-    $RAY_ADDRESS, else starts a local Ray, which then stays up. Shards that stand there finished are kept, and a split
-    never shrinks: where it holds more rows than asked for, `read_rows(path, split, rows)` reads the first `rows`,
-    which are the same ones. Where all is there, Ray is not touched. Only one process at a time may generate a split.
+    The directory is `<root>/<task>/<fingerprint>/`; the root may be s3://bucket/prefix. Uses the Ray that this process
+    is connected to, else connects to $RAY_ADDRESS, else starts a local Ray, which then stays up. Shards that stand
+    there finished are kept, and a split never shrinks: where it holds more rows than asked for,
+    `read_rows(path, split, rows)` reads the first `rows`, which are the same ones. Where all is there, Ray is not
+    touched. Only one process at a time may generate a split.
 
     Raises ValueError for a bad split, number of rows, seed or root, before any work; so too ForeignDatasetError, a
     dataset.json that cannot be understood (DatasetNotFoundError) and one of a newer format (FormatVersionError).
     """
-    if "://" in str(root):
-        raise ValueError(f"root must be a directory on a local or mounted disk, got {str(root)!r}")
     check_int("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
     task.sample(split, seed, shard=0, rows=1)  # refuses a bad split or seed
-    path = Path(root).absolute() / task.name / fingerprint(task, seed)
+    path = as_path(root).absolute() / task.name / fingerprint(task, seed)
     remove_temporaries(path)
     remove_temporaries(path / split)
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))

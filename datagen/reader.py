@@ -25,6 +25,7 @@ from datagen.errors import (
 from datagen.rows import COLUMNS, Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 from datagen.shards import read_table
+from datagen.storage import as_path
 
 BLOCK_TOKENS = 2**26  # 128 MiB of uint16
 GENERATE = "`python pipelines/generate.py`"
@@ -36,7 +37,7 @@ def read_dataset(path: str | Path) -> Dataset:
 
     Raises DatasetNotFoundError, or FormatVersionError if a newer format was written there.
     """
-    file = Path(path) / DATASET_FILE
+    file = as_path(path) / DATASET_FILE
     if not file.is_file():
         raise DatasetNotFoundError(f"no dataset at {path} (there is no {DATASET_FILE}): make it with {GENERATE}")
     return Dataset.from_json(file.read_bytes(), file)
@@ -54,7 +55,7 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
     """
     dataset = read_dataset(path)
     wanted = _wanted(path, dataset, split, rows)
-    return pa.concat_tables(_tables(Path(path), dataset, split, wanted))
+    return pa.concat_tables(_tables(as_path(path), dataset, split, wanted))
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
@@ -63,19 +64,19 @@ def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
     Needs the memory of the result and of a shard or two; twice that of the result where rows differ in length.
     """
     dataset = read_dataset(path)
-    return _rows(Path(path), dataset, split, _wanted(path, dataset, split, rows))
+    return _rows(as_path(path), dataset, split, _wanted(path, dataset, split, rows))
 
 
 def stream(path: str | Path, split: str, block_tokens: int = BLOCK_TOKENS) -> Blocks:
     """A split in blocks of neighbouring shards with about `block_tokens` tokens, at least a shard; errors as in `load`,
     those of a shard when its block is read."""
-    dataset = read_dataset(path)
+    path, dataset = as_path(path), read_dataset(path)
     _wanted(path, dataset, split, None)
     shards = dataset.splits[split].shards
-    each = max(1, block_tokens // _tokens(shard_path(Path(path), split, 0)))
+    each = max(1, block_tokens // _tokens(shard_path(path, split, 0)))
     blocks = [range(start, min(start + each, len(shards))) for start in range(0, len(shards), each)]
     sizes = tuple(sum(shards[number].rows for number in block) for block in blocks)
-    return Blocks(sizes, lambda block: _rows(Path(path), dataset, split, sizes[block], blocks[block]))
+    return Blocks(sizes, lambda block: _rows(path, dataset, split, sizes[block], blocks[block]))
 
 
 def _rows(path: Path, dataset: Dataset, split: str, rows: int, shards: range | None = None) -> Rows:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
+from datagen.storage import as_path, check_reachable, in_store
 from pipelines.locks import Busy, working_on
 from pipelines.overrides import apply_overrides
 from pipelines.presets import PRESETS, Pipeline
@@ -65,13 +66,16 @@ def main(script: str, description: str | None) -> NoReturn:
 
 def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
     """Run what is not done of a script's steps, under one MLflow run, and say what there is to see."""
+    from sleepmodel.tracking import tracking_uri
+
+    tracking_uri(root)  # there has to be one
     context, everything = _plan(pipeline, root)
     steps = _chosen(script, everything, root, console)
     if script != "full":
         require_inputs(steps, root)
     console.print(f"{pipeline.name}: everything goes to {root}", soft_wrap=True, highlight=False)
     if all(state(step, root) is State.DONE for step in steps):
-        execute(steps, root, cores=1, console=console)
+        execute(steps, root, slots=1, console=console)
     else:
         with working_on(steps, root, pipeline.name):
             _execute(steps, everything[-1].identity, context, root, console)
@@ -81,13 +85,14 @@ def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
 def _execute(steps: list[Step], identity: str, context: Context, root: Path, console: Console) -> None:
     from sleepmodel.tracking import reaching
 
-    cores = context.open(f"pipeline/{identity}")
+    at_once = context.open(f"pipeline/{identity}")
+    console.print(f"Ray has {context.allotment}", soft_wrap=True, highlight=False)
     with reaching(context.store):
         status = "FAILED"
         try:
             with terminable(context.stop):
                 repair(steps, root)
-                execute(steps, root, cores, context.begin, context.finish, console=console)
+                execute(steps, root, at_once, context.begin, context.finish, console=console)
             status = "FINISHED"
         except StepFailed as error:
             context.end(error.step, "FAILED")
@@ -171,7 +176,10 @@ def _parser(script: str, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"pipelines/{script}.py", description=description)
     parser.add_argument("preset", nargs="?", default="demo", choices=sorted(PRESETS), help="default: demo")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and each step's state, start nothing")
-    parser.add_argument("--root", help="where everything goes; default: $SLEEPMODEL_ROOT, else ./runs")
+    parser.add_argument(
+        "--root",
+        help="where everything goes: a directory or s3://bucket/prefix; default: $SLEEPMODEL_ROOT, else ./runs",
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="a.b.c=value", help="change the preset"
     )
@@ -189,9 +197,11 @@ def _parser(script: str, description: str | None) -> argparse.ArgumentParser:
 def _root(given: str | None) -> Path:
     """The absolute root. Raises ValueError where what is written would be lost or cannot be written."""
     root = given or os.environ.get("SLEEPMODEL_ROOT") or "runs"
-    if "://" in root:
-        raise ValueError(f"root = {root!r}: must be a directory of the file system; mount the bucket")
-    path = Path(root).expanduser().absolute()
+    path = as_path(root)
+    if in_store(path):
+        check_reachable(path)
+        return path
+    path = path.expanduser().absolute()
     if any(part.startswith("_ray_pkg_") for part in path.parts):
         raise ValueError(
             f"root = {root!r}: lies in Ray's temporary copy of the working directory, where results would be lost; "
@@ -237,7 +247,7 @@ def summarise(everything: list[Step], root: Path, console: Console) -> None:
         say(f"results    {done['evaluate'] / RESULTS}")
     if "report" in done:
         say(f"report     {done['report'] / REPORT}")
-        for picture in sorted(done["report"].glob("*.png")):
+        for picture in sorted(map(str, done["report"].glob("*.png"))):
             say(f"picture    {picture}")
     uri = tracking_uri(root)
     if "register" in done:

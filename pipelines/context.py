@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from datagen.files import replacing
+from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.locks import LOCKS
 from pipelines.presets import Pipeline
+from pipelines.resources import Allotment, allot_on_ray
 from pipelines.steps import Step
-from sleepmodel.config import Scale
 from sleepmodel.tracking import (
     Store,
     commit_of_run,
@@ -35,10 +38,11 @@ FINGERPRINT = "fingerprint"  # the field in a generate step's config that names 
 
 @dataclass
 class Context:
-    """Made before the steps, opened when the first of them has to run."""
+    """Made before the steps, opened when the first of them has to run. allotment: what each training gets."""
 
     pipeline: Pipeline
     root: Path
+    allotment: Allotment = field(init=False)
     _store: Store | None = field(default=None, init=False)
     _parent: str | None = field(default=None, init=False)
 
@@ -54,14 +58,14 @@ class Context:
 
     def open(self, identity: str) -> int:
         """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all steps
-        nest in; the number of cores that steps may share. `identity` is the plan's."""
+        nest in; the number of trainings that fit at once. `identity` is the plan's."""
         self._store = open_store(self.root)
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR)
-        resources = ray.cluster_resources()
-        _check_resources(self.pipeline.scale, resources)
+        self.allotment = allot_on_ray(self.pipeline.scale)
+        check_seen_everywhere(self.root)
         self._parent = start_run(self._store, self.pipeline.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
-        return int(resources["CPU"])
+        return self.allotment.at_once
 
     def close(self, status: str) -> None:
         """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
@@ -74,7 +78,7 @@ class Context:
 
     def finish(self, step: Step, seconds: float) -> None:
         """A step is done: log its resolved config and end its run."""
-        log_artifact(self.store, self.run_of(step), step.output(self.root) / "config.json")
+        self._log_file(self.run_of(step), step.output(self.root) / "config.json")
         self.log(step, {"seconds": seconds}, 0)
 
     def end(self, step: Step, status: str) -> None:
@@ -84,8 +88,13 @@ class Context:
     def log_report(self, directory: Path) -> None:
         """The report and its pictures as artifacts of the pipeline's run."""
         assert self._parent is not None
-        for file in sorted(path for path in directory.iterdir() if path.suffix in (".html", ".md", ".png")):
-            log_artifact(self.store, self._parent, file, "report")
+        for file in directory.iterdir():
+            if file.suffix in (".html", ".md", ".png"):
+                self._log_file(self._parent, file, "report")
+
+    def _log_file(self, run: str, file: Path, folder: str | None = None) -> None:
+        with local_copy(file) as copy:
+            log_artifact(self.store, run, copy, folder)
 
     def run_of(self, step: Step, chosen: dict[str, object] | None = None) -> str:
         """The MLflow run of a step, nested in the pipeline's; one a step, also after a restart. Its parameters are the
@@ -126,12 +135,38 @@ class Context:
         return results
 
 
-def _check_resources(scale: Scale, resources: dict[str, float]) -> None:
-    """Raise ValueError where a training could never start on this cluster; Ray would wait for ever."""
-    for what, needed in (("CPU", scale.workers * scale.cpus_per_worker), ("GPU", scale.workers * scale.gpu)):
-        there = int(resources.get(what, 0))
-        if needed > there:
-            raise ValueError(
-                f"scale: {scale.workers} workers need {needed} {what}, this Ray has {there}: start Ray with more, or "
-                "lower scale.workers, scale.cpus_per_worker or scale.gpu"
+def check_seen_everywhere(root: Path) -> None:
+    """Raise ValueError, which names the node, where one of the running Ray does not see what is written under `root`:
+    what it made would be lost, and what others made missing."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and not in_store(root):
+        return
+    token = root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.token"
+    with replacing(token) as temporary:
+        temporary.touch()
+    look = ray.remote(num_cpus=0)(_look)
+    try:
+        answers = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(token)
             )
+            for node in nodes
+        ]
+        for node, trouble in zip(nodes, ray.get(answers), strict=True):
+            if trouble:
+                raise ValueError(
+                    f"root = {root}: node {node['NodeManagerAddress']} of this Ray does not see it ({trouble}): mount "
+                    "one shared directory at this path on every node, or give --root s3://bucket/prefix"
+                )
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _look(token: str) -> str:
+    """What keeps this node from seeing a file; "" where nothing does."""
+    try:
+        path = as_path(token)
+        check_reachable(path)
+        return "" if path.exists() else "a file that was just written there is missing"
+    except (OSError, ValueError) as error:
+        return str(error)

@@ -117,7 +117,7 @@ def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]]
             (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
         (run.output / READABLE).write_text(markdown(mistakes))
 
-    return Step("evaluate", config, run, inputs, cores=None, version=2)
+    return Step("evaluate", config, run, inputs, slots=None, version=2)
 
 
 def entries(line: str, training: Path, data: Path, commit: str = "", more: tuple[int, ...] = ()) -> list[Entry]:
@@ -141,7 +141,7 @@ def predict_all(
 
     Batches are the same for any number of tasks, and so is every bit of the result.
     """
-    gpu = context.pipeline.scale.gpu
+    gpu = bool(context.allotment.scale.gpu)
     calls: list[tuple[object, ...]] = []
     owners: list[int] = []
     for i, entry in enumerate(entries):

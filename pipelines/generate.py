@@ -29,7 +29,7 @@ def generate_step(pipeline: Pipeline, task: AnyTask, context: Context) -> Step:
 
     name = f"generate-t{task.steps}" if isinstance(task, Rule110) and task != pipeline.task else "generate"
     config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
-    return Step(name, config, run, cores=None)
+    return Step(name, config, run, slots=None)
 
 
 if __name__ == "__main__":

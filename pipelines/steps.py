@@ -1,10 +1,9 @@
-"""A step, its identity, its directory, and a runner that keeps finished work. Standard library and rich only."""
+"""A step, its identity, its directory, and a runner that keeps finished work."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import threading
 import time
@@ -18,6 +17,8 @@ from queue import SimpleQueue
 from rich.console import Console
 from rich.table import Table
 
+from datagen.files import replacing
+from datagen.storage import as_path
 from pipelines.canonical import JSON, canonical, fingerprint
 
 _SLUG = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
@@ -40,12 +41,12 @@ class Step:
         dataclasses of these. It is copied, so that a later change to a dict does not reach the step.
     run: does the work, given a `Run`; called again in the same directory when an earlier call did not finish.
     inputs: the steps whose outputs `run` reads.
-    cores: how many of the runner's cores it occupies; None is all of them, so that it runs alone. A runner with fewer
+    slots: how many of the runner's slots it occupies; None is all of them, so that it runs alone. A runner with fewer
         runs it alone.
     version: raise it when the code makes something else from the same config.
     identity: 16 hex digits that hash name, version, config (with the dataclasses' names) and the inputs' identities.
         Equal numbers are one number (1 and 1.0), a tuple is a list; the orders of dict keys and of inputs don't count,
-        and neither do `run` and `cores`.
+        and neither do `run` and `slots`.
 
     Raises ValueError on a bad field, and on a config that is not JSON, naming the step and the field.
     """
@@ -54,15 +55,15 @@ class Step:
     config: object
     run: Callable[[Run], None]
     inputs: tuple[Step, ...] = ()
-    cores: int | None = 1
+    slots: int | None = 1
     version: int = 1
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:
         if len(self.name) > 100 or not _SLUG.fullmatch(self.name):
             raise ValueError(f"name = {self.name!r}: must be a slug such as train-n1-seed0, of at most 100 characters")
-        if self.cores is not None and (type(self.cores) is not int or self.cores < 1):
-            raise ValueError(f"cores = {self.cores!r}: must be None or an integer of at least 1 (step {self.name})")
+        if self.slots is not None and (type(self.slots) is not int or self.slots < 1):
+            raise ValueError(f"slots = {self.slots!r}: must be None or an integer of at least 1 (step {self.name})")
         if type(self.version) is not int or self.version < 1:
             raise ValueError(f"version = {self.version!r}: must be an integer of at least 1 (step {self.name})")
         dependency_order(self.inputs)
@@ -77,10 +78,8 @@ class Step:
         return {"name": self.name, "version": self.version, "config": config, "inputs": inputs}
 
     def output(self, root: str | Path) -> Path:
-        """The absolute path of its directory under `root`, which must be a path of the file system."""
-        if "://" in str(root):
-            raise ValueError(f"root = {str(root)!r}: must be a directory of the file system; mount the bucket")
-        return Path(root).absolute() / "steps" / self.name / self.identity
+        """The absolute path of its directory under `root`, which may be in a store (s3://bucket/prefix)."""
+        return as_path(root).absolute() / "steps" / self.name / self.identity
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,10 @@ class UnmetInput(ValueError):
 def state(step: Step, root: str | Path) -> State:
     """Whether the step is finished under `root`; anything but a readable SUCCESS of this identity is not."""
     output = step.output(root)
-    if not output.exists():
-        return State.TODO
     try:
         success = json.loads((output / "SUCCESS").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return State.BROKEN
+        return State.BROKEN if output.exists() else State.TODO
     finished = isinstance(success, dict) and success.get("identity") == step.identity
     return State.DONE if finished else State.BROKEN
 
@@ -147,19 +144,19 @@ def state(step: Step, root: str | Path) -> State:
 def execute(
     steps: Sequence[Step],
     root: str | Path,
-    cores: int,
+    slots: int,
     on_start: Callable[[Step], None] | None = None,
     on_finish: Callable[[Step, float], None] | None = None,
     *,
     console: Console | None = None,
 ) -> Report:
-    """Run what is not done of `steps`, each after its inputs, side by side in threads while their cores fit.
+    """Run what is not done of `steps`, each after its inputs, side by side in threads while their slots fit.
 
     Inputs that are not done are run too (`require_inputs` refuses them instead). When a step fails, those that
     run finish, no other starts, and StepFailed is raised. The callbacks are called in the calling thread.
     """
-    if type(cores) is not int or cores < 1:
-        raise ValueError(f"cores = {cores!r}: must be an integer of at least 1")
+    if type(slots) is not int or slots < 1:
+        raise ValueError(f"slots = {slots!r}: must be an integer of at least 1")
     begin = time.monotonic()
     planned = plan(steps, root)
     todo = [step for step, stands in planned if stands is not State.DONE]
@@ -170,7 +167,7 @@ def execute(
         return Report((), skipped, time.monotonic() - begin)
     if skipped:
         say.line(f"{len(skipped)} of {len(planned)} steps are done already")
-    _schedule(todo, Path(root).absolute(), cores, say)
+    _schedule(todo, as_path(root).absolute(), slots, say)
     return Report(tuple(say.ran), skipped, time.monotonic() - begin)
 
 
@@ -254,15 +251,15 @@ class _Progress:
         self.line(f"{step.name}: failed after {seconds:.1f} s", "red")
 
 
-def _schedule(todo: list[Step], root: Path, cores: int, say: _Progress) -> None:
+def _schedule(todo: list[Step], root: Path, slots: int, say: _Progress) -> None:
     waiting, running = {step.name: step for step in todo}, dict[str, int]()
     results: SimpleQueue[tuple[Step, float, BaseException | None]] = SimpleQueue()
     failure: StepFailed | None = None
     while running or (waiting and failure is None):
         for step in list(waiting.values()) if failure is None else []:
-            need = cores if step.cores is None else min(step.cores, cores)
+            need = slots if step.slots is None else min(step.slots, slots)
             blocked = any(put.name in waiting or put.name in running for put in step.inputs)
-            if not blocked and sum(running.values()) + need <= cores:
+            if not blocked and sum(running.values()) + need <= slots:
                 running[step.name] = need
                 del waiting[step.name]
                 say.started(step)
@@ -302,6 +299,5 @@ def _perform(step: Step, root: Path) -> None:
 
 
 def _write_json(path: Path, value: JSON) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from pipelines.presets import Arm, Pipeline
 from pipelines.steps import Run, Step
 from pipelines.tune import read_best
 from sleepmodel.config import ModelConfig, TrainConfig
-from sleepmodel.job import MODEL, Job, read_history
+from sleepmodel.job import MODEL, Job, has_model, read_history
 
 WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
@@ -58,13 +58,12 @@ def _train_steps(
     """A line's trainings. starts: for each seed, the training whose model it begins with; config: what shapes it,
     where it does not come out of the inputs; the first input is the dataset.
     """
-    scale = pipeline.scale
 
     def step(seed: int, start: Step | None) -> Step:
         train = replace(training, seed=seed)
 
         def run(run: Run) -> None:
-            if not (run.output / MODEL).exists():  # else killed, or without MLflow, between the model and its SUCCESS
+            if not has_model(run.output):  # else killed, or without MLflow, between the model and its SUCCESS
                 fit_in(run)
             context.send_curve(run.step, read_history(run.output))
 
@@ -77,7 +76,7 @@ def _train_steps(
                 name=f"{line}-seed{seed}",
                 model=model,
                 train=train,
-                scale=scale,
+                scale=context.allotment.scale,
                 dataset=str(dataset(run.path(inputs[0]))),
                 output=str(run.output),
                 start=str(run.path(start) / MODEL) if start else None,
@@ -88,9 +87,8 @@ def _train_steps(
             # the process that drives Ray Train needs no core: its workers have them
             context.map(fit, [(job,)], cores=0)
 
-        cores = scale.workers * scale.cpus_per_worker
         needed = (*inputs, start) if start else inputs
-        return Step(f"train-{line}-seed{seed}", {**config, "line": line, "train": train}, run, needed, cores)
+        return Step(f"train-{line}-seed{seed}", {**config, "line": line, "train": train}, run, needed)
 
     return [step(seed, starts[i] if starts else None) for i, seed in enumerate(pipeline.seeds)]
 

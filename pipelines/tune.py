@@ -28,26 +28,26 @@ def read_best(output: Path) -> TrialResult:
 
 
 def tune_step(pipeline: Pipeline, config: Search, data: Step, context: Context) -> Step:
-    """The search, on as many cores as there are."""
-    train, scale = replace(pipeline.train, seed=pipeline.search_seed), pipeline.scale
+    """The search, with the whole cluster to itself."""
+    train = replace(pipeline.train, seed=pipeline.search_seed)
 
     def run(run: Run) -> None:
         job = Job(
             name="tune",
             model=pipeline.model,
             train=train,
-            scale=scale,
+            scale=context.allotment.scale,
             dataset=str(dataset(run.path(data))),
             output=str(run.output),
             store=context.store,
             run=context.run_of(run.step),
         )
         # a process of its own, without a core: Tune wants the main thread, and the cores are the trials'
-        (trials,) = context.map(search, [(job, config)], cores=0)
+        (trials,) = context.map(search, [(job, config, context.allotment.at_once)], cores=0)
         best(trials)  # before the step counts as done
         (run.output / TRIALS).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
 
-    return Step("tune", {"model": pipeline.model, "train": train, "search": config}, run, (data,), cores=None)
+    return Step("tune", {"model": pipeline.model, "train": train, "search": config}, run, (data,), slots=None)
 
 
 if __name__ == "__main__":

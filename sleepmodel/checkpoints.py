@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which are whole, which is the last, and who wrote it.
+"""Checkpoints, on a disk or in a store: which are whole, which is the last, and who wrote it.
 
 A checkpoint is a directory to which each worker adds its files and then, as the last of them, worker-<rank>.json with
 their checksums. It is whole when every worker's list is there and every listed file is as listed.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datagen.storage import remove_tree
 from sleepmodel.config import Scale
 
 KEPT = 2  # whole checkpoints of a run: the last, and the one before should the last be torn
@@ -70,7 +70,7 @@ def clean(checkpoints: Path) -> Saved | None:
     whole = _whole(checkpoints)[-KEPT:]
     for path in _directories(checkpoints):
         if path not in [saved.path for saved in whole]:
-            shutil.rmtree(path)
+            remove_tree(path)
     return whole[-1] if whole else None
 
 
@@ -95,11 +95,12 @@ def _whole(checkpoints: Path) -> list[Saved]:
             found.append(read(path))
         except TornError as error:
             log.warning("%s is torn and not used, the checkpoint before it is: %s", path, error)
-    return sorted(found, key=lambda saved: (saved.step, saved.path))
+    return sorted(found, key=lambda saved: (saved.step, saved.path.name))
 
 
 def _directories(checkpoints: Path) -> list[Path]:
-    return sorted(path for path in checkpoints.glob("checkpoint_*") if path.is_dir())
+    found = (path for path in checkpoints.glob("checkpoint_*") if path.is_dir())
+    return sorted(found, key=lambda path: path.name)
 
 
 def _listing(directory: Path, rank: int) -> Path:

@@ -254,26 +254,37 @@ class TrainConfig:
 class Scale:
     """What a run may use. It changes how long a run takes, never what it computes (within floating-point order).
 
-    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads; gpu: one GPU each.
+    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads, None is what fits the
+        cluster (pipelines/resources.py), else one; gpu: one GPU each, None is where the cluster has any.
     zero_stage: DeepSpeed's partitioning of optimiser state (1), gradients (2) and weights (3).
     accumulation: micro-batches in a step.
     recompute: activations that the backward computes again instead of keeping them: "nothing", those of each "pass",
         of each "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
+    compile: torch.compile of each block, a minute at the start; meant for GPUs, where small kernels wait for launches.
     """
 
     workers: int = 1
-    cpus_per_worker: int = 1
-    gpu: bool = False
+    cpus_per_worker: int | None = None
+    gpu: bool | None = None
     zero_stage: int = 0
     accumulation: int = 1
     recompute: Literal["nothing", "pass", "window", "both"] = "nothing"
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("workers", "cpus_per_worker", "accumulation"):
+        for field in ("workers", "accumulation"):
             require_whole(field, getattr(self, field), 1)
-        require(type(self.gpu) is bool, "gpu", self.gpu, "true or false")
+        if self.cpus_per_worker is not None:
+            require_whole("cpus_per_worker", self.cpus_per_worker, 1)
+        require(type(self.compile) is bool, "compile", self.compile, "true or false")
+        require(self.gpu is None or type(self.gpu) is bool, "gpu", self.gpu, "true, false or null")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         require(self.recompute in RECOMPUTE, "recompute", self.recompute, f"one of {', '.join(RECOMPUTE)}")
+
+    @property
+    def cores(self) -> int:
+        """Cores of a worker, one where that is open."""
+        return self.cpus_per_worker or 1
 
 
 def check_compatible(train: TrainConfig, scale: Scale) -> None:

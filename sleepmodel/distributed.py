@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
+from datagen.storage import as_path, for_ray, local_copy
 from sleepmodel import checkpoints
 from sleepmodel.config import Scale, TrainConfig, check_compatible
-from sleepmodel.job import MODEL, Job
+from sleepmodel.job import Job, has_model
 from sleepmodel.model import SleepModel
 from sleepmodel.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
 from sleepmodel.tracking import ProgressLog
@@ -76,7 +78,7 @@ class DeepSpeedEngine:
 
     def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
         check_compatible(config, scale)
-        deepspeed = _deepspeed(scale.gpu)
+        deepspeed = _deepspeed(scale)
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
@@ -128,14 +130,15 @@ class DeepSpeedEngine:
 
     def whole_weights(self) -> Any:
         """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
-        zero = _deepspeed(self.scale.gpu).zero
+        zero = _deepspeed(self.scale).zero
         return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
 
 
-def _deepspeed(gpu: bool) -> Any:
+def _deepspeed(scale: Scale) -> Any:
     """DeepSpeed, imported without its banner and without the minutes of compiling that CPU training does not need."""
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if not gpu:
+    if not scale.compile:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if not scale.gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
@@ -151,14 +154,14 @@ def _worker(config: dict[str, Job]) -> None:
         _train(job)
     except NonFiniteError as error:
         if ray.train.get_context().get_world_rank() == 0:
-            (Path(job.output) / DIVERGED).write_text(str(error))
+            (as_path(job.output) / DIVERGED).write_text(str(error))
     except Stopped:  # fit() sees that there is no model
         pass
 
 
 def _train(job: Job) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
-    torch.set_num_threads(job.scale.cpus_per_worker)
+    torch.set_num_threads(job.scale.cores)
     model = job.build()
     engine = DeepSpeedEngine(model, job.train, job.scale)
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
@@ -189,9 +192,10 @@ def _train(job: Job) -> None:
         return job.stop is not None and engine.mean(job.asked_to_stop()) > 0
 
     # one worker looks, so that all go on from the same
-    last = checkpoints.last(Path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
+    last = checkpoints.last(as_path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
     last = broadcast_from_rank_zero(last)
-    history = train(engine, job.rows(), job.train, job.validate(), report, last and last.path, between)
+    with local_copy(last.path) if last else nullcontext() as resume:
+        history = train(engine, job.rows(), job.train, job.validate(), report, resume, between)
     with engine.whole_weights():
         if engine.rank == 0:
             job.finish(model, history)
@@ -208,7 +212,9 @@ def fit(job: Job) -> None:
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    scale, directory = job.scale, Path(job.output) / CHECKPOINTS
+    scale, output = job.scale, as_path(job.output)
+    directory = output / CHECKPOINTS
+    storage_path, storage_filesystem = for_ray(output)
     if last := checkpoints.clean(directory):
         checkpoints.check_resumable(last, scale)
     (directory / RAY_SNAPSHOT).unlink(missing_ok=True)
@@ -216,20 +222,21 @@ def fit(job: Job) -> None:
         _worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=scale.workers, use_gpu=scale.gpu, resources_per_worker={"CPU": scale.cpus_per_worker}
+            num_workers=scale.workers, use_gpu=scale.gpu or False, resources_per_worker={"CPU": scale.cores}
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,
-            storage_path=job.output,
+            storage_path=storage_path,
+            storage_filesystem=storage_filesystem,
             failure_config=FailureConfig(max_failures=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig
         ),
     )
-    diverged = Path(job.output) / DIVERGED
+    diverged = output / DIVERGED
     diverged.unlink(missing_ok=True)
     trainer.fit()
     if diverged.exists():
         raise NonFiniteError(diverged.read_text())
-    if not (Path(job.output) / MODEL).exists():
+    if not has_model(output):
         raise Stopped(f"{job.name}: asked to stop, and saved for the next run of the same command")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from datagen.blocks import Blocks
 from datagen.reader import read_dataset, read_rows, stream
 from datagen.rows import Ragged
+from datagen.storage import as_path, in_store, publishing
 from sleepmodel.config import ModelConfig, Scale, TrainConfig, require
 from sleepmodel.curriculum import levels_of
 from sleepmodel.evaluation import accuracy
@@ -22,6 +24,7 @@ from sleepmodel.tracking import Store
 from sleepmodel.training import Progress, build_model
 
 HISTORY, MODEL = "history.json", "model"
+STOP_SECONDS = 2  # how often a store is asked whether to stop
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Job:
 
     def rows(self) -> Blocks:
         """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""
-        rows = stream(Path(self.dataset), "train")
+        rows = stream(self.dataset, "train")
         together = self.scale.zero_stage < 3 or self.scale.workers == 1
         ragged = not together and isinstance(rows.read(0).tokens, Ragged)
         require(not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
@@ -55,10 +58,10 @@ class Job:
 
         Raises ValueError where a level that will be trained has no validation rows.
         """
-        rows, curriculum = read_rows(Path(self.dataset), "validation"), self.train.curriculum
+        rows, curriculum = read_rows(self.dataset, "validation"), self.train.curriculum
         levels = levels_of(rows, curriculum)
         if curriculum.by_level:
-            trained = np.unique(levels_of(stream(Path(self.dataset), "train").read(0), curriculum)).tolist()
+            trained = np.unique(levels_of(stream(self.dataset, "train").read(0), curriculum)).tolist()
             missing = sorted(set(trained) - set(levels.tolist()))
             allowed = f"such that each has validation rows; {missing} have none among {len(rows)}"
             require(not missing, "curriculum.levels", curriculum.levels, allowed)
@@ -70,25 +73,40 @@ class Job:
         return share
 
     def asked_to_stop(self) -> bool:
-        return self.stop is not None and Path(self.stop).exists()
+        if self.stop is None:
+            return False
+        path = as_path(self.stop)
+        return _look(self.stop, int(time.monotonic() / STOP_SECONDS)) if in_store(path) else path.exists()
 
     def build(self) -> SleepModel:
         """The model that the training begins with."""
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
             model.adopt(load(self.start))
+        for block in model.stack if self.scale.compile else ():
+            block.compile()
         return model
 
     def finish(self, model: SleepModel, history: list[Progress]) -> None:
-        """Leave the trained model and its learning curve in `output`; the model's directory appears whole."""
-        output = Path(self.output)
-        if (output / MODEL).exists():  # a worker that died after this is started again
+        """Leave the trained model and its learning curve in `output`; the curve is there when all is."""
+        output = as_path(self.output)
+        if has_model(output):  # a worker that died after this is started again
             return
-        fresh = output / f".{MODEL}.{os.getpid()}"
-        model.vocabulary = read_dataset(Path(self.dataset)).vocabulary
-        save(model, fresh)
-        (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))
-        fresh.rename(output / MODEL)
+        model.vocabulary = read_dataset(self.dataset).vocabulary
+        with publishing(output / MODEL, last=HISTORY) as fresh:
+            save(model, fresh)
+            (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))
+
+
+@functools.lru_cache(maxsize=1)
+def _look(path: str, tick: int) -> bool:
+    """Whether a path in a store exists, looked at once a tick, as trainings ask at every step."""
+    return as_path(path).exists()
+
+
+def has_model(output: Path) -> bool:
+    """Whether a job has left its whole model in `output`."""
+    return (output / MODEL / HISTORY).exists()
 
 
 def read_history(output: Path) -> list[Progress]:

@@ -171,5 +171,6 @@ def _arms(estimate: Estimate) -> npt.NDArray[np.float64]:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=120)
+    with path.open("wb") as file:  # it knows no path in a store
+        figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

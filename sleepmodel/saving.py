@@ -34,7 +34,8 @@ def save(model: SleepModel, directory: Path) -> None:
 
 
 def load(source: str | Path) -> SleepModel:
-    """The model in a directory that `save` wrote, or in the MLflow registry ("models:/sleep-rule110@champion").
+    """The model in a directory that `save` wrote, also in a store (s3://...), or in the MLflow registry
+    ("models:/sleep-rule110@champion").
 
     It is on the CPU, in evaluation mode. Raises FileNotFoundError where there is no model, ValueError where a file is
     damaged, weights are not finite, or config, weights and vocabulary do not fit together.
@@ -43,6 +44,12 @@ def load(source: str | Path) -> SleepModel:
         from sleepmodel.tracking import download_model
 
         source = download_model(str(source))
+    if "://" in str(source):
+        # imported here, as a registered model takes this package with it, and nothing else
+        from datagen.storage import as_path, local_copy
+
+        with local_copy(as_path(source)) as copy:
+            return load(copy)
     directory = Path(source)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():

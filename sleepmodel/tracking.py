@@ -82,10 +82,16 @@ class Version:
 # --- the store
 
 
-def tracking_uri(root: Path) -> str:
+def tracking_uri(root: str | Path) -> str:
     """$MLFLOW_TRACKING_URI, else a SQLite database under `root`; the path of a database is made absolute, as the
-    processes of a run differ in their current directory."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root}/mlflow.db"
+    processes of a run differ in their current directory. Raises ValueError where the root can hold no database."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and "://" in str(root):
+        raise ValueError(
+            f"{root}: a store can hold no MLflow database: set MLFLOW_TRACKING_URI to an MLflow server, or to a "
+            "database that all nodes reach"
+        )
+    uri = uri or f"{SQLITE}{root}/mlflow.db"
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
@@ -380,7 +386,7 @@ def download_model(uri: str) -> Path:
     if parts is None:
         raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
     name, alias, number = parts.groups()
-    store_uri = tracking_uri(Path(os.environ.get("SLEEPMODEL_ROOT") or "runs").expanduser())
+    store_uri = tracking_uri(os.path.expanduser(os.environ.get("SLEEPMODEL_ROOT") or "runs"))
     help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
     if store_uri.startswith(SQLITE) and not Path(store_uri.removeprefix(SQLITE)).is_file():
         raise FileNotFoundError(f"{uri}: there is no MLflow database {masked(store_uri)}; {help_text}")

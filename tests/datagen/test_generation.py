@@ -190,7 +190,7 @@ def test_killed_generation_leaves_whole_shards_and_goes_on(ray_cluster: str, tmp
         ("train", 1.0, 0, "data", "rows"),
         ("dev", 1, 0, "data", "split"),
         ("train", 1, -1, "data", "seed"),
-        ("train", 1, 0, "s3://bucket/data", "root"),
+        ("train", 1, 0, "gs://bucket/data", "'gs://bucket/data':"),
     ],
 )
 def test_refuses_before_any_work(

@@ -1,4 +1,5 @@
-"""The program of test_nodes.py: a dataset and a search on three nodes, of which one is killed during each.
+"""The program of test_nodes.py: a dataset and a search on three nodes, of which one is killed during each. Before, what
+is said of a root that they share and of one that the driver alone sees.
 
     python -m tests.faults.nodes ROOT
 
@@ -7,6 +8,7 @@ It is the driver, as a cluster is started from the main thread of a process that
 
 import dataclasses
 import json
+import os
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from ray.cluster_utils import Cluster
 
 from datagen import Rule110, generate
 from datagen.schema import SHARD_ROWS
+from pipelines.context import check_seen_everywhere
 from sleepmodel import SleepModel
 from sleepmodel.config import Search
 from sleepmodel.job import Job
@@ -27,6 +30,7 @@ from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SLOW = Rule110(cells=8, states=1, steps=2048)
 SHARDS, TRIALS = 6, 3
+PRIVATE = 900  # a file descriptor of this process: a directory under it is no other's
 
 
 class Tracked(Job):
@@ -61,6 +65,15 @@ def main(root: Path) -> None:
     doomed = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(cluster.address, log_to_driver=False)
 
+    check_seen_everywhere(root)
+    (root / "elsewhere").mkdir()
+    os.dup2(os.open(root / "elsewhere", os.O_RDONLY), PRIVATE)
+    try:
+        check_seen_everywhere(Path(f"/proc/self/fd/{PRIVATE}"))
+        unseen = ""
+    except ValueError as error:
+        unseen = str(error)
+
     killer = kill_when(lambda: len(shards(root)) >= 2, cluster, doomed[0])
     generate(SLOW, "train", SHARDS * SHARD_ROWS, 0, root / "lost")
     killer.join()
@@ -73,10 +86,10 @@ def main(root: Path) -> None:
     job = Tracked("tune", MODEL, CONFIG, str(dataset), str(output), store=store)
     job = dataclasses.replace(job, run=start_run(store, "tune", "tune", None, {}, {}))
     killer = kill_when((output / doomed[1].node_id).exists, cluster, doomed[1])
-    trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1))
+    trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1), at_once=2)
     killer.join()
     alive = sum(node["Alive"] for node in ray.nodes())
-    result = {"alive": alive, "trials": [dataclasses.asdict(trial) for trial in trials]}
+    result = {"unseen": unseen, "alive": alive, "trials": [dataclasses.asdict(trial) for trial in trials]}
     (root / "result.json").write_text(json.dumps(result))
     ray.shutdown()
     cluster.shutdown()

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 HOLDER = """
 import sys
-from pathlib import Path
+from datagen.storage import as_path
 from pipelines.locks import working_on
 from pipelines.steps import Step
 
 step = Step("train", 1, lambda run: None, (Step("generate", 1, lambda run: None),))
-with working_on([step], Path(sys.argv[1]), "smoke"):
+with working_on([step], as_path(sys.argv[1]), "smoke"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -45,17 +45,19 @@ def hold(root: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_names_the_first_until_that_dies(tmp_path: Path) -> None:
-    first = hold(tmp_path)
+@pytest.mark.parametrize("where", ["tmp_path", "store"])
+def test_the_second_names_the_first_until_that_dies(where: str, request: pytest.FixtureRequest) -> None:
+    root: Path = request.getfixturevalue(where)
+    first = hold(root)
     try:
         said = rf"step generate: process {first.pid} on {re.escape(socket.gethostname())} \(preset smoke, since 20.*"
         for steps in ([TRAIN], [DATA], [OTHER, TRAIN]):
-            with pytest.raises(Busy, match=said), working_on(steps, tmp_path, "demo"):
+            with pytest.raises(Busy, match=said), working_on(steps, root, "demo"):
                 pytest.fail("two pipelines work on one step")
     finally:
         first.kill()  # it has no chance to give its locks back
         first.wait()
-    with working_on([TRAIN], tmp_path, "demo"):
+    with working_on([TRAIN], root, "demo"):
         pass
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,10 @@ def test_what_a_lost_node_did_is_done_elsewhere(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
+    assert re.match(
+        r"root = /proc/self/fd/900: node [\d.]+ of this Ray does not see it .*shared directory .*s3://",
+        result["unseen"],
+    )
     assert result["alive"] == 1
     lost, whole = contents(tmp_path / "lost"), contents(tmp_path / "whole")
     assert lost == whole and len(lost) == SHARDS + 1

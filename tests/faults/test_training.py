@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
@@ -153,20 +154,29 @@ def killed(job: Job, root: Path) -> Job:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(root / "job.pickle")],
         cwd=ROOT,
-        start_new_session=True,  # so that Ray's processes can be killed with it
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 90
-        while len(list(Path(job.output).glob(f"{CHECKPOINTS}/checkpoint_*/worker-1.json"))) < 2:
+        deadline, checkpoints = time.monotonic() + 90, Path(job.output) / CHECKPOINTS
+        while not _both_are_known(checkpoints):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in everyone:
+            each.kill()
         process.wait()
+        psutil.wait_procs(everyone)  # one that lives on for a moment would still write
     assert not (Path(job.output) / MODEL).exists()
     return job
+
+
+def _both_are_known(checkpoints: Path) -> bool:
+    """Whether two checkpoints are whole, and Ray has them in its own list."""
+    whole, snapshot = list(checkpoints.glob("checkpoint_*/worker-1.json")), checkpoints / RAY_SNAPSHOT
+    known = snapshot.read_text() if snapshot.exists() else ""
+    return len(whole) == 2 and all(file.parent.name in known for file in whole)
 
 
 def test_a_killed_cluster_goes_on_from_before_a_torn_checkpoint(job: Job, killed: Job, undisturbed: Future) -> None:

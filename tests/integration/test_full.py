@@ -13,24 +13,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+import torch
 from mlflow import MlflowClient
 
-from datagen import read_rows
+from datagen import generate, read_rows
 from pipelines.evaluate import read_results
 from pipelines.generate import dataset
+from pipelines.locks import LOCKS
 from pipelines.register import read_registration
 from pipelines.tune import read_trials
 from sleepmodel import load
 from sleepmodel.checkpoints import last
+from sleepmodel.config import Search
 from sleepmodel.distributed import CHECKPOINTS
 from sleepmodel.evaluation import predict
-from sleepmodel.job import MODEL, read_history
+from sleepmodel.job import MODEL, Job, has_model, read_history
+from sleepmodel.tuning import search
+from tests.sleepmodel.tiny import CONFIG, TASK
+from tests.sleepmodel.tiny import MODEL as TINY
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NO_RAY = "127.0.0.1:1"
 ONE_SEED = ("--set", "seeds=[20]")
+# a pipeline of one training, which lasts long enough to be killed
+SMALL = (*ONE_SEED, "search=null", "train.steps=400", "train.validate_every=20")
 
 
 def command(script: str, root: Path, *arguments: str) -> list[str]:
@@ -216,15 +225,20 @@ def _finished_trials(root: Path) -> list[str]:
     return done
 
 
-def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a pipeline that is killed and goes on."""
+    return tmp_path_factory.mktemp("killed")
+
+
+def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path) -> None:
     """kill -9 of full.py while it trains, then SIGTERM: the dataset is not made again, the training is saved at the
     step at which it was told to stop and goes on from there."""
-    small = (*ONE_SEED, "search=null", "train.steps=400", "train.validate_every=20")
     checkpoints = "steps/train-n1-seed20/*/checkpoints/checkpoint_2*"
-    kill_when(lambda: len(list(tmp_path.glob(checkpoints))) > 1, "full", tmp_path, ray_cluster, *small)
-    made = (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns
-    assert not list((tmp_path / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
-    (training,) = (tmp_path / "steps" / "train-n1-seed20").iterdir()
+    kill_when(lambda: len(list(killed.glob(checkpoints))) > 1, "full", killed, ray_cluster, *SMALL)
+    made = (only(killed, "generate") / "SUCCESS").stat().st_mtime_ns
+    assert not list((killed / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
+    (training,) = (killed / "steps" / "train-n1-seed20").iterdir()
     killed_at = last(training / CHECKPOINTS)
     assert killed_at is not None and killed_at.step >= 40
 
@@ -232,15 +246,52 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, tmp_path: Pa
         now = last(training / CHECKPOINTS)
         return now is not None and now.step > killed_at.step
 
-    assert kill_when(goes_on, "full", tmp_path, ray_cluster, *small, by=signal.SIGTERM) == 128 + signal.SIGTERM
+    assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGTERM) == 128 + signal.SIGTERM
     stopped_at = last(training / CHECKPOINTS)
     assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
-    printed = run("train", tmp_path, ray_cluster, *small)
+    printed = run("train", killed, ray_cluster, *SMALL)
     assert "1 of 2 steps are done already" in printed
     assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
     (logged,) = client.search_runs(["1"], "attributes.run_name = 'train-n1-seed20'")
     steps = [point.value for point in client.get_metric_history(logged.info.run_id, "step")]
     assert steps == [*range(20, 401, 20)] and logged.info.status == "FINISHED"
-    assert (only(tmp_path, "generate") / "SUCCESS").stat().st_mtime_ns == made
-    assert read_history(only(tmp_path, "train-n1-seed20"))[-1].step == 400
+    assert (only(killed, "generate") / "SUCCESS").stat().st_mtime_ns == made
+    assert read_history(only(killed, "train-n1-seed20"))[-1].step == 400
+
+
+def test_a_killed_pipeline_in_a_store_ends_as_one_on_a_disk(
+    ray_cluster: str, killed: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 while it trains; the same command takes its leases over, goes on from its checkpoint, and leaves what a
+    local root has. A third does nothing."""
+    if not list(killed.glob("steps/train-n1-seed20/*/SUCCESS")):
+        run("full", killed, ray_cluster, *SMALL)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    (expected,) = (killed / "steps" / "train-n1-seed20").iterdir()
+    checkpoints = store / "steps" / "train-n1-seed20" / expected.name / CHECKPOINTS
+    kill_when(lambda: last(checkpoints) is not None, "full", store, ray_cluster, *SMALL)
+    assert not has_model(checkpoints.parent) and list((store / LOCKS).iterdir())
+    printed = run("full", store, ray_cluster, *SMALL)
+    assert "1 of 5 steps are done already" in printed and "@champion" in printed
+    assert int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) > 20
+    weights, others = (load(path / MODEL).state_dict() for path in (checkpoints.parent, expected))
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    for step in ("generate", "evaluate", "report", "register"):
+        only(store, step)
+    # all is given back but what the killed one held of a step that was done
+    assert [path.name.partition("-")[0] for path in (store / LOCKS).iterdir()] == ["generate"]
+    assert "nothing to do: all 5 steps are done" in run("full", store, NO_RAY, *SMALL)
+
+
+def test_a_search_in_a_store_is_kept(ray_cluster: str, store: Path) -> None:
+    """Its trials are not run again."""
+    for split in ("train", "validation"):
+        data = generate(TASK, split, 64, 0, store)
+    job = Job("tune", TINY, CONFIG, str(data), str(store / "tune"))
+    search_there = ray.remote(num_cpus=0)(search)
+    config = Search(trials=2, sleep_passes=(1, 2), grace=1)
+    trials, again = (ray.get(search_there.remote(job, config, 2)) for _ in range(2))
+    assert len(trials) == 2 and all(trial.complete for trial in trials)
+    assert {trial.sleep_passes: trial for trial in again} == {trial.sleep_passes: trial for trial in trials}
+    assert len(list((store / "tune" / "search").glob("trial-*/events.out.tfevents.*"))) == 2

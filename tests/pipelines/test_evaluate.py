@@ -14,10 +14,13 @@ from pipelines.canonical import canonical
 from pipelines.context import Context
 from pipelines.evaluate import Entry, commonest_share, entries, measure, predict_all
 from pipelines.presets import PRESETS
+from pipelines.resources import allot_on_ray
+from sleepmodel.batches import drawn_passes
+from sleepmodel.config import Scale
 from sleepmodel.evaluation import RESAMPLES, predict, score
 from sleepmodel.job import Job
 from sleepmodel.saving import load, save
-from sleepmodel.training import LocalEngine, build_model, drawn_passes, train
+from sleepmodel.training import LocalEngine, build_model, train
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
@@ -56,6 +59,7 @@ def test_any_number_of_tasks_predicts_the_same(
     monkeypatch.setattr("sleepmodel.evaluation.BATCH_ROWS", 32)
     both = [Entry(f"n{n}", n, tmp_path, dataset) for n in (1, 3)]
     rows, context = read_rows(dataset, "test"), Context(PRESETS["smoke"], tmp_path)
+    context.allotment = allot_on_ray(Scale(gpu=False))
     for entry, *parts in zip(both, *(predict_all(both, {dataset: rows}, context, n) for n in (1, 3, 99)), strict=True):
         alone = predict(load(tmp_path / "model"), rows, entry.sleep_passes)
         assert len(set(alone[rows.loss_mask()].tolist())) > 1

@@ -23,7 +23,7 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
     smoke = PRESETS["smoke"]
     data = generate_step(smoke, smoke.task, Context(smoke, tmp_path))
     train = Step("train", {}, lambda run: None, (data,))
-    execute([data], tmp_path, cores=1, console=Console(quiet=True))
+    execute([data], tmp_path, slots=1, console=Console(quiet=True))
     path = dataset(data.output(tmp_path))
     shards = [shard_path(path, split, 0) for split in ("train", "test")]
     sound = [shard.read_bytes() for shard in shards]
@@ -36,7 +36,7 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
     repair([train], tmp_path)
     assert [shard.read_bytes() for shard in shards] == sound
 
-    execute([train], tmp_path, cores=1, console=Console(quiet=True))
+    execute([train], tmp_path, slots=1, console=Console(quiet=True))
     shards[1].unlink()
     repair([train], tmp_path)  # nothing has to be read any more
     assert not shards[1].exists()

@@ -32,9 +32,9 @@ def nothing(run: Run) -> None:
 
 
 def step(
-    name: str, *inputs: Step, config: object = None, run: Callable[[Run], None] = nothing, cores: int | None = 1
+    name: str, *inputs: Step, config: object = None, run: Callable[[Run], None] = nothing, slots: int | None = 1
 ) -> Step:
-    return Step(name, config, run, inputs, cores)
+    return Step(name, config, run, inputs, slots)
 
 
 def quiet() -> Console:
@@ -72,8 +72,8 @@ def test_the_order_of_keys_and_of_inputs_does_not_shape_a_result(config: dict[st
 
 @settings(deadline=None)
 @given(CONFIGS, st.integers(1, 64) | st.none())
-def test_resources_and_the_function_do_not_shape_a_result(config: object, cores: int | None) -> None:
-    other = Step("s", config, run=lambda run: None, cores=cores)
+def test_resources_and_the_function_do_not_shape_a_result(config: object, slots: int | None) -> None:
+    other = Step("s", config, run=lambda run: None, slots=slots)
     assert other.identity == step("s", config=config).identity
 
 
@@ -162,13 +162,13 @@ def test_a_name_is_a_slug(name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, True, "2"])
-def test_cores_and_version_are_positive_integers(number: int) -> None:
-    with pytest.raises(ValueError, match=r"cores = .*step s"):
-        Step("s", None, nothing, cores=number)
+def test_slots_and_version_are_positive_integers(number: int) -> None:
+    with pytest.raises(ValueError, match=r"slots = .*step s"):
+        Step("s", None, nothing, slots=number)
     with pytest.raises(ValueError, match=r"version = .*step s"):
         Step("s", None, nothing, version=number)
-    with pytest.raises(ValueError, match="cores = "):
-        execute([step("s")], "unused", cores=number)
+    with pytest.raises(ValueError, match="slots = "):
+        execute([step("s")], "unused", slots=number)
 
 
 # directories
@@ -184,11 +184,6 @@ def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytes
     for wrong in (other, "other", step("generate", config=1)):
         with pytest.raises(ValueError, match=r"step train: .* not one of its inputs \(generate\)"):
             run.path(wrong)
-
-
-def test_a_url_is_no_root() -> None:
-    with pytest.raises(ValueError, match="root = 's3://bucket/runs'"):
-        execute([step("s")], "s3://bucket/runs", 1)
 
 
 def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
@@ -235,8 +230,8 @@ class Calls:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def step(self, name: str, *inputs: Step, config: object = None, cores: int | None = 1) -> Step:
-        return Step(name, config, lambda run: self.names.append(run.step.name), inputs, cores)
+    def step(self, name: str, *inputs: Step, config: object = None, slots: int | None = 1) -> Step:
+        return Step(name, config, lambda run: self.names.append(run.step.name), inputs, slots)
 
 
 @settings(deadline=None)
@@ -247,7 +242,7 @@ def test_every_step_runs_once_and_after_its_inputs(
     root, calls, made = tmp_path_factory.mktemp("runs"), Calls(), list[Step]()
     for i in range(data.draw(st.integers(1, 7))):
         inputs = data.draw(st.lists(st.sampled_from(made), max_size=3, unique_by=id)) if made else []
-        made.append(calls.step(f"s{i}", *inputs, cores=data.draw(st.sampled_from([1, 2, 9, None]))))
+        made.append(calls.step(f"s{i}", *inputs, slots=data.draw(st.sampled_from([1, 2, 9, None]))))
     wanted = data.draw(st.permutations(made))
     report = execute(wanted, root, data.draw(st.integers(1, 3)), console=quiet())
     assert sorted(calls.names) == sorted(s.name for s in made)
@@ -330,10 +325,10 @@ class Running:
         self.now.remove(finished)
 
 
-@pytest.mark.parametrize("cores", [None, 3, 8])
-def test_a_step_that_needs_all_cores_runs_alone(tmp_path: Path, cores: int | None) -> None:
+@pytest.mark.parametrize("slots", [None, 3, 8])
+def test_a_step_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | None) -> None:
     running = Running()
-    wanted = [step("a", cores=cores), step("b"), step("c"), step("d", cores=cores), step("e")]
+    wanted = [step("a", slots=slots), step("b"), step("c"), step("d", slots=slots), step("e")]
     execute(wanted, tmp_path, 3, running.start, running.finish, console=quiet())
     assert {"a", "d"} <= {s.name for now in running.at_starts if len(now) == 1 for s in now}
     assert not [now for now in running.at_starts if len(now) > 1 and {s.name for s in now} & {"a", "d"}]
@@ -341,12 +336,12 @@ def test_a_step_that_needs_all_cores_runs_alone(tmp_path: Path, cores: int | Non
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 4))
-def test_cores_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory, needs: list[int], cores: int) -> None:
-    running, wanted = Running(), [step(f"s{i}", cores=need) for i, need in enumerate(needs)]
-    execute(wanted, tmp_path_factory.mktemp("runs"), cores, running.start, running.finish, console=quiet())
+def test_slots_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory, needs: list[int], slots: int) -> None:
+    running, wanted = Running(), [step(f"s{i}", slots=need) for i, need in enumerate(needs)]
+    execute(wanted, tmp_path_factory.mktemp("runs"), slots, running.start, running.finish, console=quiet())
     assert len(running.at_starts) == len(needs)
     for now in running.at_starts:
-        assert sum(min(s.cores or cores, cores) for s in now) <= cores
+        assert sum(min(s.slots or slots, slots) for s in now) <= slots
 
 
 def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path) -> None:
@@ -456,7 +451,7 @@ def train(run: Run) -> None:
     threading.Event().wait()
 
 data = Step("generate", None, lambda run: (run.output / "rows").touch())
-execute([Step("train", None, train, (data,))], sys.argv[1], cores=1)
+execute([Step("train", None, train, (data,))], sys.argv[1], slots=1)
 """
 
 

@@ -1,19 +1,25 @@
-"""`import sleepmodel` and training by hand need torch (and its numpy) alone: a GPU box may have nothing else."""
+"""`import sleepmodel`, training by hand and the GPU benchmark need torch (and its numpy) alone: a GPU box may have
+nothing else."""
 
 import subprocess
 import sys
+from pathlib import Path
 
-CODE = """
+import pytest
+
+ABSENT = """
 import importlib.abc, sys
 
 class Absent(importlib.abc.MetaPathFinder):
-    names = {"ray", "deepspeed", "mlflow", "pyarrow", "scipy", "matplotlib", "rich", "pydantic", "safetensors"}
+    names = {"ray", "deepspeed", "mlflow", "pyarrow", "scipy", "matplotlib", "rich", "pydantic", "safetensors", "upath"}
 
     def find_spec(self, name, path, target=None):
         if name.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"{name} is absent")
 
 sys.meta_path.insert(0, Absent())
+"""
+TRAINING = """
 import torch
 from datagen import Rule110
 from sleepmodel import ModelConfig, SleepModel, TrainConfig
@@ -25,8 +31,15 @@ rows = Rule110(cells=6, states=1, steps=1).sample("train", 0, 0, 8)
 history = train(LocalEngine(build_model(model, config), config), rows, config, lambda *_: 0.0, lambda at, save: None)
 assert history[-1].step == 2
 """
+BENCHMARK = """
+from benchmarks.gpu import main
+
+main(["--device", "cpu", "--batch", "1", "--rounds", "1"])
+"""
 
 
-def test_a_model_is_trained_by_hand_with_torch_alone() -> None:
-    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("code", [TRAINING, BENCHMARK])
+def test_it_runs_with_torch_alone(code: str) -> None:
+    command, root = [sys.executable, "-c", ABSENT + code], Path(__file__).parents[2]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr

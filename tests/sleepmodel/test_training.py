@@ -12,8 +12,9 @@ import torch
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
 from sleepmodel.batches import drawn_passes
-from sleepmodel.config import Truncation
+from sleepmodel.config import Scale, Truncation
 from sleepmodel.evaluation import accuracy
+from sleepmodel.job import Job
 from sleepmodel.model import Output
 from sleepmodel.optim import schedule, split_parameters
 from sleepmodel.training import (
@@ -297,3 +298,16 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
         grown.adopt(build_model(replace(MODEL, mixers=("attention",) * 2), CONFIG))
     with pytest.raises(ValueError, match="has other sizes"):
         grown.adopt(build_model(replace(MODEL, mixers=("attention",), d_model=32), CONFIG))
+
+
+def test_compiled_blocks_train_alike(rows: Rows) -> None:
+    """What torch.compile makes of the blocks, on a CPU with the rule's torch form, is the same model."""
+    tokens, mask = map(torch.from_numpy, rows.batch(slice(8)))
+    losses, norms = [], []
+    for compiled in (False, True):
+        job = Job("t", MODEL, CONFIG, dataset="", output="", scale=Scale(compile=compiled))
+        engine = LocalEngine(job.build(), CONFIG)
+        losses.append(float(engine.backward(tokens, mask)))
+        norms.append(engine.step(1.0))
+        assert compiled == any(block._compiled_call_impl is not None for block in engine.model.stack)
+    assert losses == pytest.approx([losses[0]] * 2, rel=1e-5) and norms == pytest.approx([norms[0]] * 2, rel=1e-4)

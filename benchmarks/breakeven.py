@@ -1,0 +1,123 @@
+"""When a sleep has paid for itself: questions on one context, slept on once, against a transformer that reads it again.
+
+    python -m benchmarks.breakeven [--root runs]
+
+The models are those that `python -m benchmarks.evidence gsm` trained: N = 1, 2, 4, and the transformer with its whole
+cache, which reads context and question anew each time, or keeps the keys and values of the context. One row, one core,
+turns; contexts are random tokens, as time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.evidence import EXPERIMENTS
+from benchmarks.results_file import write_result
+from pipelines.context import Context
+from pipelines.full import plan
+from sleepmodel import SleepModel, load
+from sleepmodel.job import MODEL
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+QUESTION = 16
+SLEEPERS, WHOLE = ("n1", "n2", "n4"), "transformer-whole"
+ROUNDS, WARMUP = 7, 1
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Milliseconds: reading a context once, and then each question on it; bytes that are kept between questions."""
+
+    line: str
+    length: int
+    context_ms: float
+    question_ms: float
+    kept_bytes: int
+
+    def questions(self, again_ms: float) -> int | None:
+        """Questions after which this was quicker than `again_ms` for each of them; None where it never is."""
+        saved = again_ms - self.question_ms
+        return math.ceil(self.context_ms / saved) if saved > 0 else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.breakeven", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root")
+    models = trained(parser.parse_args().root.absolute())
+    torch.set_num_threads(1)
+    table = Table("context", "model", "read once, ms", "a question, ms", "read again, ms", "paid after", "kept, bytes")
+    rows = []
+    for length in track(LENGTHS, "contexts"):
+        again_ms, readers = measure(models, length)
+        for reader in readers:
+            paid = reader.questions(again_ms)
+            rows.append({**vars(reader), "again_ms": again_ms, "paid_after": paid})
+            figures = (f"{reader.context_ms:.1f}", f"{reader.question_ms:.2f}", f"{again_ms:.1f}")
+            after = "never" if paid is None else f"{paid} questions"
+            table.add_row(f"{length:,}", reader.line, *figures, after, f"{reader.kept_bytes:,}")
+    Console().print(table)
+    print(write_result("breakeven", {"question_tokens": QUESTION, "rounds": ROUNDS, "rows": rows}).name)
+
+
+def trained(root: Path) -> dict[str, SleepModel]:
+    """The models by line, of the first seed; the transformer's window holds any context here."""
+    experiment = EXPERIMENTS["gsm"]
+    steps = {step.name: step for step in plan(experiment.pipeline, Context(experiment.pipeline, root))}
+    models = {
+        line: load(steps[f"train-{line}-seed{experiment.seeds[0]}"].output(root) / MODEL) for line in (*SLEEPERS, WHOLE)
+    }
+    whole = SleepModel(replace(models[WHOLE].config, window=max(LENGTHS) + 2 * QUESTION)).eval()
+    whole.load_state_dict(models[WHOLE].state_dict())
+    return {**models, WHOLE: whole}
+
+
+@torch.no_grad()
+def measure(models: dict[str, SleepModel], length: int) -> tuple[float, list[Reader]]:
+    """Milliseconds of reading context and question anew with the whole cache; every model as a reader."""
+    vocabulary = models[WHOLE].config.vocab_size
+    context, question = torch.randint(0, vocabulary, (1, length)), torch.randint(0, vocabulary, (1, QUESTION))
+    both = torch.cat((context, question), 1)
+    again, reading = list[float](), {line: list[float]() for line in models}
+    asking, kept = {line: list[float]() for line in models}, dict.fromkeys(models, 0)
+    for turn in range(WARMUP + ROUNDS):
+        seconds: dict[str, Any] = {}
+        fresh = models[WHOLE].session(1)
+        seconds["again"] = timed(lambda: fresh.read(both, last=True))  # noqa: B023
+        for line, model in models.items():
+            session = model.session(1)
+            read = timed(lambda: session.read(context, last=True))  # noqa: B023
+            kept[line] = sum(tensor.nbytes for tensor in session.memory.tensors.values())
+            asked = session.fork(1)
+            seconds[line] = read, timed(lambda: asked.read(question, last=True))  # noqa: B023
+        if turn >= WARMUP:
+            again.append(seconds.pop("again"))
+            for line, (read, ask) in seconds.items():
+                reading[line].append(read)
+                asking[line].append(ask)
+    return _ms(again), [Reader(line, length, _ms(reading[line]), _ms(asking[line]), kept[line]) for line in models]
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _ms(seconds: list[float]) -> float:
+    return 1e3 * statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

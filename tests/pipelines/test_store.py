@@ -1,0 +1,177 @@
+"""A root in a store, by a real S3 server: steps, who works on them, and what is refused before any work."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from s3fs import S3FileSystem
+
+from datagen.storage import as_path
+from pipelines import cli, leases
+from pipelines.context import Context
+from pipelines.full import plan
+from pipelines.locks import LOCKS, Busy, lock_file, working_on
+from pipelines.presets import PRESETS
+from pipelines.steps import Run, State, Step, StepFailed, execute, state
+from sleepmodel import job
+from sleepmodel.job import Job
+from tests.sleepmodel.tiny import CONFIG, MODEL
+
+ROOT = Path(__file__).parents[2]
+STRANGER = {"pid": os.getpid(), "host": "another", "preset": "demo", "since": "2026-01-01T00:00:00+00:00"}
+
+HOLDER = """
+import sys, time
+from datagen.storage import as_path
+from pipelines import leases
+leases.RENEW_SECONDS = 0.1
+with leases.leased(as_path(sys.argv[1]), {"pid": 1, "host": "here"}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def nothing(run: Run) -> None:
+    """A step that makes no file."""
+
+
+TRAIN = Step("train", 1, nothing)
+
+
+def test_a_step_is_done_when_its_last_file_is(store: Path) -> None:
+    """Under another root it has the same identity, and a step that failed keeps what it wrote."""
+    fails = [True]
+
+    def work(run: Run) -> None:
+        (run.output / f"part{len(fails)}").write_text("x")
+        if fails:
+            fails.pop()
+            raise RuntimeError("broken off")
+
+    step = Step("work", {"a": 1}, work)
+    console = Console(file=io.StringIO())
+    assert state(step, store) is State.TODO
+    with pytest.raises(StepFailed, match=rf"step work failed in {store}/steps/work/{step.identity}: .*broken off"):
+        execute([step], str(store), 1, console=console)
+    assert state(step, store) is State.BROKEN
+    execute([step], store, 1, console=console)
+    assert state(step, store) is State.DONE
+    assert sorted(path.name for path in step.output(store).iterdir()) == ["SUCCESS", "config.json", "part0", "part1"]
+    assert not execute([step], store, 1, console=console).ran
+    (step.output(store) / "SUCCESS").write_text("{")
+    assert state(step, store) is State.BROKEN
+
+
+def test_a_lease_is_taken_over_only_when_nobody_renews_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = lock_file(TRAIN, store)
+    lease.write_text(json.dumps(STRANGER))
+    said = r"step train: process \d+ on another \(preset demo, since 2026.*is forgotten after 60 s"
+    with pytest.raises(Busy, match=said), working_on([TRAIN], store, "smoke"):
+        pytest.fail("two pipelines work on one step")
+    monkeypatch.setattr(leases, "STALE_SECONDS", 0)
+    time.sleep(1.1)  # the store's clock counts in seconds
+    with working_on([TRAIN], store, "smoke"):
+        assert json.loads(lease.read_text())["host"] == socket.gethostname()
+    assert not lease.exists()
+
+
+def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path) -> None:
+    """As after a laptop's sleep: another has taken the step over, and two must not write."""
+    lease = store / LOCKS / "lease"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lease)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        taken = lease.stat().st_mtime
+        while lease.stat().st_mtime == taken:
+            assert holder.poll() is None
+            time.sleep(0.1)
+        lease.write_text(json.dumps(STRANGER))
+        _, said = holder.communicate(timeout=30)
+    finally:
+        holder.kill()
+    assert holder.returncode == -signal.SIGTERM and "was taken over by another pipeline: this one ends" in said
+    assert json.loads(lease.read_text()) == STRANGER
+
+
+class _Careless(BaseHTTPRequestHandler):
+    """A store that writes whatever the condition."""
+
+    protocol_version = "HTTP/1.1"  # its clients wait to be told to go on
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("ETag", '"0"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def careless_store() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Careless) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_store_without_conditional_writes_is_refused(store_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    S3FileSystem.clear_instance_cache()
+    try:
+        with careless_store() as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            lease = as_path("s3://runs/x/locks/a")
+            said = pytest.raises(OSError, match=r"s3://runs/x/locks/a: this store ignores If-None-Match")
+            with said, leases.leased(lease, STRANGER):
+                pytest.fail("nobody can hold a lease there")
+    finally:
+        S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_needs_an_mlflow_elsewhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match="a store can hold no MLflow database: set MLFLOW_TRACKING_URI"):
+        cli.run("full", PRESETS["smoke"], store, Console(file=io.StringIO()))
+    assert not store.exists()
+
+
+def test_the_command_refuses_a_missing_bucket_in_one_line(
+    server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["full.py", "smoke", "--root", "s3://nobody/x"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main("full", None)
+    assert ended.value.code == cli.BAD_INPUT
+    said = capsys.readouterr().err
+    assert said == "error: s3://nobody/x: there is no bucket 'nobody': make it, or name another\n"
+
+
+def test_steps_are_those_of_a_local_root(store: Path, tmp_path: Path) -> None:
+    there, here = (plan(PRESETS["smoke"], Context(PRESETS["smoke"], root)) for root in (store, tmp_path))
+    assert [step.identity for step in there] == [step.identity for step in here]
+
+
+def test_trainings_see_a_request_to_stop(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = store / LOCKS / "1.stop"
+    asks = Job("t", MODEL, CONFIG, "", "", stop=str(stop))
+    monkeypatch.setattr(job, "STOP_SECONDS", 0.1)
+    assert not asks.asked_to_stop()
+    stop.touch()
+    time.sleep(0.2)
+    assert asks.asked_to_stop()
