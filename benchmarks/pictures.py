@@ -71,7 +71,7 @@ def ray_job(page: Page) -> None:
     page.wait_for_selector("text=Entrypoint")
     take(page, "ray-job")
     page.mouse.move(640, 400)
-    page.mouse.wheel(0, 5000)  # to the end of the page, where the log is
+    page.mouse.wheel(0, 560)  # to the log
     take(page, "ray-search")
     while not client.get_job_status(job).is_terminal():
         time.sleep(1)

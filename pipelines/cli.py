@@ -256,7 +256,8 @@ def summarise(everything: list[Step], root: Path, console: Console) -> None:
         reference = "@champion" if registration.champion else f"/{registration.version}"
         model = f"models:/{registration.name}{reference}"
         say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
-    say(f"MLflow UI  mlflow ui --backend-store-uri {uri}")
+    served = uri.startswith(("http://", "https://"))
+    say(f"MLflow UI  {uri if served else f'mlflow ui --backend-store-uri {uri}'}")
 
 
 def _refuse(message: str) -> NoReturn:
