@@ -70,7 +70,8 @@ def ray_job(page: Page) -> None:
     page.goto(f"http://{dashboard}/#/jobs/{job}")
     page.wait_for_selector("text=Entrypoint")
     take(page, "ray-job")
-    page.mouse.move(640, 400)
+    page.get_by_label("Keyword").fill("tune-N")
+    page.mouse.move(640, 100)
     page.mouse.wheel(0, 560)  # to the log
     take(page, "ray-search")
     while not client.get_job_status(job).is_terminal():
