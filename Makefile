@@ -65,6 +65,7 @@ bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.overhead
 
 faults: $(READY) ## break whole pipelines in every way of docs/reliability.md, and write benchmarks/results/faults.json
+	MAKE_FAULTS=1 $(BIN)/python -m pytest tests/faults/test_nodes.py tests/integration/test_full.py
 	$(BIN)/python -m benchmarks.faults
 
 cluster: $(READY) ## jobs on two nodes, and ray_cluster.yaml on two machines made of this one: 10 minutes; root, sshd, rsync

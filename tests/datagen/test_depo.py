@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -63,7 +63,6 @@ def check_rows(task: Depo, split: str, rows: Rows) -> None:
     assert (batch < len(task.vocabulary) - 1).all()
 
 
-@settings(deadline=None)
 @given(tasks, st.sampled_from(SPLITS), seeds, st.integers(0, 1000), st.integers(1, 6))
 def test_rows_are_what_they_say(task: Depo, split: str, seed: int, shard: int, n: int) -> None:
     rows = task.sample(split, seed, shard, n)
@@ -81,7 +80,6 @@ def test_rows_of_the_paper(split: str) -> None:
     assert PAPER.vocabulary[-1] == "<pad>" and rows.pad == 117
 
 
-@settings(deadline=None)
 @given(st.sampled_from([PAPER, Depo(9, 4, 9), Depo(4, 4, 3)]), st.sampled_from(SPLITS), seeds, st.data())
 def test_fewer_rows_are_a_prefix(task: Depo, split: str, seed: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 40))
@@ -264,7 +262,6 @@ def test_splits_of_a_small_task_share_no_context() -> None:
     assert len(set().union(*contexts)) == sum(map(len, contexts))
 
 
-@settings(deadline=None)
 @given(st.integers(3, SMALL_NODES), st.sampled_from(SPLITS), seeds)
 def test_the_hash_holds_up_to_the_stated_limit(nodes: int, split: str, seed: int) -> None:
     task = Depo(nodes, hops=2, queries=1)

@@ -13,7 +13,10 @@ from mlflow import MlflowClient
 from tests.faults.nodes import SHARDS, TRIALS
 from tests.sleepmodel.tiny import CONFIG
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults"),
+]
 
 ROOT = Path(__file__).parents[2]
 

@@ -34,6 +34,7 @@ from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 
 pytestmark = pytest.mark.slow
+long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
 
 ROOT = Path(__file__).parents[2]
 NO_RAY = "127.0.0.1:1"
@@ -195,6 +196,7 @@ def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_clu
     assert {v.version for v in client.search_model_versions("name = 'sleep-rule110'")} > {before}
 
 
+@long
 def test_a_search_survives_its_driver(ray_cluster: str, tmp_path: Path) -> None:
     """kill -9 of the driver after a trial has finished: the rest is run, no trial is lost or run as another."""
     # two cores a trial: two at a time on the session's four
@@ -260,6 +262,7 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
     assert read_history(only(killed, "train-n1-seed20"))[-1].step == 400
 
 
+@long
 def test_a_killed_pipeline_in_a_store_ends_as_one_on_a_disk(
     ray_cluster: str, killed: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_what_is_set_is_what_is_there_and_nothing_else_changes(data: st.DataObject) -> None:
     paths = data.draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True))
@@ -104,7 +103,6 @@ def test_what_is_set_is_what_is_there_and_nothing_else_changes(data: st.DataObje
     assert Preset() == BASE
 
 
-@settings(deadline=None)
 @given(st.text(string.ascii_letters + string.digits + "-+_./: ").filter(lambda text: text == text.strip() and text))
 @example("true")
 @example("null")
@@ -114,7 +112,6 @@ def test_text_needs_no_quotes(text: str) -> None:
     assert apply_overrides(BASE, [f"name={text}"]).name == text
 
 
-@settings(deadline=None)
 @given(FLOATS)
 @example(1e-3)
 @example(1e22)
@@ -259,7 +256,7 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(JUNK, min_size=1, max_size=3))
 @example(["train.steps=" + "[" * 5000])
 @example(["train.steps=" + "9" * 5000])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -62,7 +62,6 @@ class Twin:
 # identity
 
 
-@settings(deadline=None)
 @given(st.dictionaries(KEYS, CONFIGS, min_size=2, max_size=5))
 def test_the_order_of_keys_and_of_inputs_does_not_shape_a_result(config: dict[str, object]) -> None:
     shuffled = dict(reversed(config.items()))
@@ -70,14 +69,12 @@ def test_the_order_of_keys_and_of_inputs_does_not_shape_a_result(config: dict[st
     assert step("s", a, b, config=config).identity == step("s", b, a, config=shuffled).identity
 
 
-@settings(deadline=None)
 @given(CONFIGS, st.integers(1, 64) | st.none())
 def test_resources_and_the_function_do_not_shape_a_result(config: object, slots: int | None) -> None:
     other = Step("s", config, run=lambda run: None, slots=slots)
     assert other.identity == step("s", config=config).identity
 
 
-@settings(deadline=None)
 @given(CONFIGS, CONFIGS)
 def test_different_configs_are_different_steps(one: object, other: object) -> None:
     assume(_plain(one) != _plain(other))
@@ -93,7 +90,6 @@ def _plain(value: object) -> str:
     return repr(int(value)) if isinstance(value, float) and value == math.floor(value) else repr(value)
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**53), 2**53))
 def test_a_whole_float_is_its_integer(number: int) -> None:
     assert step("s", config=[float(number)]).identity == step("s", config=(number,)).identity
@@ -116,7 +112,6 @@ def test_the_name_and_the_version_count() -> None:
     assert len(identities) == 3
 
 
-@settings(deadline=None)
 @given(CONFIGS, CONFIGS)
 def test_a_change_propagates_to_all_that_depend_on_it(one: object, other: object) -> None:
     def last(config: object) -> str:
@@ -234,7 +229,6 @@ class Calls:
         return Step(name, config, lambda run: self.names.append(run.step.name), inputs, slots)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_every_step_runs_once_and_after_its_inputs(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -334,7 +328,6 @@ def test_a_step_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | Non
     assert not [now for now in running.at_starts if len(now) > 1 and {s.name for s in now} & {"a", "d"}]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 4))
 def test_slots_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory, needs: list[int], slots: int) -> None:
     running, wanted = Running(), [step(f"s{i}", slots=need) for i, need in enumerate(needs)]

@@ -28,7 +28,7 @@ def naive(kind: str, mixer: torch.nn.Module, x: Tensor, kept: Kept) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**31), cut=st.integers(0, 5), eta=st.floats(0.1, 2.0))
 def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -> None:
     """Outputs, state and gradients in float64, the window read in two pieces."""
@@ -71,7 +71,7 @@ def test_a_write_is_the_state_of_a_read(kind: str, eviction: str) -> None:
         state = mixer.evict(after, 6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 150))
 def test_the_hebbian_rule_is_its_recurrence(seed: int, tokens: int) -> None:
     inputs = random_inputs(seed, tokens)

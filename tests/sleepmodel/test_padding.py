@@ -51,7 +51,7 @@ def by_row(logits: Tensor, mask: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(batch=batches(), passes=st.integers(1, 3))
 def test_each_row_of_a_mixed_batch_is_algorithm_1(
     eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
@@ -71,7 +71,7 @@ def loss_gradient(model: SleepModel, tokens: Tensor, mask: Tensor) -> list[Tenso
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(batch=batches())
 def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
     eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]]
@@ -84,7 +84,7 @@ def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31))
 def test_a_neighbour_changes_no_bit(eviction: str, seed: int) -> None:
     """In one shape the sums have one order: another neighbour, or one made of pads alone, gives the same bits."""
@@ -101,7 +101,7 @@ def test_a_neighbour_changes_no_bit(eviction: str, seed: int) -> None:
     assert torch.equal(model(other, mask).logits[:2], base)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), right=st.integers(1, 15))
 def test_pads_on_the_right_change_nothing(seed: int, right: int) -> None:
     model = build_small(mixers=EVERY_MIXER, eviction="sliding", sleep_passes=2)

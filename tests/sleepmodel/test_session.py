@@ -59,7 +59,7 @@ def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Ten
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(batch=batches(), data=st.data(), passes=st.integers(1, 3))
 def test_pads_on_the_left_stand_as_in_training(
     eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], data: st.DataObject, passes: int
@@ -84,7 +84,7 @@ def assert_same_where_known(got: Tensor, known: Tensor) -> None:
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta", "attention"), EVERY_MIXER])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
 )
@@ -203,7 +203,7 @@ def test_a_fork_answers_many_questions_on_one_memory() -> None:
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data(), length=st.integers(0, 13))
 def test_a_memory_resumes_elsewhere(
     tmp_path_factory: pytest.TempPathFactory, eviction: str, data: st.DataObject, length: int
@@ -295,7 +295,7 @@ def test_a_session_has_the_rows_of_its_memory(tmp_path: Path) -> None:
         build_small().session(2, memory)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_memory_is_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """A file cut anywhere, or with any bit changed."""

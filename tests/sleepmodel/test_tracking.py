@@ -346,7 +346,7 @@ _keys = st.text("abc_", min_size=1, max_size=5)
 _trees = st.recursive(_leaves, lambda inner: st.dictionaries(_keys, inner, min_size=1, max_size=5), max_leaves=20)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.dictionaries(_keys, _trees, max_size=5))
 def test_params_can_be_read_back_as_the_tree_they_were(store: Store, params: dict[str, Any]) -> None:
     def strings(tree: Any) -> Any:
@@ -608,7 +608,7 @@ def test_prompts_that_cannot_be_answered_are_named(
         predict(tokens, n)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.integers(1, 44), n=st.integers(1, 9), rows=st.integers(1, 3))
 def test_prompts_are_refused_just_where_the_model_cannot_answer(
     length: int, n: int, rows: int, predict: Predict, model: SleepModel
