@@ -106,7 +106,7 @@ def _training(rate: float) -> str:
     for pipeline in PAPER:
         each = sorted((line.seconds(1, rate) / 3600 for line in lines(pipeline)), reverse=True)
         spread = [max(each[0], sum(each) / gpus) for gpus in GPUS]
-        rows.append((pipeline.name, str(len(each)), f"{sum(each):,.0f}", _short(each[0]), *map(_short, spread)))
+        rows.append((pipeline.name, str(len(each)), _short(sum(each)), _short(each[0]), *map(_short, spread)))
     head = ("preset", "trainings", "GPU hours", "longest, h", *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS))
     return markdown_table(head, rows)
 
