@@ -58,6 +58,7 @@ evidence: $(READY) ## hours: every experiment of docs/evidence.md that is not fi
 
 bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.kernel
 	$(BIN)/python -m benchmarks.model
 	$(BIN)/python -m benchmarks.latency
