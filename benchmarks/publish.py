@@ -38,7 +38,7 @@ def publish(pipeline: Pipeline, root: Path, name: str) -> Path:
         found["trials"] = json.loads((outputs["tune"] / TRIALS).read_text())
     path = write_result(f"{name}/results", found)
     for file in sorted(outputs["report"].iterdir()):
-        if file.suffix in (".html", ".md", ".png"):
+        if file.suffix in (".md", ".png"):
             shutil.copy(file, ROOT / "results" / name / file.name)
     return path.parent
 
