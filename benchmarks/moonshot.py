@@ -1,0 +1,175 @@
+"""Rule 110 at t = 32 and far beyond: a sleep whose passes are steps, learned at t <= 4 and then only repeated.
+
+    python -m benchmarks.moonshot [LINE ...] [--root runs]
+
+trains every line on its seeds, as many side by side as there are cores, unless ROOT/moonshot has them already (kill it
+at any time and type it again), publishes accuracy by t on held-out states, and fills the table of docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evidence import PAGE
+from benchmarks.iterated import Recipe, trained
+from benchmarks.pages import filled
+from benchmarks.results_file import ROOT, provenance, write_result
+from pipelines.report import markdown_table
+from sleepmodel.allocator import keep_freed_memory
+from sleepmodel.evaluation import Mean
+
+SOLVED = 0.95  # of all cells
+FIVE, THREE = (50, 51, 52, 53, 54), (50, 51, 52)
+ITERATED = Recipe()
+ONE = Recipe(iterated=False, traced=False, reads_first=False, deepest=32, opens_at=SOLVED)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A recipe, its seeds (no setting was chosen on them), and what it is there for."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    what: str
+
+
+LINES = {
+    "iterated": Line(ITERATED, FIVE, "t + 1 passes, trained at t <= 4"),
+    "one-pass": Line(ONE, FIVE, "N = 1, the same tokens; t opens at 95 % of cells"),
+    "one-pass-compute": Line(replace(ONE, steps=5400), FIVE, "N = 1, the same FLOPs"),
+    "four-states": Line(replace(ITERATED, states=4, batch=16), THREE, "a row of four states, a sleep for each"),
+    "one-pass-at-32": Line(replace(ONE, steps=5400, shallowest=32), THREE, "N = 1, t = 32 from the first step"),
+    "hidden": Line(replace(ITERATED, carry="hidden"), THREE, "a pass hands on its hidden vectors, as the paper's"),
+    "untraced": Line(replace(ITERATED, traced=False), THREE, "no loss on the passes, the answers' alone"),
+    "fixed-frame": Line(replace(ITERATED, frame=0), THREE, "labels stay where their cells were read"),
+    "eta-1": Line(replace(ITERATED, eta=1.0), THREE, "the fast weights cannot overwrite whole"),
+    "delta": Line(replace(ITERATED, mixers=("attention", "delta")), THREE, "the fast weights do not decay"),
+    "mixture": Line(replace(ITERATED, carry="mixture"), THREE, "a pass hands on a mixture of embeddings"),
+    "no-reading": Line(replace(ITERATED, reads_first=False), THREE, "t passes, the first steps as well"),
+    "one-head": Line(replace(ITERATED, fast_heads=1), THREE, "one head of fast weights"),
+    "one-pass-deep": Line(replace(ONE, mixers=ONE.mixers * 4), THREE, "N = 1, eight blocks, more FLOPs"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.moonshot", description=__doc__)
+    parser.add_argument("lines", nargs="*", metavar="LINE", help=f"of {', '.join(LINES)}; all without")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where finished trainings are kept")
+    given = parser.parse_args()
+    unknown = [name for name in given.lines if name not in LINES]
+    if unknown:
+        parser.error(f"{unknown[0]!r}: must be one of {', '.join(LINES)}")
+    directory = given.root.absolute() / "moonshot"
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = [(name, seed) for name in given.lines or LINES for seed in LINES[name].seeds]
+    missing = [each for each in wanted if not record(directory, *each).exists()]
+    # a process each, as torch's threads do not survive a fork
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), keep_freed_memory) as pool:
+        for done in as_completed([pool.submit(run, directory, *each) for each in missing]):
+            print(f"done: {done.result()}", flush=True)
+    publish(directory)
+
+
+def record(directory: Path, name: str, seed: int) -> Path:
+    """Where a training's result lies; named by all that shapes it."""
+    recipe = json.dumps(asdict(LINES[name].recipe), sort_keys=True).encode()
+    source = (ROOT / "iterated.py").read_bytes()
+    return directory / f"{name}-seed{seed}-{hashlib.sha256(recipe + source).hexdigest()[:12]}.json"
+
+
+def run(directory: Path, name: str, seed: int) -> Path:
+    """Train a line on a seed; returns its record."""
+    torch.set_num_threads(1)
+    path = record(directory, name, seed)
+    found = trained(LINES[name].recipe, seed, lambda progress: print(f"{name}, seed {seed}: {progress}", flush=True))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"commit": provenance()["commit"], **found}))
+    os.replace(temporary, path)
+    return path
+
+
+def publish(directory: Path) -> None:
+    """What is finished, as numbers, as a picture and as the page's table."""
+    paths = {name: [record(directory, name, seed) for seed in line.seeds] for name, line in LINES.items()}
+    runs = {name: [json.loads(path.read_text()) for path in each if path.exists()] for name, each in paths.items()}
+    runs = {name: each for name, each in runs.items() if each}
+    found = {
+        name: {"what": LINES[name].what, "recipe": asdict(LINES[name].recipe), "runs": runs[name]} for name in runs
+    }
+    print(f"results {write_result('evidence/moonshot', {'lines': found})}")
+    head = ("line", "what", "seeds", "largest t solved", "cells at t = 4", "t = 32", "t = 256", "tokens", "FLOPs", "s")
+    rows = [_row(name, each) for name, each in runs.items()]
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=180).print(table)
+    picture = ROOT / "results" / "evidence" / "moonshot.png"
+    _draw(runs, picture)
+    block = markdown_table(head, rows) + f"\n\n![cells right by t](../benchmarks/results/evidence/{picture.name})"
+    PAGE.write_text(filled(PAGE.read_text(), {"moonshot": block}))
+    print(f"picture {picture}\npage    {PAGE}")
+
+
+def by_t(run: dict[str, Any]) -> dict[int, float]:
+    """Share of held-out cells right, by t: as it was when t was learned, or at the end."""
+    return {at["t"]: at["cells"] for at in run["learned"] + run["test"]}
+
+
+def solved(run: dict[str, Any]) -> int:
+    """The largest t that was asked and solved; 0 for none."""
+    return max((t for t, cells in by_t(run).items() if cells >= SOLVED), default=0)
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    cells = [by_t(run) for run in runs]
+    shares = (_mean([each[t] for each in cells if t in each]) for t in (4, 32, 256))
+    largest = ", ".join(str(solved(run)) for run in runs)
+    means = [sum(run[figure] for run in runs) / len(runs) for figure in ("tokens", "flops", "seconds")]
+    costs = (f"{means[0] / 1e6:.3g}M", f"{means[1]:.2g}", f"{means[2]:.0f}")
+    return (name, LINES[name].what, str(len(runs)), largest, *shares, *costs)
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = Mean.of(values)
+    return f"{mean.mean:.3f} [{mean.interval[0]:.3f}, {mean.interval[1]:.3f}]"
+
+
+def _draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for i, (name, each) in enumerate(runs.items()):
+        # filled: passes that are steps; empty: one pass
+        face = f"C{i % 10}" if LINES[name].recipe.iterated else "none"
+        for j, run in enumerate(each):
+            shares = sorted(by_t(run).items())
+            label = None if j else name
+            style = {"color": f"C{i % 10}", "marker": "os^"[i // 10], "markerfacecolor": face, "alpha": 0.6, "lw": 1}
+            axes.plot([t for t, _ in shares], [share for _, share in shares], label=label, **style)
+    axes.axhline(SOLVED, color="grey", lw=0.8, ls=":")
+    axes.set(xscale="log", xlabel="t, steps of Rule 110", ylabel="share of held-out cells right; a line a seed")
+    axes.set_xticks((1, 2, 4, 8, 16, 32, 64, 128, 256), ["1", "2", "4", "8", "16", "32", "64", "128", "256"])
+    axes.minorticks_off()
+    axes.legend(fontsize="small", ncols=2)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
