@@ -13,8 +13,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,10 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for name in given.lines or LINES for seed in LINES[name].seeds]
     missing = [each for each in wanted if not record(directory, *each).exists()]
-    # a process each, as torch's threads do not survive a fork
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), keep_freed_memory) as pool:
-        for done in as_completed([pool.submit(run, directory, *each) for each in missing]):
-            print(f"done: {done.result()}", flush=True)
+    # a process each, none of them a fork, which torch's threads do not survive
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), keep_freed_memory) as pool:
+        for path in pool.imap_unordered(partial(run, directory), missing):
+            print(f"done: {path}", flush=True)
     publish(directory)
 
 
@@ -93,8 +93,9 @@ def record(directory: Path, name: str, seed: int) -> Path:
     return directory / f"{name}-seed{seed}-{hashlib.sha256(recipe + source).hexdigest()[:12]}.json"
 
 
-def run(directory: Path, name: str, seed: int) -> Path:
+def run(directory: Path, wanted: tuple[str, int]) -> Path:
     """Train a line on a seed; returns its record."""
+    name, seed = wanted
     torch.set_num_threads(1)
     path = record(directory, name, seed)
     found = trained(LINES[name].recipe, seed, lambda progress: print(f"{name}, seed {seed}: {progress}", flush=True))
