@@ -48,7 +48,7 @@ class Recipe:
     opens_at    share of validation cells at which the next t opens.
     """
 
-    steps: int = 2000
+    steps: int = 2400
     iterated: bool = True
     carry: Literal["token", "mixture", "hidden"] = "token"
     frame: int = 1
@@ -59,7 +59,7 @@ class Recipe:
     opens_at: float = 0.995
     mixers: tuple[str, ...] = ("attention", "gated_delta")
     fast_heads: int = 2
-    eta: float = 1.6
+    eta: float = 2.0
     cells: int = 24
     states: int = 1
     batch: int = 64
