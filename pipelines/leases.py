@@ -87,6 +87,8 @@ class _Lease:
             try:
                 self.lost = not self._renew()
                 renewed = time.monotonic()
+            except FileNotFoundError:  # another took it over and has given it back
+                self.lost = True
             except (OSError, BotoCoreError) as error:
                 log.warning("%s cannot be renewed: %s", self.path, error)
                 self.lost = time.monotonic() - renewed > STALE_SECONDS

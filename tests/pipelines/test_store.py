@@ -87,8 +87,9 @@ def test_a_lease_is_taken_over_only_when_nobody_renews_it(store: Path, monkeypat
     assert not lease.exists()
 
 
-def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path) -> None:
-    """As after a laptop's sleep: another has taken the step over, and two must not write."""
+@pytest.mark.parametrize("given_back", [False, True])
+def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path, given_back: bool) -> None:
+    """As after a laptop's sleep: another has taken the step over, or even finished it, and two must not write."""
     lease = store / LOCKS / "lease"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(lease)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -99,12 +100,15 @@ def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path) -> None:
         while lease.stat().st_mtime == taken:
             assert holder.poll() is None
             time.sleep(0.1)
-        lease.write_text(json.dumps(STRANGER))
+        if given_back:
+            lease.unlink()
+        else:
+            lease.write_text(json.dumps(STRANGER))
         _, said = holder.communicate(timeout=30)
     finally:
         holder.kill()
     assert holder.returncode == -signal.SIGTERM and "was taken over by another pipeline: this one ends" in said
-    assert json.loads(lease.read_text()) == STRANGER
+    assert not lease.exists() if given_back else json.loads(lease.read_text()) == STRANGER
 
 
 class _Careless(BaseHTTPRequestHandler):
