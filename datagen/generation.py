@@ -120,8 +120,6 @@ def _run(job: Job) -> list[Shard]:
     """Runs a Ray task for each shard, a bounded number at a time, and returns what they made."""
     if not ray.is_initialized():
         ray.init()
-    cpus = ray.cluster_resources().get("CPU", 1)
-    in_flight = max(1, int(IN_FLIGHT_PER_CPU * cpus))
     ensure = ray.remote(ensure_shard)
     task = ray.put(job.task)
     made: dict[int, Shard] = {}
@@ -135,7 +133,7 @@ def _run(job: Job) -> list[Shard]:
             progress.advance(bar, shard.rows)
 
         for number, rows in enumerate(job.shard_rows):
-            if len(running) == in_flight:
+            while len(running) >= _in_flight():
                 collect()
             target = shard_path(job.path, job.split, number)
             ref = ensure.remote(target, task, job.split, job.seed, number, rows, job.listed_shard(number))
@@ -143,6 +141,11 @@ def _run(job: Job) -> list[Shard]:
         while running:
             collect()
     return [made[number] for number in sorted(made)]
+
+
+def _in_flight() -> int:
+    """Tasks to have at once. Asked anew each time: those that wait are what makes an autoscaler start nodes."""
+    return max(1, int(IN_FLIGHT_PER_CPU * ray.cluster_resources().get("CPU", 1)))
 
 
 class RowsPerSecond(ProgressColumn):

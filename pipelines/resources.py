@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
 from ray._private.state import state  # Ray tells nowhere else what an autoscaler may start
@@ -11,6 +12,8 @@ from ray._private.state import state  # Ray tells nowhere else what an autoscale
 from sleepmodel.config import Scale
 
 CORES_A_GPU = 8  # at most: one reads rows ahead, the others are torch's
+HEAD = "node:__internal_head__"  # Ray's own mark among a node's resources
+UNLIMITED = 1000  # nodes, where an autoscaler names no limit
 
 Resources = Mapping[str, float]
 
@@ -24,47 +27,54 @@ class Allotment:
     cluster: str
 
     def __str__(self) -> str:
-        scale, gpu = self.scale, " and a GPU" if self.scale.gpu else ""
-        workers = f"{scale.workers} worker{'s' * (scale.workers > 1)}"
-        cores = f"{scale.cores} core{'s' * (scale.cores > 1)}"
-        each = " each, on as few nodes as hold them" if scale.workers > 1 else ""
-        return f"{self.cluster}; a training takes {workers} with {cores}{gpu}{each}; {self.at_once} at once"
+        several = self.scale.workers > 1
+        workers = f"{self.scale.workers} worker{'s' * several}"
+        each = " each, on as few nodes as hold them" if several else ""
+        return f"{self.cluster}; a training takes {workers} with {self.worker}{each}; {self.at_once} at once"
+
+    @property
+    def worker(self) -> str:
+        """What a worker gets."""
+        return f"{self.scale.cores} core{'s' * (self.scale.cores > 1)}{' and a GPU' if self.scale.gpu else ''}"
 
 
 def allot_on_ray(scale: Scale) -> Allotment:
     """`allot` on the Ray that this process is connected to."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return allot(scale, nodes, state.get_max_resources_from_cluster_config())
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    startable = nodes_to_start(state.get_cluster_config())
+    return allot(scale, [node for node in alive if HEAD in node] + startable if startable else alive, bool(startable))
 
 
-def allot(scale: Scale, nodes: Sequence[Resources], promised: Resources | None = None) -> Allotment:
+def nodes_to_start(config: Any) -> list[Resources]:
+    """The resources of each worker that an autoscaler may have, those that run among them; [] where there is none.
+
+    config: autoscaler_pb2.ClusterConfig, or None.
+    """
+    groups = config.node_group_configs if config else []
+    counts = [group.max_count if group.max_count >= 0 else UNLIMITED for group in groups]
+    return [dict(group.resources) for group, count in zip(groups, counts, strict=True) for _ in range(count)]
+
+
+def allot(scale: Scale, nodes: Sequence[Resources], grows: bool = False) -> Allotment:
     """What a training gets where the `scale` leaves it open, and how many fit.
 
-    nodes: resources of each; promised: of all nodes together that an autoscaler may have, None where there is none. A
-    GPU is taken where there is one; a worker's cores are its GPU's share of the cluster's, up to CORES_A_GPU, or one.
+    nodes: resources of each; grows: some of them are yet to be started. A GPU is taken where there is one; a worker's
+    cores are its GPU's share of its node, up to CORES_A_GPU, or one.
     Raises ValueError where a training could never start; Ray would wait for ever.
     """
-    total = {
-        what: int(max(sum(node.get(what, 0) for node in nodes), (promised or {}).get(what, 0)))
-        for what in ("CPU", "GPU")
-    }
-    gpu = total["GPU"] > 0 if scale.gpu is None else scale.gpu
-    share = min(CORES_A_GPU, total["CPU"] // max(total["GPU"], 1)) if gpu else 1
-    found = replace(scale, gpu=gpu, cpus_per_worker=scale.cpus_per_worker or max(1, share))
-    needed = {"CPU": found.workers * found.cores, "GPU": found.workers * int(gpu)}
-    for what, count in needed.items():
-        if count > total[what]:
-            may = " and may start no more" if promised else ""
-            raise ValueError(
-                f"scale: {found.workers} workers need {count} {what}, this Ray has {total[what]}{may}: start Ray with "
-                "more, or lower scale.workers, scale.cpus_per_worker or scale.gpu"
-            )
-    largest = max(node.get("CPU", 0) for node in nodes)
-    if found.cores > largest and not promised:
-        raise ValueError(
-            f"scale.cpus_per_worker = {found.cores}: must be at most {largest:.0f}, the cores of the largest node"
-        )
-    at_once = min(total[what] // count for what, count in needed.items() if count)
+    sizes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    gpu = any(gpus for _, gpus in sizes) if scale.gpu is None else scale.gpu
+    share = min((cpus // gpus for cpus, gpus in sizes if gpus), default=1) if gpu else 1
+    found = replace(scale, gpu=gpu, cpus_per_worker=scale.cpus_per_worker or max(1, min(share, CORES_A_GPU)))
+    # a worker lies on one node
+    room = sum(min(cpus // found.cores, gpus if gpu else cpus) for cpus, gpus in sizes)
     several = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
-    grows = ", with what may still be started" if promised else ""
-    return Allotment(found, at_once, f"{total['CPU']} CPU and {total['GPU']} GPU{several}{grows}")
+    started = ", with what may still be started" if grows else ""
+    cluster = f"{sum(cpus for cpus, _ in sizes)} CPU and {sum(gpus for _, gpus in sizes)} GPU{several}{started}"
+    allotment = Allotment(found, room // found.workers, cluster)
+    if not allotment.at_once:
+        raise ValueError(
+            f"scale: Ray has {allotment.cluster}, which hold {room} workers with {allotment.worker}: must hold "
+            f"{found.workers}; start Ray with more, or lower scale.workers, scale.cpus_per_worker or scale.gpu"
+        )
+    return allotment

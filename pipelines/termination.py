@@ -27,6 +27,8 @@ def terminable(stop: Path) -> Iterator[None]:
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
+        # a second one must not end the wait for what the first asked to save
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop.touch()
         raise Terminated
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 
-from pipelines.resources import allot, allot_on_ray
+from pipelines.resources import allot, allot_on_ray, nodes_to_start
 from sleepmodel.config import Scale
 
 LAPTOP = [{"CPU": 2.0, "memory": 1e9}]
@@ -21,8 +22,10 @@ CLUSTER = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}]
         (Scale(gpu=False), MACHINE, 1, False, 64),
         (Scale(workers=4), MACHINE, 8, True, 2),
         (Scale(), CLUSTER, 8, True, 8),
-        (Scale(cpus_per_worker=24), CLUSTER, 24, True, 3),
+        (Scale(cpus_per_worker=24), CLUSTER, 24, True, 2),
         (Scale(), [{"CPU": 2.0, "GPU": 4.0}], 1, True, 2),
+        (Scale(), [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 1.0}], 4, True, 1),
+        (Scale(workers=2, cpus_per_worker=2), [{"CPU": 4.0}, {"CPU": 2.0}], 2, False, 1),
     ],
 )
 def test_what_is_open_follows_from_the_cluster(
@@ -44,14 +47,11 @@ def test_it_is_said_in_a_line() -> None:
 @pytest.mark.parametrize(
     ("scale", "nodes", "message"),
     [
-        (Scale(workers=3), LAPTOP, "3 workers need 3 CPU, this Ray has 2: start Ray with more, or lower scale.workers"),
-        (Scale(gpu=True), LAPTOP, "1 workers need 1 GPU, this Ray has 0"),
-        (Scale(workers=9), CLUSTER, "9 workers need 9 GPU, this Ray has 8"),
-        (
-            Scale(gpu=False, cpus_per_worker=40),
-            CLUSTER,
-            "cpus_per_worker = 40: must be at most 32, the cores of the la",
-        ),
+        (Scale(workers=3), LAPTOP, "2 CPU and 0 GPU, which hold 2 workers with 1 core: must hold 3; start Ray with"),
+        (Scale(gpu=True), LAPTOP, "hold 0 workers with 1 core and a GPU: must hold 1"),
+        (Scale(workers=9), CLUSTER, "hold 8 workers with 8 cores and a GPU: must hold 9"),
+        (Scale(gpu=False, cpus_per_worker=40), CLUSTER, "on 3 nodes, which hold 0 workers with 40 cores"),
+        (Scale(workers=2, cpus_per_worker=3), [{"CPU": 4.0}, {"CPU": 2.0}], "hold 1 workers with 3 cores: must hold 2"),
     ],
 )
 def test_what_could_never_start_is_refused(scale: Scale, nodes: list[dict[str, float]], message: str) -> None:
@@ -61,12 +61,22 @@ def test_what_could_never_start_is_refused(scale: Scale, nodes: list[dict[str, f
 
 def test_an_autoscaler_counts_with_what_it_may_start() -> None:
     """A head without a GPU: the trainings that wait are what makes the GPUs come."""
-    head, promised = [{"CPU": 8.0}], {"CPU": 136.0, "GPU": 16.0}
-    found = allot(Scale(), head, promised)
+    groups = [NodeGroupConfig(resources={"CPU": 16, "GPU": 1}, max_count=8) for _ in range(2)]
+    groups.append(NodeGroupConfig(resources={"CPU": 32}, max_count=8))
+    nodes = [{"CPU": 4.0}, *nodes_to_start(ClusterConfig(node_group_configs=groups))]
+    found = allot(Scale(), nodes, grows=True)
     assert (found.scale.gpu, found.scale.cores, found.at_once) == (True, 8, 16)
-    assert "with what may still be started" in str(found)
-    with pytest.raises(ValueError, match="17 workers need 17 GPU, this Ray has 16 and may start no more"):
-        allot(Scale(workers=17), head, promised)
+    assert str(found).startswith("516 CPU and 16 GPU on 25 nodes, with what may still be started; ")
+    with pytest.raises(ValueError, match="may still be started, which hold 16 workers with 8 cores and a GPU: must ho"):
+        allot(Scale(workers=17), nodes, grows=True)
+    with pytest.raises(ValueError, match="hold 0 workers with 24 cores and a GPU"):
+        allot(Scale(cpus_per_worker=24), nodes, grows=True)
+
+
+def test_an_autoscaler_without_limits_is_one() -> None:
+    limitless = ClusterConfig(node_group_configs=[NodeGroupConfig(resources={"CPU": 2}, max_count=-1)])
+    assert allot(Scale(), nodes_to_start(limitless), grows=True).at_once >= 1000
+    assert nodes_to_start(None) == []
 
 
 def test_it_is_read_off_the_running_ray(ray_cluster: str) -> None:
