@@ -44,28 +44,26 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device(given.device)
     peak = matmul_peak(device)
     forms = FORMS if device.type == "cuda" else {"eager": False}
-    rows = [
-        row for name, compiled in forms.items() for row in measure(device, given.batch, given.rounds, name, compiled)
-    ]
     print(f"{name_of(device)}, bfloat16, {given.batch} rows a step")
     print(f"{'form':<10}{'N':>3}{'tokens/s':>14}{'MFU':>8}{'GB':>8}{'minutes to 5e9 tokens':>24}")
-    for row in rows:
-        row["mfu"] = row["flops_per_second"] / peak
-        minutes = TOKENS / row["tokens_per_second"] / 60
-        figures = (
-            f"{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}{row['peak_bytes'] / 1e9:>8.2f}{minutes:>24,.0f}"
-        )
-        print(f"{row['form']:<10}{row['passes']:>3}{figures}")
-    payload = {
+    payload: dict[str, Any] = {
         "device": name_of(device),
         "batch": given.batch,
         "rounds": given.rounds,
         "matmul_peak_flops": peak,
         "kernel": "fla" if gated_delta.HAS_FLA else "torch",
-        "rows": rows,
+        "rows": [],
     }
-    if device.type == "cuda":
-        print(write_result("gpu", payload))
+    for name, compiled in forms.items():
+        for row in measure(device, given.batch, given.rounds, name, compiled):
+            row["mfu"] = row["flops_per_second"] / peak
+            minutes = TOKENS / row["tokens_per_second"] / 60
+            speed = f"{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}"
+            print(f"{row['form']:<10}{row['passes']:>3}{speed}{row['peak_bytes'] / 1e9:>8.2f}{minutes:>24,.0f}")
+            payload["rows"].append(row)
+        # after each form, as the next may not compile, or not fit
+        if device.type == "cuda":
+            print(write_result("gpu", payload))
 
 
 def measure(device: torch.device, batch: int, rounds: int, form: str, compiled: bool) -> list[dict[str, Any]]:

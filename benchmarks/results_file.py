@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,12 +37,14 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit's hash, `+changes` if the tree, but for results, differs from it; `none` before the first commit."""
+    """The commit's hash, `+changes` if the tree, but for results, differs from it; `none` without commit or git."""
     head = _git("rev-parse", "--verify", "--quiet", "HEAD")
     return (head + ("+changes" if _git("status", "--porcelain", "--", "..", ":!results") else "")) if head else "none"
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 

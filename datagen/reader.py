@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,10 @@ def stream(path: str | Path, split: str, block_tokens: int = BLOCK_TOKENS) -> Bl
     _wanted(path, dataset, split, None)
     shards = dataset.splits[split].shards
     each = max(1, block_tokens // _tokens(shard_path(path, split, 0)))
-    blocks = [range(start, min(start + each, len(shards))) for start in range(0, len(shards), each)]
+    # of nearly one size, as a short last block might lack a level of a curriculum
+    count = -(-len(shards) // each)
+    edges = [len(shards) * i // count for i in range(count + 1)]
+    blocks = [range(start, end) for start, end in pairwise(edges)]
     sizes = tuple(sum(shards[number].rows for number in block) for block in blocks)
     return Blocks(sizes, lambda block: _rows(path, dataset, split, sizes[block], blocks[block]))
 
@@ -91,10 +94,10 @@ def _tokens(file: Path) -> int:
     """How many tokens a shard has, by its footer."""
     if not file.is_file():
         raise ShardMissingError(f"shard {file} is missing: {_REMEDY}")
+    content = file.read_bytes()  # whole, so that a store's own errors stay what they are
     try:
-        with file.open("rb") as content:
-            footer = pq.read_metadata(content)
-    except pa.ArrowInvalid as error:
+        footer = pq.read_metadata(pa.BufferReader(content))
+    except (pa.ArrowException, OSError, ValueError) as error:  # as in read_table
         raise ShardCorruptError(f"shard {file}: {error}; {_REMEDY}") from error
     return sum(footer.row_group(i).column(0).num_values for i in range(footer.num_row_groups))
 

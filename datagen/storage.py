@@ -25,11 +25,11 @@ def as_path(where: str | Path) -> Path:
     if not isinstance(where, str) or "://" not in where:
         return cast(Path, where) if in_store(where) else Path(where)
     scheme, _, rest = where.partition("://")
+    if "@" in rest:  # a secret may hold a slash, so that it need not stand before the first one
+        raise ValueError(f"{scheme}://***: holds credentials; give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     bucket = rest.partition("/")[0]
     if scheme != "s3" or not bucket or {*where} & {*"?#*[]"}:
         raise ValueError(f"{where!r}: must be a directory, or s3://bucket/prefix without any of ? # * [ ]")
-    if "@" in bucket:
-        raise ValueError(f"{where!r}: holds credentials; give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     try:
         import s3fs  # noqa: F401
         from upath import UPath

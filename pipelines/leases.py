@@ -51,8 +51,7 @@ def leased(path: Path, owner: dict[str, Any]) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        if not lease.lost:
-            path.unlink(missing_ok=True)
+        lease.give_back()
 
 
 class _Lease:
@@ -60,7 +59,7 @@ class _Lease:
         self.path = path
         self.fs, bucket, key = store_of(path)
         self.place = {"Bucket": bucket, "Key": key}
-        self.body = json.dumps({**owner, "lease": uuid4().hex}).encode()
+        self.body = json.dumps({**owner, "pids": _pids(), "lease": uuid4().hex}).encode()
         self.etag, self.lost = "", False
 
     def take(self) -> None:
@@ -93,9 +92,17 @@ class _Lease:
                 log.warning("%s cannot be renewed: %s", self.path, error)
                 self.lost = time.monotonic() - renewed > STALE_SECONDS
             if self.lost:
-                log.error("%s was taken over by another pipeline: this one ends", self.path)
+                log.error("%s was taken over by another pipeline, or may be: this one ends", self.path)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+
+    def give_back(self) -> None:
+        """Remove it where it is still ours; what the store has against that must not hide how the work ended."""
+        try:
+            if not self.lost and self.path.read_bytes() == self.body:
+                self.path.unlink(missing_ok=True)
+        except (OSError, BotoCoreError) as error:
+            log.warning("%s cannot be given back, and is forgotten in %s s: %s", self.path, STALE_SECONDS, error)
 
     def _renew(self) -> bool:
         if self._write(IfMatch=self.etag):
@@ -110,6 +117,8 @@ class _Lease:
         except OSError as error:  # s3fs's form of the store's answer
             if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in REFUSED:
                 return False
+            if isinstance(error, PermissionError):
+                raise PermissionError(f"{self.path}: we may not write there: {error}") from error
             raise
         return True
 
@@ -122,10 +131,15 @@ class _Lease:
 
 def _dead(owner: dict[str, Any]) -> bool:
     """Whether a process of this host has ended."""
-    if owner["host"] != socket.gethostname():
+    if owner["host"] != socket.gethostname() or owner.get("pids") != _pids():
         return False
     try:
         os.kill(owner["pid"], 0)
     except OSError as error:
         return isinstance(error, ProcessLookupError)  # else it is somebody else's
     return False
+
+
+def _pids() -> str:
+    """The namespace in which this host's process numbers mean something to us: containers may share a host's name."""
+    return os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""

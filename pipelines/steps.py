@@ -135,7 +135,7 @@ def state(step: Step, root: str | Path) -> State:
     output = step.output(root)
     try:
         success = json.loads((output / "SUCCESS").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a store's other errors do not make it undone
         return State.BROKEN if output.exists() else State.TODO
     finished = isinstance(success, dict) and success.get("identity") == step.identity
     return State.DONE if finished else State.BROKEN

@@ -46,22 +46,20 @@ class Climb(Plan):
         super().__init__(blocks, config)
         self.levels = lru_cache(maxsize=1)(lambda block: Levels(self.reader.read(block), config))
         (block, _), *_ = self.epochs.pieces(0)
-        self.level = self.levels(block).first
-        if opened:
-            self.level = self.levels(block).after(*opened)
+        self.ladder = self.levels(block).ladder(config.curriculum)
+        self.level = self.ladder.after(*opened) if opened else self.ladder.first
 
     def batch(self, step: int) -> tuple[Rows, int | None]:
         (block, _), *_ = self.epochs.pieces(step)
         self.reader.keep([block], self.epochs.following(step))
         assert self.level is not None
-        rows, level = self.levels(block).batch(step, self.level)
+        rows, level = self.levels(block).batch(step, self.ladder, self.level)
         passes = self.config.curriculum.passes(level) or drawn_passes(step, self.config)
         return self.reader.read(block)[rows], passes
 
     def validated(self, accuracy: float) -> None:
-        (block, _), *_ = self.epochs.pieces(0)
         assert self.level is not None
-        self.level = self.levels(block).after(self.level, accuracy)
+        self.level = self.ladder.after(self.level, accuracy)
 
 
 class Epochs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,35 +18,56 @@ def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:
     return levels
 
 
-class Levels:
-    """The training rows by level. Raises ValueError where a level has fewer rows than a batch."""
+@dataclass(frozen=True)
+class Ladder:
+    """The levels of a training, easiest first, and how they open."""
 
-    def __init__(self, rows: Rows, config: TrainConfig) -> None:
-        self.curriculum, self.seed, self.batch_size = config.curriculum, config.seed, config.batch_size
-        levels = levels_of(rows, config.curriculum)
-        self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
-        self.order = list(self.rows)
-        for level, found in self.rows.items():
-            if len(found) < config.batch_size:
-                raise ValueError(
-                    f"level {level} has {len(found)} training rows: must be at least batch_size = {config.batch_size}; "
-                    "make more rows"
-                )
+    levels: tuple[int, ...]
+    threshold: float | None
+    review: bool
 
     @property
     def first(self) -> int:
         """The deepest level that is open when training begins."""
-        return self.order[-1] if self.curriculum.threshold is None else self.order[0]
+        return self.levels[-1] if self.threshold is None else self.levels[0]
 
     def after(self, level: int, accuracy: float) -> int:
         """The deepest open level, once `level` was validated with this accuracy."""
-        deeper = self.order[self.order.index(level) + 1 :]
-        threshold = self.curriculum.threshold
-        return deeper[0] if deeper and threshold is not None and accuracy >= threshold else level
+        deeper = self.levels[self.levels.index(level) + 1 :]
+        return deeper[0] if deeper and self.threshold is not None and accuracy >= self.threshold else level
 
-    def batch(self, step: int, level: int) -> tuple[np.ndarray, int]:
-        """Row indices [batch_size] of a step, a function of (seed, step, deepest open level), and their own level."""
+    def drawn(self, level: int, stream: np.random.Generator) -> int:
+        """The level of a batch while `level` is the deepest open one."""
+        every = self.review or self.threshold is None
+        return int(stream.choice(self.levels[: self.levels.index(level) + 1])) if every else level
+
+
+class Levels:
+    """A block's rows by level."""
+
+    def __init__(self, rows: Rows, config: TrainConfig) -> None:
+        self.seed, self.batch_size = config.seed, config.batch_size
+        levels = levels_of(rows, config.curriculum)
+        self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
+
+    def ladder(self, curriculum: Curriculum) -> Ladder:
+        """These levels as those of a training. Raises ValueError where one has fewer rows than a batch."""
+        for level, found in self.rows.items():
+            if len(found) < self.batch_size:
+                raise ValueError(
+                    f"level {level} has {len(found)} training rows: must be at least batch_size = {self.batch_size}; "
+                    "make more rows"
+                )
+        return Ladder(tuple(self.rows), curriculum.threshold, curriculum.review)
+
+    def batch(self, step: int, ladder: Ladder, level: int) -> tuple[np.ndarray, int]:
+        """Row indices [batch_size] of a step, a function of (seed, step, deepest open level), and their own level.
+
+        Where a block has fewer rows of it than a batch, rows come more than once. Raises ValueError where it has none.
+        """
         stream = np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
-        every = self.curriculum.review or self.curriculum.threshold is None
-        chosen = int(stream.choice(self.order[: self.order.index(level) + 1])) if every else level
-        return stream.choice(self.rows[chosen], self.batch_size, replace=False), chosen
+        chosen = ladder.drawn(level, stream)
+        if chosen not in self.rows:
+            raise ValueError(f"level {chosen} has no row in a block of the training rows: make more of that level")
+        found = self.rows[chosen]
+        return stream.choice(found, self.batch_size, replace=len(found) < self.batch_size), chosen

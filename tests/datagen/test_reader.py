@@ -44,6 +44,12 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dataset, tmp_path / "copy"))
 
 
+@pytest.fixture
+def copy_of_test(dataset: Path, tmp_path: Path) -> Path:
+    """The small split alone, which a test may break."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy", ignore=shutil.ignore_patterns("train")))
+
+
 @pytest.mark.parametrize("wanted", [None, 1, SHARD_ROWS, SHARD_ROWS + 1, ROWS])
 def test_reads_what_the_task_made(dataset: Path, wanted: int | None) -> None:
     shards = [TASK.sample("train", 1, shard, SHARD_ROWS) for shard in range(3)]
@@ -58,14 +64,27 @@ def test_reads_what_the_task_made(dataset: Path, wanted: int | None) -> None:
 
 
 def test_blocks_are_the_rows_in_their_order(dataset: Path) -> None:
-    """A block has as many whole shards as its tokens allow, and at least one."""
+    """A block has no more whole shards than its tokens allow, but one, and they are of nearly one size."""
     whole = read_rows(dataset, "train")
-    for tokens, sizes in ((1, (SHARD_ROWS, SHARD_ROWS, 11)), (2 * SHARD_ROWS * TASK.row_length, (ROWS - 11, 11))):
+    for tokens, sizes in (
+        (1, (SHARD_ROWS, SHARD_ROWS, 11)),
+        (2 * SHARD_ROWS * TASK.row_length, (SHARD_ROWS, SHARD_ROWS + 11)),
+    ):
         blocks = stream(dataset, "train", tokens)
         assert blocks.sizes == sizes and len(blocks) == ROWS
         read = Rows.joined([blocks.read(block) for block in range(len(sizes))])
         assert all(np.array_equal(values, whole.columns()[name]) for name, values in read.columns().items())
     assert stream(dataset, "train").sizes == (ROWS,)
+
+
+@pytest.mark.parametrize("place", range(8, 400, 29))
+def test_a_damaged_footer_is_a_damaged_shard(copy_of_test: Path, place: int) -> None:
+    file = shard_path(copy_of_test, "test", 0)
+    content = bytearray(file.read_bytes())
+    content[-place] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(ShardCorruptError):
+        stream(copy_of_test, "test").read(0)
 
 
 def test_a_broken_shard_is_named_when_its_block_is_read(copy: Path) -> None:

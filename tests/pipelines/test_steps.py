@@ -195,6 +195,13 @@ def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
     assert config["config"]["inner"]["sizes"] == [1, 2]
 
 
+def test_an_error_of_the_storage_does_not_make_a_finished_step_undone(tmp_path: Path) -> None:
+    step = Step("work", {}, lambda run: None)
+    (step.output(tmp_path) / "SUCCESS").mkdir(parents=True)  # cannot be read, whoever runs this
+    with pytest.raises(IsADirectoryError):
+        execute([step], tmp_path, 1)
+
+
 def test_success_is_written_after_the_work(tmp_path: Path) -> None:
     seen: list[bool] = []
     made = step("s", run=lambda run: seen.extend((run.output / name).exists() for name in ("config.json", "SUCCESS")))

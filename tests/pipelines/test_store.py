@@ -107,7 +107,9 @@ def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path, given_back: bo
         _, said = holder.communicate(timeout=30)
     finally:
         holder.kill()
-    assert holder.returncode == -signal.SIGTERM and "was taken over by another pipeline: this one ends" in said
+    assert (
+        holder.returncode == -signal.SIGTERM and "was taken over by another pipeline, or may be: this one ends" in said
+    )
     assert not lease.exists() if given_back else json.loads(lease.read_text()) == STRANGER
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datagen import Rows, Rule110
 from datagen.blocks import Blocks
 from sleepmodel import TrainConfig
-from sleepmodel.batches import Epochs, Plan, share
+from sleepmodel.batches import Climb, Epochs, Plan, share
 from sleepmodel.config import Curriculum
 from sleepmodel.training import LocalEngine, Progress, build_model, train
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -134,3 +134,21 @@ def test_a_climb_goes_through_the_blocks() -> None:
     engine = LocalEngine(build_model(model, config), config)
     history = train(engine, Blocks(parts.sizes, noted), config, lambda *_: 1.0, lambda at, write: None)
     assert [at.level for at in history] == [3, 4, 4, 4, 4] and seen == {0, 1}
+
+
+def test_a_curriculum_goes_through_blocks_that_lack_rows_of_a_level() -> None:
+    """The last block has less than a batch of each level; levels open as in one block, and no other block is read."""
+    task = Rule110(cells=6, states=1, steps=5, shallowest=3)
+    rows, sizes, read = task.sample("train", 0, 0, 1040), [500, 500, 40], list[int]()
+    blocks = cut(rows, sizes)
+    noted = Blocks(blocks.sizes, lambda block: (read.append(block), blocks.read(block))[1])
+    config = replace(CONFIG, steps=30, batch_size=64, curriculum=Curriculum(threshold=0.5, review=True))
+    climb, levels = Climb(noted, config, None), []
+    for step in range(config.steps):
+        batch, _ = climb.batch(step)
+        assert len(batch) == 64 and len(set(batch.depths.tolist())) == 1
+        climb.validated(0.9 if step % 10 == 9 else 0.1)
+        levels.append(climb.level)
+    assert levels[8] == 3 and levels[9] == 4 and levels[19] == 5
+    epochs = config.steps / climb.epochs.per_epoch
+    assert len(read) <= 1 + len(sizes) * (epochs + 1)

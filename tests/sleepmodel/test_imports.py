@@ -32,9 +32,13 @@ history = train(LocalEngine(build_model(model, config), config), rows, config, l
 assert history[-1].step == 2
 """
 BENCHMARK = """
+import os
 from benchmarks.gpu import main
+from benchmarks.results_file import provenance
 
 main(["--device", "cpu", "--batch", "1", "--rounds", "1"])
+os.environ["PATH"] = ""  # nor git
+assert provenance()["commit"] == "none"
 """
 
 
