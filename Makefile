@@ -28,7 +28,7 @@ smoke: $(READY) ## every step of the demo in about two minutes, too short to lea
 	$(BIN)/python pipelines/full.py smoke
 
 # three processes side by side, as most tests wait more than they compute: without Ray, and two with a Ray each
-test: $(READY) ## all tests
+test: $(READY) ## all tests but those of faults and cluster
 	@$(BIN)/python -m pytest -m 'not slow' -p no:cacheprovider > $(VENV)/fast-tests.log 2>&1 & fast=$$!; \
 	$(BIN)/python -m pytest -m slow tests/integration -p no:cacheprovider > $(VENV)/pipeline-tests.log 2>&1 & whole=$$!; \
 	$(BIN)/python -m pytest -m slow --ignore tests/integration; failed=$$?; \

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.pages import filled
 from benchmarks.results_file import ROOT
 from pipelines.presets import PRESETS, Arm, Pipeline
 from pipelines.report import markdown_table
+from sleepmodel.config import Search
 from sleepmodel.training import build_model
 
 PAGE = ROOT.parent / "docs" / "scaling.md"
@@ -28,6 +30,7 @@ GPUS = (1, 8, 64)
 ASSUMED_FLOPS = 1e14  # a tenth of an H100's dense bfloat16 peak
 # bytes/s that a worker's all-reduce gets, by how many workers there are: within a machine, between machines of 8
 LINKS = {1: math.inf, 8: 1e11, 64: 5e9}
+LEAST_TRAININGS = 4  # of a search: eight trials, halved after a quarter and after a half of the steps
 LAUNCH_SECONDS = 5e-3  # a step's least, of kernels that wait to be launched
 GRADIENT_BYTES = 4
 
@@ -49,21 +52,24 @@ class Line:
 
 def main() -> None:
     measured = _result("gpu.json")
-    rate = max(row["flops_per_second"] for row in measured["rows"]) if measured else ASSUMED_FLOPS
+    # of N = 1 to 4, without torch.compile, as the presets run
+    eager = [row["flops_per_second"] for row in measured["rows"] if row["form"] == "eager"] if measured else []
+    rate = statistics.median(eager) if measured else ASSUMED_FLOPS
     source = f"measured on {measured['device']}" if measured else "assumed, not measured"
     blocks = {
         "rate": f"One GPU computes {rate:.1e} FLOP/s ({source}); a step takes at least {LAUNCH_SECONDS * 1e3:.0f} ms.",
         "generation": _generation(),
         "training": _training(rate),
         "parallel": _parallel(rate),
+        "tuning": _tuning(rate),
     }
     PAGE.write_text(filled(PAGE.read_text(), blocks))
     Console().print(f"page {PAGE}", highlight=False, soft_wrap=True)
 
 
 def lines(pipeline: Pipeline) -> list[Line]:
-    """Every training of a preset, on every seed."""
-    return [_line(pipeline, arm) for arm in pipeline.arms for _ in pipeline.seeds]
+    """A training of each of a preset's lines."""
+    return [_line(pipeline, arm) for arm in pipeline.arms]
 
 
 def _line(pipeline: Pipeline, arm: Arm) -> Line:
@@ -101,13 +107,22 @@ def _rate_of(pipeline: Pipeline, tasks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _training(rate: float) -> str:
-    """All trainings of a preset, one a GPU: as long as the longest, and as all of them shared out."""
+    """All trainings of a preset, one a GPU: as long as the longest with what it starts from, or as all shared out."""
     rows = []
     for pipeline in PAPER:
-        each = sorted((line.seconds(1, rate) / 3600 for line in lines(pipeline)), reverse=True)
-        spread = [max(each[0], sum(each) / gpus) for gpus in GPUS]
-        rows.append((pipeline.name, str(len(each)), _short(sum(each)), _short(each[0]), *map(_short, spread)))
-    head = ("preset", "trainings", "GPU hours", "longest, h", *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS))
+        hours = {line.name: line.seconds(1, rate) / 3600 for line in lines(pipeline)}
+        total = sum(hours.values()) * len(pipeline.seeds)
+        longest = max(hours[arm.name] + (hours[arm.start] if arm.start else 0) for arm in pipeline.arms)
+        spread = [max(longest, total / gpus) for gpus in GPUS]
+        count = len(hours) * len(pipeline.seeds)
+        rows.append((pipeline.name, str(count), _short(total), _short(longest), *map(_short, spread)))
+    head = (
+        "preset",
+        "trainings",
+        "GPU hours",
+        "longest way, h",
+        *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS),
+    )
     return markdown_table(head, rows)
 
 
@@ -122,6 +137,17 @@ def _parallel(rate: float) -> str:
         cells = [f"{_short(took)} ({share:.0%})" for took, share in zip(hours[1:], shares[1:], strict=True)]
         rows.append((name, f"{line.gradients / 1e6:,.0f}", _short(hours[0]), *cells))
     return markdown_table(("longest training", "gradients, MB", "1 GPU, h", "8 GPUs, h", "64 GPUs, h"), rows)
+
+
+def _tuning(rate: float) -> str:
+    """A search with the default settings, a trial a GPU: ASHA ends half of the trials at each rung, or none."""
+    search, rows = Search(), []
+    for pipeline in PAPER:
+        each = [_line(pipeline, Arm(name=f"n{n}", sleep_passes=n)).seconds(1, rate) / 3600 for n in search.sleep_passes]
+        least, most = (trainings * sum(each) / len(each) for trainings in (LEAST_TRAININGS, search.trials))
+        rows.append((pipeline.name, *map(_short, each), f"{_short(least)} to {_short(most)}", _short(max(each))))
+    trials = (f"N = {n}, h" for n in search.sleep_passes)
+    return markdown_table(("preset", *trials, "search on 1 GPU, h", "8 or 64 GPUs, h"), rows)
 
 
 def _short(number: float) -> str:

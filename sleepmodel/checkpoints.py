@@ -1,7 +1,7 @@
 """Checkpoints, on a disk or in a store: which are whole, which is the last, and who wrote it.
 
-A checkpoint is a directory to which each worker adds its files and then, as the last of them, worker-<rank>.json with
-their checksums. It is whole when every worker's list is there and every listed file is as listed.
+A checkpoint is a directory to which each worker adds its files and worker-<rank>.json with their checksums, which a
+store may show before them. It is whole when every worker's list is there and every listed file is as listed.
 """
 
 from __future__ import annotations

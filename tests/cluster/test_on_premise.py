@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -120,6 +121,10 @@ def test_a_job_uses_both_nodes_and_leaves_all_in_the_root_and_in_mlflow(cluster:
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 1 + 8 + 2 and {run.info.status for run in runs} == {"FINISHED"}
     assert client.get_model_version_by_alias("sleep-rule110", "champion").version
+    # as a browser asks that comes through SSH
+    asked = Request(f"http://{HEAD}:5000/health", headers={"Host": "localhost:5000"})
+    with urlopen(asked, timeout=30) as answer:
+        assert answer.status == 200
 
 
 def test_who_has_no_token_or_no_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:

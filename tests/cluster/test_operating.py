@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+from ray.scripts.scripts import cli
 
 from tests.cluster.two_nodes import LOOKS, SERVERS
 
@@ -25,6 +28,14 @@ DONE_BY_TEST_JOBS = {
 
 def test_each_command_is_run() -> None:
     assert set(COMMANDS) == DONE_BY_TEST_JOBS | set(LOOKS) | set(SERVERS)
+
+
+@pytest.mark.parametrize("command", sorted(command for command in COMMANDS if command.startswith("ray ")))
+def test_rays_own_command_line_can_read_it(command: str) -> None:
+    found, words = cli, shlex.split(command.partition(">")[0])[1:]
+    while isinstance(found, click.Group):
+        found = found.commands[words.pop(0)]
+    found.make_context(command, words)
 
 
 @pytest.mark.parametrize("picture", re.findall(r"!\[[^]]+\]\(([^)]+)\)", PAGE.read_text()))
