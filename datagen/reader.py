@@ -74,7 +74,7 @@ def stream(path: str | Path, split: str, block_tokens: int = BLOCK_TOKENS) -> Bl
     _wanted(path, dataset, split, None)
     shards = dataset.splits[split].shards
     each = max(1, block_tokens // _tokens(shard_path(path, split, 0)))
-    # of nearly one size, as a short last block might lack a level of a curriculum
+    # of nearly one size where they hold several shards, as a short one might lack a level of a curriculum
     count = -(-len(shards) // each)
     edges = [len(shards) * i // count for i in range(count + 1)]
     blocks = [range(start, end) for start, end in pairwise(edges)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import state  # Ray tells nowhere else what an autoscaler may start
+import yaml
 
 from sleepmodel.config import Scale
 
 CORES_A_GPU = 8  # at most: one reads rows ahead, the others are torch's
 HEAD = "node:__internal_head__"  # Ray's own mark among a node's resources
-UNLIMITED = 1000  # nodes, where an autoscaler names no limit
+LAUNCHED_BY = "SLEEPMODEL_CLUSTER"  # names the file that the head was launched with; Ray tells nobody what it may start
 
 Resources = Mapping[str, float]
 
@@ -39,20 +41,24 @@ class Allotment:
 
 
 def allot_on_ray(scale: Scale) -> Allotment:
-    """`allot` on the Ray that this process is connected to."""
+    """`allot` on the Ray that this process is connected to, and what its autoscaler may start."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    startable = nodes_to_start(state.get_cluster_config())
+    launched = Path(os.environ.get(LAUNCHED_BY, "")).expanduser()
+    startable = nodes_to_start(yaml.safe_load(launched.read_text())) if launched.is_file() else []
     return allot(scale, [node for node in alive if HEAD in node] + startable if startable else alive, bool(startable))
 
 
-def nodes_to_start(config: Any) -> list[Resources]:
-    """The resources of each worker that an autoscaler may have, those that run among them; [] where there is none.
+def nodes_to_start(cluster: dict[str, Any]) -> list[Resources]:
+    """The resources of each worker that a file of Ray's cluster launcher lets start, those with GPUs first.
 
-    config: autoscaler_pb2.ClusterConfig, or None.
+    [] where it does not say what a node has: then there are no others than those that run.
     """
-    groups = config.node_group_configs if config else []
-    counts = [group.max_count if group.max_count >= 0 else UNLIMITED for group in groups]
-    return [dict(group.resources) for group, count in zip(groups, counts, strict=True) for _ in range(count)]
+    kinds = [kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
+    kinds.sort(key=lambda kind: kind["resources"].get("GPU", 0), reverse=True)
+    most = cluster["max_workers"]
+    return [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", most))][
+        :most
+    ]
 
 
 def allot(scale: Scale, nodes: Sequence[Resources], grows: bool = False) -> Allotment:

@@ -45,8 +45,8 @@ class Climb(Plan):
     def __init__(self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None) -> None:
         super().__init__(blocks, config)
         self.levels = lru_cache(maxsize=1)(lambda block: Levels(self.reader.read(block), config))
-        (block, _), *_ = self.epochs.pieces(0)
-        self.ladder = self.levels(block).ladder(config.curriculum)
+        # not the first that is read, which may be a shorter one, by the seed
+        self.ladder = self.levels(0).ladder(config.curriculum)
         self.level = self.ladder.after(*opened) if opened else self.ladder.first
 
     def batch(self, step: int) -> tuple[Rows, int | None]:

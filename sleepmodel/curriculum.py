@@ -55,8 +55,8 @@ class Levels:
         for level, found in self.rows.items():
             if len(found) < self.batch_size:
                 raise ValueError(
-                    f"level {level} has {len(found)} training rows: must be at least batch_size = {self.batch_size}; "
-                    "make more rows"
+                    f"level {level} has {len(found)} rows in the first block of training rows: must be at least "
+                    f"batch_size = {self.batch_size}; make more rows of that level"
                 )
         return Ladder(tuple(self.rows), curriculum.threshold, curriculum.review)
 

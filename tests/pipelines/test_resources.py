@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+import re
+from pathlib import Path
 
-from pipelines.resources import allot, allot_on_ray, nodes_to_start
+import pytest
+import yaml
+
+from pipelines.resources import allot, allot_on_ray
 from sleepmodel.config import Scale
 
+CLUSTER_FILE = Path(__file__).parents[2] / "ray_cluster.yaml"
 LAPTOP = [{"CPU": 2.0, "memory": 1e9}]
 MACHINE = [{"CPU": 64.0, "GPU": 8.0}]
 CLUSTER = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}]
@@ -59,24 +63,27 @@ def test_what_could_never_start_is_refused(scale: Scale, nodes: list[dict[str, f
         allot(scale, nodes)
 
 
-def test_an_autoscaler_counts_with_what_it_may_start() -> None:
+def test_the_clusters_file_counts_with_what_it_may_start(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head without a GPU: the trainings that wait are what makes the GPUs come."""
-    groups = [NodeGroupConfig(resources={"CPU": 16, "GPU": 1}, max_count=8) for _ in range(2)]
-    groups.append(NodeGroupConfig(resources={"CPU": 32}, max_count=8))
-    nodes = [{"CPU": 4.0}, *nodes_to_start(ClusterConfig(node_group_configs=groups))]
-    found = allot(Scale(), nodes, grows=True)
+    monkeypatch.setenv("SLEEPMODEL_CLUSTER", str(CLUSTER_FILE))
+    found = allot_on_ray(Scale())
     assert (found.scale.gpu, found.scale.cores, found.at_once) == (True, 8, 16)
-    assert str(found).startswith("516 CPU and 16 GPU on 25 nodes, with what may still be started; ")
+    assert re.match(r"\d+ CPU and 16 GPU on 25 nodes, with what may still be started; ", str(found))
     with pytest.raises(ValueError, match="may still be started, which hold 16 workers with 8 cores and a GPU: must ho"):
-        allot(Scale(workers=17), nodes, grows=True)
+        allot_on_ray(Scale(workers=17))
     with pytest.raises(ValueError, match="hold 0 workers with 24 cores and a GPU"):
-        allot(Scale(cpus_per_worker=24), nodes, grows=True)
+        allot_on_ray(Scale(cpus_per_worker=24))
 
 
-def test_an_autoscaler_without_limits_is_one() -> None:
-    limitless = ClusterConfig(node_group_configs=[NodeGroupConfig(resources={"CPU": 2}, max_count=-1)])
-    assert allot(Scale(), nodes_to_start(limitless), grows=True).at_once >= 1000
-    assert nodes_to_start(None) == []
+def test_machines_of_ones_own_are_those_that_run(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray's launcher does not say there what a node has."""
+    file = tmp_path / "cluster.yaml"
+    kinds = {"local.cluster.node": {"resources": {}, "node_config": {}}, "head": {"resources": {}}}
+    file.write_text(yaml.safe_dump({"available_node_types": kinds, "head_node_type": "head", "max_workers": 2}))
+    monkeypatch.setenv("SLEEPMODEL_CLUSTER", str(file))
+    assert allot_on_ray(Scale(gpu=False)).at_once == 4
 
 
 def test_it_is_read_off_the_running_ray(ray_cluster: str) -> None:
