@@ -20,6 +20,12 @@ def test_its_table_is_the_published_one() -> None:
     assert len(rows) == 2 + 5 and all(row in README for row in rows)
 
 
+def test_its_first_picture_and_table_are_of_the_evidence() -> None:
+    table = [line for line in README.split("## ")[1].splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3 and all(row in (ROOT / "docs/evidence.md").read_text() for row in table)
+    assert re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)[0] == "benchmarks/results/evidence/moonshot.png"
+
+
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
 def test_its_links_lead_somewhere(link: str) -> None:
     assert link.startswith("https://") or (ROOT / link).exists()
