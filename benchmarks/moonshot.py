@@ -27,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evidence import PAGE
-from benchmarks.iterated import Recipe, trained
+from benchmarks.iterated import ASKED, Recipe, trained
 from benchmarks.pages import filled
 from benchmarks.results_file import ROOT, provenance, write_result
+from datagen.files import replacing
 from pipelines.report import markdown_table
 from sleepmodel.allocator import keep_freed_memory
-from sleepmodel.evaluation import Mean
+from sleepmodel.evaluation import Estimate, Mean
 
 SOLVED = 0.95  # of all cells
 FIVE, THREE = (60, 61, 62, 63, 64), (60, 61, 62)
@@ -99,17 +100,18 @@ def run(directory: Path, wanted: tuple[str, int]) -> Path:
     torch.set_num_threads(1)
     path = record(directory, name, seed)
     found = trained(LINES[name].recipe, seed, lambda progress: print(f"{name}, seed {seed}: {progress}", flush=True))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"commit": provenance()["commit"], **found}))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"commit": provenance()["commit"], **found}))
     return path
 
 
 def publish(directory: Path) -> None:
     """What is finished, as numbers, as a picture and as the page's table."""
-    paths = {name: [record(directory, name, seed) for seed in line.seeds] for name, line in LINES.items()}
-    runs = {name: [json.loads(path.read_text()) for path in each if path.exists()] for name, each in paths.items()}
-    runs = {name: each for name, each in runs.items() if each}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name, line in LINES.items():
+        paths = [record(directory, name, seed) for seed in line.seeds]
+        if finished := [json.loads(path.read_text()) for path in paths if path.exists()]:
+            runs[name] = finished
     found = {
         name: {"what": LINES[name].what, "recipe": asdict(LINES[name].recipe), "runs": runs[name]} for name in runs
     }
@@ -151,7 +153,7 @@ def _mean(values: list[float]) -> str:
     if not values:
         return ""
     mean = Mean.of(values)
-    return f"{mean.mean:.3f} [{mean.interval[0]:.3f}, {mean.interval[1]:.3f}]"
+    return str(Estimate(mean.mean, mean.interval))
 
 
 def _draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -166,7 +168,7 @@ def _draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
             axes.plot([t for t, _ in shares], [share for _, share in shares], label=label, **style)
     axes.axhline(SOLVED, color="grey", lw=0.8, ls=":")
     axes.set(xscale="log", xlabel="t, steps of Rule 110", ylabel="share of held-out cells right; a line a seed")
-    axes.set_xticks((1, 2, 4, 8, 16, 32, 64, 128, 256), ["1", "2", "4", "8", "16", "32", "64", "128", "256"])
+    axes.set_xticks(ASKED, [str(t) for t in ASKED])
     axes.minorticks_off()
     axes.legend(fontsize="small", ncols=2)
     figure.savefig(path, dpi=120)

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from datagen.files import replacing
+
 ROOT = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow", "transformers")
 
@@ -18,10 +20,8 @@ PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow", "transfor
 def write_result(name: str, payload: dict[str, Any]) -> Path:
     """Writes benchmarks/results/<name>.json, `payload` beside its provenance, and returns its path."""
     path = ROOT / "results" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"provenance": provenance(), **payload}, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"provenance": provenance(), **payload}, indent=2) + "\n")
     return path
 
 

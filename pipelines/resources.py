@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 
 from sleepmodel.config import Scale
 
@@ -44,21 +44,21 @@ def allot_on_ray(scale: Scale) -> Allotment:
     """`allot` on the Ray that this process is connected to, and what its autoscaler may start."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     launched = Path(os.environ.get(LAUNCHED_BY, "")).expanduser()
-    startable = nodes_to_start(yaml.safe_load(launched.read_text())) if launched.is_file() else []
+    startable = nodes_to_start(json.loads(launched.read_text())) if launched.is_file() else []
     return allot(scale, [node for node in alive if HEAD in node] + startable if startable else alive, bool(startable))
 
 
 def nodes_to_start(cluster: dict[str, Any]) -> list[Resources]:
-    """The resources of each worker that a file of Ray's cluster launcher lets start, those with GPUs first.
+    """The resources of each worker that Ray's cluster launcher lets start, those with GPUs first.
 
+    cluster: what it leaves on the head in ray_bootstrap_config.yaml, which is JSON.
     [] where it does not say what a node has: then there are no others than those that run.
     """
     kinds = [kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
     kinds.sort(key=lambda kind: kind["resources"].get("GPU", 0), reverse=True)
     most = cluster["max_workers"]
-    return [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", most))][
-        :most
-    ]
+    nodes = [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", most))]
+    return nodes[:most]
 
 
 def allot(scale: Scale, nodes: Sequence[Resources], grows: bool = False) -> Allotment:

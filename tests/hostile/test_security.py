@@ -133,7 +133,7 @@ def test_yaml_makes_values_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_source_reads_no_pickle() -> None:
-    """torch.load restricted to tensors, YAML by a loader without tags, and no reader of pickles at all."""
+    """torch.load restricted to tensors, YAML by the loader without tags, and no reader of pickles at all."""
     for package in (datagen, pipelines, sleepmodel):
         for file in Path(package.__path__[0]).rglob("*.py"):
             source = file.read_text()
@@ -142,8 +142,7 @@ def test_the_source_reads_no_pickle() -> None:
             assert not re.search(
                 r"pickle\.loads?\(|Unpickler\(|joblib|np\.load\(|\beval\(\s*['\"a-z]|\bexec\(", source
             ), file
-            loads = re.findall(r"yaml\.\w*load\w*\(.*", source)
-            assert all("Loader=_Loader" in call or call.startswith("yaml.safe_load(") for call in loads), file
+            assert all("Loader=_Loader" in call for call in re.findall(r"yaml\.\w*load\w*\(.*", source)), file
 
 
 def test_nothing_listens_to_other_machines() -> None:
@@ -167,7 +166,7 @@ def test_nothing_listens_to_other_machines() -> None:
         (f"mysql://db/m?user=me&password={SECRET}&ssl=1", "mysql://db/m?user=me&password=***&ssl=1"),
         (f"https://x/y?X-Amz-Signature={SECRET}", "https://x/y?X-Amz-Signature=***"),
         (f"http://me:{SECRET}@a@example.org", "http://***@example.org"),
-        ("sqlite:////root/runs/mlflow.db", "sqlite:////root/runs/mlflow.db"),
+        ("sqlite:////data/runs/mlflow.db", "sqlite:////data/runs/mlflow.db"),
         ("models:/sleep-rule110@champion", "models:/sleep-rule110@champion"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -63,9 +64,16 @@ def test_what_could_never_start_is_refused(scale: Scale, nodes: list[dict[str, f
         allot(scale, nodes)
 
 
-def test_the_clusters_file_counts_with_what_it_may_start(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where Ray's launcher leaves on the head what it was given."""
+    monkeypatch.setenv("SLEEPMODEL_CLUSTER", str(tmp_path / "ray_bootstrap_config.yaml"))
+    return tmp_path / "ray_bootstrap_config.yaml"
+
+
+def test_the_clusters_file_counts_with_what_it_may_start(ray_cluster: str, launched: Path) -> None:
     """A head without a GPU: the trainings that wait are what makes the GPUs come."""
-    monkeypatch.setenv("SLEEPMODEL_CLUSTER", str(CLUSTER_FILE))
+    launched.write_text(json.dumps(yaml.safe_load(CLUSTER_FILE.read_text())))
     found = allot_on_ray(Scale())
     assert (found.scale.gpu, found.scale.cores, found.at_once) == (True, 8, 16)
     assert re.match(r"\d+ CPU and 16 GPU on 25 nodes, with what may still be started; ", str(found))
@@ -75,14 +83,10 @@ def test_the_clusters_file_counts_with_what_it_may_start(ray_cluster: str, monke
         allot_on_ray(Scale(cpus_per_worker=24))
 
 
-def test_machines_of_ones_own_are_those_that_run(
-    ray_cluster: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_machines_of_ones_own_are_those_that_run(ray_cluster: str, launched: Path) -> None:
     """Ray's launcher does not say there what a node has."""
-    file = tmp_path / "cluster.yaml"
     kinds = {"local.cluster.node": {"resources": {}, "node_config": {}}, "head": {"resources": {}}}
-    file.write_text(yaml.safe_dump({"available_node_types": kinds, "head_node_type": "head", "max_workers": 2}))
-    monkeypatch.setenv("SLEEPMODEL_CLUSTER", str(file))
+    launched.write_text(json.dumps({"available_node_types": kinds, "head_node_type": "head", "max_workers": 2}))
     assert allot_on_ray(Scale(gpu=False)).at_once == 4
 
 

@@ -60,10 +60,10 @@ def test_a_step_is_done_when_its_last_file_is(store: Path) -> None:
             fails.pop()
             raise RuntimeError("broken off")
 
-    step = Step("work", {"a": 1}, work)
+    step = Step("slow", {"a": 1}, work)
     console = Console(file=io.StringIO())
     assert state(step, store) is State.TODO
-    with pytest.raises(StepFailed, match=rf"step work failed in {store}/steps/work/{step.identity}: .*broken off"):
+    with pytest.raises(StepFailed, match=rf"step slow failed in {store}/steps/slow/{step.identity}: .*broken off"):
         execute([step], str(store), 1, console=console)
     assert state(step, store) is State.BROKEN
     execute([step], store, 1, console=console)

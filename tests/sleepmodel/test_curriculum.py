@@ -139,7 +139,8 @@ def test_validation_is_of_one_level_with_its_own_n(ray_cluster: str, tmp_path: P
 
 def test_a_level_with_too_few_rows_is_named(rows: Rows) -> None:
     few = rows[np.concatenate([np.flatnonzero(rows.depths == 3), np.flatnonzero(rows.depths == 4)[:7]])]
-    with pytest.raises(ValueError, match="level 4 has 7 rows in the first block"):
+    limit = "level 4 has 7 rows in the first block of training rows: must be at least batch_size = 8"
+    with pytest.raises(ValueError, match=limit):
         run(few, CLIMB, iter([]))
 
 
