@@ -108,11 +108,17 @@ def _execute(steps: list[Step], identity: str, context: Context, root: Path, con
 
 
 def repair(steps: list[Step], root: Path) -> None:
-    """Make again what was lost or damaged since of finished datasets that `steps`, where they have to run, read."""
+    """Make again what was lost or damaged since of finished datasets that `steps`, where they have to run, read.
+
+    Raises StepFailed.
+    """
     waiting = [step for step in steps if state(step, root) is not State.DONE]
     for data in dict.fromkeys(put for step in waiting for put in step.inputs if script_of(put) == "generate"):
         if state(data, root) is State.DONE:
-            data.run(Run(data, root))  # keeps each shard whose checksum is right
+            try:
+                data.run(Run(data, root))  # keeps each shard whose checksum is right
+            except (OSError, ValueError) as error:
+                raise StepFailed(data, root, error) from error
 
 
 def _priced(pipeline: Pipeline) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,10 @@ from pipelines.cli import repair
 from pipelines.context import Context
 from pipelines.generate import dataset, generate_step
 from pipelines.presets import PRESETS
-from pipelines.steps import State, Step, execute, state
-
-pytestmark = pytest.mark.slow
+from pipelines.steps import Run, State, Step, StepFailed, execute, state
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_path: Path) -> None:
     smoke = PRESETS["smoke"]
     data = generate_step(smoke, smoke.task, Context(smoke, tmp_path))
@@ -40,3 +40,17 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
     shards[1].unlink()
     repair([train], tmp_path)  # nothing has to be read any more
     assert not shards[1].exists()
+
+
+def test_a_repair_that_fails_is_a_failed_step_and_no_refused_input(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def second_time(run: Run) -> None:
+        if state(data, tmp_path) is State.DONE:
+            raise full
+
+    data = Step("generate", {}, second_time)
+    train = Step("train", {}, lambda run: None, (data,))
+    execute([data], tmp_path, slots=1, console=Console(quiet=True))
+    with pytest.raises(StepFailed, match=r"step generate failed in .*No space left"):
+        repair([train], tmp_path)
