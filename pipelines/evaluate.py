@@ -106,7 +106,8 @@ def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]]
         for line, train, _ in pairs:
             for entry in found[train]:
                 result = results[entry]
-                context.log(train, _metrics(result, entry.line.removeprefix(line)), result.tokens)
+                at = "" if entry.line == line else f"-n{entry.sleep_passes}"  # MLflow refuses an @ in a name
+                context.log(train, _metrics(result, at), result.tokens)
         # the models of one line differ in their seeds alone: one of each is looked at closely
         first = {entry.line: entry for entry in reversed(everything)}
         shown = [first[line] for line in dict.fromkeys(entry.line for entry in everything)]
@@ -124,10 +125,7 @@ def entries(line: str, training: Path, data: Path, commit: str = "", more: tuple
     """A trained model at its own N, and at each other N that it was trained for and of `more`, as lines of their own
     ("line@N")."""
     own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
-    trained, curriculum = (
-        train["sleep_passes"] or [own],
-        _curriculum(train),
-    )
+    trained, curriculum = train["sleep_passes"] or [own], _curriculum(train)
     return [
         Entry(line if passes == own else f"{line}@{passes}", passes, training, data, commit, curriculum)
         for passes in sorted({own, *trained, *more})

@@ -384,7 +384,7 @@ _ALL = (
         name="smoke",
         model=replace(_DEMO.model, d_model=16, key_dim=16, value_dim=16),
         train=TrainConfig(steps=20, batch_size=32, validate_every=10, warmup_steps=5),
-        arms=(Arm(name="n1"),),
+        arms=(Arm(name="n1", evaluated_at=(2,)),),
         seeds=(20, 21),
         search=Search(trials=2, sleep_passes=(1, 2), grace=2),
         data=Data(seed=7, validation_rows=64, test_rows=256),
