@@ -292,8 +292,8 @@ _PAPER = Pipeline(
     paper_scale=True,
 )
 
-# the paper's sizes; its rows have up to 4 * nodes tokens of context, the mini's lie across two windows
-_DEPO, _DEPO_MINI = Depo(), Depo(nodes=10, hops=4, queries=3)
+# the paper's sizes; the mini's context is one window, as hours are too few to learn one hop among more nodes and hops
+_DEPO, _DEPO_MINI = Depo(), Depo(nodes=6, hops=2, queries=4)
 _DEPO_PAPER = replace(
     _PAPER,
     name="depo-fig3",
@@ -429,10 +429,15 @@ _ALL = (
         name="depo-fig3-mini",
         task=_DEPO_MINI,
         model=ModelConfig(
-            vocab_size=len(_DEPO_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID * 2, window=20, fast_heads=1
+            vocab_size=len(_DEPO_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=24, fast_heads=1
         ),
-        train=TrainConfig(steps=1500, batch_size=64, validate_every=150),
-        arms=_controls(4, depth=4) + _sleepers(2, 4),
+        train=TrainConfig(steps=6000, batch_size=64, validate_every=200),
+        arms=(
+            Arm(name="transformer-evicted", mixers=("attention",) * 2),
+            Arm(name="n1"),
+            Arm(name="n1-same-compute", compute_of=4),
+            *_sleepers(2, 4),
+        ),
         seeds=(30,),
     ),
     _GSM_PAPER,
