@@ -14,7 +14,7 @@ from rich.table import Table
 from pipelines.evaluate import Result, read_results
 from sleepmodel.evaluation import Estimate, Mean
 
-WIDE = 3  # depths that a terminal has room for with their intervals
+WIDE = 3  # shares that a terminal has room for with their intervals
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,19 @@ class Line:
         depths = sorted(self.results[0].accuracy.answers)
         return {d: Estimate.of([result.accuracy.answers[d] for result in self.results]) for d in depths}
 
+    @property
+    def kinds(self) -> dict[str, Estimate]:
+        """Kind of problem -> share of rows right, where the task has several."""
+        kinds = self.results[0].accuracy.kinds
+        return {kind: Estimate.of([result.accuracy.kinds[kind] for result in self.results]) for kind in kinds}
+
     def cells(self, intervals: bool = True) -> dict[str, str]:
         """Column -> text, for a table."""
         first, answers = self.results[0], self.answers
         # where a row asks one thing, its rows right are its answers right
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
         shares = {"rows right": self.rows} if several else {}
-        shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()}
+        shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
         return {
             "model": self.name,
             "N": str(first.sleep_passes),
@@ -127,7 +133,7 @@ def table_of(lines: Sequence[Line], intervals: bool = True) -> tuple[list[str], 
 
 def comparison_table(lines: Sequence[Line]) -> Table:
     """The comparison for a terminal."""
-    wide = max(len(line.answers) for line in lines) <= WIDE
+    wide = max(len(line.answers) + len(line.kinds) for line in lines) <= WIDE
     columns, rows = table_of(lines, intervals=wide)
     table = Table(
         title=f"held-out test rows right{', mean and ' + interval_of(lines) if wide else ''}", box=SIMPLE_HEAD

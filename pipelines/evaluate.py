@@ -15,6 +15,7 @@ from datagen import Rows, read_rows
 from datagen.reader import read_dataset
 from pipelines.context import Context
 from pipelines.generate import dataset
+from pipelines.kinds import kinds_of
 from pipelines.mistakes import Failure, Instead, Mistakes, failures, instead, markdown
 from pipelines.steps import Run, Step
 from sleepmodel import load
@@ -102,7 +103,11 @@ def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]]
         everything = [entry for group in found.values() for entry in group]
         test = {entry.data: read_rows(entry.data, "test") for entry in everything}
         predicted = dict(zip(everything, predict_all(everything, test, context), strict=True))
-        results = {entry: measure(entry, test[entry.data], predicted[entry], run.root) for entry in everything}
+        kinds = {data: kinds_of(rows, read_dataset(data)) for data, rows in test.items()}
+        results = {
+            entry: measure(entry, test[entry.data], predicted[entry], run.root, kinds[entry.data])
+            for entry in everything
+        }
         for line, train, _ in pairs:
             for entry in found[train]:
                 result = results[entry]
@@ -118,7 +123,7 @@ def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]]
             (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
         (run.output / READABLE).write_text(markdown(mistakes))
 
-    return Step("evaluate", config, run, inputs, slots=None, version=2)
+    return Step("evaluate", config, run, inputs, slots=None, version=3)
 
 
 def entries(line: str, training: Path, data: Path, commit: str = "", more: tuple[int, ...] = ()) -> list[Entry]:
@@ -159,8 +164,8 @@ def predict_all(
     return predicted
 
 
-def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
-    """What a trained model's predictions on its test rows are worth."""
+def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path, kinds: Sequence[str] = ()) -> Result:
+    """What a trained model's predictions on its test rows, of these kinds, are worth."""
     model, history, train = load(entry.training / MODEL), read_history(entry.training), _train_config(entry.training)
     last = history[-1]
     return Result(
@@ -175,7 +180,7 @@ def measure(entry: Entry, rows: Rows, predicted: Int64, root: Path) -> Result:
         level=last.level,
         validation=last.accuracy,
         floor=commonest_share(rows),
-        accuracy=score(predicted, rows, RESAMPLES),
+        accuracy=score(predicted, rows, RESAMPLES, kinds),
         path=str((entry.training / MODEL).relative_to(root)),
         commit=entry.commit,
     )
@@ -209,15 +214,18 @@ def _curriculum(train: dict[str, Any]) -> Curriculum:
 
 
 def _metrics(result: Result, suffix: str) -> dict[str, float]:
-    depths = {f"test/accuracy-depth-{depth}{suffix}": share.value for depth, share in result.accuracy.answers.items()}
-    return {f"test/accuracy{suffix}": result.accuracy.rows.value, **depths}
+    found = result.accuracy
+    parts = {f"depth-{depth}": share for depth, share in found.answers.items()} | found.kinds
+    shares = {f"test/accuracy-{part}{suffix}": share.value for part, share in parts.items()}
+    return {f"test/accuracy{suffix}": found.rows.value, **shares}
 
 
 def result_of(record: dict[str, Any]) -> Result:
     """A result again, from its `asdict` after JSON."""
     measured = record.pop("accuracy")
     answers = {int(depth): _share(share) for depth, share in measured["answers"].items()}
-    return Result(**record, accuracy=Accuracy(_share(measured["rows"]), answers))
+    kinds = {kind: _share(share) for kind, share in measured.get("kinds", {}).items()}
+    return Result(**record, accuracy=Accuracy(_share(measured["rows"]), answers, kinds))
 
 
 def _share(record: dict[str, Any]) -> Share:

@@ -91,16 +91,21 @@ def _node(name: Name) -> str:
 
 
 def _gsm(asked: Asked, dataset: Dataset) -> Plain:
-    def text(tokens: Sequence[int]) -> str:
-        words = [dataset.vocabulary[token] for token in tokens]
-        if dataset.config.get("tokenizer") is not None:
-            characters = (bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in "".join(words))
-            return b"".join(characters).decode(errors="replace").strip()
-        return "".join(word if word in PUNCTUATION else f" {word}" for word in words).strip()
-
-    question, mark, context = text(asked.tokens[: asked.start]).partition("?")
+    before, right, given = (
+        gsm_text(tokens, dataset) for tokens in (asked.tokens[: asked.start], asked.right, asked.given)
+    )
+    question, mark, context = before.partition("?")
     told = textwrap.shorten(context, CONTEXT_CHARACTERS, placeholder=GAP)
-    return Plain(f"{question}{mark} {told}", text(asked.right), text(asked.given))
+    return Plain(f"{question}{mark} {told}", right, given)
+
+
+def gsm_text(tokens: Sequence[int], dataset: Dataset) -> str:
+    """The text that tokens of a GSM dataset stand for."""
+    words = [dataset.vocabulary[token] for token in tokens]
+    if dataset.config.get("tokenizer") is not None:
+        characters = (bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in "".join(words))
+        return b"".join(characters).decode(errors="replace").strip()
+    return "".join(word if word in PUNCTUATION else f" {word}" for word in words).strip()
 
 
 def _words(asked: Asked, dataset: Dataset) -> Plain:

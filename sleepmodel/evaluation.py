@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +45,12 @@ class Share:
 @dataclass(frozen=True)
 class Accuracy:
     """Exact match: a row is right when all its answers are (the paper's metric on Rule 110); an answer when all its
-    tokens are. `answers` is keyed by depth (Rule 110: automaton steps)."""
+    tokens are. `answers` is keyed by depth (Rule 110: automaton steps), `kinds`, rows again, by kind of problem where a
+    task has several (GSM: forward, reverse)."""
 
     rows: Share
     answers: dict[int, Share]
+    kinds: dict[str, Share] = field(default_factory=dict)
 
 
 def batch_rows(rows: Rows) -> int:
@@ -116,20 +118,27 @@ def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
     return right
 
 
-def score(predicted: Int64, rows: Rows, resamples: int = 0) -> Accuracy:
-    """Exact match of `predict`'s tokens with the rows' own; intervals of so many `resamples`, 0: none."""
+def score(predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str] = ()) -> Accuracy:
+    """Exact match of `predict`'s tokens with the rows' own; intervals of so many `resamples`, 0: none; kinds: of each
+    row, or of none."""
     right = right_answers(predicted, rows)
     _, length, depth = rows.answers()
     asked = length > 0
     depths = np.unique(depth[asked])
     of_depth = [asked & (depth == d) for d in depths]
-    # a column each: whole rows, then the answers of each depth
-    total = np.stack([np.ones(len(rows), np.int64), *(which.sum(1) for which in of_depth)], axis=1)
-    hits = np.stack([right.all(1).astype(np.int64), *((right & which).sum(1) for which in of_depth)], axis=1)
+    names, whole = sorted(set(kinds)), right.all(1)
+    of_kind = [np.array([kind == name for kind in kinds]) for name in names]
+    # a column each: whole rows, those of each kind, then the answers of each depth
+    groups = [np.ones(len(rows), np.bool_), *of_kind]
+    total = np.stack([*groups, *(which.sum(1) for which in of_depth)], axis=1, dtype=np.int64)
+    parts = [*(whole & group for group in groups), *((right & which).sum(1) for which in of_depth)]
+    hits = np.stack(parts, axis=1, dtype=np.int64)
     intervals = bootstrap(hits, total, resamples) if resamples else [None] * total.shape[1]
     counts = zip(hits.sum(0).tolist(), total.sum(0).tolist(), intervals, strict=True)
-    whole, *by_depth = (Share(*count) for count in counts)
-    return Accuracy(whole, dict(zip(depths.tolist(), by_depth, strict=True)))
+    everything, *shares = (Share(*count) for count in counts)
+    by_kind, by_depth = shares[: len(names)], shares[len(names) :]
+    answers = dict(zip(depths.tolist(), by_depth, strict=True))
+    return Accuracy(everything, answers, dict(zip(names, by_kind, strict=True)))
 
 
 def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:

@@ -5,10 +5,9 @@ from collections import Counter
 import numpy as np
 
 from datagen import Depo, Rule110
-from datagen.schema import Dataset
-from datagen.task import task_identity
 from pipelines.mistakes import MOST_FAILURES, MOST_INSTEAD, Instead, Mistakes, failures, instead, markdown
 from sleepmodel.evaluation import right_answers
+from tests.pipelines.unwritten import about
 
 TASK = Depo(nodes=6, hops=4, queries=3)
 
@@ -41,7 +40,7 @@ def test_failures_are_the_first_wrong_answers_of_each_depth() -> None:
     rows = TASK.sample("train", 0, 0, 100)
     tokens, mask = rows.batch()
     predicted = np.where(mask, tokens, -1)
-    dataset = Dataset(1, "depo", task_identity(TASK)["config"], TASK.vocabulary, 0, {})
+    dataset = about(TASK)
     assert failures(predicted, rows, dataset) == []
     start, length, depth = rows.answers()
     for row, number in ((7, 0), (9, 1), (11, 2), (13, 0), (90, 1)):
@@ -56,7 +55,7 @@ def test_failures_are_the_first_wrong_answers_of_each_depth() -> None:
 def test_markdown_keeps_each_table_whole() -> None:
     task = Rule110(cells=6, states=1, steps=1)
     rows = task.sample("test", 0, 0, 8)
-    dataset = Dataset(1, "rule110", task_identity(task)["config"], task.vocabulary, 0, {})
+    dataset = about(task)
     wrong = failures(np.where(rows.loss_mask(), 2, -1), rows, dataset)
     text = markdown([Mistakes("n1", 3, [Instead(1, "a|b", "c", 2, 5)], wrong), Mistakes("n2", 3, [], [])])
     assert "## n1, seed 3" in text and "| 1 | a\\|b | c | 2 of 5 |" in text

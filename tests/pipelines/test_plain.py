@@ -9,16 +9,12 @@ import pytest
 from datagen import Depo, Gsm, Rows, Rule110
 from datagen.gsm.solver import solve
 from datagen.schema import Dataset
-from datagen.task import Task, task_identity
+from datagen.task import Task
 from pipelines import plain
 from pipelines.mistakes import Failure, failures
 from pipelines.plain import Asked, plain_form
 from tests.datagen.gsm.problems import train_tokenizer
-
-
-def about(task: Task) -> Dataset:
-    identity = task_identity(task)
-    return Dataset(1, identity["name"], identity["config"], task.vocabulary, 0, {})
+from tests.pipelines.unwritten import about
 
 
 def all_wrong(task: Task, rows: Rows, token: int) -> list[Failure]:

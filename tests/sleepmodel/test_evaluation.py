@@ -27,6 +27,10 @@ def test_exact_match_by_row_and_by_depth() -> None:
     measured = score(predicted, ROWS)
     assert measured.rows == Share(1, 3)
     assert measured.answers == {1: Share(1, 3), 8: Share(3, 3)}
+    assert measured.kinds == {}
+    of_kinds = score(predicted, ROWS, kinds=["up", "up", "down"])
+    assert of_kinds.kinds == {"down": Share(0, 1), "up": Share(1, 2)}
+    assert (of_kinds.rows, of_kinds.answers) == (measured.rows, measured.answers)
 
 
 def test_predictions_are_the_argmax_of_the_training_forward(make_model: MakeModel) -> None:
