@@ -63,7 +63,7 @@ EXPERIMENTS = {
         THREE,
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
     ),
-    "depo": Experiment("depo-fig3-mini", THREE, (*GAINS, CONTROLS[0], ("n2", "n1-same-compute"))),
+    "depo": Experiment("depo-fig3-mini", THREE, GAINS),
     "gsm": Experiment("gsm-fig4-mini", THREE, (*GAINS, *CONTROLS)),
     "sliding": Experiment("gsm-sliding-fig5-mini", (40,)),
     "throughput": Experiment("throughput-fig6-mini", (0,)),

@@ -435,7 +435,6 @@ _ALL = (
         arms=(
             Arm(name="transformer-evicted", mixers=("attention",) * 2),
             Arm(name="n1"),
-            Arm(name="n1-same-compute", compute_of=4),
             *_sleepers(2, 4),
         ),
         seeds=(30,),
