@@ -21,7 +21,6 @@ from torch import Tensor
 from datagen.rule110 import QUERY, Rule110, evolved
 from sleepmodel import ModelConfig, SleepModel, TrainConfig
 from sleepmodel.layers import Span
-from sleepmodel.model import States
 from sleepmodel.optim import build_optimizers, peak_rates, set_rates
 from sleepmodel.tree import map_tensors
 
@@ -31,6 +30,7 @@ ASKED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DIFFERENTIATED = 2  # passes that a gradient goes through
 FRONT = 0.5  # share of batches with the deepest open t; the others draw theirs below it
 TRAIN = TrainConfig(warmup_steps=50)
+VERSION = 1  # raised by a change here or in the model that changes what is trained
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def read(model: SleepModel, recipe: Recipe, states: Tensor, answers: Tensor, pas
                 if j % DIFFERENTIATED == 0:
                     h, weights = h.detach(), map_tensors(Tensor.detach, weights)
                 h = begin if j == recipe.reads_first else _carried(model, recipe, h, empty)
-                weights = _again(model, weights)
+                weights = model.again(weights)
             h, weights = model.run_blocks(h, weights, span)
             traces[j].append(model.readout(h))
         weights = model.evict(weights, span)
@@ -146,10 +146,6 @@ def _carried(model: SleepModel, recipe: Recipe, h: Tensor, empty: Tensor) -> Ten
     if recipe.carry == "token":
         mixture = F.one_hot(mixture.argmax(-1), QUERY) + mixture - mixture.detach()
     return empty + mixture @ model.embed.weight[:QUERY]
-
-
-def _again(model: SleepModel, weights: States) -> States:
-    return tuple(block.mixer.again(state) for block, state in zip(model.stack, weights, strict=True))
 
 
 def loss_of(model: SleepModel, recipe: Recipe, states: list[Tensor], t: int) -> Tensor:

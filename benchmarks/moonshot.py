@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evidence import PAGE
-from benchmarks.iterated import ASKED, Recipe, trained
+from benchmarks.iterated import ASKED, VERSION, Recipe, trained
 from benchmarks.pages import filled
 from benchmarks.results_file import ROOT, provenance, write_result
 from datagen.files import replacing
@@ -89,9 +89,8 @@ def main() -> None:
 
 def record(directory: Path, name: str, seed: int) -> Path:
     """Where a training's result lies; named by all that shapes it."""
-    recipe = json.dumps(asdict(LINES[name].recipe), sort_keys=True).encode()
-    source = (ROOT / "iterated.py").read_bytes()
-    return directory / f"{name}-seed{seed}-{hashlib.sha256(recipe + source).hexdigest()[:12]}.json"
+    identity = json.dumps({"recipe": asdict(LINES[name].recipe), "version": VERSION}, sort_keys=True)
+    return directory / f"{name}-seed{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
 
 
 def run(directory: Path, wanted: tuple[str, int]) -> Path:

@@ -156,6 +156,10 @@ class SleepModel(nn.Module):
         slept = self._sleep(plan, h, tuple(start), span)
         return self.evict(slept, span, [state if i in again else None for i, state in enumerate(states)])
 
+    def again(self, states: States) -> States:
+        """What a further pass over the same window begins with, as in Mixer.again."""
+        return tuple(block.mixer.again(state) for block, state in zip(self.stack, states, strict=True))
+
     def evict(self, states: States, span: Span, earlier: Sequence[Any] | None = None) -> States:
         """What the states keep when the window ends; `earlier` as in Mixer.evict."""
         length, earlier = span.length(), earlier or [None] * len(states)
@@ -267,7 +271,7 @@ class SleepModel(nn.Module):
         last, kept, learning = len(plan) - 1, self.truncation.passes or len(plan), torch.is_grad_enabled()
         for i, blocks in enumerate(plan):
             if i:
-                again = [stack.mixer.again(state) for stack, state in zip(self.stack, states, strict=True)]
+                again = self.again(states)
                 states = tuple(again[j] if j in blocks else state for j, state in enumerate(states))
             run = self._write_pass if blocks and i == last else self._pass
             differentiated = i > last - kept
