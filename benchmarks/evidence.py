@@ -64,7 +64,7 @@ EXPERIMENTS = {
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
     ),
     "depo": Experiment("depo-fig3-mini", THREE, GAINS),
-    "gsm": Experiment("gsm-fig4-mini", THREE, (*GAINS, *CONTROLS)),
+    "gsm": Experiment("gsm-fig4-mini", THREE, GAINS),
     "sliding": Experiment("gsm-sliding-fig5-mini", (40,)),
     "throughput": Experiment("throughput-fig6-mini", (0,)),
 }

@@ -331,10 +331,14 @@ _GSM_SMALL = replace(
     name="gsm-fig4-mini",
     task=_GSM_MINI,
     model=ModelConfig(
-        vocab_size=len(_GSM_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID * 2, window=128, fast_heads=1
+        vocab_size=len(_GSM_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=128, fast_heads=1
     ),
-    train=TrainConfig(steps=800, batch_size=32, validate_every=100),
-    arms=_controls(4, depth=4) + _sleepers(2, 4),
+    train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
+    arms=(
+        Arm(name="transformer-evicted", mixers=("attention",) * 2),
+        Arm(name="transformer-whole", mixers=("attention",) * 2, whole=True),
+        *_sleepers(1, 2, 4),
+    ),
     data=Data(validation_rows=512, test_rows=1600, seed=5),
     seeds=(30,),
 )
@@ -432,17 +436,22 @@ _ALL = (
             vocab_size=len(_DEPO_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=24, fast_heads=1
         ),
         train=TrainConfig(steps=6000, batch_size=64, validate_every=200),
-        arms=(
-            Arm(name="transformer-evicted", mixers=("attention",) * 2),
-            Arm(name="n1"),
-            *_sleepers(2, 4),
-        ),
+        arms=(Arm(name="transformer-evicted", mixers=("attention",) * 2), *_sleepers(1, 2, 4)),
         seeds=(30,),
     ),
     _GSM_PAPER,
     _GSM_SMALL,
     _sliding(_GSM_PAPER, "gsm-sliding-fig5", window=512, fresh_steps=2000),
-    _sliding(replace(_GSM_SMALL, train=replace(_GSM_SMALL.train, steps=600)), "gsm-sliding-fig5-mini", 64, 150),
+    _sliding(
+        replace(
+            _GSM_SMALL,
+            model=replace(_GSM_SMALL.model, mixers=HYBRID * 2),
+            train=replace(_GSM_SMALL.train, steps=600),
+        ),
+        "gsm-sliding-fig5-mini",
+        window=64,
+        fresh_steps=150,
+    ),
     _throughput(
         replace(
             _GSM_PAPER,
