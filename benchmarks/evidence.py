@@ -22,7 +22,8 @@ from benchmarks.pages import filled
 from benchmarks.publish import publish, published_lines
 from benchmarks.results_file import ROOT
 from pipelines.comparison import difference
-from pipelines.presets import PRESETS, RULES, Pipeline
+from pipelines.pipeline import Pipeline
+from pipelines.presets import PRESETS, RULES
 from pipelines.report import markdown_table
 
 PAGE = ROOT.parent / "docs" / "evidence.md"

@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.peer import PeerModel
 from benchmarks.results_file import write_result
 from benchmarks.timing import MATMUL_FLOPS, Seconds, interleaved, matmul, median_ratio
-from pipelines.presets import PRESETS, Pipeline
+from pipelines.pipeline import Pipeline
+from pipelines.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.allocator import keep_freed_memory
 

@@ -13,7 +13,7 @@ from pipelines.comparison import Line, comparison_lines
 from pipelines.context import Context
 from pipelines.evaluate import COSTS, result_of
 from pipelines.full import plan
-from pipelines.presets import Pipeline
+from pipelines.pipeline import Pipeline
 from pipelines.steps import State, state
 from pipelines.tune import TRIALS
 

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from benchmarks.pages import filled
 from benchmarks.results_file import ROOT
-from pipelines.presets import PRESETS, Arm, Pipeline
+from pipelines.pipeline import Arm, Pipeline
+from pipelines.presets import PRESETS
 from pipelines.report import markdown_table
 from sleepmodel.config import Search
 from sleepmodel.training import build_model

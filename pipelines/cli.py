@@ -15,7 +15,8 @@ from rich.console import Console
 from datagen.storage import as_path, check_reachable, in_store
 from pipelines.locks import Busy, working_on
 from pipelines.overrides import apply_overrides
-from pipelines.presets import PRESETS, Pipeline
+from pipelines.pipeline import Pipeline
+from pipelines.presets import PRESETS
 from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
 from pipelines.termination import Terminated, terminable
 from sleepmodel.masking import masked

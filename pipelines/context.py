@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.locks import LOCKS
-from pipelines.presets import Pipeline
+from pipelines.pipeline import Pipeline
 from pipelines.resources import Allotment, allot_on_ray
 from pipelines.steps import Step
 from sleepmodel.tracking import (

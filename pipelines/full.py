@@ -7,7 +7,7 @@ import itertools
 from pipelines.context import Context
 from pipelines.evaluate import evaluate_step
 from pipelines.generate import generate_step
-from pipelines.presets import Pipeline
+from pipelines.pipeline import Pipeline
 from pipelines.register import register_step
 from pipelines.report import report_step
 from pipelines.steps import Step

@@ -8,7 +8,7 @@ from pathlib import Path
 from datagen import Rule110, generate
 from datagen.schema import fingerprint
 from pipelines.context import FINGERPRINT, Context
-from pipelines.presets import AnyTask, Pipeline
+from pipelines.pipeline import AnyTask, Pipeline
 from pipelines.steps import Run, Step
 
 

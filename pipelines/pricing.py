@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipelines.presets import Pipeline
+from pipelines.pipeline import Pipeline
 from sleepmodel.training import LocalEngine, build_model
 
 PAPER_PROBE_ROWS = 8

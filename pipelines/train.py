@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from pipelines.context import Context
 from pipelines.generate import dataset
-from pipelines.presets import Arm, Pipeline
+from pipelines.pipeline import Arm, Pipeline
 from pipelines.steps import Run, Step
 from pipelines.tune import read_best
 from sleepmodel.config import ModelConfig, TrainConfig

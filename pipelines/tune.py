@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.context import Context
 from pipelines.generate import dataset
-from pipelines.presets import Pipeline
+from pipelines.pipeline import Pipeline
 from pipelines.steps import Run, Step
 from sleepmodel.config import Search
 from sleepmodel.job import Job

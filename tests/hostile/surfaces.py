@@ -25,7 +25,8 @@ from datagen.schema import FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import ensure_shard, to_table, write_shard
 from pipelines.canonical import canonical
 from pipelines.overrides import OverrideError, apply_overrides
-from pipelines.presets import PRESETS, Pipeline
+from pipelines.pipeline import Pipeline
+from pipelines.presets import PRESETS
 from sleepmodel import Memory, ModelConfig, SleepModel, load, save
 from sleepmodel.pyfunc import Answers
 from sleepmodel.saving import CONFIG, WEIGHTS, read_tensors, write_tensors

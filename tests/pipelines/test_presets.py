@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipelines.overrides import OverrideError, apply_overrides
-from pipelines.presets import PRESETS, Arm, Pipeline
+from pipelines.pipeline import Arm, Pipeline
+from pipelines.presets import PRESETS
 from pipelines.pricing import price
 from sleepmodel.batches import Epochs
 from sleepmodel.config import Curriculum
