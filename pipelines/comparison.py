@@ -14,6 +14,7 @@ from rich.table import Table
 from pipelines.evaluate import Result, read_results
 from sleepmodel.evaluation import Estimate, Mean
 
+COSTS = ("tokens", "FLOPs", "tokens/s", "s")  # columns: of a line's training
 WIDE = 3  # shares that a terminal has room for with their intervals
 
 
@@ -66,11 +67,13 @@ class Line:
             "N": str(first.sleep_passes),
             "eta": f"{first.fast_weight_lr:.3g}",
             **{column: str(share) if intervals else f"{share.value:.3f}" for column, share in shares.items()},
-            "tokens": f"{first.tokens / 1e6:.3g}M",
-            "FLOPs": f"{first.flops:.2g}",
-            "tokens/s": f"{np.median([result.tokens_per_second for result in self.results]):,.0f}",
-            "s": f"{np.mean([result.seconds for result in self.results]):.0f}",
+            **dict(zip(COSTS, self._costs(), strict=True)),
         }
+
+    def _costs(self) -> tuple[str, ...]:
+        first, rates = self.results[0], [result.tokens_per_second for result in self.results]
+        seconds = np.mean([result.seconds for result in self.results])
+        return f"{first.tokens / 1e6:.3g}M", f"{first.flops:.2g}", f"{np.median(rates):,.0f}", f"{seconds:.0f}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ def interval_of(lines: Sequence[Line]) -> str:
 def table_of(lines: Sequence[Line], intervals: bool = True) -> tuple[list[str], list[list[str]]]:
     """The columns of any line, and a row of text a line."""
     cells = [line.cells(intervals) for line in lines]
-    columns = list(dict.fromkeys(column for row in cells for column in row))
+    found = dict.fromkeys(column for row in cells for column in row)
+    # lines may be asked at other depths than the first: all shares stand before what a line costs
+    columns = [*(column for column in found if column not in COSTS), *COSTS]
     return columns, [[row.get(column, "") for column in columns] for row in cells]
 
 

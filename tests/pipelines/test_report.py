@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipelines.comparison import Line, differences, floor_of
+from pipelines.comparison import Line, differences, floor_of, table_of
 from pipelines.evaluate import Result
 from pipelines.mistakes import Failure, Instead, Mistakes
 from pipelines.page import page
@@ -224,3 +224,21 @@ def test_the_floor_of_lines_on_several_tasks_is_a_range() -> None:
     one, two = findings().lines
     assert floor_of([one, two]) == "0.010"
     assert floor_of([one, Line("b", [replace(r, floor=0.25) for r in two.results])]) == "0.010 to 0.250"
+
+
+def test_lines_that_are_asked_at_other_depths_share_a_table() -> None:
+    def line(name: str, depth: int) -> Line:
+        asked = Accuracy(share(60, 100), {depth: share(60, 100)})
+        return Line(name, [replace(result(name, 3, 1, 60), accuracy=asked)])
+
+    columns, rows = table_of([line("n1-t2", 2), line("n1-t8", 8)], intervals=False)
+    assert columns == ["model", "N", "eta", "depth 2", "depth 8", "tokens", "FLOPs", "tokens/s", "s"]
+    assert [row[3:6] for row in rows] == [["0.600", "", "0.002M"], ["", "0.600", "0.002M"]]
+
+
+def test_kinds_of_problems_have_columns_of_their_own() -> None:
+    kinds = {"forward": share(20, 50), "reverse": share(40, 50)}
+    each = [result("n1", seed, 1, 60) for seed in (3, 4)]
+    line = Line("n1", [replace(one, accuracy=replace(one.accuracy, kinds=kinds)) for one in each])
+    cells = line.cells(intervals=False)
+    assert (cells["forward"], cells["reverse"]) == ("0.400", "0.800")
