@@ -104,7 +104,7 @@ def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     page = (report / "report.html").read_text()
     assert page.count("data:image/png") == len(pictures) and (commit or "unknown") in page
-    assert (report / "mistakes.md").read_text().count("## ") == 3
+    assert (report / "mistakes.md").read_text().count("## ") == 4
 
 
 def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) -> None:
