@@ -40,7 +40,7 @@ def report_step(evaluation: Step, searches: list[Step], context: Context) -> Ste
         (run.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         context.log_report(run.output)
 
-    return Step("report", {"preset": context.pipeline.name}, run, (evaluation, *searches), version=2)
+    return Step("report", {"preset": context.pipeline.name}, run, (evaluation, *searches), version=3)
 
 
 def _settings(model: Path) -> dict[str, Any]:
