@@ -62,7 +62,7 @@ def serving(directory: Path, port: int) -> Iterator[None]:
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:
             # it listens before its bucket is made

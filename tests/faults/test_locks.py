@@ -90,7 +90,7 @@ with working_on(steps, root, "smoke"):
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         before = sorted(tmp_path.rglob("*"))
         environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
     finally:
         first.kill()
         first.wait()

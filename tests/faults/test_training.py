@@ -158,7 +158,7 @@ def killed(job: Job, root: Path) -> Job:
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline, checkpoints = time.monotonic() + 600, Path(job.output) / CHECKPOINTS
+        deadline, checkpoints = time.monotonic() + 90, Path(job.output) / CHECKPOINTS
         while not _both_are_known(checkpoints):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)

@@ -18,7 +18,7 @@ def run(script: str, *arguments: str, root: Path, **environment: str) -> subproc
         [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *arguments, "--root", str(root)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=120,
         cwd=root.parent,
         env={**os.environ, "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": "", **environment},
     )

@@ -457,11 +457,11 @@ execute([Step("train", None, train, (data,))], sys.argv[1], slots=1)
 
 def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "die"]
-    assert subprocess.run(command, timeout=600).returncode == 9
+    assert subprocess.run(command, timeout=120).returncode == 9
     (output,) = (tmp_path / "steps" / "train").iterdir()
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "config.json"]
     assert not list(output.glob("SUCCESS"))
-    done = subprocess.run(command, timeout=600, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0 and "1 of 2 steps are done already" in done.stdout
     assert (output / "model").read_text() == "resumed from 10" and (output / "SUCCESS").exists()
 
@@ -482,4 +482,4 @@ def test_an_interrupt_ends_the_run_while_a_step_works(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert "KeyboardInterrupt" in errors
-    assert subprocess.run(command, timeout=600).returncode == 0
+    assert subprocess.run(command, timeout=120).returncode == 0

@@ -190,7 +190,7 @@ def test_a_store_is_found_again_also_by_a_relative_path(
     assert open_store(Path("ignored")) == store
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_server_that_does_not_answer_is_named_without_minutes_of_retries(
     listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -239,7 +239,7 @@ def server(root: Path, port: int) -> Iterator[Callable[[signal.Signals], None]]:
         process.wait()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(240)
 def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +282,7 @@ def write_runs(store: Store, name: str, together: threading.Barrier) -> None:
         end_run(store, run, "FINISHED")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(240)
 def test_eight_processes_write_to_sqlite_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store, context = open_store(tmp_path), multiprocessing.get_context("forkserver")
