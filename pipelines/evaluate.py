@@ -13,6 +13,7 @@ import numpy as np
 
 from datagen import Rows, read_rows
 from datagen.reader import read_dataset
+from datagen.schema import Dataset
 from pipelines.context import Context
 from pipelines.generate import dataset
 from pipelines.kinds import kinds_of
@@ -103,7 +104,8 @@ def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]]
         everything = [entry for group in found.values() for entry in group]
         test = {entry.data: read_rows(entry.data, "test") for entry in everything}
         predicted = dict(zip(everything, predict_all(everything, test, context), strict=True))
-        kinds = {data: kinds_of(rows, read_dataset(data)) for data, rows in test.items()}
+        about = {data: read_dataset(data) for data in test}
+        kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
         results = {
             entry: measure(entry, test[entry.data], predicted[entry], run.root, kinds[entry.data])
             for entry in everything
@@ -116,7 +118,7 @@ def evaluate_step(lines: dict[str, list[Step]], more: dict[str, tuple[int, ...]]
         # the models of one line differ in their seeds alone: one of each is looked at closely
         first = {entry.line: entry for entry in reversed(everything)}
         shown = [first[line] for line in dict.fromkeys(entry.line for entry in everything)]
-        mistakes = [_mistakes(entry, results[entry].seed, test[entry.data], predicted[entry]) for entry in shown]
+        mistakes = [_mistakes(results[entry], test[entry.data], predicted[entry], about[entry.data]) for entry in shown]
         saved = [(entry.line, entry.training / MODEL, entry.sleep_passes) for entry in shown]
         (costs,) = context.map(saved_costs, [(saved,)], cores=1)
         for file, records in ((RESULTS, list(results.values())), (COSTS, costs), (MISTAKES, mistakes)):
@@ -197,9 +199,9 @@ def commonest_share(rows: Rows) -> float:
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 
-def _mistakes(entry: Entry, seed: int, rows: Rows, predicted: Int64) -> Mistakes:
-    about = read_dataset(entry.data)
-    return Mistakes(entry.line, seed, instead(predicted, rows, about.vocabulary), failures(predicted, rows, about))
+def _mistakes(result: Result, rows: Rows, predicted: Int64, about: Dataset) -> Mistakes:
+    found = instead(predicted, rows, about.vocabulary), failures(predicted, rows, about)
+    return Mistakes(result.line, result.seed, *found)
 
 
 def _train_config(training: Path) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def result_of(record: dict[str, Any]) -> Result:
     """A result again, from its `asdict` after JSON."""
     measured = record.pop("accuracy")
     answers = {int(depth): _share(share) for depth, share in measured["answers"].items()}
-    kinds = {kind: _share(share) for kind, share in measured.get("kinds", {}).items()}
+    kinds = {kind: _share(share) for kind, share in measured["kinds"].items()}
     return Result(**record, accuracy=Accuracy(_share(measured["rows"]), answers, kinds))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datagen.gsm.text import POSITIVE
 from datagen.rows import Rows
 from datagen.schema import Dataset
 from pipelines.plain import gsm_text
@@ -12,5 +13,5 @@ def kinds_of(rows: Rows, dataset: Dataset) -> list[str]:
     if dataset.task != "gsm":
         return []
     # only a reverse problem holds a quantity of which nothing else is told
-    lists = (rows.tokens[i : i + 1].tolist()[0] for i in range(len(rows)))
-    return ["reverse" if "greater than 0." in gsm_text(tokens, dataset) else "forward" for tokens in lists]
+    texts = (gsm_text(tokens, dataset) for tokens in rows.tokens.tolist())
+    return ["reverse" if f"{POSITIVE}." in text else "forward" for text in texts]

@@ -12,11 +12,16 @@ from sleepmodel.config import Curriculum, Search
 HYBRID, RULES = ("attention", "gated_delta"), ("linear", "delta", "gated_delta", "jet")
 
 
+def _transformers(depth: int) -> tuple[Arm, ...]:
+    """Attention alone, that forgets its window and that keeps the whole row."""
+    evicted = Arm(name="transformer-evicted", mixers=("attention",) * depth)
+    return evicted, replace(evicted, name="transformer-whole", whole=True)
+
+
 def _controls(passes: int, depth: int = 2, rule: str = "gated_delta") -> tuple[Arm, ...]:
     """What a gain of N = `passes` has to be held against, `depth` blocks deep; the hybrid at N = 1 among them."""
     return (
-        Arm(name="transformer-evicted", mixers=("attention",) * depth),
-        Arm(name="transformer-whole", mixers=("attention",) * depth, whole=True),
+        *_transformers(depth),
         Arm(name="fast-weights-only", mixers=(rule,) * depth),
         Arm(name="n1"),
         Arm(name="n1-deep", repeat=passes),
@@ -110,8 +115,7 @@ _GSM_SMALL = replace(
     ),
     train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
     arms=(
-        Arm(name="transformer-evicted", mixers=("attention",) * 2),
-        Arm(name="transformer-whole", mixers=("attention",) * 2, whole=True),
+        *_transformers(2),
         *_sleepers(1, 2, 4),
     ),
     data=Data(validation_rows=512, test_rows=1600, seed=5),
@@ -211,7 +215,7 @@ _ALL = (
             vocab_size=len(_DEPO_MINI.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=24, fast_heads=1
         ),
         train=TrainConfig(steps=6000, batch_size=64, validate_every=200),
-        arms=(Arm(name="transformer-evicted", mixers=("attention",) * 2), *_sleepers(1, 2, 4)),
+        arms=(*_transformers(2)[:1], *_sleepers(1, 2, 4)),
         seeds=(30,),
     ),
     _GSM_PAPER,

@@ -18,6 +18,8 @@ TOTALS: dict[str, Kind] = {
 }
 
 PROMPT = (" Answer", ":")  # stands before the answer
+POSITIVE = " is greater than 0"  # of a quantity of which nothing else is told
+EXISTS = f" exists, and its number{POSITIVE}"
 
 
 class TextError(ValueError):
@@ -54,7 +56,7 @@ def write_sentence(theme: Theme, statement: Statement) -> list[str]:
             return [*pieces, " equals", f" {constant}", "."]
         return [
             *pieces,
-            " is greater than 0." if quantity.kind == "average" else " exists, and its number is greater than 0.",
+            f"{POSITIVE if quantity.kind == 'average' else EXISTS}.",
         ]
     pieces.append(" equals")
     if constant is not None:
@@ -96,7 +98,7 @@ def read_context(text: str) -> list[Statement]:
 
 
 def _read_sentence(text: str) -> Statement:
-    for unknown in (" exists, and its number is greater than 0", " is greater than 0"):
+    for unknown in (EXISTS, POSITIVE):
         if text.endswith(unknown):
             return Statement(_read_noun(text.removesuffix(unknown)), UNKNOWN)
     subject, equals, right = text.partition(" equals ")
