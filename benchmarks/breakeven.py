@@ -4,7 +4,7 @@
 
 The models are those that `python -m benchmarks.evidence gsm` trained: N = 1, 2, 4, and the transformer with its whole
 cache, which reads context and question anew each time, or keeps the keys and values of the context. One row, one core,
-turns; contexts are random tokens, as time does not depend on them.
+turns; contexts are random tokens, as time does not depend on them. Fills its table in docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+import matplotlib
 
-from benchmarks.evidence import EXPERIMENTS
-from benchmarks.results_file import write_result
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from rich.progress import track
+
+from benchmarks.evidence import EXPERIMENTS, RESULTS
+from benchmarks.pages import EVIDENCE, fill
+from benchmarks.results_file import ROOT, write_result
 from pipelines.context import Context
 from pipelines.full import plan
+from pipelines.report import markdown_table
 from sleepmodel import SleepModel, load
 from sleepmodel.job import MODEL
 
@@ -57,18 +61,18 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root")
     models = trained(parser.parse_args().root.absolute())
     torch.set_num_threads(1)
-    table = Table("context", "model", "read once, ms", "a question, ms", "read again, ms", "paid after", "kept, bytes")
     rows = []
     for length in track(LENGTHS, "contexts"):
         again_ms, readers = measure(models, length)
-        for reader in readers:
-            paid = reader.questions(again_ms)
-            rows.append({**vars(reader), "again_ms": again_ms, "paid_after": paid})
-            figures = (f"{reader.context_ms:.1f}", f"{reader.question_ms:.2f}", f"{again_ms:.1f}")
-            after = "never" if paid is None else f"{paid} questions"
-            table.add_row(f"{length:,}", reader.line, *figures, after, f"{reader.kept_bytes:,}")
-    Console().print(table)
-    print(write_result("breakeven", {"question_tokens": QUESTION, "rounds": ROUNDS, "rows": rows}).name)
+        rows += [{**vars(r), "again_ms": again_ms, "paid_after": r.questions(again_ms)} for r in readers]
+    payload = {"question_tokens": QUESTION, "rounds": ROUNDS, "rows": rows}
+    print(f"results {write_result(f'{RESULTS}/breakeven', payload)}")
+    print(f"picture {draw(rows)}")
+    head = ("context", "model", "read once, ms", "a question, ms", "read again, ms", "paid after", "kept, bytes")
+    block = markdown_table(head, [shown(row) for row in rows])
+    picture = f"![a question and what is kept](../benchmarks/results/{RESULTS}/breakeven.png)"
+    fill(EVIDENCE, {"breakeven": f"{block}\n\n{picture}"})
+    print(f"{block}\npage    {EVIDENCE}")
 
 
 def trained(root: Path) -> dict[str, SleepModel]:
@@ -107,6 +111,30 @@ def measure(models: dict[str, SleepModel], length: int) -> tuple[float, list[Rea
                 reading[line].append(read)
                 asking[line].append(ask)
     return _ms(again), [Reader(line, length, _ms(reading[line]), _ms(asking[line]), kept[line]) for line in models]
+
+
+def shown(row: dict[str, Any]) -> tuple[str, ...]:
+    after = "never" if row["paid_after"] is None else f"{row['paid_after']} questions"
+    times = f"{row['context_ms']:.1f}", f"{row['question_ms']:.2f}", f"{row['again_ms']:.1f}"
+    return f"{row['length']:,}", row["line"], *times, after, f"{row['kept_bytes']:,}"
+
+
+def draw(rows: list[dict[str, Any]]) -> Path:
+    figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    again = {row["length"]: row["again_ms"] for row in rows}
+    asking.plot(list(again), list(again.values()), "s--", label="read again")
+    for line in (*SLEEPERS, WHOLE):
+        own = [row for row in rows if row["line"] == line]
+        label = "its whole cache kept" if line == WHOLE else line
+        asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", label=label)
+        keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", label=label)
+    for axis, title in ((asking, "ms a question"), (keeping, "bytes kept")):
+        axis.set(title=title, xlabel="tokens of context", xscale="log", yscale="log")
+        axis.legend()
+    path = ROOT / "results" / RESULTS / "breakeven.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
 
 
 def timed(work: Callable[[], object]) -> float:

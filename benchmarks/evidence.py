@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pages import filled
+from benchmarks.pages import EVIDENCE, fill
 from benchmarks.publish import publish, published_lines
 from benchmarks.results_file import ROOT
 from pipelines.comparison import difference
@@ -26,7 +26,6 @@ from pipelines.pipeline import Pipeline
 from pipelines.presets import PRESETS, RULES
 from pipelines.report import markdown_table
 
-PAGE = ROOT.parent / "docs" / "evidence.md"
 RESULTS = "evidence"
 
 
@@ -89,7 +88,7 @@ def main() -> None:
         experiment = EXPERIMENTS[name]
         table.add_row(name, experiment.preset, ", ".join(map(str, experiment.seeds)), outcome)
     Console().print(table)
-    print(f"results {ROOT / 'results' / RESULTS}\npage    {PAGE}")
+    print(f"results {ROOT / 'results' / RESULTS}\npage    {EVIDENCE}")
 
 
 def run(name: str, root: Path) -> bool:
@@ -100,9 +99,7 @@ def run(name: str, root: Path) -> bool:
     if finished.returncode:
         return False
     published = publish(experiment.pipeline, root, f"{RESULTS}/{name}")
-    PAGE.write_text(
-        filled(PAGE.read_text(), {name: _quoted(published / "report.md") + _differences(published, experiment)})
-    )
+    fill(EVIDENCE, {name: _quoted(published / "report.md") + _differences(published, experiment)})
     return True
 
 

@@ -1,4 +1,7 @@
-"""What a session's user waits for: milliseconds a token awake, and a window's sleep, by N, in turn."""
+"""What a session's user waits for: milliseconds a token awake, and a window's sleep, by N, in turn.
+
+Fills its table in docs/evidence.md.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from benchmarks.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, write_result
 from pipelines.presets import PRESETS
+from pipelines.report import markdown_table
 from sleepmodel import Session, SleepModel
 
 PASSES = (1, 2, 3, 4, 6, 8)
@@ -27,19 +30,22 @@ ROUNDS, WARMUP = 60, 5
 
 def main() -> None:
     rows = [measure(width) for width in track(MODELS, "latency")]
-    table = Table("width", "N", "ms a token, awake", "over N = 1", "ms of a sleep", title="one row, medians")
+    lines = []
     for row in rows:
         for n in PASSES:
             at = row["passes"][str(n)]
-            ratio, sleep = f"{at['awake_over_n1']:.3f}", f"{at['sleep_ms']:.2f}"
-            table.add_row(str(row["width"]), str(n), f"{at['awake_ms']:.3f}", ratio, sleep)
-    Console().print(table)
+            times = f"{at['awake_ms']:.3f}", f"{at['awake_over_n1']:.3f}", f"{at['sleep_ms']:.2f}"
+            lines.append((str(row["width"]), str(row["window"]), str(n), *times))
+    head = ("width", "window", "N", "awake, ms a token", "over N = 1", "asleep, ms a window")
+    block = markdown_table(head, lines)
+    fill(EVIDENCE, {"latency": f"{block}\n\n![awake and asleep](../benchmarks/results/latency.png)"})
+    print(block)
     for row in rows:
         pace = f"{row['ms_per_pass']:.2f} ms a pass behind the first"
         print(f"width {row['width']}: a sleep takes {pace}, R2 {row['r2']:.4f}")
     path = write_result("latency", {"threads": torch.get_num_threads(), "rounds": ROUNDS, "models": rows})
     draw(rows)
-    print(f"{path}, {path.with_suffix('.png')}")
+    print(f"results {path}\npicture {path.with_suffix('.png')}\npage    {EVIDENCE}")
 
 
 def measure(width: int) -> dict:

@@ -26,9 +26,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.evidence import PAGE
 from benchmarks.iterated import ASKED, VERSION, Recipe, trained
-from benchmarks.pages import filled
+from benchmarks.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, provenance, write_result
 from datagen.files import replacing
 from pipelines.report import markdown_table
@@ -124,8 +123,8 @@ def publish(directory: Path) -> None:
     picture = ROOT / "results" / "evidence" / "moonshot.png"
     _draw(runs, picture)
     block = markdown_table(head, rows) + f"\n\n![cells right by t](../benchmarks/results/evidence/{picture.name})"
-    PAGE.write_text(filled(PAGE.read_text(), {"moonshot": block}))
-    print(f"picture {picture}\npage    {PAGE}")
+    fill(EVIDENCE, {"moonshot": block})
+    print(f"picture {picture}\npage    {EVIDENCE}")
 
 
 def by_t(run: dict[str, Any]) -> dict[int, float]:

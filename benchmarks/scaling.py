@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.pages import filled
+from benchmarks.pages import SCALING, fill
 from benchmarks.results_file import ROOT
 from pipelines.pipeline import Arm, Pipeline
 from pipelines.presets import PRESETS
@@ -25,7 +25,6 @@ from pipelines.report import markdown_table
 from sleepmodel.config import Search
 from sleepmodel.training import build_model
 
-PAGE = ROOT.parent / "docs" / "scaling.md"
 PAPER = [pipeline for pipeline in PRESETS.values() if pipeline.paper_scale and pipeline.name != "throughput-fig6"]
 GPUS = (1, 8, 64)
 ASSUMED_FLOPS = 1e14  # a tenth of an H100's dense bfloat16 peak
@@ -64,8 +63,8 @@ def main() -> None:
         "parallel": _parallel(rate),
         "tuning": _tuning(rate),
     }
-    PAGE.write_text(filled(PAGE.read_text(), blocks))
-    Console().print(f"page {PAGE}", highlight=False, soft_wrap=True)
+    fill(SCALING, blocks)
+    Console().print(f"page {SCALING}", highlight=False, soft_wrap=True)
 
 
 def lines(pipeline: Pipeline) -> list[Line]:

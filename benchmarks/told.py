@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
-from benchmarks.evidence import EXPERIMENTS, PAGE
-from benchmarks.pages import filled
+from benchmarks.evidence import EXPERIMENTS
+from benchmarks.pages import EVIDENCE, fill
 from benchmarks.results_file import write_result
 from datagen import Gsm
 from datagen.gsm.problem import Problem
@@ -45,8 +45,8 @@ def main() -> None:
     ]
     print(f"results {write_result('evidence/told', {'preset': pipeline.name, 'shares': counts})}")
     block = markdown_table(("the number told most often", *columns), rows)
-    PAGE.write_text(filled(PAGE.read_text(), {"told": block}))
-    print(f"{block}\npage    {PAGE}")
+    fill(EVIDENCE, {"told": block})
+    print(f"{block}\npage    {EVIDENCE}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""Pages whose tables benchmarks fill in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pages import fill
+
+PAGE = "# title\n\n<!-- a -->\nNot run yet.\n<!-- end -->\n\nprose\n\n<!-- b-2 -->\n| old |\n<!-- end -->\n"
+
+
+def test_blocks_are_filled_and_the_rest_stays(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    fill(page, {"b-2": r"| \1 new |"})
+    assert page.read_text() == PAGE.replace("| old |", r"| \1 new |")
+
+
+def test_a_block_without_a_place_is_refused_and_nothing_is_written(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    with pytest.raises(KeyError, match=r"page.md has no <!-- c --> ... <!-- end -->"):
+        fill(page, {"a": "new", "c": "new"})
+    assert page.read_text() == PAGE
