@@ -56,7 +56,10 @@ EXPERIMENTS = {
     ),
     "curriculum": Experiment("curriculum-mini", THREE, (("n4", "n1"), ("pass-a-step", "n1"), ("n1", "n1-all-at-once"))),
     "eta": Experiment(
-        "ablation-eta-mini", THREE, tuple((f"eta{eta}-n{n}", f"eta1-n{n}") for n in (1, 2) for eta in (0.5, 1.5, 2))
+        "ablation-eta-mini",
+        THREE,
+        tuple((f"eta{eta}-n{n}", f"eta1-n{n}") for n in (1, 2, 4) for eta in (0.5, 1.5, 2))
+        + tuple((f"eta{eta}-n{n}", f"eta{eta}-n1") for eta in (1, 2) for n in (2, 4)),
     ),
     "rule": Experiment(
         "ablation-rule-mini",

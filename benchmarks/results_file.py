@@ -37,9 +37,10 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit's hash, `+changes` if the tree, but for results, differs from it; `none` without commit or git."""
+    """The commit's hash, `+changes` if the tree, but for results and pages, differs; `none` without commit or git."""
     head = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    return (head + ("+changes" if _git("status", "--porcelain", "--", "..", ":!results") else "")) if head else "none"
+    changed = _git("status", "--porcelain", "--", "..", ":!results", ":(top,exclude)*.md")
+    return head + ("+changes" if changed else "") if head else "none"
 
 
 def _git(*arguments: str) -> str:

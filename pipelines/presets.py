@@ -281,6 +281,6 @@ _ALL = (
     _rules(_PAPER, "ablation-rule", (1, 4)),
     _rules(replace(_MINI, seeds=(30, 31)), "ablation-rule-mini", (1, 4)),
     _etas(_PAPER, "ablation-eta", (1, 4)),
-    _etas(replace(_MINI, seeds=(30, 31)), "ablation-eta-mini", (1, 2)),
+    _etas(replace(_MINI, seeds=(30, 31)), "ablation-eta-mini", (1, 2, 4)),
 )
 PRESETS = {pipeline.name: pipeline for pipeline in _ALL}

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # at run time this module does without datagen, so that a reg
 
 IDENTITY = "sleepmodel.identity"
 COMMIT_TAG, DIRTY_TAG = "mlflow.source.git.commit", "sleepmodel.git.dirty"
+_CODE = (":(top)*.py", ":(top)*.cpp", ":(top)pyproject.toml", ":(top)constraints.txt")
 CHAMPION = "champion"
 SQLITE = "sqlite:///"
 CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped")
@@ -288,13 +289,16 @@ def environment() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit that this file belongs to, with "-dirty" where tracked files differ; None outside a checkout."""
+    """The commit that this file belongs to, with "-dirty" where its code differs; None outside a checkout."""
     here = Path(__file__)
     git = shutil.which("git")
     # an installed copy may lie in somebody else's checkout
     if git is None or not _output([git, "ls-files", here.name], here.parent):
         return None
-    return _output([git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"], here.parent)
+    head = _output([git, "rev-parse", "--verify", "--quiet", "HEAD"], here.parent)
+    # pages and results are written by the runs themselves
+    changed = _output([git, "status", "--porcelain", "--untracked-files=no", "--", *_CODE], here.parent)
+    return (head + "-dirty" if changed else head) or None
 
 
 def _output(command: list[str], directory: Path) -> str:

@@ -341,6 +341,24 @@ def test_the_commit_of_a_run_is_told_with_what_was_changed(store: Store) -> None
     )
 
 
+def test_changed_code_makes_a_commit_dirty_and_a_filled_page_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, page = tmp_path / "package" / "module.py", tmp_path / "docs" / "page.md"
+    for file in (code, page):
+        file.parent.mkdir()
+        file.write_text("as committed\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(tracking, "__file__", str(code))
+    page.write_text("filled\n")
+    assert tracking._commit() == head
+    code.write_text("changed\n")
+    assert tracking._commit() == f"{head}-dirty"
+
+
 _leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("xyz .,", max_size=9)
 _keys = st.text("abc_", min_size=1, max_size=5)
 _trees = st.recursive(_leaves, lambda inner: st.dictionaries(_keys, inner, min_size=1, max_size=5), max_leaves=20)
