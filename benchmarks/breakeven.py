@@ -68,7 +68,15 @@ def main() -> None:
     payload = {"question_tokens": QUESTION, "rounds": ROUNDS, "rows": rows}
     print(f"results {write_result(f'{RESULTS}/breakeven', payload)}")
     print(f"picture {draw(rows)}")
-    head = ("context", "model", "read once, ms", "a question, ms", "read again, ms", "paid after", "kept, bytes")
+    head = (
+        "context",
+        "model",
+        "read once, ms",
+        "a question, ms",
+        "read again, ms",
+        "paid after questions",
+        "kept, bytes",
+    )
     block = markdown_table(head, [shown(row) for row in rows])
     picture = f"![a question and what is kept](../benchmarks/results/{RESULTS}/breakeven.png)"
     fill(EVIDENCE, {"breakeven": f"{block}\n\n{picture}"})
@@ -114,7 +122,7 @@ def measure(models: dict[str, SleepModel], length: int) -> tuple[float, list[Rea
 
 
 def shown(row: dict[str, Any]) -> tuple[str, ...]:
-    after = "never" if row["paid_after"] is None else f"{row['paid_after']} questions"
+    after = "never" if row["paid_after"] is None else str(row["paid_after"])
     times = f"{row['context_ms']:.1f}", f"{row['question_ms']:.2f}", f"{row['again_ms']:.1f}"
     return f"{row['length']:,}", row["line"], *times, after, f"{row['kept_bytes']:,}"
 
@@ -122,7 +130,7 @@ def shown(row: dict[str, Any]) -> tuple[str, ...]:
 def draw(rows: list[dict[str, Any]]) -> Path:
     figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     again = {row["length"]: row["again_ms"] for row in rows}
-    asking.plot(list(again), list(again.values()), "s--", label="read again")
+    asking.plot(list(again), list(again.values()), "ks--", label="read again")
     for line in (*SLEEPERS, WHOLE):
         own = [row for row in rows if row["line"] == line]
         label = "its whole cache kept" if line == WHOLE else line
@@ -130,6 +138,8 @@ def draw(rows: list[dict[str, Any]]) -> Path:
         keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", label=label)
     for axis, title in ((asking, "ms a question"), (keeping, "bytes kept")):
         axis.set(title=title, xlabel="tokens of context", xscale="log", yscale="log")
+        axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS])
+        axis.minorticks_off()
         axis.legend()
     path = ROOT / "results" / RESULTS / "breakeven.png"
     figure.savefig(path, dpi=120)
