@@ -9,6 +9,7 @@ in benchmarks/results/evidence, and writes its tables into docs/evidence.md, who
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -31,11 +32,16 @@ RESULTS = "evidence"
 
 @dataclass(frozen=True)
 class Experiment:
-    """A mini preset on these seeds. pairs: lines whose difference is what the experiment asks for."""
+    """A mini preset on these seeds.
+
+    pairs: lines whose difference is what the experiment asks for; speed: it asks how fast training is, and no model of
+        it has learned anything.
+    """
 
     preset: str
     seeds: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...] = ()
+    speed: bool = False
 
     @property
     def pipeline(self) -> Pipeline:
@@ -69,7 +75,7 @@ EXPERIMENTS = {
     "depo": Experiment("depo-fig3-mini", THREE, GAINS),
     "gsm": Experiment("gsm-fig4-mini", THREE, GAINS),
     "sliding": Experiment("gsm-sliding-fig5-mini", (40,)),
-    "throughput": Experiment("throughput-fig6-mini", (0,)),
+    "throughput": Experiment("throughput-fig6-mini", (0,), speed=True),
 }
 
 
@@ -102,7 +108,8 @@ def run(name: str, root: Path) -> bool:
     if finished.returncode:
         return False
     published = publish(experiment.pipeline, root, f"{RESULTS}/{name}")
-    fill(EVIDENCE, {name: _quoted(published / "report.md") + _differences(published, experiment)})
+    told = _speed(published) if experiment.speed else _quoted(published / "report.md")
+    fill(EVIDENCE, {name: told + _differences(published, experiment)})
     return True
 
 
@@ -117,6 +124,21 @@ def _differences(published: Path, experiment: Experiment) -> str:
     ]
     head = ("rows right, seed against the same seed", "difference, 95 % interval", "seeds", "clear of 0")
     return "\n\n" + markdown_table(head, rows) if rows else ""
+
+
+def _speed(published: Path) -> str:
+    """Tokens per second of training by window and N, and as shares of those at N = 1."""
+    results = json.loads((published / "results.json").read_text())
+    rates: dict[int, dict[int, float]] = {}
+    for cost in results["costs"]:
+        (trained,) = results["lines"][cost["line"]]
+        rates.setdefault(cost["window"], {})[cost["sleep_passes"]] = trained["tokens_per_second"]
+    rows = [
+        (f"{window:,}", *(f"{rate:,.0f} ({rate / by_passes[1]:.2f})" for rate in by_passes.values()))
+        for window, by_passes in sorted(rates.items())
+    ]
+    passes = sorted(next(iter(rates.values())))
+    return markdown_table(("window", *(f"tokens/s at N = {n}" for n in passes)), rows)
 
 
 def _quoted(report: Path) -> str:

@@ -246,8 +246,10 @@ _ALL = (
         replace(
             _GSM_SMALL,
             task=Gsm(tokens=(900, 1024)),
-            train=TrainConfig(steps=10, batch_size=8, validate_every=5, warmup_steps=5),
+            train=TrainConfig(steps=60, batch_size=8, validate_every=6, warmup_steps=5),
             data=Data(validation_rows=16, test_rows=16, seed=5),
+            # one training at a time, as two would slow each other
+            scale=Scale(cpus_per_worker=2),
         ),
         "throughput-fig6-mini",
         windows=(64, 128, 256, 512),
