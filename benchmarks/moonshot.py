@@ -53,6 +53,7 @@ LINES = {
     "iterated": Line(ITERATED, FIVE, "t + 1 passes, trained at t <= 4"),
     "one-pass": Line(ONE, FIVE, "N = 1, the same tokens; t opens at 95 % of cells"),
     "one-pass-compute": Line(replace(ONE, steps=6300), FIVE, "N = 1, the same FLOPs"),
+    "one-pass-far": Line(replace(ONE, steps=25200), THREE, "N = 1, four times the FLOPs"),
     "four-states": Line(replace(ITERATED, states=4, batch=16), THREE, "a row of four states, a sleep for each"),
     "one-pass-at-32": Line(replace(ONE, steps=6300, shallowest=32), THREE, "N = 1, t = 32 from the first step"),
     "hidden": Line(replace(ITERATED, carry="hidden"), THREE, "a pass hands on its hidden vectors, as the paper's"),
