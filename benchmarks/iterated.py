@@ -171,6 +171,22 @@ def accuracy(model: SleepModel, recipe: Recipe, states: list[Tensor], t: int) ->
     return {name: share.float().mean().item() for name, share in shares.items()}
 
 
+def unread(recipe: Recipe, t: int, seed: int) -> float:
+    """Share of cells right for who has not read the row and goes by the right answers before each alone: the commonest
+    next cell in as many rows as a training reads. It is a floor for the `cells` of `accuracy`; states: 1."""
+    rows, test = (Rows(recipe, split, seed) for split in ("train", "test"))
+    known = np.concatenate([rows.draw(DRAWN, t)[t][:, 0] for _ in range(recipe.steps * recipe.batch // DRAWN)])
+    asked = test.draw(DRAWN, t)[t][:, 0].numpy()
+    right = []
+    for p in range(recipe.cells):
+        before = 1 << np.arange(p)
+        found = known[:, :p] @ before
+        ones = np.bincount(found, known[:, p] - 0.5, minlength=1 << p)
+        guess = np.where(ones == 0, known[:, p].mean() > 0.5, ones > 0)
+        right.append((guess[asked[:, :p] @ before] == asked[:, p]).mean())
+    return float(np.mean(right))
+
+
 def trained(recipe: Recipe, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
     """How a model of this recipe came about: shares right on held-out test rows at each t when it was learned
     and, at the end, at every t of ASKED (or the deepest open one). `told` hears of each validation."""

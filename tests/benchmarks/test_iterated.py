@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.iterated import Recipe, Rows, _carried, read
+from benchmarks.iterated import Recipe, Rows, _carried, read, unread
 from datagen.rule110 import QUERY
 from sleepmodel import SleepModel
 from sleepmodel.layers import Span
@@ -72,3 +74,20 @@ def test_no_answer_sees_itself_or_what_follows() -> None:
     other[..., 3:] = 1 - other[..., 3:]
     one, two = (read(model, SMALL, states, asked, 3).answers[..., :4, :] for asked in (answers, other))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("t", [0, 3])
+def test_the_floor_of_cells_goes_by_the_answers_before_alone(t: int) -> None:
+    """The same rows, looked up by the tuple of the answers before each cell."""
+    recipe = replace(SMALL, cells=20, states=1, batch=64, steps=100)
+    known, asked = (Rows(recipe, split, 5).draw(6400, t)[t][:, 0].tolist() for split in ("train", "test"))
+    met = Counter(tuple(row[: p + 1]) for row in known for p in range(recipe.cells))
+    ones = [sum(row[p] for row in known) > len(known) / 2 for p in range(recipe.cells)]
+    right = 0
+    for row in asked:
+        for p, cell in enumerate(row):
+            zero, one = met[*row[:p], 0], met[*row[:p], 1]
+            right += cell == (ones[p] if zero == one else one > zero)
+    assert unread(recipe, t, 5) == pytest.approx(right / (len(asked) * recipe.cells), abs=1e-12)
+    if not t:
+        assert unread(recipe, t, 5) == pytest.approx(0.5, abs=0.01)  # random cells; seven standard errors
