@@ -25,7 +25,7 @@ from benchmarks.timing import Seconds, median_ratio
 from datagen import generate
 from pipelines.config.presets import PRESETS
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
-from sleepmodel.distributed.job import HISTORY, MODEL, TrainingJob, read_history
+from sleepmodel.distributed.job import MODEL, TRAINING, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.engine import Engine, LocalEngine
@@ -94,7 +94,7 @@ def _in_process(engine: Engine, job: TrainingJob) -> list[Progress]:
 
 def _under_ray(job: TrainingJob) -> list[Progress]:
     fit(job)
-    return read_history(Path(job.output))
+    return read_training(Path(job.output)).history
 
 
 def _stepping(history: list[Progress]) -> float:
@@ -125,7 +125,7 @@ def _fit_to_first_report(job: TrainingJob) -> float:
     """Seconds from calling `fit` for a single step to the history that follows its report."""
     start = time.time()
     fit(replace(job, train=replace(job.train, steps=1)))
-    return (Path(job.output) / MODEL / HISTORY).stat().st_mtime - start
+    return (Path(job.output) / MODEL / TRAINING.name).stat().st_mtime - start
 
 
 def _command_to_first_report() -> float:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from datagen.files import replacing
+from sleepmodel.tracking.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "pyarrow", "torch", "ray", "deepspeed", "mlflow", "transformers")
@@ -28,25 +27,12 @@ def write_result(name: str, payload: dict[str, Any]) -> Path:
 def provenance() -> dict[str, Any]:
     """Commit, versions and processor; nothing that names a machine or a day."""
     return {
-        "commit": _commit(),
+        "commit": git_commit(Path(__file__)) or "none",
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cpu": _cpu_model(),
         "cpu_count": len(os.sched_getaffinity(0)),
     }
-
-
-def _commit() -> str:
-    """The commit's hash, `+changes` if the tree, but for results and pages, differs; `none` without commit or git."""
-    head = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    changed = _git("status", "--porcelain", "--", "..", ":!results", ":(top,exclude)*.md")
-    return head + ("+changes" if changed else "") if head else "none"
-
-
-def _git(*arguments: str) -> str:
-    if shutil.which("git") is None:
-        return ""
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def _version(package: str) -> str | None:

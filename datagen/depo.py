@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from datagen.checks import require_whole
 from datagen.rows import PAD_NAME, Ragged, Rows, pad_id
 from datagen.splits import split_of
-from datagen.task import check_int, random_stream, raw_words
+from datagen.task import random_stream, raw_words
 
 SYMBOLS = 50
 FIRST, LAST, QUERY = 0, SYMBOLS, 2 * SYMBOLS  # ids: the first of two symbols; the last or only one; the first query
@@ -67,9 +68,9 @@ class Depo:
     queries: int = 10
 
     def __post_init__(self) -> None:
-        check_int("nodes", self.nodes, MIN_NODES, NAMES)
-        check_int("hops", self.hops, 1, MAX_HOPS)
-        check_int("queries", self.queries, 1, NAMES)
+        require_whole("nodes", self.nodes, MIN_NODES, NAMES)
+        require_whole("hops", self.hops, 1, MAX_HOPS)
+        require_whole("queries", self.queries, 1, NAMES)
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class Depo:
         Returns Ragged rows: uint16 tokens, at most `queries` answers of one or two tokens each.
         """
         stream = random_stream(self, split, seed, shard)
-        check_int("rows", rows, 1, 2**31 - 1)
+        require_whole("rows", rows, 1, 2**31 - 1)
         words_per_row = 1 + 4 * self.nodes + self._most_queries
         block = min(BLOCK_ROWS, BLOCK_WORDS // words_per_row)
         drafts: list[Draft] = []

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from datagen.checks import require_whole
 from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
 from datagen.reader import read_dataset
@@ -28,7 +29,7 @@ from datagen.schema import (
 )
 from datagen.shards import ensure_shard, finished_shard
 from datagen.storage import as_path
-from datagen.task import Task, check_int
+from datagen.task import Task
 
 IN_FLIGHT_PER_CPU = 2  # one runs, one waits
 
@@ -45,7 +46,7 @@ def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> 
     Raises ValueError for a bad split, number of rows, seed or root, before any work; so too ForeignDatasetError, a
     dataset.json that cannot be understood (DatasetNotFoundError) and one of a newer format (FormatVersionError).
     """
-    check_int("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
+    require_whole("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
     task.sample(split, seed, shard=0, rows=1)  # refuses a bad split or seed
     path = as_path(root).absolute() / task.name / fingerprint(task, seed)
     remove_temporaries(path)

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from datagen.checks import require_whole
 from datagen.rows import PAD_NAME, Rows
 from datagen.splits import split_of
-from datagen.task import check_int, random_stream, raw_words
+from datagen.task import random_stream, raw_words
 
 QUERY, FRONT = 2, 3  # the ids of "?" and of the pad or the first token of steps; "0" and "1" are the cells themselves
 SMALL_SPACE_BITS = 40  # up to here two draws may well meet the same context
@@ -47,11 +48,11 @@ class Rule110:
     labels: Literal["first", "all"] = "first"
 
     def __post_init__(self) -> None:
-        check_int("cells", self.cells, 3, 4096)
-        check_int("states", self.states, 1, 64)
-        check_int("steps", self.steps, 0, 4096)
+        require_whole("cells", self.cells, 3, 4096)
+        require_whole("states", self.states, 1, 64)
+        require_whole("steps", self.steps, 0, 4096)
         if self.shallowest is not None:
-            check_int("shallowest", self.shallowest, 0, self.steps)
+            require_whole("shallowest", self.shallowest, 0, self.steps)
         if self.labels not in ("first", "all"):
             raise ValueError(f"labels must be 'first' or 'all', got {self.labels!r:.200}")
 
@@ -91,7 +92,7 @@ class Rule110:
         answer_* int32 [rows, states * asked].
         """
         stream = random_stream(self, split, seed, shard)
-        check_int("rows", rows, 1, 2**31 - 1)
+        require_whole("rows", rows, 1, 2**31 - 1)
         depth = self._depths(random_stream(self, split, seed, shard), rows)
         context = self._contexts(split, stream, rows)
         bits = self.cells * self.states

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -14,8 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from datagen.canonical import fingerprint_of
+from datagen.checks import require, require_whole
 from datagen.errors import DatasetNotFoundError, FormatVersionError
-from datagen.task import MAX_SEED, Task, canonical_json, check_int, check_split, task_identity
+from datagen.task import MAX_SEED, Task, check_split, task_identity
 
 FORMAT_VERSION = 1  # raise it whenever the same config would give other rows or other columns
 DATASET_FILE = "dataset.json"
@@ -67,13 +68,13 @@ class Dataset:
     @classmethod
     def _of(cls, raw: Any, path: Path) -> Dataset:
         version = raw["format_version"]
-        check_int("format_version", version, 1, MAX_SEED)
+        require_whole("format_version", version, 1, MAX_SEED)
         if version > FORMAT_VERSION:
             raise FormatVersionError(
                 f"{path} has format version {version}, this code reads up to {FORMAT_VERSION}: "
                 "update the code, or generate the dataset again with it"
             )
-        check_int("seed", raw["seed"], 0, MAX_SEED)
+        require_whole("seed", raw["seed"], 0, MAX_SEED)
         for name, kind in (("task", str), ("config", dict), ("vocabulary", list), ("splits", dict)):
             if type(raw[name]) is not kind:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {raw[name]!r:.40}")
@@ -89,18 +90,19 @@ def _split(name: str, raw: Any) -> Split:
     check_split(name)
     shards = tuple(Shard(**shard) for shard in raw["shards"])
     for shard in shards:
-        check_int("rows of a shard", shard.rows, 1, MAX_SEED)
+        require_whole("rows of a shard", shard.rows, 1, MAX_SEED)
         if type(shard.sha256) is not str or not re.fullmatch("[0-9a-f]{64}", shard.sha256):
             raise ValueError(f"sha256 must be 64 hex digits, got {shard.sha256!r:.80}")
     there = sum(shard.rows for shard in shards)
-    check_int(f"rows of {name}, as its shards have them,", raw["rows"], max(there, 1), there)
+    fits = type(raw["rows"]) is int and raw["rows"] == there > 0
+    require(fits, f"rows of {name}", raw["rows"], f"{there}, as many as its shards have, and at least 1")
     return Split(there, shards)
 
 
 def fingerprint(task: Task, seed: int) -> str:
     """16 hex digits of what shapes the rows: task, config, vocabulary, format version and seed."""
     shaped_by = {**task_identity(task), "vocabulary": task.vocabulary, "format": FORMAT_VERSION, "seed": seed}
-    return hashlib.sha256(canonical_json(shaped_by).encode()).hexdigest()[:16]
+    return fingerprint_of(shaped_by)
 
 
 def columns(vocabulary_size: int, row_length: int | None, solution: bool = False) -> pa.Schema:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import Field, asdict
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from datagen.canonical import canonical_json
+from datagen.checks import require_whole
 from datagen.rows import Rows
 
 SPLITS = ("train", "validation", "test")
@@ -40,17 +41,6 @@ def task_identity(task: Task) -> dict[str, Any]:
     return {"name": task.name, "config": asdict(task)}
 
 
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Raises ValueError unless `value` is a plain int (not a bool) in low..high."""
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} must be an int in {low}..{high}, got {value!r:.200}")
-
-
 def check_split(split: object) -> None:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r:.200}")
@@ -62,8 +52,8 @@ def random_stream(task: Task, split: str, seed: int, shard: int) -> np.random.Ph
     Read only its raw words: numpy keeps those the same in every version, but not the distributions of Generator.
     """
     check_split(split)
-    check_int("seed", seed, 0, MAX_SEED)
-    check_int("shard", shard, 0, MAX_SEED)
+    require_whole("seed", seed, 0, MAX_SEED)
+    require_whole("shard", shard, 0, MAX_SEED)
     text = canonical_json({"task": task_identity(task), "split": split, "seed": seed, "shard": shard})
     return np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
 

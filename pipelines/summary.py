@@ -18,7 +18,7 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
     """The table, the pictures, the registry, and what to type next; of what is done by now."""
     from pipelines.reporting.comparison import comparison_table, read_variants
     from pipelines.reporting.results import RESULTS
-    from pipelines.stages.register import read_registration
+    from pipelines.stages.register import REGISTRATION
     from pipelines.stages.report import REPORT
     from sleepmodel.tracking.runs import tracking_uri
 
@@ -29,14 +29,14 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
 
     if "evaluate" in done:
         console.print(comparison_table(read_variants(done["evaluate"])))
-        say(f"results    {done['evaluate'] / RESULTS}")
+        say(f"results    {done['evaluate'] / RESULTS.name}")
     if "report" in done:
         say(f"report     {done['report'] / REPORT}")
         for picture in sorted(map(str, done["report"].glob("*.png"))):
             say(f"picture    {picture}")
     uri = tracking_uri(root)
     if "register" in done:
-        registration = read_registration(done["register"])
+        registration = REGISTRATION.load(done["register"])
         say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
         reference = "@champion" if registration.champion else f"/{registration.version}"
         model = f"models:/{registration.name}{reference}"

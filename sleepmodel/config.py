@@ -1,35 +1,19 @@
-"""What shapes a model and its training: typed, frozen, checked when built. Standard library only."""
+"""What shapes a model and its training: typed, frozen, checked when built."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
+from datagen.checks import require, require_whole
+
 MIXERS = ("attention", "gated_delta", "delta", "linear", "jet")
 EVICTIONS = ("hard", "sliding")
 RECOMPUTE = ("nothing", "pass", "window", "both")
 PRECISIONS = ("float32", "bfloat16")
-MOST = 2**31 - 1  # of anything that is counted
 WIDEST = 2**16  # of any one side of a tensor, so that no product of a few leaves 64 bits
 MOST_BLOCKS = 1024
 MAX_SEED = 2**63 - 1
-
-
-def require(ok: bool, field: str, value: object, allowed: str) -> None:
-    """Raise the one error of a bad field: its name first, then its value and what is allowed."""
-    if not ok:
-        raise ValueError(f"{field} = {shortened(repr(value))}: must be {allowed}")
-
-
-def shortened(text: str, length: int = 200) -> str:
-    """A value in a message, which names it and does not print a file."""
-    return text if len(text) <= length else text[:length] + "..."
-
-
-def require_whole(field: str, value: object, low: int, high: int = MOST) -> None:
-    """`require` for an integer, bool not among them."""
-    allowed = f"an integer of at least {low}" + (f", and at most {high}" if type(value) is int and value > high else "")
-    require(type(value) is int and low <= value <= high, field, value, allowed)
 
 
 def _real(field: str, value: object, low: float, high: float, allowed: str) -> None:

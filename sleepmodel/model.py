@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sleepmodel.config import WIDEST, ModelConfig, Truncation, require
+from datagen.checks import require
+from sleepmodel.config import WIDEST, ModelConfig, Truncation
 from sleepmodel.mixers import MIXERS
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.mixers.base import Mixer, Span, zero_linear

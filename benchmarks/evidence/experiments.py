@@ -9,7 +9,6 @@ in benchmarks/results/evidence, and writes its tables into docs/evidence.md, who
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evidence.pages import EVIDENCE, fill
-from benchmarks.evidence.publish import publish, published_variants
+from benchmarks.evidence.publish import PUBLISHED, publish, published_variants
 from benchmarks.results_file import ROOT
 from pipelines.config.experiment import Experiment
 from pipelines.config.presets import PRESETS, RULES
@@ -128,11 +127,11 @@ def _differences(published: Path, question: Question) -> str:
 
 def _speed(published: Path) -> str:
     """Tokens per second of training by window and N, and as shares of those at N = 1."""
-    results = json.loads((published / "results.json").read_text())
+    results = PUBLISHED.load(published)
     rates: dict[int, dict[int, float]] = {}
-    for cost in results["costs"]:
-        (trained,) = results["variants"][cost["variant"]]
-        rates.setdefault(cost["window"], {})[cost["sleep_passes"]] = trained["tokens_per_second"]
+    for cost in results.costs:
+        (trained,) = results.variants[cost.variant]
+        rates.setdefault(cost.window, {})[cost.sleep_passes] = trained.tokens_per_second
     rows = [
         (f"{window:,}", *(f"{rate:,.0f} ({rate / by_passes[1]:.2f})" for rate in by_passes.values()))
         for window, by_passes in sorted(rates.items())

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.results_file import ROOT, write_result
+from benchmarks.results_file import ROOT, provenance
+from datagen.artifact import Artifact
 from pipelines.config.experiment import Experiment
-from pipelines.engine.stage import State, script_of, state
+from pipelines.engine.stage import SUCCESS, State, script_of, state
 from pipelines.plan import plan
 from pipelines.reporting.comparison import VariantResults, read_variants
-from pipelines.reporting.results import COSTS, evaluation_result
+from pipelines.reporting.results import COSTS, EvaluationResult
 from pipelines.runtime.services import Services
 from pipelines.stages.tune import TRIALS
+from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.evaluation.latency import InferenceCost
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a finished pipeline found. variants: each one's results by seed; trials: of its search, if it has one."""
+
+    provenance: dict[str, Any]
+    preset: str
+    variants: dict[str, list[EvaluationResult]]
+    costs: list[InferenceCost]
+    stage_seconds: dict[str, float]
+    trials: list[TrialResult] | None = None
+
+
+PUBLISHED = Artifact("results.json", Published, remedy="publish it again, with python -m benchmarks.evidence")
 
 
 def publish(experiment: Experiment, root: Path, name: str) -> Path:
@@ -24,27 +42,22 @@ def publish(experiment: Experiment, root: Path, name: str) -> Path:
     if waiting:
         raise ValueError(f"{experiment.name}: {waiting[0]} is not finished in {root}; run pipelines/full.py first")
     outputs = {script_of(stage): stage.output(root) for stage in stages}
-    variants = read_variants(outputs["evaluate"])
-    found = {
-        "preset": experiment.name,
-        "variants": {variant.name: [asdict(result) for result in variant.results] for variant in variants},
-        "costs": json.loads((outputs["evaluate"] / COSTS).read_text()),
-        "stage_seconds": {
-            stage.name: json.loads((stage.output(root) / "SUCCESS").read_text())["seconds"] for stage in stages
-        },
-    }
-    if "tune" in outputs:
-        found["trials"] = json.loads((outputs["tune"] / TRIALS).read_text())
-    path = write_result(f"{name}/results", found)
+    found = Published(
+        provenance=provenance(),
+        preset=experiment.name,
+        variants={variant.name: variant.results for variant in read_variants(outputs["evaluate"])},
+        costs=COSTS.load(outputs["evaluate"]),
+        stage_seconds={stage.name: SUCCESS.load(stage.output(root)).seconds for stage in stages},
+        trials=TRIALS.load(outputs["tune"]) if "tune" in outputs else None,
+    )
+    directory = ROOT / "results" / name
+    PUBLISHED.save(directory, found)
     for file in sorted(outputs["report"].iterdir()):
         if file.suffix in (".md", ".png"):
-            shutil.copy(file, ROOT / "results" / name / file.name)
-    return path.parent
+            shutil.copy(file, directory / file.name)
+    return directory
 
 
 def published_variants(directory: Path) -> list[VariantResults]:
     """The comparison in what `publish` left."""
-    variants = json.loads((directory / "results.json").read_text())["variants"]
-    return [
-        VariantResults(name, [evaluation_result(record) for record in records]) for name, records in variants.items()
-    ]
+    return [VariantResults(name, results) for name, results in PUBLISHED.load(directory).variants.items()]

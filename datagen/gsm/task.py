@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datagen.checks import require_whole
 from datagen.gsm.distractors import Distractors
 from datagen.gsm.draws import Draws
 from datagen.gsm.graph import Core, sample_core
@@ -22,7 +23,7 @@ from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.gsm.vocabulary import Vocabulary
 from datagen.rows import Rows
-from datagen.task import check_int, random_stream
+from datagen.task import random_stream
 
 MAX_OPERATIONS = 16
 MAX_TOKENS = 8192  # the names do not run out
@@ -104,7 +105,7 @@ class Gsm:
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, ragged, each with one answer at its end; ValueError as in `samples`."""
-        check_int("rows", rows, 1, 2**31 - 1)
+        require_whole("rows", rows, 1, 2**31 - 1)
         return to_rows(islice(self.samples(split, seed, shard), rows), len(self.vocabulary))
 
     def _fill(self, draws: Draws, core: Core, scribe: Scribe) -> Sample:
@@ -175,6 +176,6 @@ def _checked_range(name: str, value: object, most: int) -> tuple[int, int]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ValueError(f"{name} must be a pair of ints, got {value!r:.200}")
     low, high = value
-    check_int(f"{name}[1]", high, 1, most)
-    check_int(f"{name}[0]", low, 1, high)
+    require_whole(f"{name}[1]", high, 1, most)
+    require_whole(f"{name}[0]", low, 1, high)
     return low, high

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from datagen import Depo, Gsm, Rule110
+from datagen.checks import require, require_whole
 from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
-from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible, require, require_whole
+from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
 
 AnyTask = Rule110 | Depo | Gsm
 

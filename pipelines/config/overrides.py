@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sleepmodel.config import shortened
+from datagen.checks import shortened
 
 T = TypeVar("T")
 

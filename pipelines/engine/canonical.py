@@ -1,10 +1,8 @@
-"""The one JSON form of a config, and its fingerprint."""
+"""The one JSON form of a config."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from typing import TypeAlias
 
@@ -35,9 +33,3 @@ def canonical(value: object, where: str) -> JSON:
         return form
     allowed = f"None, bool, int, finite float, str, or a list, tuple, dict (str keys, not {_TYPE_KEY!r}) or dataclass"
     raise ValueError(f"{where} = {value!r}: is a {type(value).__name__}; must be {allowed} of these")
-
-
-def fingerprint(value: JSON) -> str:
-    """The first 16 hex digits of the SHA-256 of `value`; the order of keys does not count."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,13 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from rich.console import Console
 
-from datagen.files import replacing
+from datagen.artifact import Artifact
+from datagen.checks import require_whole
 from datagen.storage import as_path
-from pipelines.engine.canonical import JSON
-from pipelines.engine.stage import Stage, StageContext, State, execution_plan
+from pipelines.engine.stage import SUCCESS, Stage, StageContext, State, Success, execution_plan
+
+CONFIG = Artifact("config.json", dict[str, Any])  # what shaped the result, for people
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ def execute(
     Inputs that are not done are run too (`require_inputs` refuses them instead). When a stage fails, those that
     run finish, no other starts, and StageFailed is raised. The callbacks are called in the calling thread.
     """
-    if type(slots) is not int or slots < 1:
-        raise ValueError(f"slots = {slots!r}: must be an integer of at least 1")
+    require_whole("slots", slots, 1)
     begin = time.monotonic()
     planned = execution_plan(stages, root)
     todo = [stage for stage, status in planned if status is not State.DONE]
@@ -137,15 +138,7 @@ def _work(stage: Stage, root: Path, results: SimpleQueue[tuple[Stage, float, Bas
 def _perform(stage: Stage, root: Path) -> None:
     begin, output = time.monotonic(), stage.output(root)
     output.mkdir(parents=True, exist_ok=True)
-    _write_json(output / "config.json", {"identity": stage.identity, **stage.resolved()})
+    CONFIG.save(output, {"identity": stage.identity, **stage.resolved()})
     stage.run(StageContext(stage, root))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    seconds = round(time.monotonic() - begin, 3)
-    _write_json(
-        output / "SUCCESS", {"identity": stage.identity, "name": stage.name, "seconds": seconds, "finished": now}
-    )
-
-
-def _write_json(path: Path, value: JSON) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    SUCCESS.save(output, Success(stage.identity, stage.name, round(time.monotonic() - begin, 3), now))

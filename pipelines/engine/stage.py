@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from datagen.artifact import Artifact
+from datagen.canonical import fingerprint_of
+from datagen.checks import require_whole
 from datagen.storage import as_path
-from pipelines.engine.canonical import JSON, canonical, fingerprint
+from pipelines.engine.canonical import JSON, canonical
 
 _SLUG = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 
@@ -24,6 +26,19 @@ class State(Enum):
     DONE = "done"
     TODO = "to do"
     BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Success:
+    """Of which stage a directory holds the finished work, and when and in how many seconds it was done."""
+
+    identity: str
+    name: str
+    seconds: float
+    finished: str
+
+
+SUCCESS = Artifact("SUCCESS", Success)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +71,13 @@ class Stage:
     def __post_init__(self) -> None:
         if len(self.name) > 100 or not _SLUG.fullmatch(self.name):
             raise ValueError(f"name = {self.name!r}: must be a slug such as train-n1-seed0, of at most 100 characters")
-        if self.slots is not None and (type(self.slots) is not int or self.slots < 1):
-            raise ValueError(f"slots = {self.slots!r}: must be None or an integer of at least 1 (stage {self.name})")
-        if type(self.version) is not int or self.version < 1:
-            raise ValueError(f"version = {self.version!r}: must be an integer of at least 1 (stage {self.name})")
+        if self.slots is not None:
+            require_whole(f"stage {self.name}: slots", self.slots, 1)
+        require_whole(f"stage {self.name}: version", self.version, 1)
         dependency_order(self.inputs)
         resolved = self.resolved()
         object.__setattr__(self, "config", copy.deepcopy(self.config))
-        object.__setattr__(self, "identity", fingerprint(resolved))
+        object.__setattr__(self, "identity", fingerprint_of(resolved))
 
     def resolved(self) -> dict[str, JSON]:
         """All that shapes the result, as JSON: what the identity hashes and config.json holds."""
@@ -112,11 +126,10 @@ def state(stage: Stage, root: str | Path) -> State:
     """Whether the stage is finished under `root`; anything but a readable SUCCESS of this identity is not."""
     output = stage.output(root)
     try:
-        success = json.loads((output / "SUCCESS").read_text(encoding="utf-8"))
+        success = SUCCESS.load(output)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a store's other errors do not make it undone
         return State.BROKEN if output.exists() else State.TODO
-    finished = isinstance(success, dict) and success.get("identity") == stage.identity
-    return State.DONE if finished else State.BROKEN
+    return State.DONE if success.identity == stage.identity else State.BROKEN
 
 
 def execution_plan(stages: Sequence[Stage], root: str | Path) -> list[tuple[Stage, State]]:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pipelines.reporting.results import EvaluationResult, read_results
+from pipelines.reporting.results import RESULTS, EvaluationResult
 from sleepmodel.evaluation.statistics import Estimate, Mean
 
 COSTS = ("tokens", "FLOPs", "tokens/s", "s")  # columns: of a variant's training
@@ -95,7 +95,7 @@ class PairedDifference:
 
 def read_variants(evaluation: Path) -> list[VariantResults]:
     """The comparison in a finished evaluation, in the order of the preset."""
-    results = read_results(evaluation)
+    results = RESULTS.load(evaluation)
     return [
         VariantResults(name, [r for r in results if r.variant == name])
         for name in dict.fromkeys(r.variant for r in results)

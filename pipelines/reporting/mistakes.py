@@ -9,6 +9,7 @@ import numpy as np
 
 from datagen.rows import Ragged, Rows
 from datagen.schema import Dataset
+from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.questions import AnsweredQuestion, question_formatter
 from sleepmodel.evaluation.accuracy import right_answers
 from sleepmodel.evaluation.statistics import Int64
@@ -105,15 +106,10 @@ def markdown(mistakes: Sequence[Mistakes]) -> str:
         parts.append(f"## {found.variant}, seed {found.seed}")
         if found.confusion_counts:
             commonest = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
-            parts.append(_table(("depth", "right", "given", "times"), commonest))
+            parts.append(markdown_table(("depth", "right", "given", "times"), commonest))
         if found.wrong_answers:
             read = [(f.depth, f.problem, f.right, f.given, f"row {f.row}") for f in found.wrong_answers]
-            parts.append(_table(("depth", "problem", "right", "given", "test row"), read))
+            parts.append(markdown_table(("depth", "problem", "right", "given", "test row"), read))
         else:
             parts.append("No answer is wrong.")
     return "\n\n".join(parts) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
+from datagen.artifact import Artifact
+from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
-from sleepmodel.evaluation.statistics import Share
-
-RESULTS, COSTS, MISTAKES, READABLE = "results.json", "costs.json", "mistakes.json", "mistakes.md"
 
 
 @dataclass(frozen=True)
@@ -38,37 +33,7 @@ class EvaluationResult:
     commit: str = ""
 
 
-def read_results(output: Path) -> list[EvaluationResult]:
-    """What a finished evaluation holds."""
-    return [evaluation_result(record) for record in json.loads((output / RESULTS).read_text())]
-
-
-def read_costs(output: Path) -> list[InferenceCost]:
-    """What each variant of a finished evaluation costs its user."""
-    return [InferenceCost(**record) for record in json.loads((output / COSTS).read_text())]
-
-
-def read_mistakes(output: Path) -> list[Mistakes]:
-    """What the first seed of each variant of a finished evaluation gets wrong."""
-    return [
-        Mistakes(
-            record["variant"],
-            record["seed"],
-            [ConfusionCount(**found) for found in record["instead"]],
-            [WrongAnswer(**found) for found in record["failures"]],
-        )
-        for record in json.loads((output / MISTAKES).read_text())
-    ]
-
-
-def evaluation_result(record: dict[str, Any]) -> EvaluationResult:
-    """A result again, from its `asdict` after JSON."""
-    measured = record.pop("accuracy")
-    answers = {int(depth): _share(share) for depth, share in measured["answers"].items()}
-    kinds = {kind: _share(share) for kind, share in measured["kinds"].items()}
-    return EvaluationResult(**record, accuracy=Accuracy(_share(measured["rows"]), answers, kinds))
-
-
-def _share(record: dict[str, Any]) -> Share:
-    low, high = record["interval"]
-    return Share(record["right"], record["total"], (low, high))
+RESULTS = Artifact("results.json", list[EvaluationResult])
+COSTS = Artifact("costs.json", list[InferenceCost])  # of each variant
+MISTAKES = Artifact("mistakes.json", list[Mistakes])  # of the first seed of each variant
+READABLE = "mistakes.md"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
 from sleepmodel.config import Curriculum
-from sleepmodel.distributed.job import MODEL, read_history
+from sleepmodel.distributed.job import MODEL, read_training
 from sleepmodel.evaluation.accuracy import NO_CURRICULUM, batch_rows, predict, score
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
@@ -85,11 +83,12 @@ def evaluate_stage(variants: dict[str, list[Stage]], more: dict[str, tuple[int, 
         ]
         saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
         (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
-        for file, records in ((RESULTS, list(results.values())), (COSTS, costs), (MISTAKES, mistakes)):
-            (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
+        RESULTS.save(run.output, list(results.values()))
+        COSTS.save(run.output, costs)
+        MISTAKES.save(run.output, mistakes)
         (run.output / READABLE).write_text(markdown(mistakes))
 
-    return Stage("evaluate", config, run, inputs, slots=None, version=3)
+    return Stage("evaluate", config, run, inputs, slots=None, version=4)
 
 
 def trained_variants(
@@ -97,11 +96,13 @@ def trained_variants(
 ) -> list[TrainedVariant]:
     """A trained model at its own N, and at each other N that it was trained for and of `more`, as variants of their own
     ("variant@N")."""
-    own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
-    trained, curriculum = train["sleep_passes"] or [own], _curriculum(train)
+    record = read_training(training)
+    own, train = record.model.sleep_passes, record.train
     return [
-        TrainedVariant(variant if passes == own else f"{variant}@{passes}", passes, training, data, commit, curriculum)
-        for passes in sorted({own, *trained, *more})
+        TrainedVariant(
+            variant if passes == own else f"{variant}@{passes}", passes, training, data, commit, train.curriculum
+        )
+        for passes in sorted({own, *train.sleep_passes, *more})
     ]
 
 
@@ -166,21 +167,17 @@ def measure(
     trained: TrainedVariant, rows: Rows, predicted: Int64, root: Path, kinds: Sequence[str] = ()
 ) -> EvaluationResult:
     """What a trained model's predictions on its test rows, of these kinds, are worth."""
-    model, history, train = (
-        load(trained.training / MODEL),
-        read_history(trained.training),
-        _train_config(trained.training),
-    )
-    last = history[-1]
+    record = read_training(trained.training)
+    last = record.history[-1]
     return EvaluationResult(
         variant=trained.variant,
-        seed=train["seed"],
+        seed=record.train.seed,
         sleep_passes=trained.sleep_passes,
-        fast_weight_lr=model.config.fast_weight_lr,
+        fast_weight_lr=record.model.fast_weight_lr,
         tokens=last.tokens,
         seconds=last.seconds,
         flops=last.flops,
-        tokens_per_second=statistics.median(at.tokens_per_second for at in history),
+        tokens_per_second=statistics.median(at.tokens_per_second for at in record.history),
         level=last.level,
         validation=last.accuracy,
         floor=majority_share(rows),
@@ -204,17 +201,6 @@ def majority_share(rows: Rows) -> float:
 def _mistakes(result: EvaluationResult, rows: Rows, predicted: Int64, about: Dataset) -> Mistakes:
     found = confusion_counts(predicted, rows, about.vocabulary), wrong_answers(predicted, rows, about)
     return Mistakes(result.variant, result.seed, *found)
-
-
-def _train_config(training: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((training / "config.json").read_text())["config"]["train"]
-    return config
-
-
-def _curriculum(train: dict[str, Any]) -> Curriculum:
-    """What of a training's curriculum says with how many passes each row is evaluated."""
-    found = train["curriculum"]
-    return Curriculum(levels=tuple(found["levels"]), steps_per_pass=found["steps_per_pass"])
 
 
 def _metrics(result: EvaluationResult, suffix: str) -> dict[str, float]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from datagen import PAD, Rows, read_rows
+from datagen.artifact import Artifact
 from datagen.reader import read_dataset
 from pipelines.engine.stage import Stage, StageContext
-from pipelines.reporting.results import EvaluationResult, read_results
+from pipelines.reporting.results import RESULTS, EvaluationResult
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.tracking.registry import champion, champion_model, promote, register
 
-REGISTRATION = "registration.json"
 EXAMPLE_ROWS = 4
 DATASET_TAG = "dataset"
 
@@ -34,9 +32,7 @@ class Registration:
     reason: str
 
 
-def read_registration(output: Path) -> Registration:
-    """What a finished registration holds."""
-    return Registration(**json.loads((output / REGISTRATION).read_text()))
+REGISTRATION = Artifact("registration.json", Registration)
 
 
 def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, services: Services) -> Stage:
@@ -46,7 +42,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
     data = trained[0].inputs[0]
 
     def run(run: StageContext) -> None:
-        results = read_results(run.path(evaluation))
+        results = RESULTS.load(run.path(evaluation))
         found = [result for variant in candidates for result in results if result.variant == variant]
         # by validation: a choice by test accuracy would flatter it
         index, chosen = max(enumerate(found), key=lambda pair: (pair[1].level or 0, pair[1].validation))
@@ -71,8 +67,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         won, reason = _judge(services, name, version, chosen, rows, fingerprint)
         if won:
             promote(services.store, name, version)
-        registration = Registration(name, version, won, reason)
-        (run.output / REGISTRATION).write_text(json.dumps(asdict(registration), indent=2))
+        REGISTRATION.save(run.output, Registration(name, version, won, reason))
 
     return Stage("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=2)
 

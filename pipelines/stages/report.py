@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.comparison import floor_of, interval_of, read_variants, table_of
 from pipelines.reporting.html import page
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.results import READABLE, read_costs, read_mistakes
+from pipelines.reporting.results import COSTS, MISTAKES, READABLE
 from pipelines.reporting.sections import COMPARISON, CURVES, SEARCH, ReportData, sections
 from pipelines.runtime.services import Services
-from pipelines.stages.tune import read_best, read_trials
-from sleepmodel.distributed.job import read_history
+from pipelines.stages.tune import TRIALS
+from sleepmodel.distributed.job import read_training
+from sleepmodel.distributed.ray_tune import best
 
 REPORT, MARKDOWN = "report.html", "report.md"
 
@@ -25,14 +24,21 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
     def run(run: StageContext) -> None:
         evaluated = run.path(evaluation)
         variants = read_variants(evaluated)
-        models = {variant.name: [run.root / result.path for result in variant.results] for variant in variants}
+        trainings = {
+            variant.name: [read_training((run.root / result.path).parent) for result in variant.results]
+            for variant in variants
+        }
+        searched = [TRIALS.load(run.path(search)) for search in searches]
         data = ReportData(
             variants=variants,
-            histories={name: [read_history(path.parent) for path in paths] for name, paths in models.items()},
-            settings={name: _settings(paths[0]) for name, paths in models.items()},
-            searches=[(read_trials(run.path(search)), read_best(run.path(search))) for search in searches],
-            costs=read_costs(evaluated),
-            mistakes=read_mistakes(evaluated),
+            histories={name: [record.history for record in records] for name, records in trainings.items()},
+            settings={
+                name: {"model": asdict(first.model), "train": asdict(first.train)}
+                for name, (first, *_) in trainings.items()
+            },
+            searches=[(trials, best(trials)) for trials in searched],
+            costs=COSTS.load(evaluated),
+            mistakes=MISTAKES.load(evaluated),
         )
         html = page(services.experiment.name, sections(data, run.output))
         (run.output / REPORT).write_text(html, encoding="utf-8")
@@ -41,12 +47,6 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         services.log_report(run.output)
 
     return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=3)
-
-
-def _settings(model: Path) -> dict[str, Any]:
-    """The config of a trained model and of its training, nested."""
-    trained = json.loads((model.parent / "config.json").read_text())["config"]["train"]
-    return {"model": json.loads((model / "config.json").read_text()), "train": trained}
 
 
 def _markdown(title: str, data: ReportData) -> str:

@@ -11,7 +11,7 @@ from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from pipelines.stages.tune import read_best
 from sleepmodel.config import ModelConfig, TrainConfig
-from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_history
+from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
 
 WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
@@ -67,7 +67,7 @@ def _train_stages(
         def run(run: StageContext) -> None:
             if not has_model(run.output):  # else killed, or without MLflow, between the model and its SUCCESS
                 fit_in(run)
-            services.send_curve(run.stage, read_history(run.output))
+            services.send_curve(run.stage, read_training(run.output).history)
 
         def fit_in(run: StageContext) -> None:
             # imported here, as it takes seconds that a plan or a finished pipeline should not wait for
@@ -90,6 +90,8 @@ def _train_stages(
             services.map(fit, [(job,)], cores=0)
 
         needed = (*inputs, start) if start else inputs
-        return Stage(f"train-{variant}-seed{seed}", {**config, "variant": variant, "train": train}, run, needed)
+        return Stage(
+            f"train-{variant}-seed{seed}", {**config, "variant": variant, "train": train}, run, needed, version=2
+        )
 
     return [stage(seed, starts[i] if starts else None) for i, seed in enumerate(experiment.seeds)]

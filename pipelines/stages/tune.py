@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
+from datagen.artifact import Artifact
 from pipelines.config.experiment import Experiment
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import Services
@@ -14,17 +14,12 @@ from sleepmodel.config import Search
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_tune import TrialResult, best, search
 
-TRIALS = "trials.json"
-
-
-def read_trials(output: Path) -> list[TrialResult]:
-    """Every trial of a finished search."""
-    return [TrialResult(**trial) for trial in json.loads((output / TRIALS).read_text())]
+TRIALS = Artifact("trials.json", list[TrialResult])
 
 
 def read_best(output: Path) -> TrialResult:
     """The winner of a finished search."""
-    return best(read_trials(output))
+    return best(TRIALS.load(output))
 
 
 def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Services) -> Stage:
@@ -45,6 +40,6 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
         # a process of its own, without a core: Tune wants the main thread, and the cores are the trials'
         (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0)
         best(trials)  # before the step counts as done
-        (run.output / TRIALS).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
+        TRIALS.save(run.output, trials)
 
     return Stage("tune", {"model": experiment.model, "train": train, "search": config}, run, (data,), slots=None)

@@ -6,13 +6,12 @@ store may show before them. It is whole when every worker's list is there and ev
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from datagen.artifact import Artifact
+from datagen.files import sha256
 from datagen.storage import remove_tree
 from sleepmodel.config import Scale
 
@@ -23,6 +22,16 @@ log = logging.getLogger(__name__)
 
 class IncompleteCheckpointError(ValueError):
     """A checkpoint that is not whole."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a worker has written by a step, at what scale: files by their path in the checkpoint, with SHA-256."""
+
+    step: int
+    workers: int
+    zero_stage: int
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -37,23 +46,22 @@ class SavedCheckpoint:
 
 def write_manifest(directory: Path, rank: int, step: int, scale: Scale) -> None:
     """List a worker's files in `directory`, all of which it has written, with their checksums."""
-    files = {str(path.relative_to(directory)): _sha256(path) for path in sorted(directory.rglob("*")) if path.is_file()}
-    content = {"step": step, "workers": scale.workers, "zero_stage": scale.zero_stage, "files": files}
-    _manifest(directory, rank).write_text(json.dumps(content, indent=2))
+    files = {str(path.relative_to(directory)): sha256(path) for path in sorted(directory.rglob("*")) if path.is_file()}
+    _manifest(rank).save(directory, Manifest(step, scale.workers, scale.zero_stage, files))
 
 
 def read(directory: Path) -> SavedCheckpoint:
-    """What lies in a checkpoint's directory. Raises TornError, with the file and what is wrong with it."""
+    """What lies in a checkpoint's directory. Raises IncompleteCheckpointError, which names the file."""
     first = _read_manifest(directory, 0)
-    for rank in range(int(first["workers"])):
-        for name, expected in _read_manifest(directory, rank)["files"].items():
+    for rank in range(first.workers):
+        for name, expected in _read_manifest(directory, rank).files.items():
             try:
-                found = _sha256(directory / name)
+                found = sha256(directory / name)
             except FileNotFoundError:
                 raise IncompleteCheckpointError(f"{name} is missing") from None
             if found != expected:
                 raise IncompleteCheckpointError(f"{name} has another checksum than when it was written")
-    return SavedCheckpoint(directory, first["step"], first["workers"], first["zero_stage"])
+    return SavedCheckpoint(directory, first.step, first.workers, first.zero_stage)
 
 
 def latest(checkpoints: Path) -> SavedCheckpoint | None:
@@ -63,7 +71,7 @@ def latest(checkpoints: Path) -> SavedCheckpoint | None:
 
 
 def prune(checkpoints: Path) -> SavedCheckpoint | None:
-    """As `last`, and remove the torn ones and all but the last `KEPT` whole ones.
+    """As `latest`, and remove the torn ones and all but the last `KEPT` whole ones.
 
     Only where nobody writes: to a reader a checkpoint that is being written is a torn one.
     """
@@ -103,23 +111,12 @@ def _directories(checkpoints: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def _manifest(directory: Path, rank: int) -> Path:
-    return directory / f"worker-{rank}.json"
+def _manifest(rank: int) -> Artifact[Manifest]:
+    return Artifact(f"worker-{rank}.json", Manifest, remedy=f"worker {rank} did not finish writing it")
 
 
-def _read_manifest(directory: Path, rank: int) -> dict[str, Any]:
-    path = _manifest(directory, rank)
+def _read_manifest(directory: Path, rank: int) -> Manifest:
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise IncompleteCheckpointError(f"{path.name} is missing: worker {rank} did not finish writing") from None
-    except ValueError as error:
-        raise IncompleteCheckpointError(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(content, dict) or content.keys() != {"step", "workers", "zero_stage", "files"}:
-        raise IncompleteCheckpointError(f"{path.name} is not what a worker writes")
-    return content
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _manifest(rank).load(directory)
+    except (FileNotFoundError, ValueError) as error:
+        raise IncompleteCheckpointError(str(error)) from None

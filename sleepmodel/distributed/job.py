@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from datagen.artifact import Artifact
 from datagen.blocks import Blocks
+from datagen.checks import require
 from datagen.reader import read_dataset, read_rows, stream
 from datagen.rows import Ragged
 from datagen.storage import as_path, in_store, publishing
-from sleepmodel.config import ModelConfig, Scale, TrainConfig, require
+from sleepmodel.config import ModelConfig, Scale, TrainConfig
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import load
 from sleepmodel.model import SleepModel
@@ -25,14 +26,26 @@ from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
 from sleepmodel.training.progress import Progress
 
-HISTORY, MODEL = "history.json", "model"
+MODEL = "model"
 STOP_SECONDS = 2  # how often a store is asked whether to stop
 
 
 @dataclass(frozen=True)
+class TrainingRecord:
+    """What a training was and how it went, beside the model that it left. history: a report each `validate_every`."""
+
+    model: ModelConfig
+    train: TrainConfig
+    history: list[Progress]
+
+
+TRAINING = Artifact("training.json", TrainingRecord)
+
+
+@dataclass(frozen=True)
 class TrainingJob:
-    """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves model and history;
-    start: directory of a model to begin with (SleepModel.adopt), None is none;
+    """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves the model and
+    its record; start: directory of a model to begin with (SleepModel.adopt), None is none;
     store, run: where MLflow metrics go (None: nowhere);
     stop: a path whose existence asks the training to save and end before its last step (None: nothing asks)."""
 
@@ -90,14 +103,14 @@ class TrainingJob:
         return model
 
     def finish(self, model: SleepModel, history: list[Progress]) -> None:
-        """Leave the trained model and its learning curve in `output`; the curve is there when all is."""
+        """Leave the trained model and its record in `output`; the record is there when all is."""
         output = as_path(self.output)
         if has_model(output):  # a worker that died after this is started again
             return
         model.vocabulary = read_dataset(self.dataset).vocabulary
-        with publishing(output / MODEL, last=HISTORY) as fresh:
+        with publishing(output / MODEL, last=TRAINING.name) as fresh:
             save(model, fresh)
-            (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))
+            TRAINING.save(fresh, TrainingRecord(self.model, self.train, history))
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,9 +121,9 @@ def _look(path: str, tick: int) -> bool:
 
 def has_model(output: Path) -> bool:
     """Whether a job has left its whole model in `output`."""
-    return (output / MODEL / HISTORY).exists()
+    return (output / MODEL / TRAINING.name).exists()
 
 
-def read_history(output: Path) -> list[Progress]:
-    """The learning curve of a finished job."""
-    return [Progress(**at) for at in json.loads((output / MODEL / HISTORY).read_text())]
+def read_training(output: Path) -> TrainingRecord:
+    """The record of a finished job."""
+    return TRAINING.load(output / MODEL)

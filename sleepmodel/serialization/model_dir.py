@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from datagen.files import replacing
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import SleepModel
-from sleepmodel.serialization.tensors import read_tensors, replacing, write_tensors
+from sleepmodel.serialization.tensors import read_tensors, write_tensors
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
 

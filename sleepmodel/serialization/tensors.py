@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from datagen.files import replacing
 
 SUM = "sha256"  # of everything else in a safetensors file
 
@@ -18,11 +17,15 @@ SUM = "sha256"  # of everything else in a safetensors file
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
     """Write a safetensors file with `facts`, strings by name, and a checksum of all that it holds; it appears whole
     or not at all. Raises OSError where it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as fresh:
-        save_file(tensors, fresh, {**facts, SUM: _checksum(tensors, facts)})
+        try:
+            save_file(tensors, fresh, {**facts, SUM: _checksum(tensors, facts)})
+        except SafetensorError as error:  # safetensors' form of an OSError
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -45,27 +48,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return facts, tensors
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path`, whose file takes the place of `path` in the end, and goes where there was an error.
-
-    As datagen.files has it; a registered model takes this package with it, and nothing else.
-    """
-    from safetensors import SafetensorError
-
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield fresh
-        fresh.replace(path)
-    except (OSError, SafetensorError) as error:  # the latter is safetensors' form of the former
-        raise OSError(
-            f"{path} cannot be written ({error}); what stood there is as it was: make room, and run the same again"
-        ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
 def _checksum(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
+    # part of the file format, so that this JSON keeps its spaces
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())

@@ -20,23 +20,23 @@ def environment() -> dict[str, str]:
     tags = {"platform": platform.platform(), "cpus": str(os.cpu_count()), "python": platform.python_version()}
     tags |= {package: metadata.version(package) for package in ("torch", "ray", "deepspeed", "mlflow")}
     tags = {f"sleepmodel.env.{name}": value for name, value in tags.items()}
-    if commit := _commit():
+    if commit := git_commit(Path(__file__)):
         # a commit does not tell what ran where files were changed since
         tags[COMMIT_TAG] = commit.removesuffix("-dirty")
         tags[DIRTY_TAG] = str(commit.endswith("-dirty")).lower()
     return tags
 
 
-def _commit() -> str | None:
-    """The commit that this file belongs to, with "-dirty" where its code differs; None outside a checkout."""
-    here = Path(__file__)
+def git_commit(file: Path) -> str | None:
+    """The commit that a source file belongs to, with "-dirty" where the repository's code was changed since; None
+    without git, and for a file that git does not track."""
     git = shutil.which("git")
     # an installed copy may lie in somebody else's checkout
-    if git is None or not _output([git, "ls-files", here.name], here.parent):
+    if git is None or not _output([git, "ls-files", file.name], file.parent):
         return None
-    head = _output([git, "rev-parse", "--verify", "--quiet", "HEAD"], here.parent)
+    head = _output([git, "rev-parse", "--verify", "--quiet", "HEAD"], file.parent)
     # pages and results are written by the runs themselves
-    changed = _output([git, "status", "--porcelain", "--untracked-files=no", "--", *_CODE], here.parent)
+    changed = _output([git, "status", "--porcelain", "--untracked-files=no", "--", *_CODE], file.parent)
     return (head + "-dirty" if changed else head) or None
 
 

@@ -20,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
+import datagen
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory, save
 from sleepmodel.tracking import pyfunc
@@ -28,7 +29,8 @@ from sleepmodel.tracking.runs import SQLITE, TrackingStore, client_of, first_con
 
 CHAMPION = "champion"
 WEIGHTS_FOLDER = "model"
-PACKAGE = Path(__file__).parents[1]  # all of sleepmodel is shipped with a registered model
+# shipped with a registered model: datagen too, as sleepmodel writes its files by datagen.files
+PACKAGES = (Path(__file__).parents[1], Path(datagen.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def register(
 
 
 def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.NDArray[np.int64], answers: int) -> None:
-    """Write the pyfunc to directory/pyfunc: weights, this package, and what it needs. Nothing in it is a pickle."""
+    """Write the pyfunc to directory/pyfunc: weights, PACKAGES, and what they need. Nothing in it is a pickle."""
     save(model, directory / WEIGHTS_FOLDER)
     integers, matrix = np.dtype(np.int64), (-1, -1)
     mlflow.pyfunc.save_model(
@@ -82,7 +84,7 @@ def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.N
         mlflow_model=card,
         python_model=pyfunc.__file__,
         artifacts={WEIGHTS_FOLDER: str(directory / WEIGHTS_FOLDER)},
-        code_paths=[str(PACKAGE)],
+        code_paths=[str(package) for package in PACKAGES],
         signature=ModelSignature(
             Schema([TensorSpec(integers, matrix, "tokens")]),
             Schema([TensorSpec(integers, matrix, "answer")]),

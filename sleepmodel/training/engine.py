@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from datagen.files import sha256
 from sleepmodel.config import TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training.optim import build_optimizers, peak_rates, set_rates
@@ -87,7 +87,7 @@ def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, 
     """Write a checkpoint whose weights and optimisers are whole in this process."""
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
-    (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))
+    (directory / CHECKPOINT_SUM).write_text(sha256(directory / CHECKPOINT))
 
 
 def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) 
     if not file.is_file() or not listed.is_file():
         raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
     remedy = "go on from an earlier checkpoint"
-    if listed.read_bytes() != _sum_of(file).encode():
+    if listed.read_bytes() != sha256(file).encode():
         raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
@@ -106,11 +106,6 @@ def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) 
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     return dict(saved["state"])
-
-
-def _sum_of(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def clip_gradient(model: SleepModel, limit: float) -> float:

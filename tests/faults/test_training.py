@@ -21,7 +21,7 @@ from ray import cloudpickle
 from datagen import generate
 from sleepmodel import Scale, SleepModel, load
 from sleepmodel.distributed import checkpoints as saved
-from sleepmodel.distributed.job import MODEL, TrainingJob, read_history
+from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import CHECKPOINTS, RAY_SNAPSHOT, Stopped, fit
 from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT
@@ -100,7 +100,9 @@ def check_same(job: TrainingJob, expected: TrainingJob) -> None:
 
 
 def curve(job: TrainingJob) -> list[float]:
-    return [number for at in read_history(Path(job.output)) for number in (at.step, at.tokens, at.flops, at.loss)]
+    return [
+        number for at in read_training(Path(job.output)).history for number in (at.step, at.tokens, at.flops, at.loss)
+    ]
 
 
 def logged_steps(job: TrainingJob) -> list[int]:
@@ -216,7 +218,7 @@ def check_fewer_and_more(job: TrainingJob, expected: TrainingJob) -> None:
     latest = saved.latest(Path(job.output) / CHECKPOINTS)
     assert latest is not None and (latest.step, latest.workers) == (11, 1)
     Future(job).result()
-    got, wanted = (read_history(Path(each.output)) for each in (job, expected))
+    got, wanted = (read_training(Path(each.output)).history for each in (job, expected))
     assert [(at.step, at.tokens, at.flops) for at in got] == [(at.step, at.tokens, at.flops) for at in wanted]
     assert [at.loss for at in got] == pytest.approx([at.loss for at in wanted], rel=LOSS_TOLERANCE)
     weights, others = (load(Path(each.output) / MODEL).state_dict() for each in (job, expected))

@@ -19,14 +19,14 @@ from mlflow import MlflowClient
 
 from datagen import generate, read_rows
 from pipelines.engine.locks import LOCKS
-from pipelines.reporting.results import read_results
+from pipelines.reporting.results import RESULTS
 from pipelines.stages.generate import dataset
-from pipelines.stages.register import read_registration
-from pipelines.stages.tune import read_trials
+from pipelines.stages.register import REGISTRATION
+from pipelines.stages.tune import TRIALS
 from sleepmodel import load
 from sleepmodel.config import Search
 from sleepmodel.distributed.checkpoints import latest
-from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_history
+from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
 from sleepmodel.distributed.ray_train import CHECKPOINTS
 from sleepmodel.distributed.ray_tune import search
 from sleepmodel.evaluation.accuracy import predict
@@ -129,9 +129,9 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
     root, _ = finished
     path = dataset(only(root, "generate"))
     rows = read_rows(path, "test")[:64]
-    registration = read_registration(only(root, "register"))
+    registration = REGISTRATION.load(only(root, "register"))
     assert registration.champion and registration.name == "sleep-rule110"
-    results = [result for result in read_results(only(root, "evaluate")) if result.variant == "winner"]
+    results = [result for result in RESULTS.load(only(root, "evaluate")) if result.variant == "winner"]
     chosen = max(results, key=lambda result: result.validation)
     expected = predict(load(root / chosen.path), rows)[:, -1]
     np.save(root / "prompts.npy", rows.tokens[:, :-1].astype(np.int64))
@@ -169,7 +169,7 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
     assert sum(parent == experiment for parent in children.values()) == 8
     training = runs["train-n1-seed20"]
     curve = client.get_metric_history(training.info.run_id, "loss")
-    history = read_history(only(root, "train-n1-seed20"))
+    history = read_training(only(root, "train-n1-seed20")).history
     assert [(point.step, point.value) for point in curve] == [(at.tokens, pytest.approx(at.loss)) for at in history]
     assert "model.fast_weight_lr" in runs["train-winner-seed20"].data.params
     assert training.data.params["model.sleep_passes"] == "1"
@@ -182,7 +182,7 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
 def test_every_trial_has_tensorboard_events(finished: tuple[Path, str]) -> None:
     root, _ = finished
     tune = only(root, "tune")
-    assert len(list((tune / "search").glob("trial-*/events.out.tfevents.*"))) == len(read_trials(tune)) == 2
+    assert len(list((tune / "search").glob("trial-*/events.out.tfevents.*"))) == len(TRIALS.load(tune)) == 2
 
 
 def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_cluster: str) -> None:
@@ -208,7 +208,7 @@ def test_a_search_survives_its_driver(ray_cluster: str, tmp_path: Path) -> None:
     assert before and not list((tmp_path / "steps" / "tune").glob("*/SUCCESS"))
     run("tune", tmp_path, ray_cluster, *arguments)
     output = only(tmp_path, "tune")
-    assert len(read_trials(output)) == 3
+    assert len(TRIALS.load(output)) == 3
     assert set(before) <= set(_finished_trials(tmp_path))
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = (e for e in client.search_experiments() if e.name == "sleepmodel")
@@ -260,7 +260,7 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
     steps = [point.value for point in client.get_metric_history(logged.info.run_id, "step")]
     assert steps == [*range(20, 401, 20)] and logged.info.status == "FINISHED"
     assert (only(killed, "generate") / "SUCCESS").stat().st_mtime_ns == made
-    assert read_history(only(killed, "train-n1-seed20"))[-1].step == 400
+    assert read_training(only(killed, "train-n1-seed20")).history[-1].step == 400
 
 
 @long

@@ -1,6 +1,5 @@
 """Trained models on the test split: at their own N and at every N they were trained for, with any number of tasks."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import torch
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from datagen.task import Task
 from pipelines.config.presets import PRESETS
-from pipelines.engine.canonical import canonical
 from pipelines.runtime.resources import plan_resources_on_ray
 from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, predict_all, trained_variants
@@ -37,7 +35,6 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     job = TrainingJob(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
     job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
-    (training / "config.json").write_text(json.dumps({"config": canonical({"train": config}, "config")}))
     *found, beyond = trained_variants("any", training, dataset, "abc", more=(4, 8))
     assert [(trained.variant, trained.sleep_passes) for trained in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
     assert (beyond.variant, beyond.sleep_passes) == ("any@8", 8)

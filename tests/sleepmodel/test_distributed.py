@@ -14,7 +14,7 @@ import torch
 from datagen import Rows, generate
 from sleepmodel import Scale, SleepModel, TrainConfig, load
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
-from sleepmodel.distributed.job import MODEL, TrainingJob, read_history
+from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train
@@ -156,7 +156,7 @@ def test_two_workers_match_one_and_a_plain_loop(job: TrainingJob, rows: Rows, tm
     """The same global batches, halved: only the order of sums differs."""
     jobs = [replace(job, output=str(tmp_path / str(n)), scale=Scale(workers=n)) for n in (1, 2)]
     ray.get([ray.remote(num_cpus=0)(fit).remote(each) for each in jobs])
-    one, two = (read_history(Path(each.output)) for each in jobs)
+    one, two = (read_training(Path(each.output)).history for each in jobs)
     plain = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), job.rows(), CONFIG)
     for a, b, c in zip(one, two, plain, strict=True):
         assert (a.step, a.tokens) == (b.step, b.tokens) == (c.step, c.tokens)

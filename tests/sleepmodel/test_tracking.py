@@ -36,8 +36,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
 from sleepmodel import ModelConfig, SleepModel, load, save
-from sleepmodel.tracking import provenance
 from sleepmodel.tracking import runs as tracking
+from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, git_commit
 from sleepmodel.tracking.pyfunc import Answers
 from sleepmodel.tracking.registry import Version, champion, champion_model, download_model, promote, register
 from sleepmodel.tracking.runs import (
@@ -329,7 +329,7 @@ def test_a_run_tells_what_made_it(store: TrackingStore, run: str) -> None:
 def test_the_commit_of_a_run_is_told_with_what_was_changed(store: TrackingStore) -> None:
     clean, dirty, bare = fresh_identity(), fresh_identity(), fresh_identity()
     for identity, changed in ((clean, "false"), (dirty, "true")):
-        tags = {provenance.COMMIT_TAG: "abc", provenance.DIRTY_TAG: changed}
+        tags = {COMMIT_TAG: "abc", DIRTY_TAG: changed}
         start_run(store, "train", identity, None, {}, tags)
     assert (commit_of_run(store, clean), commit_of_run(store, dirty), commit_of_run(store, bare)) == (
         "abc",
@@ -349,11 +349,10 @@ def test_changed_code_makes_a_commit_dirty_and_a_filled_page_does_not(
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    monkeypatch.setattr(provenance, "__file__", str(code))
     page.write_text("filled\n")
-    assert provenance._commit() == head
+    assert git_commit(code) == head
     code.write_text("changed\n")
-    assert provenance._commit() == f"{head}-dirty"
+    assert git_commit(code) == f"{head}-dirty"
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("xyz .,", max_size=9)

@@ -182,12 +182,12 @@ def test_config_split_seed_and_shard_all_change_the_rows() -> None:
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ({"operations": (0, 3)}, r"operations\[0\] must be an int in 1..3, got 0"),
-        ({"operations": (4, 3)}, r"operations\[0\] must be an int in 1..3, got 4"),
-        ({"operations": (1, 17)}, r"operations\[1\] must be an int in 1..16, got 17"),
-        ({"operations": (1, 2.0)}, r"operations\[1\] must be an int"),
+        ({"operations": (0, 3)}, r"operations\[0\] = 0: must be an integer of at least 1, and at most 3"),
+        ({"operations": (4, 3)}, r"operations\[0\] = 4: must be an integer of at least 1, and at most 3"),
+        ({"operations": (1, 17)}, r"operations\[1\] = 17: must be an integer of at least 1, and at most 16"),
+        ({"operations": (1, 2.0)}, r"operations\[1\] = 2.0: must be an integer"),
         ({"operations": 3}, "operations must be a pair of ints, got 3"),
-        ({"tokens": (2000, 9000)}, r"tokens\[1\] must be an int in 1..8192"),
+        ({"tokens": (2000, 9000)}, r"tokens\[1\] = 9000: must be an integer of at least 1, and at most 8192"),
         ({"tokens": (2000, 2010)}, r"tokens\[1\] must be at least tokens\[0\] \+ \d+, the longest sentence"),
         ({"tokens": (100, 2000)}, r"tokens\[0\] must be at least \d+ to hold a problem of 8 operations, got 100"),
         ({"hard": 1}, "hard must be a bool, got 1"),
@@ -201,7 +201,7 @@ def test_refuses_bad_configs(config: dict[str, Any], why: str) -> None:
 
 @pytest.mark.parametrize(("split", "seed", "shard"), [("dev", 0, 0), ("train", -1, 0), ("train", 0, -1)])
 def test_refuses_bad_splits_and_seeds(split: str, seed: int, shard: int) -> None:
-    with pytest.raises(ValueError, match=r"(split|seed|shard) must be"):
+    with pytest.raises(ValueError, match=r"(split|seed|shard) .*must be"):
         next(Gsm().samples(split, seed, shard))
 
 
@@ -227,5 +227,5 @@ def test_fewer_rows_are_a_prefix() -> None:
     task = Gsm(tokens=SHORT)
     few, more = task.sample("test", 1, 2, 5), task.sample("test", 1, 2, 50)
     assert few.tokens.tolist() == more.tokens.tolist()[:5]
-    with pytest.raises(ValueError, match="rows must be"):
+    with pytest.raises(ValueError, match=r"rows = .*must be"):
         task.sample("test", 1, 2, 0)
