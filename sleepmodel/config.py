@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-MIXERS = ("attention", "gated_delta", "delta", "linear", "jet")
+# the mixers that come with the package; a mixer of your own is named by such a path itself
+MIXERS = {
+    "attention": "sleepmodel.mixers.attention:Attention",
+    "gated_delta": "sleepmodel.mixers.gated_delta:GatedDelta",
+    "delta": "sleepmodel.mixers.gated_delta:Delta",
+    "linear": "sleepmodel.mixers.gated_delta:Linear",
+    "jet": "sleepmodel.mixers.jet:Jet",
+}
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
 RECOMPUTE = ("nothing", "pass", "window", "both")
 PRECISIONS = ("float32", "bfloat16")
@@ -42,6 +51,10 @@ def _passes(field: str, values: object) -> None:
         require_whole(field, passes, 1, WIDEST)
 
 
+def _names_mixer(name: object) -> bool:
+    return isinstance(name, str) and (name in MIXERS or _PATH.fullmatch(name) is not None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture. Defaults are the paper's Rule 110 model (section "Experiments", 1).
@@ -49,7 +62,7 @@ class ModelConfig:
     vocab_size: number of tokens.
     d_model: width of the residual stream.
     n_heads: attention heads; `d_model / n_heads` must be even (RoPE).
-    mixers: the sequence mixer of each block, first to last.
+    mixers: the sequence mixer of each block, first to last: a name of MIXERS, or "module:Class" for one of your own.
     window: L, tokens in a full context window.
     eviction: what happens to the KV cache when the window is full: "hard" clears it, "sliding" keeps the L - 1 latest.
     sleep_passes: N, recurrent passes over a full window before it is evicted.
@@ -84,8 +97,8 @@ class ModelConfig:
             require_whole("max_positions", self.max_positions, 2)
         _real("fast_weight_lr", self.fast_weight_lr, 1e-6, 2.0, "a number in (0, 2]")
         require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
-        known = isinstance(self.mixers, tuple) and self.mixers and all(mixer in MIXERS for mixer in self.mixers)
-        require(bool(known), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}")
+        named = isinstance(self.mixers, tuple) and self.mixers and all(map(_names_mixer, self.mixers))
+        require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
         require(len(self.mixers) <= MOST_BLOCKS, "mixers", len(self.mixers), f"at most {MOST_BLOCKS} blocks")
         short = "jet" in self.mixers and self.eviction == "sliding" and self.window < 3
         require(not short, "window", self.window, "at least 3 where jet's convolution of 4 slides over borders")

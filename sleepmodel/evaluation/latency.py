@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sleepmodel.accounting import kv_bytes, state_bytes
+from sleepmodel.inference.session import Session
 from sleepmodel.model import SleepModel
 
 ROUNDS, WARMUP = 12, 2
@@ -56,8 +58,8 @@ def measure_inference_costs(models: Sequence[tuple[str, SleepModel, int]], round
             window=model.config.window,
             awake_ms=1e3 * statistics.median(awake[i]),
             sleep_ms=1e3 * statistics.median(asleep[i]),
-            state_bytes=model.state_bytes(1),
-            token_bytes=model.kv_bytes(1, 1),
+            state_bytes=state_bytes(model, 1),
+            token_bytes=kv_bytes(model, 1, 1),
         )
         for i, (variant, model, passes) in enumerate(models)
     ]
@@ -65,7 +67,7 @@ def measure_inference_costs(models: Sequence[tuple[str, SleepModel, int]], round
 
 def _one_window(model: SleepModel, passes: int) -> tuple[float, float]:
     """Seconds a token awake, and seconds of the sleep: 0 where rows end before the window does."""
-    session, config = model.session(sleep_passes=passes), model.config
+    session, config = Session(model, sleep_passes=passes), model.config
     tokens = torch.arange(min(config.window, config.max_positions or config.window)) % config.vocab_size
     timed = min(TIMED_TOKENS, len(tokens) - 1)
     # the last token brings the sleep

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from sleepmodel.accounting import kv_bytes, n_params, state_bytes
 from sleepmodel.hub import load
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
@@ -90,7 +91,7 @@ class Terminal:
         self.timed(lambda: None)
 
     def forget(self, _: str) -> None:
-        self.session = self.model.session(sleep_passes=self.session.sleep_passes)
+        self.session = Session(self.model, sleep_passes=self.session.sleep_passes)
         self.timed(lambda: None)
 
     def _read(self, context: Tensor) -> None:
@@ -112,7 +113,7 @@ class Terminal:
 
     def status(self, session: Session) -> str:
         """Window fill, sleeps, and the bytes of what is kept."""
-        state, kv = self.model.state_bytes(1), self.model.kv_bytes(1, session.kv_tokens)
+        state, kv = state_bytes(self.model, 1), kv_bytes(self.model, 1, session.kv_tokens)
         filled, window = int(session.filled[0]), self.model.config.window
         sleeps = f"{int(session.sleeps[0])} sleeps, N = {session.sleep_passes}"
         return f"window {filled}/{window} | {sleeps} | fast weights {state:,} B, KV {kv:,} B"
@@ -133,7 +134,7 @@ class Terminal:
 
 def remembering(model: SleepModel, path: str, passes: int | None) -> Session:
     """A session that goes on from a memory's file. Raises ValueError where that holds several conversations."""
-    session = model.session(memory=Memory.load(path), sleep_passes=passes)
+    session = Session(model, memory=Memory.load(path), sleep_passes=passes)
     if session.batch_size != 1:
         raise ValueError(
             f"{path}: a memory of {session.batch_size} rows, a terminal takes 1; save a session of one row"
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"--passes {given.passes}: must be at least 1")
         model = load(given.model)
         session = (
-            remembering(model, given.memory, given.passes) if given.memory else model.session(1, None, given.passes)
+            remembering(model, given.memory, given.passes) if given.memory else Session(model, 1, None, given.passes)
         )
     except (ValueError, OSError) as error:
         parser.error(str(error))
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     terminal = Terminal(model, session, console.print)
     config = model.config
     console.print(
-        f"{given.model}: {model.n_params():,} weights, {config.eviction} eviction every {config.window} tokens"
+        f"{given.model}: {n_params(model):,} weights, {config.eviction} eviction every {config.window} tokens"
     )
     console.print(f"tokens: {' '.join(terminal.words[:20])}; /help for commands")
     while True:

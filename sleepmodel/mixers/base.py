@@ -47,10 +47,9 @@ class Mixer(nn.Module):
     earlier ones: a window in one piece and the same window in several give the same outputs.
     """
 
-    keeps_state: bool  # whether anything of the state outlives a window
-
-    def set_eviction(self, eviction: str) -> None:
-        """What becomes of the KV cache at a border: "hard" or "sliding"."""
+    def keeps_state(self, eviction: str) -> bool:
+        """Whether anything of the state outlives a window under this eviction, "hard" or "sliding"."""
+        raise NotImplementedError
 
     def initial_state(self, batch: int) -> Any:
         """The state of `batch` rows that have read nothing."""
@@ -65,10 +64,11 @@ class Mixer(nn.Module):
         all that the KV cache holds when it is full."""
         raise NotImplementedError
 
-    def evict(self, state: Any, length: Tensor | int, earlier: Any = None) -> Any:
+    def evict(self, state: Any, length: Tensor | int, eviction: str, earlier: Any = None) -> Any:
         """What is left when a window of `length` tokens (as `Span.length`) ends.
 
-        earlier: the state before the passes that saw the window alone; None is: all that stays is in `state`.
+        eviction: "hard" drops the KV cache, "sliding" keeps the L - 1 latest tokens of it;
+        earlier: the state before the passes that saw the window alone; None: all that stays is in `state`.
         """
         raise NotImplementedError
 

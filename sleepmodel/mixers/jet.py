@@ -34,14 +34,10 @@ class Jet(GatedDelta):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width, channels = config.d_model, config.fast_heads * config.value_dim
-        self.set_eviction(config.eviction)
         self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
         with torch.no_grad():
             self.kernel_out.bias.view(channels, JET_KERNEL).copy_(torch.eye(JET_KERNEL)[-1])
-
-    def set_eviction(self, eviction: str) -> None:
-        self.keeps_tail = eviction == "sliding"
 
     def initial_state(self, batch: int) -> JetState:
         return JetState(super().initial_state(batch), self._no_tail(batch))
@@ -61,8 +57,8 @@ class Jet(GatedDelta):
     def begin_pass(self, state: JetState) -> JetState:
         return JetState(state.S, self._no_tail(len(state.S)))
 
-    def evict(self, state: JetState, length: Tensor | int, earlier: JetState | None = None) -> JetState:
-        if not self.keeps_tail:
+    def evict(self, state: JetState, length: Tensor | int, eviction: str, earlier: JetState | None = None) -> JetState:
+        if eviction == "hard":
             return self.begin_pass(state)
         if earlier is None:
             return state

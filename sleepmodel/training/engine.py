@@ -27,7 +27,9 @@ class Engine(Protocol):
     workers: int
     accumulation: int
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float) -> Tensor:
+    def backward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float, eviction: str | None
+    ) -> Tensor:
         """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss times `weight`."""
 
     def step(self, rate: float) -> float:
@@ -56,11 +58,16 @@ class LocalEngine:
         self.peaks = peak_rates(self.optimizers)
 
     def backward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        weight: float = 1.0,
+        eviction: str | None = None,
     ) -> Tensor:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
+            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes, eviction).loss
         (loss / self.accumulation).backward()
         return loss.detach()
 

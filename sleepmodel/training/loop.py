@@ -17,6 +17,7 @@ import torch
 
 from datagen.blocks import Blocks
 from datagen.rows import Rows
+from sleepmodel.accounting import flops
 from sleepmodel.config import ModelConfig, TrainConfig
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import SleepModel
@@ -60,8 +61,8 @@ def train(
     history, done = _load(engine, resume) if resume else ([], _Done())
     begin = time.monotonic() - done.seconds
     lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
-    plan, stage = _plan(rows, config, history), _NewLayerWarmup(engine.model, config)
-    cost, window = functools.cache(engine.model.flops), engine.model.config.window
+    sampler, warmup = _sampler(rows, config, history), _NewLayerWarmup(engine.model, config)
+    cost, window = functools.cache(functools.partial(flops, engine.model)), engine.model.config.window
 
     def save(directory: Path) -> None:
         done.seconds = time.monotonic() - begin
@@ -69,13 +70,13 @@ def train(
 
     for step in range(done.step, config.steps):
         rate = schedule(step, config) * config.backoff**done.skipped
-        stage.begin(step)
-        (batch, passes), micro = plan.batch(step), []
+        eviction = warmup.eviction(step)
+        (batch, passes), micro = sampler.batch(step), []
         # each answer token counts the same, in whatever pieces the batch is computed
         answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
         for part in split_batch(batch, engine.rank, engine.workers, engine.accumulation):
             tokens, mask = map(torch.from_numpy, part.batch())
-            micro.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers)))
+            micro.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), eviction))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
         # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
@@ -106,12 +107,12 @@ def train(
                 loss=engine.mean(sum(done.losses) / len(done.losses) if done.losses else math.nan),
                 grad_norm=done.norm,
                 rate=rate,
-                accuracy=validate(stage.whole(), plan.level),
+                accuracy=validate(engine.model, sampler.level),
                 flops=done.flops,
-                level=plan.level,
+                level=sampler.level,
                 skipped=done.skipped,
             )
-            plan.validated(at.accuracy)
+            sampler.validated(at.accuracy)
             done.losses.clear()
             done.norm = math.nan
             history.append(at)
@@ -122,7 +123,7 @@ def train(
     return history
 
 
-def _plan(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> BatchSampler:
+def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> BatchSampler:
     blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
     blocks = blocks.first(config.rows) if config.rows else blocks
     if not config.curriculum.by_level:
@@ -150,20 +151,16 @@ class _NewLayerWarmup:
     """The first `fresh_steps` steps: hard eviction, and no gradient but for the fast-weight blocks'."""
 
     def __init__(self, model: SleepModel, config: TrainConfig) -> None:
-        self.model, self.steps, self.alone = model, config.fresh_steps, False
+        self.steps, self.alone = config.fresh_steps, False
         fresh = {id(p) for block in model.stack if not isinstance(block.mixer, Attention) for p in block.parameters()}
         for parameter in model.parameters() if config.fresh_steps else ():
             if id(parameter) not in fresh:
                 parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if self.alone else gradient)
 
-    def begin(self, step: int) -> None:
+    def eviction(self, step: int) -> str | None:
+        """The eviction of a step; None is the model's own."""
         self.alone = step < self.steps
-        self.model.set_eviction("hard" if self.alone else self.model.config.eviction)
-
-    def whole(self) -> SleepModel:
-        """The model as it will be used."""
-        self.model.set_eviction(self.model.config.eviction)
-        return self.model
+        return "hard" if self.alone else None
 
 
 def _save(engine: Engine, history: list[Progress], done: _Done, directory: Path) -> None:
