@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.results_file import ROOT
 from datagen.files import replacing
 
-EVIDENCE, ITERATED, SCALING = (
+EVIDENCE, ITERATED_SLEEP, SCALING = (
     ROOT.parent / "docs" / name for name in ("evidence.md", "iterated-sleep.md", "scaling.md")
 )
 

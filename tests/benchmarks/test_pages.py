@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence import EXPERIMENTS
-from benchmarks.pages import EVIDENCE, ITERATED, SCALING, fill
+from benchmarks.pages import EVIDENCE, ITERATED_SLEEP, SCALING, fill
 
 PAGE = "# title\n\n<!-- a -->\nNot run yet.\n<!-- end -->\n\nprose\n\n<!-- b-2 -->\n| old |\n<!-- end -->\n"
 
@@ -31,7 +31,7 @@ def test_a_block_without_a_place_is_refused_and_nothing_is_written(tmp_path: Pat
 def test_each_page_has_the_blocks_that_its_benchmarks_fill():
     blocks = {
         EVIDENCE: {*EXPERIMENTS, "told", "latency", "breakeven"},
-        ITERATED: {"moonshot"},
+        ITERATED_SLEEP: {"moonshot"},
         SCALING: {"rate", "generation", "training", "parallel", "tuning"},
     }
     for page, names in blocks.items():
