@@ -32,7 +32,7 @@ def test_its_first_example_runs_with_nothing_but_the_package_and_torch(
     assert imported == {"torch", "sleepmodel"}
     exec(code, {})
     said = capsys.readouterr().out
-    assert re.fullmatch(r"tensor\(\[\[(\d+, +){3}\d+\]\]\)\n", said) and (tmp_path / "context.memory").is_file()
+    assert re.fullmatch(r"tensor\(\[\[ *(\d+, +){3}\d+\]\]\)\n", said) and (tmp_path / "context.memory").is_file()
 
 
 def test_its_figures_are_those_of_the_evidence() -> None:
