@@ -1,4 +1,4 @@
-"""An extension of griffe: lists of fields in docstrings ("name: what it is" a line) become lists in the API reference."""
+"""An extension of griffe: lists of fields in docstrings ("name: what it is") become lists in the API reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README and docs/ promise nothing that is not there: commands parse, code compiles or runs, links lead somewhere."""
+"""README, docs/ and the other pages promise nothing that is not there: commands, code, links, paths, figures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipelines.config.presets import PRESETS
 from sleepmodel.inference import terminal
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
-# the diary is a log: what it names may be gone
-PRESENT = {name: text for name, text in TEXTS.items() if name != "docs/diary.md"}
+# diary and changelog are logs: what they name may be gone
+PRESENT = {name: text for name, text in TEXTS.items() if name not in ("docs/diary.md", "CHANGELOG.md")}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
