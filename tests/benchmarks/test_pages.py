@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import EXPERIMENTS
-from benchmarks.pages import EVIDENCE, ITERATED_SLEEP, SCALING, fill
+from benchmarks.evidence.experiments import EXPERIMENTS
+from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, SCALING, fill
 
 PAGE = "# title\n\n<!-- a -->\nNot run yet.\n<!-- end -->\n\nprose\n\n<!-- b-2 -->\n| old |\n<!-- end -->\n"
 
