@@ -1,7 +1,7 @@
 """What mkdocs does with links out of docs/, so that the same Markdown works in the repository and on the site.
 
-Pictures and numbers under benchmarks/results are copied to the site. A link to any other file of the repository becomes
-its text, as the site does not hold the source.
+Pictures and numbers under benchmarks/results are copied to the site. A link to anything else in the repository
+becomes its path, as the site does not hold the source.
 """
 
 from __future__ import annotations
@@ -34,4 +34,4 @@ def _link(found: re.Match[str]) -> str:
         return found[0]  # mkdocs names the page and the link
     if target.startswith(RESULTS) and (ROOT / target).is_file():
         return f"{picture}[{text}](results/{target.removeprefix(RESULTS)})"
-    return text if text.startswith("`") else f"`{target}`"
+    return f"`{target}`"

@@ -198,4 +198,4 @@ def test_the_site_turns_links_out_of_the_docs_into_what_it_holds() -> None:
     rewritten = hooks.on_page_markdown(
         "![a](../benchmarks/results/latency.png) [b](../ray_cluster.yaml) [c](../nowhere.md) [d](usage.md#sessions)"
     )
-    assert rewritten == "![a](results/latency.png) `b` [c](../nowhere.md) [d](usage.md#sessions)"
+    assert rewritten == "![a](results/latency.png) `ray_cluster.yaml` [c](../nowhere.md) [d](usage.md#sessions)"
