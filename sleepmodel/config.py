@@ -130,12 +130,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:
-    """How far the backward goes; None is all the way.
+    """Truncated backpropagation; None is no truncation.
 
-    passes: K. Only the last K passes of each sleep are differentiated: the vectors that enter them are taken as given,
-        and a gradient of the fast weights goes through the earlier passes unchanged, to the windows before.
-    windows: M. A loss reaches back through M windows, its own among them; where several windows in a row hold answers,
-        their losses reach as far as that of the first: states are taken as given M - 1 windows before it.
+    passes: K. Only the last K passes of each sleep are differentiated. The vectors that enter them are constants, and a
+        gradient of the fast weights passes unchanged through the earlier passes to the windows before.
+    windows: M. A loss reaches back through M windows, its own included. Where several windows in a row hold answers,
+        their losses reach as far back as that of the first: its states are constants M - 1 windows before it.
     """
 
     passes: int | None = None
@@ -149,17 +149,17 @@ class Truncation:
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """From easy to hard. The level of a row is the greatest depth of its answers (Rule 110: steps, Depo: hops, GSM:
-    operations); with `threshold` or `steps_per_pass` each batch is drawn anew from the rows of one level.
+    """Training from easy rows to hard ones. The level of a row is the greatest depth of its answers (Rule 110: steps,
+    Depo: hops, GSM: operations). With `threshold` or `steps_per_pass`, the rows of a batch all have one level.
 
-    levels: ascending; a row's level is then the first of these that is not below its depth. Depo's tests ask for powers
-        of two alone, its training rows for every k: levels (1, 2, 4, 8, 16) serve both. (): every depth is one.
-    threshold: training begins with the lowest level, and goes on to the next whenever the share of wholly right
-        validation rows of the deepest open level reaches this, at most one level at a look; None: all are open.
-    review: each batch's level is drawn from all open ones, by seed and step; False: the deepest open one alone, where
-        there is a threshold.
-    steps_per_pass: r. Rows of level d are read, trained and evaluated with N = d / r passes, rounded up, so that N
-        passes stand for the state after N r steps; None: with the N of the model.
+    levels: ascending; a row's level is then the first of these that is not below its depth. Depo's test rows ask for
+        powers of two alone, its training rows for every k: levels (1, 2, 4, 8, 16) serve both. (): one for each depth.
+    threshold: training begins with the lowest level. The next level opens whenever the share of validation rows of the
+        deepest open level that are right reaches this: at most one level at each validation. None: all are open.
+    review: draw each batch's level from all open ones, by seed and step; False: take the deepest open one, where there
+        is a threshold.
+    steps_per_pass: r. Rows of level d are trained and evaluated with N = d / r passes, rounded up, so that N passes
+        compute the state after N r steps; None: with the N of the model.
     """
 
     levels: tuple[int, ...] = ()
@@ -180,7 +180,7 @@ class Curriculum:
 
     @property
     def by_level(self) -> bool:
-        """Whether batches are drawn by level at all."""
+        """Whether the rows of a batch all have one level."""
         return self.threshold is not None or self.steps_per_pass is not None
 
     def level(self, depth: int) -> int:
@@ -199,23 +199,24 @@ class TrainConfig:
     """What shapes a training run. Nothing here is a resource: those are in `Scale`.
 
     steps: optimiser steps; batch_size: rows in a step, over all workers.
-    rows: only the first so many training rows are read, over and over; None is all of them.
-    fresh_steps: in the first so many steps the fast-weight layers alone are trained, under hard eviction: how layers
-        that are new in a pretrained model are warmed up for sliding eviction (paper, "Two evictions").
+    rows: train on the first `rows` training rows alone, in epochs; None: on all of them.
+    fresh_steps: steps at the start that train the fast-weight layers alone, under hard eviction. This warms up layers
+        that are new in a pretrained model before sliding eviction (paper, "Two evictions").
     muon_lr: learning rate of the blocks' matrices; adam_lr: of everything else.
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
     grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
-    skips: batches whose gradient is not finite that a run passes over: none of them changes weights or optimiser, and
-        each multiplies the rates of all later steps by `backoff`. The one after them, and a loss that is not finite
-        where its gradient is, stops the run (NonFiniteError). Counted in Progress and MLflow, kept in checkpoints.
-    sleep_passes: each batch's N is drawn from these, by seed and step, so that one model serves every N; empty is the
+    skips: how many batches with a non-finite gradient a run may skip. A skipped batch changes neither weights nor
+        optimiser, and multiplies the rates of all later steps by `backoff`. One more such batch, or a loss that is not
+        finite although its gradient is, stops the run (NonFiniteError). Progress, MLflow and checkpoints hold the
+        count.
+    sleep_passes: draw the N of each batch from these, by seed and step, so that one model serves every N; empty: the
         model's own N.
     curriculum: from easy rows to hard ones; not at the same time as `sleep_passes`.
     truncation: how far the backward goes.
     precision: "bfloat16" is autocast over fp32 weights; fast-weight states stay fp32.
-    seed: initial weights and the order of rows.
-    validate_every: steps between two looks at the validation rows, which are also the steps that report and save.
+    seed: of the initial weights and of the order of rows.
+    validate_every: steps between two validations; a run also reports and saves a checkpoint then.
     """
 
     steps: int = 1000
@@ -265,15 +266,15 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What a run may use. It changes how long a run takes, never what it computes (within floating-point order).
+    """The resources of a run. They change how long a run takes, never what it computes (up to the order of sums).
 
-    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads, None is what fits the
-        cluster (pipelines/resources.py), else one; gpu: one GPU each, None is where the cluster has any.
+    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads, None: what fits the cluster
+        (pipelines/runtime/resources.py), else one; gpu: one GPU each, None: where the cluster has any.
     zero_stage: DeepSpeed's partitioning of optimiser state (1), gradients (2) and weights (3).
     accumulation: micro-batches in a step.
-    recompute: activations that the backward computes again instead of keeping them: "nothing", those of each "pass",
-        of each "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
-    compile: torch.compile of each block, a minute at the start; meant for GPUs, where small kernels wait for launches.
+    recompute: activations that the backward recomputes instead of keeping: "nothing", those of each "pass", of each
+        "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
+    compile: torch.compile each block, which takes a minute at the start; for GPUs, where kernels are launch-bound.
     """
 
     workers: int = 1

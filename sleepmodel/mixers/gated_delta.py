@@ -101,7 +101,7 @@ class GatedDelta(Mixer):
 
 
 class Delta(GatedDelta):
-    """The delta rule (DeltaNet): as GatedDelta, and nothing is ever forgotten, alpha = 1."""
+    """The delta rule (DeltaNet): as GatedDelta without forgetting, alpha = 1."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -115,7 +115,7 @@ class Delta(GatedDelta):
 
 
 class Linear(GatedDelta):
-    """Hebbian writes with decay (Mamba-2's rule): as GatedDelta, but what a key already holds is not taken off."""
+    """Hebbian writes with decay (Mamba-2's rule): as GatedDelta without the delta correction."""
 
     def rule(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return hebbian_rule(q, k, v, g, beta, state)

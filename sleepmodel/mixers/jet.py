@@ -23,12 +23,12 @@ class JetState(NamedTuple):
 
 
 class Jet(GatedDelta):
-    """Jet-Nemotron's block: GatedDelta, and each value is a causal convolution of the latest 4, channel by channel,
-    whose kernel is computed from the token. It begins as the identity.
+    """Jet-Nemotron's block: GatedDelta whose values pass through a dynamic convolution.
 
-    At a border the convolution does as attention does: under hard eviction it begins anew, for the fast weights alone
-    may cross; under sliding eviction its latest 3 inputs stay, as part of the Memory. A further pass of a sleep sees
-    the window alone. Before the first token there are zeros.
+    Each value becomes a causal, depthwise convolution of the latest 4, with a kernel computed from the token that
+    starts as the identity. At a border the convolution does as attention does: hard eviction drops its inputs, as the
+    fast weights alone may cross; sliding eviction keeps the latest 3, as part of the Memory. A further pass of a sleep
+    sees the window alone. Inputs before the first token are zero.
     """
 
     def __init__(self, config: ModelConfig) -> None:

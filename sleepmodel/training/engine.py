@@ -33,8 +33,8 @@ class Engine(Protocol):
         """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss times `weight`."""
 
     def step(self, rate: float) -> float:
-        """Clip, step at `rate` times the peak rates, clear the gradients; the gradient norm before clipping.
-        Where that norm is not finite nothing is applied, but from ZeRO 1 on."""
+        """Clip the gradient, step at `rate` times the peak rates, clear the gradient; returns its norm before clipping.
+        A gradient that is not finite is not applied, except from ZeRO 1 on."""
 
     def mean(self, value: float) -> float:
         """The mean of each worker's value."""
@@ -91,7 +91,7 @@ class LocalEngine:
 
 
 def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whose weights and optimisers are whole in this process."""
+    """Write a checkpoint of a model whose weights and optimisers are not partitioned."""
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
     (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))

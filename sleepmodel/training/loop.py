@@ -1,7 +1,7 @@
-"""The training loop: one process, torch alone. What saves, reports, or spreads it over workers is passed in.
+"""The training loop. It needs torch alone: what saves, reports or distributes a training is passed in.
 
-A run is a function of (model config, train config, rows): the weights start from the seed, and the rows of a step
-follow from it (batches.py), so that the data position is the step.
+A training is a function of (model config, train config, rows). The seed determines the initial weights, seed and step
+determine the rows of a batch (batches.py): a checkpoint needs no data position.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Save = Callable[[Path], None]  # writes a complete checkpoint into an empty dire
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient is no longer a number; the last checkpoint is good."""
+    """The loss or the gradient is not finite; the last checkpoint is good."""
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
@@ -49,13 +49,15 @@ def train(
     resume: Path | None = None,
     between: Callable[[int, Save], None] = lambda step, save: None,
 ) -> list[Progress]:
-    """Train to `config.steps` and return every report, those before a resume too.
+    """Train to `config.steps` and return the learning curve, with the reports from before a resume.
 
-    validate: accuracy of the model on rows of a level, of all for None; report: told every `validate_every` steps and
-    at the end; resume: a directory that its `Save` wrote; between: told after every other step how many are done, and
-    may end the run by an exception. Every worker must save at the same step.
-    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers and `config.skips`
-    does not pass over it.
+    validate: gives the model's accuracy on the validation rows of a level (None: on all of them);
+    report: called with a `Progress` and a `Save` every `validate_every` steps and at the end;
+    resume: a directory that a `Save` wrote;
+    between: called after every other step with the number of steps done and a `Save`; it may end the run by raising.
+    Every worker must save at the same step.
+    Raises NonFiniteError, with step, rates and norm, where loss or gradient are not finite and `config.skips` are used
+    up.
     """
     keep_freed_memory()
     history, done = _load(engine, resume) if resume else ([], _Done())
@@ -94,7 +96,7 @@ def train(
         done.step += 1
         real = batch.lengths - batch.pads
         done.tokens += int(real.sum())
-        # windows of pads alone are not computed
+        # windows that hold pads alone are not computed
         done.flops += 3 * sum(cost(int(length), passes) for length in real + batch.pads % window)
         if done.step % config.validate_every == 0 or done.step == config.steps:
             now = time.monotonic()
@@ -135,8 +137,8 @@ def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) 
 
 @dataclass
 class _Done:
-    """What a run has done by now, also since its last report. losses: of each step since then that was not skipped,
-    this worker's; norm: of the last such step's gradient."""
+    """What a run has done so far. losses: this worker's, of each step since the last report that was not skipped;
+    norm: of the gradient of the last such step."""
 
     step: int = 0
     tokens: int = 0
