@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -22,6 +23,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 PACKAGES = ("datagen", "sleepmodel", "pipelines")
 CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 # all that the library exports, and a training step by hand
@@ -54,6 +56,14 @@ def _requirements(name: str) -> set[str]:
         needed = map(Requirement, importlib.metadata.requires(current) or ())
         waiting += [n.name for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})]
     return found
+
+
+def _imported(path: Path) -> set[str]:
+    """The top-level packages that a module imports anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    from_ = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in plain | from_}
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +143,30 @@ def test_the_first_example_of_the_readme_runs(python: Path, tmp_path: Path) -> N
 
 def test_every_requirement_is_pinned() -> None:
     pins = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
-    extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
     named = {canonicalize_name(Requirement(line).name) for line in lines} - {"sleepmodel"}
     assert named <= pins, f"pin these in constraints.txt: {sorted(named - pins)}"
 
 
+def test_every_package_that_the_code_imports_is_a_requirement() -> None:
+    """Directly: what a requirement of ours happens to bring today it may not bring tomorrow."""
+    distributions = importlib.metadata.packages_distributions()
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    required = {canonicalize_name(Requirement(line).name) for line in lines}
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for module in _imported(path) - sys.stdlib_module_names - set(PACKAGES) - {"fla"}:  # needs a CUDA device
+            assert required & set(map(canonicalize_name, distributions[module])), f"{path} imports {module}"
+
+
+def test_nodes_install_what_a_job_imports() -> None:
+    (extras,) = re.findall(r"^extras=([\w,]+)$", (ROOT / "cluster/setup.sh").read_text(), re.MULTILINE)
+    assert {"pipeline", "s3"} <= set(extras.split(",")) <= set(EXTRAS)
+    mounts = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["file_mounts"].values()
+    assert {PROJECT["readme"], *PROJECT["license-files"]} <= set(mounts)  # setuptools wants them
+
+
 def test_dev_brings_every_extra_that_the_tests_need() -> None:
-    (own,) = [line for line in map(Requirement, PROJECT["optional-dependencies"]["dev"]) if line.name == "sleepmodel"]
+    (own,) = [line for line in map(Requirement, EXTRAS["dev"]) if line.name == "sleepmodel"]
     assert own.extras == {"cluster", "docs", "pipeline", "s3"}
 
 
