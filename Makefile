@@ -65,9 +65,9 @@ publish: $(READY) ## copy the results of a finished demo under runs/ to benchmar
 
 evidence: $(READY) ## hours: every experiment of docs/evidence.md that is not finished
 	$(BIN)/python -m benchmarks.evidence
-	$(BIN)/python -m benchmarks.told
-	$(BIN)/python -m benchmarks.breakeven
-	$(BIN)/python -m benchmarks.moonshot
+	$(BIN)/python -m benchmarks.evidence.shortcut
+	$(BIN)/python -m benchmarks.evidence.breakeven
+	$(BIN)/python -m benchmarks.evidence.moonshot
 
 bench: $(READY) ## measure, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.publish import publish
-from pipelines.presets import PRESETS
+from benchmarks.evidence.publish import publish
+from pipelines.config.presets import PRESETS
 
 
 def main() -> None:

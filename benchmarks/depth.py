@@ -19,12 +19,13 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.results_file import ROOT, write_result
-from pipelines.presets import PRESETS
+from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
-from sleepmodel.allocator import keep_freed_memory
 from sleepmodel.config import RECOMPUTE, Truncation
-from sleepmodel.evaluation import accuracy
-from sleepmodel.training import LocalEngine, build_model, train
+from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.training.allocator import keep_freed_memory
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model, train
 
 PASSES = (1, 2, 4, 8)
 BATCH, WIDTH = 64, 128  # of the memory's part; the rest is the paper's Rule 110 model
@@ -75,9 +76,9 @@ class LiveTensors(TorchDispatchMode):
 
 def one_step(passes: int, recompute: str) -> dict[str, Any]:
     """Peak bytes of the tensors that a forward and backward makes, and its seconds, measured apart."""
-    pipeline = PRESETS["rule110-fig2b"]
-    model = SleepModel(replace(pipeline.model, d_model=WIDTH, sleep_passes=passes), recompute)
-    tokens, mask = map(torch.from_numpy, pipeline.task.sample("train", 0, 0, BATCH).batch())
+    experiment = PRESETS["rule110-fig2b"]
+    model = SleepModel(replace(experiment.model, d_model=WIDTH, sleep_passes=passes), recompute)
+    tokens, mask = map(torch.from_numpy, experiment.task.sample("train", 0, 0, BATCH).batch())
     start = time.perf_counter()
     model(tokens, mask).loss.backward()
     seconds = time.perf_counter() - start

@@ -23,9 +23,9 @@ from rich.table import Table
 
 from benchmarks.results_file import ROOT, write_result
 from sleepmodel import load
-from sleepmodel.checkpoints import last
-from sleepmodel.distributed import CHECKPOINTS
-from sleepmodel.job import MODEL
+from sleepmodel.distributed.checkpoints import latest
+from sleepmodel.distributed.job import MODEL
+from sleepmodel.distributed.ray_train import CHECKPOINTS
 
 STEPS, EVERY, TIMEOUT = 400, 20, 300
 TRAINING = "train-n1-seed20"
@@ -82,7 +82,7 @@ def terminate_driver(driver: psutil.Process, root: Path) -> None:
 def kill_and_tear(driver: psutil.Process, root: Path) -> None:
     """The cluster dies, and the last checkpoint has lost half of each file."""
     kill_cluster(driver, root)
-    saved = last(checkpoints(root))
+    saved = latest(checkpoints(root))
     assert saved is not None
     for path in saved.path.iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -124,7 +124,7 @@ def _survive(name: str, root: Path, whole: Path) -> Outcome:
     begin = time.monotonic()
     shutil.copytree(whole / "steps" / "generate", root / "steps" / "generate")
     process, commands = _start(root), 1
-    while (saved := last(checkpoints(root))) is None or saved.step < 2 * EVERY:
+    while (saved := latest(checkpoints(root))) is None or saved.step < 2 * EVERY:
         assert process.poll() is None and time.monotonic() - begin < TIMEOUT, f"{name}: it never trained"
         time.sleep(0.2)
     FAULTS[name](psutil.Process(process.pid), root)

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.results_file import write_result
-from pipelines.presets import PRESETS
+from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.ops import gated_delta
-from sleepmodel.training import LocalEngine
+from sleepmodel.training.engine import LocalEngine
 
 PRESET = PRESETS["rule110-fig2b"]
 PASSES = (1, 2, 3, 4)

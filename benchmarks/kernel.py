@@ -14,8 +14,8 @@ from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated
 
 from benchmarks.results_file import write_result
 from benchmarks.timing import interleaved, median_ratio
-from sleepmodel.allocator import keep_freed_memory
 from sleepmodel.ops.gated_delta import gated_delta_rule, recurrent
+from sleepmodel.training.allocator import keep_freed_memory
 
 SHAPES = [(256, 1, 24, 64), (256, 4, 24, 64), (256, 4, 24, 32), (64, 4, 75, 64), (4, 8, 512, 64), (1, 16, 2000, 96)]
 ROUNDS, LONGEST_RECURRENCE = 9, 512

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from benchmarks.pages import EVIDENCE, fill
+from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, write_result
-from pipelines.presets import PRESETS
-from pipelines.report import markdown_table
+from pipelines.config.presets import PRESETS
+from pipelines.reporting.markdown import markdown_table
 from sleepmodel import Session, SleepModel
 
 PASSES = (1, 2, 3, 4, 6, 8)

@@ -16,10 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.peer import PeerModel
 from benchmarks.results_file import write_result
 from benchmarks.timing import MATMUL_FLOPS, Seconds, interleaved, matmul, median_ratio
-from pipelines.pipeline import Pipeline
-from pipelines.presets import PRESETS
+from pipelines.config.experiment import Experiment
+from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
-from sleepmodel.allocator import keep_freed_memory
+from sleepmodel.training.allocator import keep_freed_memory
 
 PASSES = (1, 2, 4)
 BATCH = 128
@@ -54,11 +54,11 @@ def main() -> None:
     print(write_result("model", {**payload, "profile_bfloat16_width_256_n_2": shares}))
 
 
-def measure(pipeline: Pipeline) -> list[dict[str, Any]]:
+def measure(experiment: Experiment) -> list[dict[str, Any]]:
     """The preset's architecture on rows of its task at each N, the peer's, and large matmuls, in turn."""
-    tokens, mask = _batch(pipeline)
-    models = {n: SleepModel(replace(pipeline.model, sleep_passes=n)) for n in PASSES}
-    peers = {n: PeerModel(replace(pipeline.model, sleep_passes=n)) for n in PASSES}
+    tokens, mask = _batch(experiment)
+    models = {n: SleepModel(replace(experiment.model, sleep_passes=n)) for n in PASSES}
+    peers = {n: PeerModel(replace(experiment.model, sleep_passes=n)) for n in PASSES}
     steps = {str(n): _step(model, lambda m: m(tokens, mask).loss) for n, model in models.items()}
     contestants = {
         **steps,
@@ -71,16 +71,16 @@ def measure(pipeline: Pipeline) -> list[dict[str, Any]]:
     rows = []
     for n, model in models.items():
         flops = 3 * tokens.shape[0] * model.flops(tokens.shape[1])  # a backward costs two forwards
-        plain = _row(pipeline, seconds, "", n, tokens.numel(), flops)
+        plain = _row(experiment, seconds, "", n, tokens.numel(), flops)
         rows += [plain | {"times_the_peer": median_ratio(seconds, f"{PEER} {n}", str(n))}]
-        rows += [_row(pipeline, seconds, f"{BF16} ", n, tokens.numel(), flops)]
+        rows += [_row(experiment, seconds, f"{BF16} ", n, tokens.numel(), flops)]
     return rows
 
 
-def profiled(pipeline: Pipeline) -> dict[str, float]:
+def profiled(experiment: Experiment) -> dict[str, float]:
     """The share of a training step's time in each kind of kernel, largest first."""
-    tokens, mask = _batch(pipeline)
-    step = _halved(_step(SleepModel(replace(pipeline.model, sleep_passes=2)), lambda m: m(tokens, mask).loss))
+    tokens, mask = _batch(experiment)
+    step = _halved(_step(SleepModel(replace(experiment.model, sleep_passes=2)), lambda m: m(tokens, mask).loss))
     step()
     with profile(activities=[ProfilerActivity.CPU]) as found:
         step()
@@ -104,8 +104,8 @@ KINDS = {
 }
 
 
-def _batch(pipeline: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens, mask = pipeline.task.sample("train", 0, 0, BATCH).batch()
+def _batch(experiment: Experiment) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens, mask = experiment.task.sample("train", 0, 0, BATCH).batch()
     return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
@@ -121,10 +121,10 @@ def _halved(step: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _row(pipeline: Pipeline, seconds: Seconds, prefix: str, n: int, tokens: int, flops: int) -> dict[str, Any]:
+def _row(experiment: Experiment, seconds: Seconds, prefix: str, n: int, tokens: int, flops: int) -> dict[str, Any]:
     name, peak = f"{prefix}{n}", f"{prefix}{MATMUL}"
     return {
-        "width": pipeline.model.d_model,
+        "width": experiment.model.d_model,
         "precision": prefix.strip() or "float32",
         "passes": n,
         "tokens_per_second": tokens / statistics.median(seconds[name]),

@@ -23,11 +23,14 @@ from rich.table import Table
 from benchmarks.results_file import ROOT, write_result
 from benchmarks.timing import Seconds, median_ratio
 from datagen import generate
-from pipelines.presets import PRESETS
-from sleepmodel.allocator import keep_freed_memory
-from sleepmodel.distributed import DeepSpeedEngine, fit
-from sleepmodel.job import HISTORY, MODEL, Job, read_history
-from sleepmodel.training import Engine, LocalEngine, Progress, build_model, train
+from pipelines.config.presets import PRESETS
+from sleepmodel.distributed.deepspeed import DeepSpeedEngine
+from sleepmodel.distributed.job import HISTORY, MODEL, TrainingJob, read_history
+from sleepmodel.distributed.ray_train import fit
+from sleepmodel.training.allocator import keep_freed_memory
+from sleepmodel.training.engine import Engine, LocalEngine
+from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.progress import Progress
 
 DEMO = PRESETS["demo"]
 CONFIG = replace(DEMO.train, steps=150)
@@ -46,7 +49,7 @@ def main() -> None:
         for split, rows in sizes.items():
             dataset = generate(DEMO.task, split, rows, DEMO.data.seed, root)
         model = replace(DEMO.model, sleep_passes=2)
-        job = Job(name="bench", model=model, train=CONFIG, dataset=str(dataset), output=root)
+        job = TrainingJob(name="bench", model=model, train=CONFIG, dataset=str(dataset), output=root)
         with _process_group():
             seconds = _compare(job)
         fits = [_fit_to_first_report(replace(job, output=f"{root}/first{i}")) for i in range(STARTS)]
@@ -62,10 +65,10 @@ def main() -> None:
     print(write_result("overhead", {**payload, **shares, "seconds_to_first_step": first}))
 
 
-def _compare(job: Job) -> dict[str, Seconds]:
+def _compare(job: TrainingJob) -> dict[str, Seconds]:
     """Seconds a step, with and without what happens between steps, of the three in turn. Each validates on the same
     rows and writes a checkpoint at each report."""
-    runs: dict[str, Callable[[Job], list[Progress]]] = {
+    runs: dict[str, Callable[[TrainingJob], list[Progress]]] = {
         PLAIN: lambda job: _in_process(LocalEngine(build_model(job.model, job.train), job.train), job),
         DEEPSPEED: lambda job: _in_process(
             DeepSpeedEngine(build_model(job.model, job.train), job.train, job.scale), job
@@ -81,7 +84,7 @@ def _compare(job: Job) -> dict[str, Seconds]:
     return seconds
 
 
-def _in_process(engine: Engine, job: Job) -> list[Progress]:
+def _in_process(engine: Engine, job: TrainingJob) -> list[Progress]:
     def report(at: Progress, save: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
@@ -89,7 +92,7 @@ def _in_process(engine: Engine, job: Job) -> list[Progress]:
     return train(engine, job.rows(), job.train, job.validate(), report)
 
 
-def _under_ray(job: Job) -> list[Progress]:
+def _under_ray(job: TrainingJob) -> list[Progress]:
     fit(job)
     return read_history(Path(job.output))
 
@@ -118,7 +121,7 @@ def _process_group() -> Iterator[None]:
         del os.environ[name]
 
 
-def _fit_to_first_report(job: Job) -> float:
+def _fit_to_first_report(job: TrainingJob) -> float:
     """Seconds from calling `fit` for a single step to the history that follows its report."""
     start = time.time()
     fit(replace(job, train=replace(job.train, steps=1)))

@@ -25,7 +25,7 @@ from benchmarks.results_file import ROOT, write_result
 from datagen import Rule110, generate, read_rows, stream
 from datagen.blocks import Blocks
 from sleepmodel import TrainConfig
-from sleepmodel.batches import Plan
+from sleepmodel.training.batches import BatchSampler
 
 TASK = Rule110(cells=24, states=4, steps=32)
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -38,7 +38,7 @@ def epoch(way: str, path: Path) -> dict[str, Any]:
     before = _peak_bytes()
     begin = time.perf_counter()
     blocks = WAYS[way](path)
-    plan = Plan(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
+    plan = BatchSampler(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
     for step in range(plan.config.steps):
         plan.batch(step)
     seconds = time.perf_counter() - begin

@@ -17,15 +17,17 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.pages import SCALING, fill
+from benchmarks.evidence.pages import SCALING, fill
 from benchmarks.results_file import ROOT
-from pipelines.pipeline import Arm, Pipeline
-from pipelines.presets import PRESETS
-from pipelines.report import markdown_table
+from pipelines.config.experiment import Experiment, Variant
+from pipelines.config.presets import PRESETS
+from pipelines.reporting.markdown import markdown_table
 from sleepmodel.config import Search
-from sleepmodel.training import build_model
+from sleepmodel.training.loop import build_model
 
-PAPER = [pipeline for pipeline in PRESETS.values() if pipeline.paper_scale and pipeline.name != "throughput-fig6"]
+PAPER = [
+    experiment for experiment in PRESETS.values() if experiment.paper_scale and experiment.name != "throughput-fig6"
+]
 GPUS = (1, 8, 64)
 ASSUMED_FLOPS = 1e14  # a tenth of an H100's dense bfloat16 peak
 # bytes/s that a worker's all-reduce gets, by how many workers there are: within a machine, between machines of 8
@@ -36,7 +38,7 @@ GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Line:
+class TrainingLoad:
     """A training of a preset: its steps, and FLOPs and bytes of gradients of a step."""
 
     name: str
@@ -67,22 +69,24 @@ def main() -> None:
     Console().print(f"page {SCALING}", highlight=False, soft_wrap=True)
 
 
-def lines(pipeline: Pipeline) -> list[Line]:
+def training_loads(experiment: Experiment) -> list[TrainingLoad]:
     """A training of each of a preset's lines."""
-    return [_line(pipeline, arm) for arm in pipeline.arms]
+    return [_training_load(experiment, variant) for variant in experiment.variants]
 
 
-def _line(pipeline: Pipeline, arm: Arm) -> Line:
-    model = pipeline.arm_model(arm)
-    flops = pipeline.step_flops(model, arm.drawn_passes)
-    return Line(arm.name, pipeline.arm_steps(arm), flops, GRADIENT_BYTES * _parameters(pipeline, arm))
+def _training_load(experiment: Experiment, variant: Variant) -> TrainingLoad:
+    model = experiment.variant_model(variant)
+    flops = experiment.step_flops(model, variant.drawn_passes)
+    return TrainingLoad(
+        variant.name, experiment.variant_steps(variant), flops, GRADIENT_BYTES * _parameters(experiment, variant)
+    )
 
 
-def _parameters(pipeline: Pipeline, arm: Arm) -> int:
+def _parameters(experiment: Experiment, variant: Variant) -> int:
     import torch
 
     with torch.device("meta"):
-        return build_model(pipeline.arm_model(arm), pipeline.arm_train(arm)).n_params()
+        return build_model(experiment.variant_model(variant), experiment.variant_train(variant)).n_params()
 
 
 def _generation() -> str:
@@ -90,32 +94,34 @@ def _generation() -> str:
     rates = _result("generation.json")
     assert rates is not None, "run python -m benchmarks.generation first"
     rows = []
-    for pipeline in PAPER:
-        found = _rate_of(pipeline, rates["tasks"])
-        count = pipeline.train_rows()
+    for experiment in PAPER:
+        found = _rate_of(experiment, rates["tasks"])
+        count = experiment.train_rows()
         hours = count / found["generate_rows_per_s"] * rates["ray_cpus"] / 3600
         size = count * found["bytes_per_row"] / 1e9
-        rows.append((pipeline.name, f"{count:,}", _short(hours), f"{size:,.1f}", _short(hours / 64 * 60)))
+        rows.append((experiment.name, f"{count:,}", _short(hours), f"{size:,.1f}", _short(hours / 64 * 60)))
     return markdown_table(("preset", "training rows", "core hours", "GB", "minutes on 64 cores"), rows)
 
 
-def _rate_of(pipeline: Pipeline, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+def _rate_of(experiment: Experiment, tasks: list[dict[str, Any]]) -> dict[str, Any]:
     """What was measured of the preset's task, of the same config where it was, else of its kind."""
-    alike = [found for found in tasks if found["task"] == pipeline.task.name]
-    config = json.loads(json.dumps(asdict(pipeline.task)))
+    alike = [found for found in tasks if found["task"] == experiment.task.name]
+    config = json.loads(json.dumps(asdict(experiment.task)))
     return next((found for found in alike if found["config"] == config), alike[0])
 
 
 def _training(rate: float) -> str:
     """All trainings of a preset, one a GPU: as long as the longest with what it starts from, or as all shared out."""
     rows = []
-    for pipeline in PAPER:
-        hours = {line.name: line.seconds(1, rate) / 3600 for line in lines(pipeline)}
-        total = sum(hours.values()) * len(pipeline.seeds)
-        longest = max(hours[arm.name] + (hours[arm.start] if arm.start else 0) for arm in pipeline.arms)
+    for experiment in PAPER:
+        hours = {load.name: load.seconds(1, rate) / 3600 for load in training_loads(experiment)}
+        total = sum(hours.values()) * len(experiment.seeds)
+        longest = max(
+            hours[variant.name] + (hours[variant.start] if variant.start else 0) for variant in experiment.variants
+        )
         spread = [max(longest, total / gpus) for gpus in GPUS]
-        count = len(hours) * len(pipeline.seeds)
-        rows.append((pipeline.name, str(count), _short(total), _short(longest), *map(_short, spread)))
+        count = len(hours) * len(experiment.seeds)
+        rows.append((experiment.name, str(count), _short(total), _short(longest), *map(_short, spread)))
     head = (
         "preset",
         "trainings",
@@ -129,23 +135,26 @@ def _training(rate: float) -> str:
 def _parallel(rate: float) -> str:
     """The longest training of a preset, data-parallel."""
     rows = []
-    for pipeline in PAPER:
-        line = max(lines(pipeline), key=lambda line: line.seconds(1, rate))
-        hours = [line.seconds(gpus, rate) / 3600 for gpus in GPUS]
+    for experiment in PAPER:
+        load = max(training_loads(experiment), key=lambda load: load.seconds(1, rate))
+        hours = [load.seconds(gpus, rate) / 3600 for gpus in GPUS]
         shares = [hours[0] / (took * gpus) for took, gpus in zip(hours, GPUS, strict=True)]
-        name = f"{pipeline.name}: {line.name}"
+        name = f"{experiment.name}: {load.name}"
         cells = [f"{_short(took)} ({share:.0%})" for took, share in zip(hours[1:], shares[1:], strict=True)]
-        rows.append((name, f"{line.gradients / 1e6:,.0f}", _short(hours[0]), *cells))
+        rows.append((name, f"{load.gradients / 1e6:,.0f}", _short(hours[0]), *cells))
     return markdown_table(("longest training", "gradients, MB", "1 GPU, h", "8 GPUs, h", "64 GPUs, h"), rows)
 
 
 def _tuning(rate: float) -> str:
     """A search with the default settings, a trial a GPU: ASHA ends half of the trials at each rung, or none."""
     search, rows = Search(), []
-    for pipeline in PAPER:
-        each = [_line(pipeline, Arm(name=f"n{n}", sleep_passes=n)).seconds(1, rate) / 3600 for n in search.sleep_passes]
+    for experiment in PAPER:
+        each = [
+            _training_load(experiment, Variant(name=f"n{n}", sleep_passes=n)).seconds(1, rate) / 3600
+            for n in search.sleep_passes
+        ]
         least, most = (trainings * sum(each) / len(each) for trainings in (LEAST_TRAININGS, search.trials))
-        rows.append((pipeline.name, *map(_short, each), f"{_short(least)} to {_short(most)}", _short(max(each))))
+        rows.append((experiment.name, *map(_short, each), f"{_short(least)} to {_short(most)}", _short(max(each))))
     trials = (f"N = {n}, h" for n in search.sleep_passes)
     return markdown_table(("preset", *trials, "search on 1 GPU, h", "8 or 64 GPUs, h"), rows)
 

@@ -13,25 +13,37 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from datagen.storage import as_path, check_reachable, in_store
-from pipelines.locks import Busy, working_on
-from pipelines.overrides import apply_overrides
-from pipelines.pipeline import Pipeline
-from pipelines.presets import PRESETS
-from pipelines.steps import Run, State, Step, StepFailed, UnmetInput, execute, plan_table, require_inputs, state
-from pipelines.termination import Terminated, terminable
-from sleepmodel.masking import masked
+from pipelines.config.experiment import Experiment
+from pipelines.config.overrides import apply_overrides
+from pipelines.config.presets import PRESETS
+from pipelines.engine.locks import StageLocked, hold_locks
+from pipelines.engine.scheduler import StageFailed, execute
+from pipelines.engine.signals import Terminated, stop_on_sigterm
+from pipelines.engine.stage import (
+    Stage,
+    StageContext,
+    State,
+    UnmetDependency,
+    plan_table,
+    require_inputs,
+    script_of,
+    state,
+)
+from pipelines.summary import print_summary
+from sleepmodel.tracking.redact import redacted
 
 if TYPE_CHECKING:
-    from pipelines.context import Context
+    from pipelines.runtime.services import Services
+
 
 BAD_INPUT, FAILED, TERMINATED = 2, 1, 128 + signal.SIGTERM
 LOG_WIDTH = 120  # of tables where the output is no terminal: a log of a job, a pipe
 
 
 def main(script: str, description: str | None) -> NoReturn:
-    """Run a script's steps ("full": all of them) for the preset named on the command line, and exit.
+    """Run a script's stages ("full": all of them) for the preset named on the command line, and exit.
 
-    Exit status 2 means that the input was refused before anything started, 1 that a step failed, 143 that SIGTERM
+    Exit status 2 means that the input was refused before anything started, 1 that a stage failed, 143 that SIGTERM
     ended it.
     """
     arguments = _parser(script, description).parse_args()
@@ -40,99 +52,101 @@ def main(script: str, description: str | None) -> NoReturn:
         if script == "generate" and arguments.imported:
             _import(arguments, console)
             sys.exit(0)
-        pipeline = apply_overrides(PRESETS[arguments.preset], arguments.set)
+        experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = _root(arguments.root)
         if arguments.dry_run:
-            _, everything = _plan(pipeline, root)
+            _, everything = _plan(experiment, root)
             console.print(plan_table(_chosen(script, everything, root, console), root))
-            console.print(_priced(pipeline), soft_wrap=True, highlight=False)
+            console.print(_priced(experiment), soft_wrap=True, highlight=False)
             console.print("dry run: nothing was started")
             sys.exit(0)
-        pipeline = _affordable(pipeline, arguments.force)
-        run(script, pipeline, root, console)
-    except UnmetInput as error:
+        experiment = _affordable(experiment, arguments.force)
+        run(script, experiment, root, console)
+    except UnmetDependency as error:
         _refuse(
             f"{error}: python pipelines/{script_of(error.missing)}.py {arguments.preset}, or full.py for everything"
         )
-    except StepFailed as error:
-        console.print(masked(error), style="red", markup=False)
+    except StageFailed as error:
+        console.print(redacted(error), style="red", markup=False)
         sys.exit(FAILED)
     except Terminated:
         console.print("terminated: run the same command again to continue", style="red")
         sys.exit(TERMINATED)
-    except (Busy, ValueError, OSError) as error:
+    except (StageLocked, ValueError, OSError) as error:
         _refuse(str(error))
     sys.exit(0)
 
 
-def run(script: str, pipeline: Pipeline, root: Path, console: Console) -> None:
-    """Run what is not done of a script's steps, under one MLflow run, and say what there is to see."""
-    from sleepmodel.tracking import tracking_uri
+def run(script: str, experiment: Experiment, root: Path, console: Console) -> None:
+    """Run what is not done of a script's stages, under one MLflow run, and say what there is to see."""
+    from sleepmodel.tracking.runs import tracking_uri
 
     tracking_uri(root)  # there has to be one
-    context, everything = _plan(pipeline, root)
-    steps = _chosen(script, everything, root, console)
+    services, everything = _plan(experiment, root)
+    stages = _chosen(script, everything, root, console)
     if script != "full":
-        require_inputs(steps, root)
-    console.print(f"{pipeline.name}: everything goes to {root}", soft_wrap=True, highlight=False)
-    if all(state(step, root) is State.DONE for step in steps):
-        execute(steps, root, slots=1, console=console)
+        require_inputs(stages, root)
+    console.print(f"{experiment.name}: everything goes to {root}", soft_wrap=True, highlight=False)
+    if all(state(stage, root) is State.DONE for stage in stages):
+        execute(stages, root, slots=1, console=console)
     else:
-        with working_on(steps, root, pipeline.name):
-            _execute(steps, everything[-1].identity, context, root, console)
-    summarise(everything, root, console)
+        with hold_locks(stages, root, experiment.name):
+            _execute(stages, everything[-1].identity, services, root, console)
+    print_summary(everything, root, console)
 
 
-def _execute(steps: list[Step], identity: str, context: Context, root: Path, console: Console) -> None:
-    from sleepmodel.tracking import reaching
+def _execute(stages: list[Stage], identity: str, services: Services, root: Path, console: Console) -> None:
+    from sleepmodel.tracking.runs import as_connection_error
 
-    at_once = context.open(f"pipeline/{identity}")
-    console.print(f"Ray has {context.allotment}", soft_wrap=True, highlight=False)
-    with reaching(context.store):
+    max_concurrent = services.open(f"pipeline/{identity}")
+    console.print(f"Ray has {services.resources}", soft_wrap=True, highlight=False)
+    with as_connection_error(services.store):
         status = "FAILED"
         try:
-            with terminable(context.stop):
-                repair(steps, root)
-                execute(steps, root, at_once, context.begin, context.finish, console=console)
+            with stop_on_sigterm(services.stop):
+                repair(stages, root)
+                execute(stages, root, max_concurrent, services.begin, services.finish, console=console)
             status = "FINISHED"
-        except StepFailed as error:
-            context.end(error.step, "FAILED")
+        except StageFailed as error:
+            services.end(error.stage, "FAILED")
             raise
         except Terminated:
             status = "KILLED"
-            for step in steps:
-                if state(step, root) is State.BROKEN:
-                    context.end(step, status)
+            for stage in stages:
+                if state(stage, root) is State.BROKEN:
+                    services.end(stage, status)
             raise
         finally:
-            context.close(status)
+            services.close(status)
 
 
-def repair(steps: list[Step], root: Path) -> None:
-    """Make again what was lost or damaged since of finished datasets that `steps`, where they have to run, read.
+def repair(stages: list[Stage], root: Path) -> None:
+    """Make again what was lost or damaged since of finished datasets that `stages`, where they have to run, read.
 
-    Raises StepFailed.
+    Raises StageFailed.
     """
-    waiting = [step for step in steps if state(step, root) is not State.DONE]
-    for data in dict.fromkeys(put for step in waiting for put in step.inputs if script_of(put) == "generate"):
+    waiting = [stage for stage in stages if state(stage, root) is not State.DONE]
+    for data in dict.fromkeys(
+        dependency for stage in waiting for dependency in stage.inputs if script_of(dependency) == "generate"
+    ):
         if state(data, root) is State.DONE:
             try:
-                data.run(Run(data, root))  # keeps each shard whose checksum is right
+                data.run(StageContext(data, root))  # keeps each shard whose checksum is right
             except (OSError, ValueError) as error:
-                raise StepFailed(data, root, error) from error
+                raise StageFailed(data, root, error) from error
 
 
-def _priced(pipeline: Pipeline) -> str:
-    from pipelines.pricing import price, training_seconds
+def _priced(experiment: Experiment) -> str:
+    from pipelines.runtime.cost_estimate import training_cost, training_seconds
 
-    found = price(pipeline)
+    found = training_cost(experiment)
     words = (
         f"training reads {found.rows:,} rows, {found.tokens:,} tokens, and takes {found.flops:.1e} FLOPs, at most: a "
         "search may stop trials early"
     )
-    if pipeline.paper_scale:
+    if experiment.paper_scale:
         return words
-    return f"{words}; about {training_seconds(pipeline) / 60:,.0f} minutes here"
+    return f"{words}; about {training_seconds(experiment) / 60:,.0f} minutes here"
 
 
 def _import(arguments: argparse.Namespace, console: Console) -> None:
@@ -147,42 +161,37 @@ def _import(arguments: argparse.Namespace, console: Console) -> None:
     console.print(f"{rows:,} problems, each solved anew, are split {arguments.split} of {dataset}", soft_wrap=True)
 
 
-def _plan(pipeline: Pipeline, root: Path) -> tuple[Context, list[Step]]:
-    from pipelines.context import Context
-    from pipelines.full import plan
+def _plan(experiment: Experiment, root: Path) -> tuple[Services, list[Stage]]:
+    from pipelines.plan import plan
+    from pipelines.runtime.services import Services
 
-    context = Context(pipeline, root)
-    return context, plan(pipeline, context)
-
-
-def script_of(step: Step) -> str:
-    """The script that runs a step: the first word of its name."""
-    return step.name.partition("-")[0]
+    services = Services(experiment, root)
+    return services, plan(experiment, services)
 
 
-def _chosen(script: str, everything: list[Step], root: Path, console: Console) -> list[Step]:
-    """The steps of a script. train.py leaves the winner for later where the search is not done."""
+def _chosen(script: str, everything: list[Stage], root: Path, console: Console) -> list[Stage]:
+    """The stages of a script. train.py leaves the winner for later where the search is not done."""
     if script == "full":
         return everything
-    mine = [step for step in everything if script_of(step) == script]
+    mine = [stage for stage in everything if script_of(stage) == script]
     waiting = {
-        step.name: put.name
-        for step in mine
-        for put in step.inputs
-        if script_of(put) == "tune" and state(put, root) is not State.DONE
+        stage.name: dependency.name
+        for stage in mine
+        for dependency in stage.inputs
+        if script_of(dependency) == "tune" and state(dependency, root) is not State.DONE
     }
     if script == "train" and waiting:
         console.print("the winner is trained after the search: run pipelines/tune.py, then this again")
-        mine = [step for step in mine if step.name not in waiting]
+        mine = [stage for stage in mine if stage.name not in waiting]
     if not mine:
-        raise ValueError(f"{script}: this preset has no such step")
+        raise ValueError(f"{script}: this preset has no such stage")
     return mine
 
 
 def _parser(script: str, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"pipelines/{script}.py", description=description)
     parser.add_argument("preset", nargs="?", default="demo", choices=sorted(PRESETS), help="default: demo")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and each step's state, start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and each stage's state, start nothing")
     parser.add_argument(
         "--root",
         help="where everything goes: a directory or s3://bucket/prefix; default: $SLEEPMODEL_ROOT, else ./runs",
@@ -219,54 +228,23 @@ def _root(given: str | None) -> Path:
     return path
 
 
-def _affordable(pipeline: Pipeline, force: bool) -> Pipeline:
+def _affordable(experiment: Experiment, force: bool) -> Experiment:
     """The pipeline as this machine can run it. Raises ValueError where it would take days that nobody asked for."""
     import torch
 
-    if not pipeline.paper_scale or torch.cuda.is_available() or os.environ.get("RAY_ADDRESS"):
-        return pipeline
+    if not experiment.paper_scale or torch.cuda.is_available() or os.environ.get("RAY_ADDRESS"):
+        return experiment
     if force:
-        return replace(pipeline, scale=replace(pipeline.scale, gpu=False))
-    from pipelines.pricing import price, training_seconds
+        return replace(experiment, scale=replace(experiment.scale, gpu=False))
+    from pipelines.runtime.cost_estimate import training_cost, training_seconds
 
     raise ValueError(
-        f"{pipeline.name} is of the paper's size ({price(pipeline).flops:.1e} training FLOPs) and there is no GPU "
-        f"here: it would train for about {training_seconds(pipeline) / 86_400:,.0f} days on these CPUs. Run it on a "
-        "CUDA machine or cluster, make it smaller with --set, or insist with --force"
+        f"{experiment.name} is of the paper's size ({training_cost(experiment).flops:.1e} training FLOPs) and there is "
+        f"no GPU here: it would train for about {training_seconds(experiment) / 86_400:,.0f} days on these CPUs. Run "
+        "it on a CUDA machine or cluster, make it smaller with --set, or insist with --force"
     )
 
 
-def summarise(everything: list[Step], root: Path, console: Console) -> None:
-    """The table, the pictures, the registry, and what to type next; of what is done by now."""
-    from pipelines.comparison import comparison_lines, comparison_table
-    from pipelines.evaluate import RESULTS
-    from pipelines.register import read_registration
-    from pipelines.report import REPORT
-    from sleepmodel.tracking import tracking_uri
-
-    done = {script_of(step): step.output(root) for step in everything if state(step, root) is State.DONE}
-
-    def say(text: str) -> None:
-        console.print(masked(text), soft_wrap=True, highlight=False, markup=False)
-
-    if "evaluate" in done:
-        console.print(comparison_table(comparison_lines(done["evaluate"])))
-        say(f"results    {done['evaluate'] / RESULTS}")
-    if "report" in done:
-        say(f"report     {done['report'] / REPORT}")
-        for picture in sorted(map(str, done["report"].glob("*.png"))):
-            say(f"picture    {picture}")
-    uri = tracking_uri(root)
-    if "register" in done:
-        registration = read_registration(done["register"])
-        say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
-        reference = "@champion" if registration.champion else f"/{registration.version}"
-        model = f"models:/{registration.name}{reference}"
-        say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
-    served = uri.startswith(("http://", "https://"))
-    say(f"MLflow UI  {uri if served else f'mlflow ui --backend-store-uri {uri}'}")
-
-
 def _refuse(message: str) -> NoReturn:
-    print(f"error: {masked(message)}", file=sys.stderr)
+    print(f"error: {redacted(message)}", file=sys.stderr)
     sys.exit(BAD_INPUT)

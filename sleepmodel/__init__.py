@@ -1,27 +1,17 @@
 """Language models that sleep: hybrid attention + fast weights with offline recurrent passes (arXiv 2605.26099).
 
-Importing this needs torch alone; Ray, DeepSpeed and MLflow load with distributed.py, tuning.py and tracking.py.
+Importing this needs torch, numpy and safetensors alone; sleepmodel.distributed and sleepmodel.tracking bring Ray,
+DeepSpeed and MLflow.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sleepmodel.config import ModelConfig, Scale, TrainConfig
-from sleepmodel.layers import PAD
+from sleepmodel.hub import load
+from sleepmodel.inference.memory import Memory
+from sleepmodel.inference.session import Session
+from sleepmodel.mixers.base import PAD
 from sleepmodel.model import SleepModel
-from sleepmodel.saving import load, save
-
-if TYPE_CHECKING:
-    from sleepmodel.session import Memory, Session
+from sleepmodel.serialization.model_dir import save
 
 __all__ = ["PAD", "Memory", "ModelConfig", "Scale", "Session", "SleepModel", "TrainConfig", "load", "save"]
-
-
-def __getattr__(name: str) -> Any:
-    # on first use, for `python -m sleepmodel.session` runs that module itself
-    if name not in ("Memory", "Session"):
-        raise AttributeError(f"module 'sleepmodel' has no attribute {name!r}")
-    from sleepmodel import session
-
-    return getattr(session, name)

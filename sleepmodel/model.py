@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sleepmodel.config import WIDEST, ModelConfig, Truncation, require
-from sleepmodel.fast_weights import MIXERS
-from sleepmodel.layers import MLP, Attention, Mixer, Span
-from sleepmodel.tree import map_tensors, merge_rows, named_tensors, select_rows
+from sleepmodel.mixers import MIXERS
+from sleepmodel.mixers.attention import Attention
+from sleepmodel.mixers.base import Mixer, Span, zero_linear
+from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_rows
 
 if TYPE_CHECKING:
-    from sleepmodel.session import Memory, Session
+    from sleepmodel.inference.memory import Memory
+    from sleepmodel.inference.session import Session
 
 States = tuple[Any, ...]
 WHOLE = Truncation()
@@ -33,6 +35,23 @@ class Output(NamedTuple):
 
     loss: Tensor
     logits: Tensor
+
+
+class MLP(nn.Module):
+    """Two matrices with a squared ReLU between them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.d_model, config.mlp_ratio * config.d_model, bias=False)
+        self.down = zero_linear(config.mlp_ratio * config.d_model, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, d] -> [B, T, d]."""
+        return self.down(F.relu(self.up(x)).square())
+
+    def flops(self, tokens: int) -> int:
+        """Forward FLOPs of one row of `tokens` tokens."""
+        return 4 * tokens * self.up.weight.numel()
 
 
 class Block(nn.Module):
@@ -156,9 +175,9 @@ class SleepModel(nn.Module):
         slept = self._sleep(plan, h, tuple(start), span)
         return self.evict(slept, span, [state if i in again else None for i, state in enumerate(states)])
 
-    def again(self, states: States) -> States:
+    def begin_pass(self, states: States) -> States:
         """What a further pass over the same window begins with, as in Mixer.again."""
-        return tuple(block.mixer.again(state) for block, state in zip(self.stack, states, strict=True))
+        return tuple(block.mixer.begin_pass(state) for block, state in zip(self.stack, states, strict=True))
 
     def evict(self, states: States, span: Span, earlier: Sequence[Any] | None = None) -> States:
         """What the states keep when the window ends; `earlier` as in Mixer.evict."""
@@ -208,7 +227,7 @@ class SleepModel(nn.Module):
         self, batch_size: int | None = None, memory: Memory | None = None, sleep_passes: int | None = None
     ) -> Session:
         """Read and generate with this model, from nothing or from a memory; see session.py."""
-        from sleepmodel.session import Session
+        from sleepmodel.inference.session import Session
 
         return Session(self, batch_size, memory, sleep_passes)
 
@@ -271,7 +290,7 @@ class SleepModel(nn.Module):
         last, kept, learning = len(plan) - 1, self.truncation.passes or len(plan), torch.is_grad_enabled()
         for i, blocks in enumerate(plan):
             if i:
-                again = self.again(states)
+                again = self.begin_pass(states)
                 states = tuple(again[j] if j in blocks else state for j, state in enumerate(states))
             run = self._write_pass if blocks and i == last else self._pass
             differentiated = i > last - kept

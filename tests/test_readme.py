@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.overrides import apply_overrides
-from pipelines.presets import PRESETS
+from pipelines.config.overrides import apply_overrides
+from pipelines.config.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

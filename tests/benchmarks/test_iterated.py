@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.iterated import Recipe, Rows, _carried, read, unread
+from benchmarks.evidence.iterated import Recipe, Rows, _carried, read, unread
 from datagen.rule110 import QUERY
 from sleepmodel import SleepModel
-from sleepmodel.layers import Span
+from sleepmodel.mixers.base import Span
 
 SMALL = Recipe(cells=6, states=2, batch=4, steps=100)
 NEXT = np.array([0, 1, 1, 1, 0, 1, 1, 0])  # rule 110 by its neighbourhood, left * 4 + centre * 2 + right

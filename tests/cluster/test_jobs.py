@@ -28,7 +28,7 @@ READABLE = re.compile(
     .*Runtime\ env\ is\ setting\ up\.$ | Running\ entrypoint\ for\ job
     | (\(\w+\ pid=\d+(,\ ip=[\d.]+)?\)\ )?[\w.-]+\ \ step\ \d+/\d+\ \ loss
     | smoke:\ everything\ goes\ to | Ray\ has\ 2\ CPU
-    | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ steps\ are\ done
+    | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ stages\ are\ done
     | (results|report|picture|registry|load\ it|MLflow\ UI)\ \  | terminated:\ run\ the\ same\ command\ again
     | \(PlacementGroupCleaner\ pid=\d+\)\ Found\ multiple\ active\ Ray\ instances  # other people's, beside this one
     """,
@@ -68,7 +68,7 @@ def test_each_node_does_part_of_generation_search_and_training(ran: tuple[Path, 
 def test_a_stopped_job_has_saved_and_the_next_one_goes_on(ran: tuple[Path, dict[str, Any]]) -> None:
     root, result = ran
     assert "terminated: run the same command again to continue" in result["stopped"]
-    assert "1 of 5 steps are done already" in result["resumed"]
+    assert "1 of 5 stages are done already" in result["resumed"]
     first = int(re.findall(r"n1-seed20  step (\d+)/60", result["resumed"])[0])
     assert 0 < first - result["at"] <= 5
     assert len(list(root.glob("steps/*/*/SUCCESS"))) == 5 + 1

@@ -24,8 +24,8 @@ from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors, list_tasks
 
-from sleepmodel.checkpoints import last
-from sleepmodel.distributed import CHECKPOINTS
+from sleepmodel.distributed.checkpoints import latest
+from sleepmodel.distributed.ray_train import CHECKPOINTS
 
 # A core a node: two workers, trials or shards at once are on two nodes. The rows take long to make, so that the first
 # node has not made them all before the second has started.
@@ -115,7 +115,7 @@ def main(root: Path) -> None:
         time.sleep(0.5)
 
     def saved() -> int:
-        found = [last(path) for path in root.glob(f"steps/train-*/*/{CHECKPOINTS}")]
+        found = [latest(path) for path in root.glob(f"steps/train-*/*/{CHECKPOINTS}")]
         return max((checkpoint.step for checkpoint in found if checkpoint), default=0)
 
     stopped = client.submit_job(entrypoint=COMMAND)

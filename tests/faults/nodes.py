@@ -20,12 +20,12 @@ from ray.cluster_utils import Cluster
 
 from datagen import Rule110, generate
 from datagen.schema import SHARD_ROWS
-from pipelines.context import check_seen_everywhere
+from pipelines.runtime.services import check_shared_root
 from sleepmodel import SleepModel
 from sleepmodel.config import Search
-from sleepmodel.job import Job
-from sleepmodel.tracking import open_store, start_run
-from sleepmodel.tuning import search
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.distributed.ray_tune import search
+from sleepmodel.tracking.runs import open_store, start_run
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SLOW = Rule110(cells=8, states=1, steps=2048)
@@ -33,7 +33,7 @@ SHARDS, TRIALS = 6, 3
 PRIVATE = 900  # a file descriptor of this process: a directory under it is no other's
 
 
-class Tracked(Job):
+class Tracked(TrainingJob):
     """Its trials leave a file for each node they report from, and report once a second."""
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
@@ -65,11 +65,11 @@ def main(root: Path) -> None:
     doomed = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(cluster.address, log_to_driver=False)
 
-    check_seen_everywhere(root)
+    check_shared_root(root)
     (root / "elsewhere").mkdir()
     os.dup2(os.open(root / "elsewhere", os.O_RDONLY), PRIVATE)
     try:
-        check_seen_everywhere(Path(f"/proc/self/fd/{PRIVATE}"))
+        check_shared_root(Path(f"/proc/self/fd/{PRIVATE}"))
         unseen = ""
     except ValueError as error:
         unseen = str(error)
@@ -86,7 +86,7 @@ def main(root: Path) -> None:
     job = Tracked("tune", MODEL, CONFIG, str(dataset), str(output), store=store)
     job = dataclasses.replace(job, run=start_run(store, "tune", "tune", None, {}, {}))
     killer = kill_when((output / doomed[1].node_id).exists, cluster, doomed[1])
-    trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1), at_once=2)
+    trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1), max_concurrent=2)
     killer.join()
     alive = sum(node["Alive"] for node in ray.nodes())
     result = {"unseen": unseen, "alive": alive, "trials": [dataclasses.asdict(trial) for trial in trials]}

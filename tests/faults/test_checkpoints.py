@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sleepmodel import Scale
-from sleepmodel.checkpoints import KEPT, Saved, check_resumable, clean, last, seal
-from sleepmodel.training import LocalEngine, build_model
+from sleepmodel.distributed.checkpoints import KEPT, SavedCheckpoint, check_resumable, latest, prune, write_manifest
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
 SCALE = Scale(workers=2)
@@ -20,7 +21,7 @@ FILES = ("checkpoint.pt", "checkpoint.pt.sha256", "worker-0.json", "worker-1.jso
 def write(directory: Path, step: int) -> Path:
     """A checkpoint as two workers of ZeRO 0 write it."""
     directory.mkdir(parents=True)
-    seal(directory, 1, step, SCALE)
+    write_manifest(directory, 1, step, SCALE)
     LocalEngine(build_model(MODEL, CONFIG), CONFIG).save(directory, {"step": step})
     seal_first(directory, step)
     return directory
@@ -31,7 +32,7 @@ def seal_first(directory: Path, step: int) -> None:
     them."""
     own = directory.with_name(".worker-0")
     shutil.copytree(directory, own, ignore=shutil.ignore_patterns("worker-*"))
-    seal(own, 0, step, SCALE)
+    write_manifest(own, 0, step, SCALE)
     shutil.move(own / "worker-0.json", directory)
     shutil.rmtree(own)
 
@@ -63,39 +64,39 @@ def test_the_one_before_is_used_and_the_torn_one_named(
     checkpoints: Path, file: str, tear: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, torn = checkpoints / "checkpoint_2026-01-01_00-00-08", checkpoints / "checkpoint_2026-01-01_00-00-12"
-    assert last(checkpoints) == Saved(torn, 12, 2, 0) and not caplog.records
+    assert latest(checkpoints) == SavedCheckpoint(torn, 12, 2, 0) and not caplog.records
     tear(torn / file)
     with caplog.at_level(logging.WARNING):
-        assert last(checkpoints) == Saved(whole, 8, 2, 0)
+        assert latest(checkpoints) == SavedCheckpoint(whole, 8, 2, 0)
     (message,) = [record.getMessage() for record in caplog.records]
     # a flipped bit in a list may be in the name of a file that is then missing
     assert str(torn) in message and (file in message or tear is flip), message
 
 
 def test_every_file_of_a_checkpoint_was_torn_above(checkpoints: Path) -> None:
-    assert {file.name for file in last(checkpoints).path.iterdir()} == set(FILES)  # type: ignore[union-attr]
+    assert {file.name for file in latest(checkpoints).path.iterdir()} == set(FILES)  # type: ignore[union-attr]
 
 
 def test_a_worker_that_did_not_finish_is_missed_whatever_the_others_wrote(checkpoints: Path) -> None:
     for name in ("08", "12"):
         (checkpoints / f"checkpoint_2026-01-01_00-00-{name}" / "worker-1.json").unlink()
-    found = last(checkpoints)
+    found = latest(checkpoints)
     assert found is not None and found.step == 4
 
 
 def test_cleaning_leaves_the_last_whole_ones(checkpoints: Path) -> None:
     torn = write(checkpoints / "checkpoint_2026-01-01_00-00-16", 16)
     truncate(torn / "checkpoint.pt")
-    found = clean(checkpoints)
+    found = prune(checkpoints)
     assert found is not None and found.step == 12
     assert [path.name[-2:] for path in sorted(checkpoints.iterdir())] == ["08", "12"] and KEPT == 2
-    assert clean(checkpoints / "nowhere") is None
+    assert prune(checkpoints / "nowhere") is None
 
 
 def test_the_steps_decide_which_is_last_not_the_clock(checkpoints: Path) -> None:
     """A machine whose clock is an hour behind goes on with a run."""
     write(checkpoints / "checkpoint_2025-12-31_23-00-00", 16)
-    found = last(checkpoints)
+    found = latest(checkpoints)
     assert found is not None and found.step == 16
 
 
@@ -106,7 +107,7 @@ def test_the_steps_decide_which_is_last_not_the_clock(checkpoints: Path) -> None
 def test_another_scale_goes_on_or_is_refused_before_any_work(
     stage: int, workers: int, other_stage: int, other_workers: int, fits: bool
 ) -> None:
-    saved = Saved(Path("checkpoint_1"), 4, workers, stage)
+    saved = SavedCheckpoint(Path("checkpoint_1"), 4, workers, stage)
     scale = Scale(workers=other_workers, zero_stage=other_stage)
     if fits:
         check_resumable(saved, scale)

@@ -9,31 +9,32 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.locks import Busy, working_on
-from pipelines.steps import Run, Step, execute
+from pipelines.engine.locks import StageLocked, hold_locks
+from pipelines.engine.scheduler import execute
+from pipelines.engine.stage import Stage, StageContext
 
 ROOT = Path(__file__).parents[2]
 
 HOLDER = """
 import sys
 from datagen.storage import as_path
-from pipelines.locks import working_on
-from pipelines.steps import Step
+from pipelines.engine.locks import hold_locks
+from pipelines.engine.stage import Stage
 
-step = Step("train", 1, lambda run: None, (Step("generate", 1, lambda run: None),))
-with working_on([step], as_path(sys.argv[1]), "smoke"):
+stage = Stage("train", 1, lambda run: None, (Stage("generate", 1, lambda run: None),))
+with hold_locks([stage], as_path(sys.argv[1]), "smoke"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def nothing(run: Run) -> None:
-    """A step that makes no file."""
+def nothing(run: StageContext) -> None:
+    """A stage that makes no file."""
 
 
-DATA = Step("generate", 1, nothing)
-TRAIN = Step("train", 1, nothing, (DATA,))
-OTHER = Step("train-other", 1, nothing)
+DATA = Stage("generate", 1, nothing)
+TRAIN = Stage("train", 1, nothing, (DATA,))
+OTHER = Stage("train-other", 1, nothing)
 
 
 def hold(root: Path) -> subprocess.Popen[str]:
@@ -50,20 +51,20 @@ def test_the_second_names_the_first_until_that_dies(where: str, request: pytest.
     root: Path = request.getfixturevalue(where)
     first = hold(root)
     try:
-        said = rf"step generate: process {first.pid} on {re.escape(socket.gethostname())} \(preset smoke, since 20.*"
+        said = rf"stage generate: process {first.pid} on {re.escape(socket.gethostname())} \(preset smoke, since 20.*"
         for steps in ([TRAIN], [DATA], [OTHER, TRAIN]):
-            with pytest.raises(Busy, match=said), working_on(steps, root, "demo"):
+            with pytest.raises(StageLocked, match=said), hold_locks(steps, root, "demo"):
                 pytest.fail("two pipelines work on one step")
     finally:
         first.kill()  # it has no chance to give its locks back
         first.wait()
-    with working_on([TRAIN], root, "demo"):
+    with hold_locks([TRAIN], root, "demo"):
         pass
 
 
 def test_pipelines_that_share_no_unfinished_step_run_side_by_side(tmp_path: Path) -> None:
     execute([DATA], tmp_path, 1)
-    with working_on([TRAIN], tmp_path, "demo"), working_on([Step("train-b", 2, nothing, (DATA,))], tmp_path, "smoke"):
+    with hold_locks([TRAIN], tmp_path, "demo"), hold_locks([Stage("train-b", 2, nothing, (DATA,))], tmp_path, "smoke"):
         pass
 
 
@@ -74,12 +75,12 @@ import sys
 from rich.console import Console
 from pathlib import Path
 from pipelines import cli
-from pipelines.locks import working_on
-from pipelines.presets import PRESETS
+from pipelines.engine.locks import hold_locks
+from pipelines.config.presets import PRESETS
 
 root = Path({str(tmp_path)!r})
-_, steps = cli._plan(PRESETS["smoke"], root)
-with working_on(steps, root, "smoke"):
+_, stages = cli._plan(PRESETS["smoke"], root)
+with hold_locks(stages, root, "smoke"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -95,5 +96,5 @@ with working_on(steps, root, "smoke"):
         first.kill()
         first.wait()
     assert second.returncode == 2
-    assert second.stderr.startswith(f"error: step generate: process {first.pid} on ") and "--root" in second.stderr
+    assert second.stderr.startswith(f"error: stage generate: process {first.pid} on ") and "--root" in second.stderr
     assert sorted(tmp_path.rglob("*")) == before

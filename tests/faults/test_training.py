@@ -20,11 +20,11 @@ from ray import cloudpickle
 
 from datagen import generate
 from sleepmodel import Scale, SleepModel, load
-from sleepmodel import checkpoints as saved
-from sleepmodel.distributed import CHECKPOINTS, RAY_SNAPSHOT, Stopped, fit
-from sleepmodel.job import MODEL, Job, read_history
-from sleepmodel.tracking import Store, open_store, start_run
-from sleepmodel.training import CHECKPOINT
+from sleepmodel.distributed import checkpoints as saved
+from sleepmodel.distributed.job import MODEL, TrainingJob, read_history
+from sleepmodel.distributed.ray_train import CHECKPOINTS, RAY_SNAPSHOT, Stopped, fit
+from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
+from sleepmodel.training.engine import CHECKPOINT
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 
@@ -52,20 +52,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(root: Path) -> Store:
+def store(root: Path) -> TrackingStore:
     return open_store(root)
 
 
 @pytest.fixture(scope="module")
-def job(ray_cluster: str, root: Path, store: Store) -> Job:
+def job(ray_cluster: str, root: Path, store: TrackingStore) -> TrainingJob:
     """Two workers, a report at every fourth step."""
     for split in ("train", "validation"):
         dataset = generate(TASK, split, 64, 0, root)
     train = replace(CONFIG, steps=ALL_STEPS)
-    return Job(name="t", model=TINY, train=train, dataset=str(dataset), output="", scale=Scale(workers=2), store=store)
+    return TrainingJob(
+        name="t", model=TINY, train=train, dataset=str(dataset), output="", scale=Scale(workers=2), store=store
+    )
 
 
-def named(job: Job, name: str, root: Path) -> Job:
+def named(job: TrainingJob, name: str, root: Path) -> TrainingJob:
     """The job with an output and an MLflow run of its own."""
     assert job.store
     run = start_run(job.store, name, name, None, {}, {})
@@ -75,21 +77,21 @@ def named(job: Job, name: str, root: Path) -> Job:
 class Future:
     """A job that runs since this was made."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TrainingJob) -> None:
         self.job, self.ref = job, ray.remote(num_cpus=0)(fit).remote(job)
 
-    def result(self) -> Job:
+    def result(self) -> TrainingJob:
         ray.get(self.ref)
         return self.job
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: Job, root: Path) -> Future:
+def undisturbed(job: TrainingJob, root: Path) -> Future:
     """A run to which nothing happens, beside those of the tests."""
     return Future(named(job, "undisturbed", root))
 
 
-def check_same(job: Job, expected: Job) -> None:
+def check_same(job: TrainingJob, expected: TrainingJob) -> None:
     """Curve, weights bit for bit, and one MLflow curve with each report once."""
     assert curve(job) == pytest.approx(curve(expected), rel=1e-12)
     weights, others = (load(Path(each.output) / MODEL).state_dict() for each in (job, expected))
@@ -97,20 +99,20 @@ def check_same(job: Job, expected: Job) -> None:
     assert logged_steps(job) == logged_steps(expected) == list(range(4, ALL_STEPS + 1, 4))
 
 
-def curve(job: Job) -> list[float]:
+def curve(job: TrainingJob) -> list[float]:
     return [number for at in read_history(Path(job.output)) for number in (at.step, at.tokens, at.flops, at.loss)]
 
 
-def logged_steps(job: Job) -> list[int]:
+def logged_steps(job: TrainingJob) -> list[int]:
     assert job.store and job.run
     history = MlflowClient(job.store.uri).get_metric_history(job.run, "step")
     return [int(point.value) for point in history]
 
 
-def test_killed_workers_are_replaced(job: Job, undisturbed: Future, root: Path) -> None:
+def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Future, root: Path) -> None:
     """SIGKILL of one of two workers, later of both: Ray starts them again and the run is the same run."""
 
-    class Mortal(Job):
+    class Mortal(TrainingJob):
         def validate(self) -> Callable[[SleepModel, int | None], float]:
             rank, output = ray.train.get_context().get_world_rank(), Path(self.output)
             validate = super().validate()
@@ -127,17 +129,17 @@ def test_killed_workers_are_replaced(job: Job, undisturbed: Future, root: Path) 
             return check
 
     mortal = named(job, "mortal", root)
-    mortal = Mortal(**{field.name: getattr(mortal, field.name) for field in dataclasses.fields(Job)})
+    mortal = Mortal(**{field.name: getattr(mortal, field.name) for field in dataclasses.fields(TrainingJob)})
     Future(mortal).result()
     assert {path.name for path in (root / "mortal").glob("*-*")} == {"one-1", "all-0", "all-1"}
     check_same(mortal, undisturbed.result())
 
 
 @pytest.fixture(scope="module")
-def killed(job: Job, root: Path) -> Job:
+def killed(job: TrainingJob, root: Path) -> TrainingJob:
     """A run whose driver and whole Ray were killed after its second checkpoint, at step 8."""
 
-    class Patient(Job):
+    class Patient(TrainingJob):
         def validate(self) -> Callable[[SleepModel, int | None], float]:
             validate, checkpoints = super().validate(), Path(self.output) / CHECKPOINTS
 
@@ -149,7 +151,7 @@ def killed(job: Job, root: Path) -> Job:
             return check
 
     job = named(job, "killed", root)
-    patient = Patient(**{field.name: getattr(job, field.name) for field in dataclasses.fields(Job)})
+    patient = Patient(**{field.name: getattr(job, field.name) for field in dataclasses.fields(TrainingJob)})
     (root / "job.pickle").write_bytes(cloudpickle.dumps(patient))
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(root / "job.pickle")],
@@ -179,38 +181,40 @@ def _both_are_known(checkpoints: Path) -> bool:
     return len(whole) == 2 and all(file.parent.name in known for file in whole)
 
 
-def test_a_killed_cluster_goes_on_from_before_a_torn_checkpoint(job: Job, killed: Job, undisturbed: Future) -> None:
+def test_a_killed_cluster_goes_on_from_before_a_torn_checkpoint(
+    job: TrainingJob, killed: TrainingJob, undisturbed: Future
+) -> None:
     """Another Ray goes on, though the last checkpoint and Ray's own list of them were torn as well."""
     checkpoints = Path(killed.output) / CHECKPOINTS
     fewer = replace(killed, output=f"{killed.output}-fewer", run=None)
     shutil.copytree(killed.output, fewer.output)
-    last = saved.last(checkpoints)
-    assert last is not None and last.step == 8
-    for path in (last.path / CHECKPOINT, checkpoints / RAY_SNAPSHOT):
+    latest = saved.latest(checkpoints)
+    assert latest is not None and latest.step == 8
+    for path in (latest.path / CHECKPOINT, checkpoints / RAY_SNAPSHOT):
         path.write_bytes(path.read_bytes()[:100])
     again = Future(killed)
     check_fewer_and_more(fewer, undisturbed.job)
     check_same(again.result(), undisturbed.result())
 
 
-def check_fewer_and_more(job: Job, expected: Job) -> None:
+def check_fewer_and_more(job: TrainingJob, expected: TrainingJob) -> None:
     """What two workers left goes on with one, which is told to stop between two reports, and ends with two again."""
     asked: list[int] = []
 
-    class Preempted(Job):
+    class Preempted(TrainingJob):
         def asked_to_stop(self) -> bool:
             asked.append(1)
             if len(asked) == 3:
                 Path(f"{self.output}.stop").touch()
             return super().asked_to_stop()
 
-    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(Job)}
+    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(TrainingJob)}
     one = Preempted(**{**fields, "scale": Scale(workers=1), "stop": f"{job.output}.stop"})
     with pytest.raises(ray.exceptions.RayTaskError, match="asked to stop, and saved") as caught:
         Future(one).result()
     assert isinstance(caught.value.cause, Stopped)
-    last = saved.last(Path(job.output) / CHECKPOINTS)
-    assert last is not None and (last.step, last.workers) == (11, 1)
+    latest = saved.latest(Path(job.output) / CHECKPOINTS)
+    assert latest is not None and (latest.step, latest.workers) == (11, 1)
     Future(job).result()
     got, wanted = (read_history(Path(each.output)) for each in (job, expected))
     assert [(at.step, at.tokens, at.flops) for at in got] == [(at.step, at.tokens, at.flops) for at in wanted]

@@ -23,7 +23,7 @@ def fuzz(name: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(
-        include=["datagen", "pipelines.overrides", "sleepmodel.saving", "sleepmodel.session"]
+        include=["datagen", "pipelines.config.overrides", "sleepmodel.serialization", "sleepmodel.inference"]
     ):
         from tests.hostile.surfaces import SURFACES
 

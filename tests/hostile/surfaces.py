@@ -23,14 +23,16 @@ from datagen.gsm.official import read_official
 from datagen.gsm.solver import solve
 from datagen.schema import FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import ensure_shard, to_table, write_shard
-from pipelines.canonical import canonical
-from pipelines.overrides import OverrideError, apply_overrides
-from pipelines.pipeline import Pipeline
-from pipelines.presets import PRESETS
+from pipelines.config.experiment import Experiment
+from pipelines.config.overrides import OverrideError, apply_overrides
+from pipelines.config.presets import PRESETS
+from pipelines.engine.canonical import canonical
 from sleepmodel import Memory, ModelConfig, SleepModel, load, save
-from sleepmodel.pyfunc import Answers
-from sleepmodel.saving import CONFIG, WEIGHTS, read_tensors, write_tensors
-from sleepmodel.training import CHECKPOINT, LocalEngine, build_model
+from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS
+from sleepmodel.serialization.tensors import read_tensors, write_tensors
+from sleepmodel.tracking.pyfunc import Answers
+from sleepmodel.training.engine import CHECKPOINT, LocalEngine
+from sleepmodel.training.loop import build_model
 from tests.sleepmodel.tiny import CONFIG as TRAIN
 from tests.sleepmodel.tiny import MODEL, TASK
 
@@ -261,9 +263,9 @@ def _shards(place: Path) -> tuple[bytes, ...]:
 def _apply(content: bytes, place: Path) -> None:
     assignments = content.decode(errors="surrogateescape").split("\n")
     changed = apply_overrides(PRESETS["smoke"], assignments)
-    assert isinstance(changed, Pipeline)
+    assert isinstance(changed, Experiment)
     canonical(changed, "pipeline")
-    assert changed.train_rows() >= 1 and all(changed.arm_steps(arm) >= 1 for arm in changed.arms)
+    assert changed.train_rows() >= 1 and all(changed.variant_steps(arm) >= 1 for arm in changed.variants)
 
 
 def _assignments(place: Path) -> tuple[bytes, ...]:

@@ -16,7 +16,7 @@ from datagen.gsm.importing import import_official
 from datagen.schema import shard_path
 from datagen.shards import ensure_shard
 from sleepmodel import Memory, load, save
-from sleepmodel.training import build_model
+from sleepmodel.training.loop import build_model
 from tests.hostile.surfaces import GSM_LINE
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 

@@ -28,12 +28,13 @@ from datagen.errors import DatasetError
 from datagen.files import sha256
 from datagen.schema import FORMAT_VERSION, Dataset, Shard, Split, shard_path
 from datagen.shards import to_table
-from pipelines.overrides import OverrideError, apply_overrides
-from pipelines.presets import PRESETS
+from pipelines.config.overrides import OverrideError, apply_overrides
+from pipelines.config.presets import PRESETS
 from sleepmodel import Memory, load, save
-from sleepmodel.masking import masked
-from sleepmodel.tracking import Store, open_store
-from sleepmodel.training import CHECKPOINT, CHECKPOINT_SUM, LocalEngine, build_model
+from sleepmodel.tracking.redact import redacted
+from sleepmodel.tracking.runs import TrackingStore, open_store
+from sleepmodel.training.engine import CHECKPOINT, CHECKPOINT_SUM, LocalEngine
+from sleepmodel.training.loop import build_model
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SECRET = "hunter2"
@@ -171,7 +172,7 @@ def test_nothing_listens_to_other_machines() -> None:
     ],
 )
 def test_secrets_of_an_address_are_masked(address: str, shown: str) -> None:
-    assert masked(f"store {address} cannot be used") == f"store {shown} cannot be used"
+    assert redacted(f"store {address} cannot be used") == f"store {shown} cannot be used"
 
 
 @pytest.mark.timeout(60)
@@ -185,7 +186,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password(
 
 
 def test_a_store_does_not_show_its_password() -> None:
-    assert SECRET not in repr(Store(f"http://me:{SECRET}@example.org", "0"))
+    assert SECRET not in repr(TrackingStore(f"http://me:{SECRET}@example.org", "0"))
 
 
 def test_a_model_stored_as_another_format_is_not_opened(tmp_path: Path) -> None:

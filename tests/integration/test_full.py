@@ -18,18 +18,18 @@ import torch
 from mlflow import MlflowClient
 
 from datagen import generate, read_rows
-from pipelines.evaluate import read_results
-from pipelines.generate import dataset
-from pipelines.locks import LOCKS
-from pipelines.register import read_registration
-from pipelines.tune import read_trials
+from pipelines.engine.locks import LOCKS
+from pipelines.reporting.results import read_results
+from pipelines.stages.generate import dataset
+from pipelines.stages.register import read_registration
+from pipelines.stages.tune import read_trials
 from sleepmodel import load
-from sleepmodel.checkpoints import last
 from sleepmodel.config import Search
-from sleepmodel.distributed import CHECKPOINTS
-from sleepmodel.evaluation import predict
-from sleepmodel.job import MODEL, Job, has_model, read_history
-from sleepmodel.tuning import search
+from sleepmodel.distributed.checkpoints import latest
+from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_history
+from sleepmodel.distributed.ray_train import CHECKPOINTS
+from sleepmodel.distributed.ray_tune import search
+from sleepmodel.evaluation.accuracy import predict
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 
@@ -111,7 +111,7 @@ def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) 
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")}
     printed = run("full", root, NO_RAY, *ONE_SEED)
-    assert "nothing to do: all 8 steps are done" in printed and "@champion" in printed
+    assert "nothing to do: all 8 stages are done" in printed and "@champion" in printed
     assert {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")} == before
 
 
@@ -131,7 +131,7 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
     rows = read_rows(path, "test")[:64]
     registration = read_registration(only(root, "register"))
     assert registration.champion and registration.name == "sleep-rule110"
-    results = [result for result in read_results(only(root, "evaluate")) if result.line == "winner"]
+    results = [result for result in read_results(only(root, "evaluate")) if result.variant == "winner"]
     chosen = max(results, key=lambda result: result.validation)
     expected = predict(load(root / chosen.path), rows)[:, -1]
     np.save(root / "prompts.npy", rows.tokens[:, :-1].astype(np.int64))
@@ -163,10 +163,10 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
     runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
     assert all(r.info.status == "FINISHED" for r in runs.values()), {n: r.info.status for n, r in runs.items()}
     children = {name: r.data.tags.get("mlflow.parentRunId") for name, r in runs.items()}
-    pipeline, tune = runs["smoke"].info.run_id, runs["tune"].info.run_id
+    experiment, tune = runs["smoke"].info.run_id, runs["tune"].info.run_id
     trials = [name for name, parent in children.items() if parent == tune]
     assert len(trials) == 2 and children["smoke"] is None
-    assert sum(parent == pipeline for parent in children.values()) == 8
+    assert sum(parent == experiment for parent in children.values()) == 8
     training = runs["train-n1-seed20"]
     curve = client.get_metric_history(training.info.run_id, "loss")
     history = read_history(only(root, "train-n1-seed20"))
@@ -175,7 +175,7 @@ def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[
     assert training.data.params["model.sleep_passes"] == "1"
     assert {"test/accuracy", "test/accuracy-n2", "test/accuracy-depth-6-n2"} <= training.data.metrics.keys()
     assert {"report.html", "report.md", "comparison.png"} <= {
-        Path(f.path).name for f in client.list_artifacts(pipeline, "report")
+        Path(f.path).name for f in client.list_artifacts(experiment, "report")
     }
 
 
@@ -242,18 +242,18 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
     made = (only(killed, "generate") / "SUCCESS").stat().st_mtime_ns
     assert not list((killed / "steps").glob(f"train-n1-seed20/*/{MODEL}"))
     (training,) = (killed / "steps" / "train-n1-seed20").iterdir()
-    killed_at = last(training / CHECKPOINTS)
+    killed_at = latest(training / CHECKPOINTS)
     assert killed_at is not None and killed_at.step >= 40
 
     def goes_on() -> bool:
-        now = last(training / CHECKPOINTS)
+        now = latest(training / CHECKPOINTS)
         return now is not None and now.step > killed_at.step
 
     assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGTERM) == 128 + signal.SIGTERM
-    stopped_at = last(training / CHECKPOINTS)
+    stopped_at = latest(training / CHECKPOINTS)
     assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
     printed = run("train", killed, ray_cluster, *SMALL)
-    assert "1 of 2 steps are done already" in printed
+    assert "1 of 2 stages are done already" in printed
     assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
     client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
     (logged,) = client.search_runs(["1"], "attributes.run_name = 'train-n1-seed20'")
@@ -274,10 +274,10 @@ def test_a_killed_pipeline_in_a_store_ends_as_one_on_a_disk(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     (expected,) = (killed / "steps" / "train-n1-seed20").iterdir()
     checkpoints = store / "steps" / "train-n1-seed20" / expected.name / CHECKPOINTS
-    kill_when(lambda: last(checkpoints) is not None, "full", store, ray_cluster, *SMALL)
+    kill_when(lambda: latest(checkpoints) is not None, "full", store, ray_cluster, *SMALL)
     assert not has_model(checkpoints.parent) and list((store / LOCKS).iterdir())
     printed = run("full", store, ray_cluster, *SMALL)
-    assert "1 of 5 steps are done already" in printed and "@champion" in printed
+    assert "1 of 5 stages are done already" in printed and "@champion" in printed
     assert int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) > 20
     weights, others = (load(path / MODEL).state_dict() for path in (checkpoints.parent, expected))
     assert all(torch.equal(weights[name], others[name]) for name in others)
@@ -285,14 +285,14 @@ def test_a_killed_pipeline_in_a_store_ends_as_one_on_a_disk(
         only(store, step)
     # all is given back but what the killed one held of a step that was done
     assert [path.name.partition("-")[0] for path in (store / LOCKS).iterdir()] == ["generate"]
-    assert "nothing to do: all 5 steps are done" in run("full", store, NO_RAY, *SMALL)
+    assert "nothing to do: all 5 stages are done" in run("full", store, NO_RAY, *SMALL)
 
 
 def test_a_search_in_a_store_is_kept(ray_cluster: str, store: Path) -> None:
     """Its trials are not run again."""
     for split in ("train", "validation"):
         data = generate(TASK, split, 64, 0, store)
-    job = Job("tune", TINY, CONFIG, str(data), str(store / "tune"))
+    job = TrainingJob("tune", TINY, CONFIG, str(data), str(store / "tune"))
     search_there = ray.remote(num_cpus=0)(search)
     config = Search(trials=2, sleep_passes=(1, 2), grace=1)
     trials, again = (ray.get(search_there.remote(job, config, 2)) for _ in range(2))

@@ -10,17 +10,19 @@ import torch
 
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from datagen.task import Task
-from pipelines.canonical import canonical
-from pipelines.context import Context
-from pipelines.evaluate import Entry, commonest_share, entries, measure, predict_all
-from pipelines.presets import PRESETS
-from pipelines.resources import allot_on_ray
-from sleepmodel.batches import drawn_passes
+from pipelines.config.presets import PRESETS
+from pipelines.engine.canonical import canonical
+from pipelines.runtime.resources import plan_resources_on_ray
+from pipelines.runtime.services import Services
+from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, predict_all, trained_variants
+from sleepmodel import load, save
 from sleepmodel.config import Scale
-from sleepmodel.evaluation import RESAMPLES, predict, score
-from sleepmodel.job import Job
-from sleepmodel.saving import load, save
-from sleepmodel.training import LocalEngine, build_model, train
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.evaluation.accuracy import predict, score
+from sleepmodel.evaluation.statistics import RESAMPLES
+from sleepmodel.training.batches import drawn_passes
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model, train
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
@@ -32,19 +34,19 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
         dataset = generate(TASK, split, count, 0, tmp_path)
     config, training = replace(CONFIG, sleep_passes=(1, 2, 4)), tmp_path / "any"
     training.mkdir()
-    job = Job(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
+    job = TrainingJob(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
     job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
     (training / "config.json").write_text(json.dumps({"config": canonical({"train": config}, "config")}))
-    *found, beyond = entries("any", training, dataset, "abc", more=(4, 8))
-    assert [(entry.line, entry.sleep_passes) for entry in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
-    assert (beyond.line, beyond.sleep_passes) == ("any@8", 8)
+    *found, beyond = trained_variants("any", training, dataset, "abc", more=(4, 8))
+    assert [(trained.variant, trained.sleep_passes) for trained in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
+    assert (beyond.variant, beyond.sleep_passes) == ("any@8", 8)
     rows, model = read_rows(dataset, "test"), load(training / "model")
     forward = sum(model.flops(rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
-    for entry, n in zip(found, (1, 2, 4), strict=True):
+    for trained, n in zip(found, (1, 2, 4), strict=True):
         predicted = predict(model, rows, n)
-        result = measure(entry, rows, predicted, tmp_path)
-        assert (result.line, result.sleep_passes, result.commit) == (entry.line, n, "abc")
+        result = measure(trained, rows, predicted, tmp_path)
+        assert (result.variant, result.sleep_passes, result.commit) == (trained.variant, n, "abc")
         assert result.accuracy == score(predicted, rows, RESAMPLES)
         assert result.flops == 3 * config.batch_size * forward
         assert load(tmp_path / result.path).config == model.config
@@ -56,12 +58,14 @@ def test_any_number_of_tasks_predicts_the_same(
 ) -> None:
     dataset = generate(task, "test", 300, 0, tmp_path)
     save(build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary)), tmp_path / "model")
-    monkeypatch.setattr("sleepmodel.evaluation.BATCH_ROWS", 32)
-    both = [Entry(f"n{n}", n, tmp_path, dataset) for n in (1, 3)]
-    rows, context = read_rows(dataset, "test"), Context(PRESETS["smoke"], tmp_path)
-    context.allotment = allot_on_ray(Scale(gpu=False))
-    for entry, *parts in zip(both, *(predict_all(both, {dataset: rows}, context, n) for n in (1, 3, 99)), strict=True):
-        alone = predict(load(tmp_path / "model"), rows, entry.sleep_passes)
+    monkeypatch.setattr("sleepmodel.evaluation.accuracy.BATCH_ROWS", 32)
+    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset) for n in (1, 3)]
+    rows, services = read_rows(dataset, "test"), Services(PRESETS["smoke"], tmp_path)
+    services.resources = plan_resources_on_ray(Scale(gpu=False))
+    for trained, *parts in zip(
+        both, *(predict_all(both, {dataset: rows}, services, n) for n in (1, 3, 99)), strict=True
+    ):
+        alone = predict(load(tmp_path / "model"), rows, trained.sleep_passes)
         assert len(set(alone[rows.loss_mask()].tolist())) > 1
         for predicted in parts:
             assert np.array_equal(predicted, alone)
@@ -71,6 +75,6 @@ def test_the_commonest_answer_is_the_same_wherever_it_stands() -> None:
     """Rows of unequal length: 7 8 is the answer of three of four rows, at three places."""
     tokens = [[1, 7, 8], [1, 1, 7, 8], [1, 1, 1, 1, 7, 8], [1, 7]]
     starts, lengths = [[1], [2], [4], [1]], [[2], [2], [2], [1]]
-    assert commonest_share(Rows.of(tokens, starts, lengths, [[0]] * 4)) == 0.75
+    assert majority_share(Rows.of(tokens, starts, lengths, [[0]] * 4)) == 0.75
     two = Rows.of([[1, 7, 1, 8], [1, 7, 1, 9]], [[1, 3]] * 2, [[1, 1]] * 2, [[0, 0]] * 2)
-    assert commonest_share(two) == 0.5
+    assert majority_share(two) == 0.5

@@ -8,7 +8,7 @@ import pytest
 
 from datagen import Gsm, Rule110
 from datagen.gsm.task import to_rows
-from pipelines.kinds import kinds_of
+from pipelines.reporting.questions import kinds_of
 from tests.datagen.gsm.problems import train_tokenizer
 from tests.pipelines.unwritten import about
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.overrides import OverrideError, apply_overrides
+from pipelines.config.overrides import OverrideError, apply_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Preset:
     train: Train = Train()
     search: Search | None = Search()
     second: Search | None = None
-    arms: tuple[Search, ...] = (Search(),)
+    variants: tuple[Search, ...] = (Search(),)
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -230,8 +230,11 @@ def test_an_unknown_field_lists_those_there_and_the_nearest() -> None:
         (["search={trials: 3}"], "search={trials: 3}: search is a group"),
         (["second={trials: 3}"], "second={trials: 3}: second holds groups and cannot be set from text"),
         (["second.trials=3"], "second.trials=3: second is null in this config"),
-        (["arms=[]"], "arms=[]: arms holds groups and cannot be set from text"),
-        (["arms.0.trials=3"], "arms.0.trials=3: arms is a list or a dict, whose items cannot be set one by one"),
+        (["variants=[]"], "variants=[]: variants holds groups and cannot be set from text"),
+        (
+            ["variants.0.trials=3"],
+            "variants.0.trials=3: variants is a list or a dict, whose items cannot be set one by one",
+        ),
         (["seeds.0=3"], "seeds.0=3: seeds is a list or a dict"),
         (["train.steps.x=3"], "train.steps.x=3: train.steps is an integer, with no fields inside"),
         (["train.steps=5", "train.steps=6"], "train.steps=6: the field is set twice, also by train.steps=5"),
@@ -242,7 +245,9 @@ def test_assignments_that_make_no_sense(assignments: list[str], message: str) ->
     assert error(*assignments).startswith(message)
 
 
-PATHS = st.sampled_from([*VALUES, "train", "arms", "second", "second.trials", "arms.0", "model", "", "x", "train."])
+PATHS = st.sampled_from(
+    [*VALUES, "train", "variants", "second", "second.trials", "variants.0", "model", "", "x", "train."]
+)
 YAML_JUNK = st.text("[]{}!&*<:>|?%@`'\",.-_0123456789eExtrufalsn~ \n\t#\x00\ud800", max_size=12)
 JUNK = st.one_of(
     st.text(max_size=12),

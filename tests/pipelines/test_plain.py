@@ -10,16 +10,16 @@ from datagen import Depo, Gsm, Rows, Rule110
 from datagen.gsm.solver import solve
 from datagen.schema import Dataset
 from datagen.task import Task
-from pipelines import plain
-from pipelines.mistakes import Failure, failures
-from pipelines.plain import Asked, plain_form
+from pipelines.reporting import questions as plain
+from pipelines.reporting.mistakes import WrongAnswer, wrong_answers
+from pipelines.reporting.questions import AnsweredQuestion, question_formatter
 from tests.datagen.gsm.problems import train_tokenizer
 from tests.pipelines.unwritten import about
 
 
-def all_wrong(task: Task, rows: Rows, token: int) -> list[Failure]:
+def all_wrong(task: Task, rows: Rows, token: int) -> list[WrongAnswer]:
     """The failures of a model that always says one token."""
-    return failures(np.where(rows.loss_mask(), token, -1), rows, about(task))
+    return wrong_answers(np.where(rows.loss_mask(), token, -1), rows, about(task))
 
 
 def after(cells: str, steps: int) -> str:
@@ -53,8 +53,8 @@ def test_rule_110_may_ask_more_cells_than_the_first(parts: int, asked: str) -> N
     task = Rule110(cells=4, states=2, steps=3)
     tokens, length = [0, 1, 1, 0, 1, 0, 0, 0, 2, *[1, 0, 1, 1, 0, 0, 1, 0]], 4 // parts
     starts = list(range(9, 17, length))
-    question = Asked(tokens, starts, len(starts) - 1, length, 3, [1] * length)
-    problem, right, _ = plain_form(about(task))(question)
+    question = AnsweredQuestion(tokens, starts, len(starts) - 1, length, 3, [1] * length)
+    problem, right, _ = question_formatter(about(task))(question)
     assert problem == f"State 2 of 2: 1000. {asked} after 3 steps?" and right == " ".join("0010"[-length:])
 
 
@@ -79,7 +79,9 @@ def test_depo_tells_where_the_given_node_is() -> None:
     tokens = rows.tokens.tolist()[0]
 
     def said(number: int, given: list[int]) -> str:
-        return plain_form(about(task))(Asked(tokens, start, number, length[number], depth[number], given)).given
+        return question_formatter(about(task))(
+            AnsweredQuestion(tokens, start, number, length[number], depth[number], given)
+        ).given
 
     first = tokens[start[0] : start[0] + length[0]]
     assert said(0, first).endswith(f"({depth[0]} hops away)")
@@ -118,5 +120,5 @@ def test_gsm_shows_the_question_a_part_of_the_text_and_both_answers(gsm: Gsm, mo
 
 def test_a_task_that_is_not_known_here_is_shown_in_its_words() -> None:
     dataset = Dataset(1, "colours", {}, ("red", "green", "blue", "<pad>"), 0, {})
-    shown = plain_form(dataset)(Asked([3, 0, 1, 2, 2], [3], 0, 2, 1, [2, 0]))
+    shown = question_formatter(dataset)(AnsweredQuestion([3, 0, 1, 2, 2], [3], 0, 2, 1, [2, 0]))
     assert shown == ("red green", "blue blue", "blue red")

@@ -6,81 +6,89 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.overrides import OverrideError, apply_overrides
-from pipelines.pipeline import Arm, Pipeline
-from pipelines.presets import PRESETS
-from pipelines.pricing import price
-from sleepmodel.batches import Epochs
+from pipelines.config.experiment import Experiment, Variant
+from pipelines.config.overrides import OverrideError, apply_overrides
+from pipelines.config.presets import PRESETS
+from pipelines.runtime.cost_estimate import training_cost
 from sleepmodel.config import Curriculum
-from sleepmodel.training import LocalEngine, build_model
+from sleepmodel.training.batches import EpochOrder
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model
 
 NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim": 8}
 
 
-@pytest.mark.parametrize("pipeline", PRESETS.values(), ids=PRESETS)
-def test_every_line_of_every_preset_takes_its_first_step(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
+def test_every_line_of_every_preset_takes_its_first_step(experiment: Experiment) -> None:
     """On two rows, narrow and at most four blocks deep, else as it is: windows, passes, rules, precision."""
-    batches = {task: task.sample("train", 0, 0, 2).batch() for task in pipeline.tasks()}
-    for arm in pipeline.arms:
-        train = replace(pipeline.arm_train(arm), batch_size=2)
-        model = pipeline.arm_model(arm)
+    batches = {task: task.sample("train", 0, 0, 2).batch() for task in experiment.tasks()}
+    for variant in experiment.variants:
+        train = replace(experiment.variant_train(variant), batch_size=2)
+        model = experiment.variant_model(variant)
         small = replace(model, mixers=model.mixers[:4], loop=model.loop and (1, 3), **NARROW)  # type: ignore[arg-type]
         engine = LocalEngine(build_model(small, train), train)
-        tokens, mask = batches[pipeline.arm_task(arm)]
+        tokens, mask = batches[experiment.variant_task(variant)]
         loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask))
-        assert np.isfinite(engine.step(1.0)) and torch.isfinite(loss), arm.name
+        assert np.isfinite(engine.step(1.0)) and torch.isfinite(loss), variant.name
 
 
-@pytest.mark.parametrize("pipeline", PRESETS.values(), ids=PRESETS)
-def test_every_preset_prices_itself(pipeline: Pipeline) -> None:
-    found = price(pipeline)
-    least = len(pipeline.seeds) * sum(map(pipeline.arm_steps, pipeline.arms)) * pipeline.train.batch_size
-    assert found.rows >= least and found.tokens == found.rows * pipeline.task.row_length and found.flops > 0
-    assert pipeline.train_rows() >= pipeline.train.batch_size
+@pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
+def test_every_preset_prices_itself(experiment: Experiment) -> None:
+    found = training_cost(experiment)
+    least = (
+        len(experiment.seeds) * sum(map(experiment.variant_steps, experiment.variants)) * experiment.train.batch_size
+    )
+    assert found.rows >= least and found.tokens == found.rows * experiment.task.row_length and found.flops > 0
+    assert experiment.train_rows() >= experiment.train.batch_size
 
 
 def test_every_figure_has_a_preset_at_the_papers_size_and_a_mini() -> None:
     figures = ("rule110-fig2a", "rule110-fig2b", "depo-fig3", "gsm-fig4", "gsm-sliding-fig5", "throughput-fig6")
     for name in (*figures, "ablation-rule", "ablation-eta"):
         assert PRESETS[name].paper_scale and not PRESETS[f"{name}-mini"].paper_scale
-    assert all(name == pipeline.name for name, pipeline in PRESETS.items())
+    assert all(name == experiment.name for name, experiment in PRESETS.items())
 
 
 def test_the_baselines_are_what_they_are_called() -> None:
     mini = PRESETS["rule110-fig2b-mini"]
-    arms = {arm.name: arm for arm in mini.arms}
-    models = {name: mini.arm_model(arm) for name, arm in arms.items()}
+    variants = {variant.name: variant for variant in mini.variants}
+    models = {name: mini.variant_model(variant) for name, variant in variants.items()}
     assert set(models["transformer-evicted"].mixers) == set(models["transformer-whole"].mixers) == {"attention"}
     assert models["transformer-whole"].window == mini.task.row_length > models["transformer-evicted"].window
     assert set(models["fast-weights-only"].mixers) == {"gated_delta"}
     assert len(models["n1-deep"].mixers) == 4 * len(models["n4"].mixers) and models["n1-deep"].sleep_passes == 1
-    spent = [mini.step_flops(models[name]) * mini.arm_steps(arm) for name, arm in arms.items()]
-    by_name = dict(zip(arms, spent, strict=True))
+    spent = [mini.step_flops(models[name]) * mini.variant_steps(variant) for name, variant in variants.items()]
+    by_name = dict(zip(variants, spent, strict=True))
     assert by_name["n1-same-compute"] == by_name["n1-same-compute-epochs"] == pytest.approx(by_name["n4"], rel=1e-3)
-    assert mini.arm_train(arms["n1-same-compute"]).rows is None
-    assert mini.arm_train(arms["n1-same-compute-epochs"]).rows == mini.train.steps * mini.train.batch_size
+    assert mini.variant_train(variants["n1-same-compute"]).rows is None
+    assert mini.variant_train(variants["n1-same-compute-epochs"]).rows == mini.train.steps * mini.train.batch_size
 
 
 def test_sliding_presets_grow_a_transformer() -> None:
     """Fig. 5: fast-weight layers put into a trained transformer, alone under hard eviction at first."""
-    pipeline = PRESETS["gsm-sliding-fig5-mini"]
-    first, longer, *grown = pipeline.arms
-    assert pipeline.arm_model(longer) == pipeline.arm_model(first) and longer.start == first.name
-    assert set(pipeline.arm_model(first).mixers) == {"attention"} and pipeline.arm_train(first).fresh_steps == 0
-    for arm in grown:
-        train, model = pipeline.arm_train(arm), pipeline.arm_model(arm)
-        assert arm.start == first.name and 0 < train.fresh_steps < train.steps
-        assert model.eviction == "sliding" and model.mixers.count("attention") == len(pipeline.arm_model(first).mixers)
-    with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be an earlier line of the comparison"):
-        replace(pipeline, arms=(first, replace(grown[0], start="gone")))
+    experiment = PRESETS["gsm-sliding-fig5-mini"]
+    first, longer, *grown = experiment.variants
+    assert experiment.variant_model(longer) == experiment.variant_model(first) and longer.start == first.name
+    assert (
+        set(experiment.variant_model(first).mixers) == {"attention"}
+        and experiment.variant_train(first).fresh_steps == 0
+    )
+    for variant in grown:
+        train, model = experiment.variant_train(variant), experiment.variant_model(variant)
+        assert variant.start == first.name and 0 < train.fresh_steps < train.steps
+        assert model.eviction == "sliding" and model.mixers.count("attention") == len(
+            experiment.variant_model(first).mixers
+        )
+    with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be an earlier variant"):
+        replace(experiment, variants=(first, replace(grown[0], start="gone")))
     with pytest.raises(ValueError, match=r"mixers of n1 = .*: must be with 2 of attention"):
-        replace(pipeline, arms=(first, replace(grown[0], mixers=("gated_delta",))))
+        replace(experiment, variants=(first, replace(grown[0], mixers=("gated_delta",))))
 
 
 def test_each_field_of_a_line_reaches_its_model_or_training() -> None:
     demo = PRESETS["demo"]
     climb = Curriculum(threshold=0.5)
-    arm = Arm(
+    variant = Variant(
         name="all",
         sleep_passes=3,
         fast_weight_lr=0.7,
@@ -92,43 +100,43 @@ def test_each_field_of_a_line_reaches_its_model_or_training() -> None:
         curriculum=climb,
         drawn_passes=(1, 3),
     )
-    model, train = demo.arm_model(arm), demo.arm_train(arm)
+    model, train = demo.variant_model(variant), demo.variant_train(variant)
     assert (model.sleep_passes, model.fast_weight_lr, model.mixers, model.window) == (3, 0.7, ("delta",) * 2, 8)
     assert (train.fresh_steps, train.curriculum, train.sleep_passes) == (5, climb, (1, 3))
-    assert demo.arm_task(arm) == replace(demo.task, steps=4)
+    assert demo.variant_task(variant) == replace(demo.task, steps=4)
     plain, changed = (
-        Arm(name="plain"),
+        Variant(name="plain"),
         replace(demo, train=replace(demo.train, fresh_steps=5, curriculum=climb), search=None),
     )
-    assert changed.arm_train(plain) == changed.train
+    assert changed.variant_train(plain) == changed.train
 
 
 def test_lines_read_the_same_rows_in_the_same_order() -> None:
     """As far as they go, and but for those that are made to read fewer rows."""
     mini = PRESETS["rule110-fig2b-mini"]
     orders = {}
-    for arm in mini.arms:
-        if not arm.epochs:
-            epochs = Epochs((mini.train_rows(),), mini.arm_train(arm))
-            orders[arm.name] = [rows.tolist() for step in range(30) for _, rows in epochs.pieces(step)]
+    for variant in mini.variants:
+        if not variant.epochs:
+            epochs = EpochOrder((mini.train_rows(),), mini.variant_train(variant))
+            orders[variant.name] = [rows.tolist() for step in range(30) for _, rows in epochs.pieces(step)]
     assert len(orders) > 5 and all(order == orders["n1"] for order in orders.values())
 
 
 def test_rows_that_are_limited_limit_every_line() -> None:
     few = apply_overrides(PRESETS["rule110-fig2b-mini"], ["train.rows=2048"])
-    assert {few.arm_train(arm).rows for arm in few.arms} == {2048}
+    assert {few.variant_train(variant).rows for variant in few.variants} == {2048}
 
 
 def test_n_of_a_line_is_the_one_that_its_curriculum_gives_the_deepest_rows() -> None:
     mini = PRESETS["curriculum-mini"]
-    by_step = next(arm for arm in mini.arms if arm.name == "pass-a-step")
+    by_step = next(variant for variant in mini.variants if variant.name == "pass-a-step")
     for wrong, message in (
         ({"sleep_passes": 2}, "sleep_passes of pass-a-step = 2: must be 4"),
         ({"evaluated_at": (8,)}, "evaluated_at of pass-a-step"),
         ({"compute_of": 4}, "compute_of of pass-a-step"),
     ):
         with pytest.raises(ValueError, match=message):
-            replace(mini, arms=(replace(by_step, **wrong),))
+            replace(mini, variants=(replace(by_step, **wrong),))
     with pytest.raises(ValueError, match=r"search = .* must be null with train.curriculum"):
         apply_overrides(PRESETS["demo"], ["train.curriculum.threshold=0.5"])
 
@@ -148,14 +156,14 @@ def test_fig2_is_the_papers() -> None:
     assert (fig2b.model.d_model, len(fig2b.model.mixers), fig2b.model.window) == (256, 4, 24)
     assert (fig2b.train.batch_size, fig2b.train.muon_lr, fig2b.train.adam_lr) == (512, 2e-3, 5e-5)
     assert fig2b.train.steps * 512 * fig2b.task.row_length == pytest.approx(5e9, rel=1e-4)
-    assert {f"n{n}" for n in (1, 2, 3, 4)} <= {arm.name for arm in fig2b.arms}
+    assert {f"n{n}" for n in (1, 2, 3, 4)} <= {variant.name for variant in fig2b.variants}
     assert [task.steps for task in PRESETS["rule110-fig2a"].tasks()] == [4, 8, 12, 16]
 
 
 def test_the_same_compute_is_the_same_flops() -> None:
     demo = PRESETS["demo"]
-    more = Arm(name="more", compute_of=4)
-    spent = demo.arm_steps(more) * demo.step_flops(demo.arm_model(more))
+    more = Variant(name="more", compute_of=4)
+    spent = demo.variant_steps(more) * demo.step_flops(demo.variant_model(more))
     assert spent == pytest.approx(demo.train.steps * demo.step_flops(replace(demo.model, sleep_passes=4)), rel=1e-3)
 
 
@@ -167,7 +175,7 @@ def test_the_same_compute_is_the_same_flops() -> None:
         ("model.sleep_passes=0", r"model\.sleep_passes = 0: must be an integer of at least 1"),
         ("model.fast_weight_lr=3", r"model\.fast_weight_lr = 3.*: must be a number in \(0, 2\]"),
         ("model.window=10", r"model\.window = 10: must be a divisor of the task's context of 16 tokens"),
-        ("model.sleep_passes=4", r"model\.sleep_passes = 4: must be 1: the preset's lines and its search set it"),
+        ("model.sleep_passes=4", r"model\.sleep_passes = 4: must be 1: the preset's variants and its search set it"),
         ("data.seed=-1", r"data\.seed = -1: must be an integer of at least 0"),
         ("model.window=1", r"model\.window = 1: must be an integer of at least 2"),
         ("task.cells=30", r"model\.window = 16: must be a divisor of the task's context of 30 tokens"),

@@ -5,7 +5,7 @@ import pytest
 
 from datagen import PAD, Depo, Gsm, Rule110
 from datagen.task import Task
-from pipelines.register import _prompts
+from pipelines.stages.register import _prompts
 
 TASKS = [Rule110(cells=6, states=1, steps=1), Depo(nodes=5, hops=2), Gsm(operations=(2, 3), tokens=(200, 300))]
 

@@ -1,4 +1,4 @@
-"""A dataset that was damaged after its step was done is made again before anything is trained on it."""
+"""A dataset that was damaged after its stage was done is made again before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from datagen import read_rows
 from datagen.errors import ShardCorruptError
 from datagen.schema import shard_path
 from pipelines.cli import repair
-from pipelines.context import Context
-from pipelines.generate import dataset, generate_step
-from pipelines.presets import PRESETS
-from pipelines.steps import Run, State, Step, StepFailed, execute, state
+from pipelines.config.presets import PRESETS
+from pipelines.engine.scheduler import StageFailed, execute
+from pipelines.engine.stage import Stage, StageContext, State, state
+from pipelines.runtime.services import Services
+from pipelines.stages.generate import dataset, generate_stage
 
 
 @pytest.mark.slow
 def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_path: Path) -> None:
     smoke = PRESETS["smoke"]
-    data = generate_step(smoke, smoke.task, Context(smoke, tmp_path))
-    train = Step("train", {}, lambda run: None, (data,))
+    data = generate_stage(smoke, smoke.task, Services(smoke, tmp_path))
+    train = Stage("train", {}, lambda run: None, (data,))
     execute([data], tmp_path, slots=1, console=Console(quiet=True))
     path = dataset(data.output(tmp_path))
     shards = [shard_path(path, split, 0) for split in ("train", "test")]
@@ -45,12 +46,12 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
 def test_a_repair_that_fails_is_a_failed_step_and_no_refused_input(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def second_time(run: Run) -> None:
+    def second_time(run: StageContext) -> None:
         if state(data, tmp_path) is State.DONE:
             raise full
 
-    data = Step("generate", {}, second_time)
-    train = Step("train", {}, lambda run: None, (data,))
+    data = Stage("generate", {}, second_time)
+    train = Stage("train", {}, lambda run: None, (data,))
     execute([data], tmp_path, slots=1, console=Console(quiet=True))
-    with pytest.raises(StepFailed, match=r"step generate failed in .*No space left"):
+    with pytest.raises(StageFailed, match=r"stage generate failed in .*No space left"):
         repair([train], tmp_path)

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipelines.comparison import Line, differences, floor_of, table_of
-from pipelines.evaluate import Result
-from pipelines.mistakes import Failure, Instead, Mistakes
-from pipelines.page import page
-from pipelines.sections import Findings, sections
-from sleepmodel import plots
-from sleepmodel.costs import Cost
-from sleepmodel.evaluation import Accuracy, Estimate, Share
-from sleepmodel.training import Progress
-from sleepmodel.tuning import TrialResult
+from pipelines.reporting import plots
+from pipelines.reporting.comparison import VariantResults, differences, floor_of, table_of
+from pipelines.reporting.html import page
+from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
+from pipelines.reporting.results import EvaluationResult
+from pipelines.reporting.sections import ReportData, sections
+from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.evaluation.accuracy import Accuracy
+from sleepmodel.evaluation.latency import InferenceCost
+from sleepmodel.evaluation.statistics import Estimate, Share
+from sleepmodel.training.progress import Progress
 
 TRIALS = [TrialResult(1, 0.5, 0.61, 0.6, 10_000, 3.0, True), TrialResult(4, 1.5, 0.72, 0.4, 5_000, 3.0, False)]
 
@@ -30,33 +31,38 @@ def share(right: int, total: int) -> Share:
     return Share(right, total, (max(0.0, value - 0.02), min(1.0, value + 0.01)))
 
 
-def result(line: str, seed: int, passes: int, right: int) -> Result:
+def result(variant: str, seed: int, passes: int, right: int) -> EvaluationResult:
     answers = {1: share(100, 100), 4: share(right, 100)}
     accuracy = Accuracy(share(right, 200), answers)
-    path = f"{line}-{seed}/model"
-    return Result(line, seed, passes, 1.0, 2_000, 7.0, 6 * 10**9, 0.5, 1e4, None, 0.01, accuracy, path, "c0ffee")
+    path = f"{variant}-{seed}/model"
+    return EvaluationResult(
+        variant, seed, passes, 1.0, 2_000, 7.0, 6 * 10**9, 0.5, 1e4, None, 0.01, accuracy, path, "c0ffee"
+    )
 
 
 def history() -> list[Progress]:
     return [Progress(step, 2, 1_000 * step, 1.0, 1e3, 0.5, 1.0, 1.0, 0.3 * step, 10**9 * step) for step in (1, 2)]
 
 
-def findings(seeds: tuple[int, ...] = (3, 4, 5)) -> Findings:
-    lines = [
-        Line(name, [result(name, seed, passes, 10 * (seed - 2) * passes) for seed in seeds])
+def data(seeds: tuple[int, ...] = (3, 4, 5)) -> ReportData:
+    variants = [
+        VariantResults(name, [result(name, seed, passes, 10 * (seed - 2) * passes) for seed in seeds])
         for name, passes in (("n1", 1), ("n<2>", 2))
     ]
     model = {"window": 16, "mixers": ["attention"]}
-    return Findings(
-        lines=lines,
-        histories={line.name: [history() for _ in seeds] for line in lines},
+    return ReportData(
+        variants=variants,
+        histories={variant.name: [history() for _ in seeds] for variant in variants},
         settings={
-            line.name: {"model": {**model, "sleep_passes": line.sleep_passes}, "train": {"seed": 3}} for line in lines
+            variant.name: {"model": {**model, "sleep_passes": variant.sleep_passes}, "train": {"seed": 3}}
+            for variant in variants
         },
         searches=[(TRIALS, TRIALS[0])],
-        costs=[Cost("n1", 1, 16, 0.5, 0.1, 1024, 64), Cost("n<2>", 2, 16, 0.5, 1.25, 1024, 64)],
+        costs=[InferenceCost("n1", 1, 16, 0.5, 0.1, 1024, 64), InferenceCost("n<2>", 2, 16, 0.5, 1.25, 1024, 64)],
         mistakes=[
-            Mistakes("n1", 3, [Instead(4, "y1", "y2", 5, 9)], [Failure(17, 4, "y1 → y2, 4 hops <b>?", "y1", "y2")])
+            Mistakes(
+                "n1", 3, [ConfusionCount(4, "y1", "y2", 5, 9)], [WrongAnswer(17, 4, "y1 → y2, 4 hops <b>?", "y1", "y2")]
+            )
         ],
     )
 
@@ -93,13 +99,13 @@ class Page(HTMLParser):
         return [base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True) for source in sources]
 
 
-def built(found: Findings, directory: Path) -> Page:
+def built(found: ReportData, directory: Path) -> Page:
     return Page(page("all <of> it", sections(found, directory)))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return built(findings(), tmp_path_factory.mktemp("report"))
+    return built(data(), tmp_path_factory.mktemp("report"))
 
 
 def test_the_page_holds_each_section_and_its_pictures(whole: Page) -> None:
@@ -143,7 +149,7 @@ def test_the_page_tells_what_was_found(whole: Page) -> None:
 
 
 def test_what_is_not_there_is_left_out_and_the_rest_stays(whole: Page, tmp_path: Path) -> None:
-    one_seed = replace(findings((3,)), searches=[], costs=[], mistakes=[])
+    one_seed = replace(data((3,)), searches=[], costs=[], mistakes=[])
     headings = built(one_seed, tmp_path).texts["h2"]
     absent = {
         "Paired differences",
@@ -169,18 +175,18 @@ def test_bars_are_drawn_to_the_ends_of_their_interval() -> None:
     assert (0.9 - low, 0.9 + high) == pytest.approx((0.7, 1.0))
 
 
-def _lines(rng: np.random.Generator) -> Iterator[Line]:
+def _lines(rng: np.random.Generator) -> Iterator[VariantResults]:
     for name, seeds in (("a", range(5)), ("b", range(1, 7)), ("c", range(4, 9)), ("alone", range(20, 22))):
-        yield Line(name, [result(name, seed, 1, int(rng.integers(0, 101))) for seed in seeds])
+        yield VariantResults(name, [result(name, seed, 1, int(rng.integers(0, 101))) for seed in seeds])
 
 
 def test_paired_differences_are_over_the_common_seeds() -> None:
-    lines = {line.name: line for line in _lines(np.random.default_rng())}
-    found = {frozenset((d.better, d.other)): d for d in differences(list(lines.values()))}
+    variants = {variant.name: variant for variant in _lines(np.random.default_rng())}
+    found = {frozenset((d.better, d.other)): d for d in differences(list(variants.values()))}
     assert found.keys() == {frozenset("ab"), frozenset("bc")}  # a and c share one seed, which gives no interval
     for difference in found.values():
         values = [
-            {r.seed: r.accuracy.rows.value for r in lines[name].results}
+            {r.seed: r.accuracy.rows.value for r in variants[name].results}
             for name in (difference.better, difference.other)
         ]
         common = sorted(values[0].keys() & values[1].keys())
@@ -196,42 +202,42 @@ def test_paired_differences_are_over_the_common_seeds() -> None:
 def test_lines_that_are_asked_at_other_depths_are_not_compared() -> None:
     one, two = list(_lines(np.random.default_rng()))[:2]
     deeper = [replace(r, accuracy=replace(r.accuracy, answers={8: share(1, 2)})) for r in two.results]
-    assert differences([one, Line("b", deeper)]) == []
+    assert differences([one, VariantResults("b", deeper)]) == []
 
 
 def test_lines_at_several_etas_are_drawn_by_eta_and_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[int, list[tuple[float, Estimate]]] = {}
-    monkeypatch.setattr("pipelines.sections.plots.by_eta", lambda lines, path: drawn.update(lines))
-    monkeypatch.setattr("pipelines.sections.picture", lambda path, words: "")
-    found = findings()
-    lines = [
-        replace(line, name=f"{line.name}{eta}", results=[replace(r, fast_weight_lr=eta) for r in line.results])
-        for line in found.lines
+    monkeypatch.setattr("pipelines.reporting.sections.plots.by_eta", lambda variants, path: drawn.update(variants))
+    monkeypatch.setattr("pipelines.reporting.sections.picture", lambda path, words: "")
+    found = data()
+    variants = [
+        replace(variant, name=f"{variant.name}{eta}", results=[replace(r, fast_weight_lr=eta) for r in variant.results])
+        for variant in found.variants
         for eta in (2.0, 0.5, 1.0)
     ]
-    histories = {line.name: [history()] * 3 for line in lines}
-    settings = {line.name: found.settings["n1"] for line in lines}
+    histories = {variant.name: [history()] * 3 for variant in variants}
+    settings = {variant.name: found.settings["n1"] for variant in variants}
     headings = [
         heading
-        for heading, _ in sections(replace(found, lines=lines, histories=histories, settings=settings), tmp_path)
+        for heading, _ in sections(replace(found, variants=variants, histories=histories, settings=settings), tmp_path)
     ]
     assert "N and eta" in headings and "N and eta" not in [heading for heading, _ in sections(found, tmp_path)]
     assert {n: [eta for eta, _ in points] for n, points in drawn.items()} == {1: [0.5, 1.0, 2.0], 2: [0.5, 1.0, 2.0]}
-    assert drawn[1][0][1] == lines[0].rows
+    assert drawn[1][0][1] == variants[0].rows
 
 
 def test_the_floor_of_lines_on_several_tasks_is_a_range() -> None:
-    one, two = findings().lines
+    one, two = data().variants
     assert floor_of([one, two]) == "0.010"
-    assert floor_of([one, Line("b", [replace(r, floor=0.25) for r in two.results])]) == "0.010 to 0.250"
+    assert floor_of([one, VariantResults("b", [replace(r, floor=0.25) for r in two.results])]) == "0.010 to 0.250"
 
 
 def test_lines_that_are_asked_at_other_depths_share_a_table() -> None:
-    def line(name: str, depth: int) -> Line:
+    def variant(name: str, depth: int) -> VariantResults:
         asked = Accuracy(share(60, 100), {depth: share(60, 100)})
-        return Line(name, [replace(result(name, 3, 1, 60), accuracy=asked)])
+        return VariantResults(name, [replace(result(name, 3, 1, 60), accuracy=asked)])
 
-    columns, rows = table_of([line("n1-t2", 2), line("n1-t8", 8)], intervals=False)
+    columns, rows = table_of([variant("n1-t2", 2), variant("n1-t8", 8)], intervals=False)
     assert columns == ["model", "N", "eta", "depth 2", "depth 8", "tokens", "FLOPs", "tokens/s", "s"]
     assert [row[3:6] for row in rows] == [["0.600", "", "0.002M"], ["", "0.600", "0.002M"]]
 
@@ -239,6 +245,6 @@ def test_lines_that_are_asked_at_other_depths_share_a_table() -> None:
 def test_kinds_of_problems_have_columns_of_their_own() -> None:
     kinds = {"forward": share(20, 50), "reverse": share(40, 50)}
     each = [result("n1", seed, 1, 60) for seed in (3, 4)]
-    line = Line("n1", [replace(one, accuracy=replace(one.accuracy, kinds=kinds)) for one in each])
-    cells = line.cells(intervals=False)
+    variant = VariantResults("n1", [replace(one, accuracy=replace(one.accuracy, kinds=kinds)) for one in each])
+    cells = variant.cells(intervals=False)
     assert (cells["forward"], cells["reverse"]) == ("0.400", "0.800")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.resources import allot, allot_on_ray
+from pipelines.runtime.resources import plan_resources, plan_resources_on_ray
 from sleepmodel.config import Scale
 
 CLUSTER_FILE = Path(__file__).parents[2] / "ray_cluster.yaml"
@@ -19,7 +19,7 @@ CLUSTER = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}]
 
 
 @pytest.mark.parametrize(
-    ("scale", "nodes", "cores", "gpu", "at_once"),
+    ("scale", "nodes", "cores", "gpu", "max_concurrent"),
     [
         (Scale(), LAPTOP, 1, False, 2),
         (Scale(cpus_per_worker=2), LAPTOP, 2, False, 1),
@@ -34,16 +34,16 @@ CLUSTER = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}]
     ],
 )
 def test_what_is_open_follows_from_the_cluster(
-    scale: Scale, nodes: list[dict[str, float]], cores: int, gpu: bool, at_once: int
+    scale: Scale, nodes: list[dict[str, float]], cores: int, gpu: bool, max_concurrent: int
 ) -> None:
-    found = allot(scale, nodes)
-    assert (found.scale.cores, found.scale.gpu, found.at_once) == (cores, gpu, at_once)
+    found = plan_resources(scale, nodes)
+    assert (found.scale.cores, found.scale.gpu, found.max_concurrent) == (cores, gpu, max_concurrent)
     assert found.scale.workers == scale.workers
 
 
 def test_it_is_said_in_a_line() -> None:
-    assert str(allot(Scale(), LAPTOP)) == "2 CPU and 0 GPU; a training takes 1 worker with 1 core; 2 at once"
-    assert str(allot(Scale(workers=8), CLUSTER)) == (
+    assert str(plan_resources(Scale(), LAPTOP)) == "2 CPU and 0 GPU; a training takes 1 worker with 1 core; 2 at once"
+    assert str(plan_resources(Scale(workers=8), CLUSTER)) == (
         "72 CPU and 8 GPU on 3 nodes; a training takes 8 workers with 8 cores and a GPU each, on as few nodes as hold "
         "them; 1 at once"
     )
@@ -61,7 +61,7 @@ def test_it_is_said_in_a_line() -> None:
 )
 def test_what_could_never_start_is_refused(scale: Scale, nodes: list[dict[str, float]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        allot(scale, nodes)
+        plan_resources(scale, nodes)
 
 
 @pytest.fixture
@@ -74,22 +74,22 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_the_clusters_file_counts_with_what_it_may_start(ray_cluster: str, launched: Path) -> None:
     """A head without a GPU: the trainings that wait are what makes the GPUs come."""
     launched.write_text(json.dumps(yaml.safe_load(CLUSTER_FILE.read_text())))
-    found = allot_on_ray(Scale())
-    assert (found.scale.gpu, found.scale.cores, found.at_once) == (True, 8, 16)
+    found = plan_resources_on_ray(Scale())
+    assert (found.scale.gpu, found.scale.cores, found.max_concurrent) == (True, 8, 16)
     assert re.match(r"\d+ CPU and 16 GPU on 25 nodes, with what may still be started; ", str(found))
     with pytest.raises(ValueError, match="may still be started, which hold 16 workers with 8 cores and a GPU: must ho"):
-        allot_on_ray(Scale(workers=17))
+        plan_resources_on_ray(Scale(workers=17))
     with pytest.raises(ValueError, match="hold 0 workers with 24 cores and a GPU"):
-        allot_on_ray(Scale(cpus_per_worker=24))
+        plan_resources_on_ray(Scale(cpus_per_worker=24))
 
 
 def test_machines_of_ones_own_are_those_that_run(ray_cluster: str, launched: Path) -> None:
     """Ray's launcher does not say there what a node has."""
     kinds = {"local.cluster.node": {"resources": {}, "node_config": {}}, "head": {"resources": {}}}
     launched.write_text(json.dumps({"available_node_types": kinds, "head_node_type": "head", "max_workers": 2}))
-    assert allot_on_ray(Scale(gpu=False)).at_once == 4
+    assert plan_resources_on_ray(Scale(gpu=False)).max_concurrent == 4
 
 
 def test_it_is_read_off_the_running_ray(ray_cluster: str) -> None:
-    found = allot_on_ray(Scale(gpu=False))
-    assert found.at_once == 4 and found.cluster.startswith("4 CPU and ")
+    found = plan_resources_on_ray(Scale(gpu=False))
+    assert found.max_concurrent == 4 and found.cluster.startswith("4 CPU and ")

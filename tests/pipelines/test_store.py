@@ -1,4 +1,4 @@
-"""A root in a store, by a real S3 server: steps, who works on them, and what is refused before any work."""
+"""A root in a store, by a real S3 server: stages, who works on them, and what is refused before any work."""
 
 import io
 import json
@@ -19,14 +19,16 @@ from rich.console import Console
 from s3fs import S3FileSystem
 
 from datagen.storage import as_path
-from pipelines import cli, leases
-from pipelines.context import Context
-from pipelines.full import plan
-from pipelines.locks import LOCKS, Busy, lock_file, working_on
-from pipelines.presets import PRESETS
-from pipelines.steps import Run, State, Step, StepFailed, execute, state
-from sleepmodel import job
-from sleepmodel.job import Job
+from pipelines import cli
+from pipelines.config.presets import PRESETS
+from pipelines.engine import leases
+from pipelines.engine.locks import LOCKS, StageLocked, hold_locks, lock_file
+from pipelines.engine.scheduler import StageFailed, execute
+from pipelines.engine.stage import Stage, StageContext, State, state
+from pipelines.plan import plan
+from pipelines.runtime.services import Services
+from sleepmodel.distributed import job
+from sleepmodel.distributed.job import TrainingJob
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -35,61 +37,61 @@ STRANGER = {"pid": os.getpid(), "host": "another", "preset": "demo", "since": "2
 HOLDER = """
 import sys, time
 from datagen.storage import as_path
-from pipelines import leases
+from pipelines.engine import leases
 leases.RENEW_SECONDS = 0.1
-with leases.leased(as_path(sys.argv[1]), {"pid": 1, "host": "here"}):
+with leases.hold_lease(as_path(sys.argv[1]), {"pid": 1, "host": "here"}):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def nothing(run: Run) -> None:
-    """A step that makes no file."""
+def nothing(run: StageContext) -> None:
+    """A stage that makes no file."""
 
 
-TRAIN = Step("train", 1, nothing)
+TRAIN = Stage("train", 1, nothing)
 
 
 def test_a_step_is_done_when_its_last_file_is(store: Path) -> None:
-    """Under another root it has the same identity, and a step that failed keeps what it wrote."""
+    """Under another root it has the same identity, and a stage that failed keeps what it wrote."""
     fails = [True]
 
-    def work(run: Run) -> None:
+    def work(run: StageContext) -> None:
         (run.output / f"part{len(fails)}").write_text("x")
         if fails:
             fails.pop()
             raise RuntimeError("broken off")
 
-    step = Step("slow", {"a": 1}, work)
+    stage = Stage("slow", {"a": 1}, work)
     console = Console(file=io.StringIO())
-    assert state(step, store) is State.TODO
-    with pytest.raises(StepFailed, match=rf"step slow failed in {store}/steps/slow/{step.identity}: .*broken off"):
-        execute([step], str(store), 1, console=console)
-    assert state(step, store) is State.BROKEN
-    execute([step], store, 1, console=console)
-    assert state(step, store) is State.DONE
-    assert sorted(path.name for path in step.output(store).iterdir()) == ["SUCCESS", "config.json", "part0", "part1"]
-    assert not execute([step], store, 1, console=console).ran
-    (step.output(store) / "SUCCESS").write_text("{")
-    assert state(step, store) is State.BROKEN
+    assert state(stage, store) is State.TODO
+    with pytest.raises(StageFailed, match=rf"stage slow failed in {store}/steps/slow/{stage.identity}: .*broken off"):
+        execute([stage], str(store), 1, console=console)
+    assert state(stage, store) is State.BROKEN
+    execute([stage], store, 1, console=console)
+    assert state(stage, store) is State.DONE
+    assert sorted(path.name for path in stage.output(store).iterdir()) == ["SUCCESS", "config.json", "part0", "part1"]
+    assert not execute([stage], store, 1, console=console).ran
+    (stage.output(store) / "SUCCESS").write_text("{")
+    assert state(stage, store) is State.BROKEN
 
 
 def test_a_lease_is_taken_over_only_when_nobody_renews_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = lock_file(TRAIN, store)
     lease.write_text(json.dumps(STRANGER))
-    said = r"step train: process \d+ on another \(preset demo, since 2026.*is forgotten after 60 s"
-    with pytest.raises(Busy, match=said), working_on([TRAIN], store, "smoke"):
+    said = r"stage train: process \d+ on another \(preset demo, since 2026.*is forgotten after 60 s"
+    with pytest.raises(StageLocked, match=said), hold_locks([TRAIN], store, "smoke"):
         pytest.fail("two pipelines work on one step")
     monkeypatch.setattr(leases, "STALE_SECONDS", 0)
     time.sleep(1.1)  # the store's clock counts in seconds
-    with working_on([TRAIN], store, "smoke"):
+    with hold_locks([TRAIN], store, "smoke"):
         assert json.loads(lease.read_text())["host"] == socket.gethostname()
     assert not lease.exists()
 
 
 @pytest.mark.parametrize("given_back", [False, True])
 def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path, given_back: bool) -> None:
-    """As after a laptop's sleep: another has taken the step over, or even finished it, and two must not write."""
+    """As after a laptop's sleep: another has taken the stage over, or even finished it, and two must not write."""
     lease = store / LOCKS / "lease"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(lease)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -144,7 +146,7 @@ def test_a_store_without_conditional_writes_is_refused(store_port: int, monkeypa
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
             lease = as_path("s3://runs/x/locks/a")
             said = pytest.raises(OSError, match=r"s3://runs/x/locks/a: this store ignores If-None-Match")
-            with said, leases.leased(lease, STRANGER):
+            with said, leases.hold_lease(lease, STRANGER):
                 pytest.fail("nobody can hold a lease there")
     finally:
         S3FileSystem.clear_instance_cache()
@@ -169,13 +171,13 @@ def test_the_command_refuses_a_missing_bucket_in_one_line(
 
 
 def test_steps_are_those_of_a_local_root(store: Path, tmp_path: Path) -> None:
-    there, here = (plan(PRESETS["smoke"], Context(PRESETS["smoke"], root)) for root in (store, tmp_path))
-    assert [step.identity for step in there] == [step.identity for step in here]
+    there, here = (plan(PRESETS["smoke"], Services(PRESETS["smoke"], root)) for root in (store, tmp_path))
+    assert [stage.identity for stage in there] == [stage.identity for stage in here]
 
 
 def test_trainings_see_a_request_to_stop(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = store / LOCKS / "1.stop"
-    asks = Job("t", MODEL, CONFIG, "", "", stop=str(stop))
+    asks = TrainingJob("t", MODEL, CONFIG, "", "", stop=str(stop))
     monkeypatch.setattr(job, "STOP_SECONDS", 0.1)
     assert not asks.asked_to_stop()
     stop.touch()

@@ -13,7 +13,7 @@ import pytest
 PIPELINE = """
 import sys, threading, time
 from pathlib import Path
-from pipelines.termination import Terminated, terminable
+from pipelines.engine.signals import Terminated, stop_on_sigterm
 
 stop, saved = map(Path, sys.argv[1:])
 
@@ -24,7 +24,7 @@ def train():
     saved.touch()
 
 try:
-    with terminable(stop):
+    with stop_on_sigterm(stop):
         threading.Thread(target=train, name="train-n1", daemon=True).start()
         print("trains", flush=True)
         time.sleep(60)

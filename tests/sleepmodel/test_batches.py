@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from datagen import Rows, Rule110
 from datagen.blocks import Blocks
 from sleepmodel import TrainConfig
-from sleepmodel.batches import Climb, Epochs, Plan, share
 from sleepmodel.config import Curriculum
-from sleepmodel.training import LocalEngine, Progress, build_model, train
+from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, split_batch
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.progress import Progress
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=6)
@@ -29,7 +31,7 @@ def cut(rows: Rows, sizes: list[int]) -> Blocks:
 
 def order(sizes: list[int], config: TrainConfig, start: int = 0) -> list[list[tuple[int, int]]]:
     """Of each step, block and row of each of its rows."""
-    epochs = Epochs(tuple(sizes), config)
+    epochs = EpochOrder(tuple(sizes), config)
     return [
         [(block, row) for block, rows in epochs.pieces(step) for row in rows.tolist()]
         for step in range(start, config.steps)
@@ -73,7 +75,7 @@ def test_blocks_are_read_once_an_epoch_ahead_of_their_need_and_two_at_most_are_k
         arrived.release()
         return parts.read(block)
 
-    plan = Plan(Blocks(parts.sizes, noted), TrainConfig(steps=15, batch_size=8))
+    plan = BatchSampler(Blocks(parts.sizes, noted), TrainConfig(steps=15, batch_size=8))
     for step in range(15):
         batch, _ = plan.batch(step)
         expected = [parts.read(block)[which] for block, which in plan.epochs.pieces(step)]
@@ -90,7 +92,7 @@ def test_blocks_are_read_once_an_epoch_ahead_of_their_need_and_two_at_most_are_k
 def test_what_cannot_be_read_stops_the_training_with_its_error() -> None:
     blocks = Blocks((20, 20), lambda block: (_ for _ in ()).throw(ValueError("shard 7 is broken")))
     with pytest.raises(ValueError, match="shard 7 is broken"):
-        Plan(blocks, TrainConfig(steps=2, batch_size=8)).batch(0)
+        BatchSampler(blocks, TrainConfig(steps=2, batch_size=8)).batch(0)
 
 
 def test_a_limit_on_the_rows_reads_the_first() -> None:
@@ -103,7 +105,7 @@ def test_a_limit_on_the_rows_reads_the_first() -> None:
 
 def test_workers_share_a_batch_without_loss() -> None:
     rows = TASK.sample("train", 0, 0, 12)
-    parts = [part for rank in (0, 1) for part in share(rows, rank, workers=2, accumulation=3)]
+    parts = [part for rank in (0, 1) for part in split_batch(rows, rank, workers=2, accumulation=3)]
     assert len(parts) == 6 and np.array_equal(Rows.joined(parts).tokens, rows.tokens)
 
 
@@ -144,7 +146,7 @@ def test_a_curriculum_goes_through_blocks_that_lack_rows_of_a_level(seed: int) -
     blocks = cut(rows, sizes)
     noted = Blocks(blocks.sizes, lambda block: (read.append(block), blocks.read(block))[1])
     config = replace(CONFIG, seed=seed, steps=30, batch_size=64, curriculum=Curriculum(threshold=0.5, review=True))
-    climb, levels = Climb(noted, config, None), []
+    climb, levels = CurriculumSampler(noted, config, None), []
     for step in range(config.steps):
         batch, _ = climb.batch(step)
         assert len(batch) == 64 and len(set(batch.depths.tolist())) == 1

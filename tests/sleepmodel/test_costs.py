@@ -1,19 +1,21 @@
 """What is measured of a model's costs, and the arithmetic of what it keeps."""
 
-from sleepmodel.costs import TIMED_TOKENS, measure_costs
+from sleepmodel.evaluation.latency import TIMED_TOKENS, measure_inference_costs
 from tests.sleepmodel.conftest import MakeModel
 
 
 def test_more_passes_take_longer_asleep_and_keep_as_much(make_model: MakeModel) -> None:
     model = make_model(window=2 * TIMED_TOKENS)
-    one, eight = measure_costs([("one", model, 1), ("eight", model, 8)], rounds=4)
-    assert (one.line, one.sleep_passes, eight.line, eight.sleep_passes) == ("one", 1, "eight", 8)
+    one, eight = measure_inference_costs([("one", model, 1), ("eight", model, 8)], rounds=4)
+    assert (one.variant, one.sleep_passes, eight.variant, eight.sleep_passes) == ("one", 1, "eight", 8)
     assert eight.sleep_ms > 2 * one.sleep_ms > 0 and one.awake_ms > 0
     assert one.bytes(10**6) == eight.bytes(10**6) == model.state_bytes(1) + model.kv_bytes(1, 2 * TIMED_TOKENS)
     assert one.bytes(3) == model.state_bytes(1) + model.kv_bytes(1, 3)
 
 
 def test_windows_down_to_the_smallest_and_rows_that_never_fill_one(make_model: MakeModel) -> None:
-    small, never = measure_costs([("small", make_model(window=2), 2), ("never", make_model(window=128), 2)], rounds=2)
+    small, never = measure_inference_costs(
+        [("small", make_model(window=2), 2), ("never", make_model(window=128), 2)], rounds=2
+    )
     assert small.sleep_ms > 0 and small.awake_ms > 0
     assert never.sleep_ms == 0 and never.awake_ms > 0  # at most 64 positions

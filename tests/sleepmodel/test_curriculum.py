@@ -11,10 +11,12 @@ import torch
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from sleepmodel import SleepModel, TrainConfig
 from sleepmodel.config import Curriculum
-from sleepmodel.curriculum import levels_of
-from sleepmodel.evaluation import accuracy, predict
-from sleepmodel.job import Job
-from sleepmodel.training import LocalEngine, Progress, build_model, train
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.evaluation.accuracy import accuracy, predict
+from sleepmodel.training.curriculum import levels_of
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.progress import Progress
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
@@ -114,7 +116,7 @@ def test_levels_gather_depths(ray_cluster: str, tmp_path: Path) -> None:
     assert levels_of(sample, gathered).tolist() == [{1: 1, 2: 2, 3: 4, 4: 4}[depth] for depth in deepest]
     for split in ("train", "validation"):
         dataset = generate(depo, split, 300, 0, tmp_path)
-    job = Job("depo", MODEL, replace(CONFIG, curriculum=gathered), str(dataset), "")
+    job = TrainingJob("depo", MODEL, replace(CONFIG, curriculum=gathered), str(dataset), "")
     job.validate()
     with pytest.raises(ValueError, match=r"curriculum.levels = \(\): .* \[3\] have none among 300"):
         replace(job, train=replace(CONFIG, curriculum=none)).validate()
@@ -127,7 +129,7 @@ def test_validation_is_of_one_level_with_its_own_n(ray_cluster: str, tmp_path: P
     for split in ("train", "validation"):
         dataset = generate(TASK, split, 200, 0, tmp_path)
     job, held_out = (
-        Job("climb", TOLD, replace(CONFIG, curriculum=PASSES), str(dataset), ""),
+        TrainingJob("climb", TOLD, replace(CONFIG, curriculum=PASSES), str(dataset), ""),
         read_rows(dataset, "validation"),
     )
     model, validate = build_small(dtype=torch.float32, **asdict(TOLD)), job.validate()

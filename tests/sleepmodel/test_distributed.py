@@ -13,9 +13,12 @@ import torch
 
 from datagen import Rows, generate
 from sleepmodel import Scale, SleepModel, TrainConfig, load
-from sleepmodel.distributed import DeepSpeedEngine, fit
-from sleepmodel.job import MODEL, Job, read_history
-from sleepmodel.training import LocalEngine, Progress, build_model, train
+from sleepmodel.distributed.deepspeed import DeepSpeedEngine
+from sleepmodel.distributed.job import MODEL, TrainingJob, read_history
+from sleepmodel.distributed.ray_train import fit
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.progress import Progress
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
@@ -142,14 +145,14 @@ def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     root = tmp_path_factory.mktemp("job")
     for split in ("train", "validation"):
         dataset = generate(TASK, split, 64, 0, root)
-    return Job(name="test", model=TINY, train=CONFIG, dataset=str(dataset), output=str(root / "one"))
+    return TrainingJob(name="test", model=TINY, train=CONFIG, dataset=str(dataset), output=str(root / "one"))
 
 
-def test_two_workers_match_one_and_a_plain_loop(job: Job, rows: Rows, tmp_path: Path) -> None:
+def test_two_workers_match_one_and_a_plain_loop(job: TrainingJob, rows: Rows, tmp_path: Path) -> None:
     """The same global batches, halved: only the order of sums differs."""
     jobs = [replace(job, output=str(tmp_path / str(n)), scale=Scale(workers=n)) for n in (1, 2)]
     ray.get([ray.remote(num_cpus=0)(fit).remote(each) for each in jobs])
@@ -165,8 +168,8 @@ def test_two_workers_match_one_and_a_plain_loop(job: Job, rows: Rows, tmp_path: 
         assert (weights[1][name] - weight).norm() <= WEIGHT_TOLERANCE * weight.norm(), name
 
 
-def test_a_diverged_training_stops_at_once_and_keeps_its_checkpoint(job: Job, tmp_path: Path) -> None:
-    class Poisoned(Job):
+def test_a_diverged_training_stops_at_once_and_keeps_its_checkpoint(job: TrainingJob, tmp_path: Path) -> None:
+    class Poisoned(TrainingJob):
         def validate(self) -> Callable[[SleepModel, int | None], float]:
             def poison(model: SleepModel, level: int | None) -> float:
                 with torch.no_grad():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from datagen import Rows
-from sleepmodel.evaluation import Accuracy, Estimate, Mean, Share, accuracy, bootstrap, predict, score
+from sleepmodel.evaluation.accuracy import Accuracy, accuracy, predict, score
+from sleepmodel.evaluation.statistics import Estimate, Mean, Share, bootstrap
 from sleepmodel.model import Output
 from tests.sleepmodel.conftest import MakeModel
 

@@ -23,7 +23,8 @@ TRAINING = """
 import torch
 from datagen import Rule110
 from sleepmodel import ModelConfig, SleepModel, TrainConfig
-from sleepmodel.training import LocalEngine, build_model, train
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model, train
 
 model = ModelConfig(vocab_size=3, d_model=16, n_heads=2, mixers=("attention", "gated_delta"), window=6, fast_heads=1)
 config = TrainConfig(steps=2, batch_size=4)

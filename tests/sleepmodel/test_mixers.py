@@ -8,10 +8,10 @@ from torch import Tensor
 
 from sleepmodel import ModelConfig
 from sleepmodel.config import MIXERS as NAMES
-from sleepmodel.fast_weights import MIXERS
-from sleepmodel.layers import Span
+from sleepmodel.mixers import MIXERS
+from sleepmodel.mixers.base import Span
 from sleepmodel.ops import hebbian
-from sleepmodel.tree import named_tensors
+from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.reference import Kept, attention, fast_weights, nothing
 from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sleepmodel import ModelConfig, SleepModel, fast_weights
+from sleepmodel import ModelConfig, SleepModel
 from sleepmodel.config import RECOMPUTE, Truncation
-from sleepmodel.layers import Span
+from sleepmodel.mixers import gated_delta as fast_weights
+from sleepmodel.mixers.base import Span
 from sleepmodel.ops import gated_delta_cpu
 from tests.sleepmodel.conftest import MakeModel
 from tests.sleepmodel.reference import algorithm_1, one_piece
@@ -205,7 +206,7 @@ def test_the_last_k_passes_are_differentiated(
     def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int | None = None) -> tuple[Any, ...]:
         (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
         for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
-            after = [stack[j].mixer.again(state) if i and j in blocks else state for j, state in enumerate(states)]
+            after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
             with torch.set_grad_enabled(learning and i == 2):
                 entering = list(after)
                 for j in blocks:

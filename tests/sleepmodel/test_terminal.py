@@ -1,4 +1,4 @@
-"""`python -m sleepmodel.session`: what a person types and reads."""
+"""`python -m sleepmodel`: what a person types and reads."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: str, said: str = "", status: int = 0) -> str:
-    command = [sys.executable, "-m", "sleepmodel.session", *arguments]
+    command = [sys.executable, "-m", "sleepmodel", *arguments]
     result = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
     assert result.returncode == status, result.stderr
     return result.stdout if status == 0 else result.stderr

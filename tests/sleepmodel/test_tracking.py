@@ -35,27 +35,24 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
-from sleepmodel import ModelConfig, SleepModel, load, save, tracking
-from sleepmodel.pyfunc import Answers
-from sleepmodel.tracking import (
+from sleepmodel import ModelConfig, SleepModel, load, save
+from sleepmodel.tracking import provenance
+from sleepmodel.tracking import runs as tracking
+from sleepmodel.tracking.pyfunc import Answers
+from sleepmodel.tracking.registry import Version, champion, champion_model, download_model, promote, register
+from sleepmodel.tracking.runs import (
     ProgressLog,
-    Store,
-    Version,
-    champion,
-    champion_model,
+    TrackingStore,
     commit_of_run,
-    download_model,
     end_run,
     find_run,
     log_artifact,
     log_metrics,
     open_store,
-    promote,
-    register,
     send_curve,
     start_run,
 )
-from sleepmodel.training import Progress
+from sleepmodel.training.progress import Progress
 from tests.sleepmodel.greedy import greedy
 
 pytestmark = pytest.mark.slow
@@ -106,7 +103,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def store(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(root: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingStore:
     """The store under `root`, opened from a directory in which it must leave nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -116,7 +113,7 @@ def store(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture
-def run(store: Store) -> str:
+def run(store: TrackingStore) -> str:
     return start_run(store, "a run", fresh_identity(), None, {}, {})
 
 
@@ -131,7 +128,7 @@ def prompts() -> npt.NDArray[np.int64]:
 
 
 @pytest.fixture(scope="module")
-def registered(store: Store, model: SleepModel, prompts: npt.NDArray[np.int64]) -> Version:
+def registered(store: TrackingStore, model: SleepModel, prompts: npt.NDArray[np.int64]) -> Version:
     """`model` as the champion."""
     run = start_run(store, "train", fresh_identity(), None, {}, {})
     version = register(store, run, model, NAME, prompts[:2], N, {"dataset": "abc"})
@@ -158,22 +155,22 @@ def answers(model: SleepModel, prompts: npt.NDArray[np.int64]) -> list[list[int]
     return found
 
 
-def client(store: Store) -> MlflowClient:
+def client(store: TrackingStore) -> MlflowClient:
     return MlflowClient(store.uri, store.uri)
 
 
-def read(store: Store, run_id: str) -> Run:
+def read(store: TrackingStore, run_id: str) -> Run:
     return client(store).get_run(run_id)
 
 
-def curve(store: Store, run_id: str, metric: str) -> list[tuple[int, float]]:
+def curve(store: TrackingStore, run_id: str, metric: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client(store).get_metric_history(run_id, metric)]
 
 
 # --- the store
 
 
-def test_a_store_goes_to_workers_and_depends_on_no_current_directory(root: Path, store: Store) -> None:
+def test_a_store_goes_to_workers_and_depends_on_no_current_directory(root: Path, store: TrackingStore) -> None:
     assert pickle.loads(pickle.dumps(store)) == store
     assert store.uri == f"sqlite:///{root}/mlflow.db"
     experiment = client(store).get_experiment(store.experiment_id)
@@ -182,7 +179,7 @@ def test_a_store_goes_to_workers_and_depends_on_no_current_directory(root: Path,
 
 
 def test_a_store_is_found_again_also_by_a_relative_path(
-    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    root: Path, store: TrackingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root.parent)
     assert open_store(Path(root.name)) == store
@@ -271,7 +268,7 @@ def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
         assert sorted(curve(store, run, "loss")) == [(at.tokens, at.loss) for at in reports]
 
 
-def write_runs(store: Store, name: str, together: threading.Barrier) -> None:
+def write_runs(store: TrackingStore, name: str, together: threading.Barrier) -> None:
     together.wait()
     for i in range(3):
         run = start_run(store, name, f"{name}-{i}", None, {"i": i}, {})
@@ -303,7 +300,7 @@ def test_eight_processes_write_to_sqlite_at_once(tmp_path: Path, monkeypatch: py
 # --- runs
 
 
-def test_an_identity_has_one_run_which_is_reopened(store: Store) -> None:
+def test_an_identity_has_one_run_which_is_reopened(store: TrackingStore) -> None:
     identity = fresh_identity()
     assert find_run(store, identity) is None
     parent = start_run(store, "all", fresh_identity(), None, {}, {})
@@ -319,7 +316,7 @@ def test_an_identity_has_one_run_which_is_reopened(store: Store) -> None:
     assert run.data.tags["kind"] == "step"
 
 
-def test_a_run_tells_what_made_it(store: Store, run: str) -> None:
+def test_a_run_tells_what_made_it(store: TrackingStore, run: str) -> None:
     tags = read(store, run).data.tags
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert tags.get("mlflow.source.git.commit", "") == head.stdout.strip()
@@ -329,10 +326,10 @@ def test_a_run_tells_what_made_it(store: Store, run: str) -> None:
         assert tags[f"sleepmodel.env.{what}"]
 
 
-def test_the_commit_of_a_run_is_told_with_what_was_changed(store: Store) -> None:
+def test_the_commit_of_a_run_is_told_with_what_was_changed(store: TrackingStore) -> None:
     clean, dirty, bare = fresh_identity(), fresh_identity(), fresh_identity()
     for identity, changed in ((clean, "false"), (dirty, "true")):
-        tags = {tracking.COMMIT_TAG: "abc", tracking.DIRTY_TAG: changed}
+        tags = {provenance.COMMIT_TAG: "abc", provenance.DIRTY_TAG: changed}
         start_run(store, "train", identity, None, {}, tags)
     assert (commit_of_run(store, clean), commit_of_run(store, dirty), commit_of_run(store, bare)) == (
         "abc",
@@ -352,11 +349,11 @@ def test_changed_code_makes_a_commit_dirty_and_a_filled_page_does_not(
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    monkeypatch.setattr(tracking, "__file__", str(code))
+    monkeypatch.setattr(provenance, "__file__", str(code))
     page.write_text("filled\n")
-    assert tracking._commit() == head
+    assert provenance._commit() == head
     code.write_text("changed\n")
-    assert tracking._commit() == f"{head}-dirty"
+    assert provenance._commit() == f"{head}-dirty"
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("xyz .,", max_size=9)
@@ -366,7 +363,7 @@ _trees = st.recursive(_leaves, lambda inner: st.dictionaries(_keys, inner, min_s
 
 @settings(max_examples=10)
 @given(st.dictionaries(_keys, _trees, max_size=5))
-def test_params_can_be_read_back_as_the_tree_they_were(store: Store, params: dict[str, Any]) -> None:
+def test_params_can_be_read_back_as_the_tree_they_were(store: TrackingStore, params: dict[str, Any]) -> None:
     def strings(tree: Any) -> Any:
         return {key: strings(value) for key, value in tree.items()} if isinstance(tree, dict) else str(tree)
 
@@ -381,7 +378,7 @@ def test_params_can_be_read_back_as_the_tree_they_were(store: Store, params: dic
     assert tree == strings(params)
 
 
-def test_params_beyond_the_limits_of_one_call(store: Store) -> None:
+def test_params_beyond_the_limits_of_one_call(store: TrackingStore) -> None:
     params = {"many": {f"p{i}": i for i in range(250)}, "long": "x" * 10_000}
     identity = fresh_identity()
     for _ in range(2):
@@ -392,14 +389,14 @@ def test_params_beyond_the_limits_of_one_call(store: Store) -> None:
     assert logged["long"] == "x" * 6000
 
 
-def test_a_param_cannot_change_under_an_identity(store: Store) -> None:
+def test_a_param_cannot_change_under_an_identity(store: TrackingStore) -> None:
     identity = fresh_identity()
     start_run(store, "train", identity, None, {"lr": 0.5}, {})
     with pytest.raises(MlflowException, match="lr"):
         start_run(store, "train", identity, None, {"lr": 0.25}, {})
 
 
-def test_a_curve_has_each_point_once_after_restarts(store: Store, run: str) -> None:
+def test_a_curve_has_each_point_once_after_restarts(store: TrackingStore, run: str) -> None:
     reports = [replace(AT, step=step, tokens=64 * step, loss=1 / step) for step in (10, 20, 30, 40)]
     for process in (reports[:2], reports[1:3], reports[:1] + reports[3:]):
         log = ProgressLog(store, run)
@@ -411,7 +408,9 @@ def test_a_curve_has_each_point_once_after_restarts(store: Store, run: str) -> N
         assert curve(store, run, metric) == [(at.tokens, getattr(AT, metric)) for at in reports]
 
 
-def test_a_point_whose_answer_was_lost_is_one_point(store: Store, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_whose_answer_was_lost_is_one_point(
+    store: TrackingStore, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The store has heard it, the training has not heard the store."""
 
     def unheard(*arguments: Any) -> None:
@@ -427,7 +426,7 @@ def test_a_point_whose_answer_was_lost_is_one_point(store: Store, run: str, monk
     assert curve(store, run, "loss") == [(AT.tokens, AT.loss)]
 
 
-def test_steps_in_threads_share_a_store(store: Store) -> None:
+def test_steps_in_threads_share_a_store(store: TrackingStore) -> None:
     def work(identity: str) -> str:
         run = start_run(store, identity, identity, None, {"identity": identity}, {})
         log = ProgressLog(store, run)
@@ -444,7 +443,7 @@ def test_steps_in_threads_share_a_store(store: Store) -> None:
         assert [step for step, _ in curve(store, run, "loss")] == [1, 2, 3, 4, 5]
 
 
-def test_metrics_and_artifacts_go_to_the_run(store: Store, run: str, tmp_path: Path) -> None:
+def test_metrics_and_artifacts_go_to_the_run(store: TrackingStore, run: str, tmp_path: Path) -> None:
     log_metrics(store, run, {"test/accuracy": 0.5, "test/accuracy-depth-3": 1.0}, 640)
     assert curve(store, run, "test/accuracy-depth-3") == [(640, 1.0)]
     (tmp_path / "plots").mkdir()
@@ -460,7 +459,7 @@ def test_metrics_and_artifacts_go_to_the_run(store: Store, run: str, tmp_path: P
 
 
 def test_a_run_has_one_version_and_another_run_the_next(
-    store: Store, run: str, prompts: npt.NDArray[np.int64], registered: Version
+    store: TrackingStore, run: str, prompts: npt.NDArray[np.int64], registered: Version
 ) -> None:
     first = register(store, run, random_model(1), NAME, prompts, N, {})
     assert register(store, run, random_model(1), NAME, prompts, N, {}) == first != registered.version
@@ -468,7 +467,7 @@ def test_a_run_has_one_version_and_another_run_the_next(
 
 
 def test_the_champion_is_who_was_promoted_last(
-    store: Store, run: str, prompts: npt.NDArray[np.int64], model: SleepModel
+    store: TrackingStore, run: str, prompts: npt.NDArray[np.int64], model: SleepModel
 ) -> None:
     name, rival = "sleep-champions", random_model(2)
     assert champion(store, name) is None
@@ -487,7 +486,7 @@ def test_the_champion_is_who_was_promoted_last(
     assert answers(found, prompts) == answers(rival, prompts) != answers(model, prompts)
 
 
-def test_a_logged_model_holds_no_pickle_and_pins_what_it_needs(store: Store, registered: Version) -> None:
+def test_a_logged_model_holds_no_pickle_and_pins_what_it_needs(store: TrackingStore, registered: Version) -> None:
     place = Path(client(store).get_model_version_download_uri(NAME, registered.version).removeprefix("file://"))
     files = [file for file in place.rglob("*") if file.is_file()]
     assert {file.suffix for file in files} == {"", ".py", ".cpp", ".json", ".yaml", ".txt", ".safetensors"}
@@ -498,7 +497,7 @@ def test_a_logged_model_holds_no_pickle_and_pins_what_it_needs(store: Store, reg
 
 
 def test_the_signature_says_what_goes_in_and_out(
-    store: Store, registered: Version, prompts: npt.NDArray[np.int64]
+    store: TrackingStore, registered: Version, prompts: npt.NDArray[np.int64]
 ) -> None:
     place = client(store).get_model_version_download_uri(NAME, registered.version).removeprefix("file://")
     card = mlflow.models.Model.load(place)
@@ -536,7 +535,12 @@ json.dump(told, sys.stdout)
 
 
 def test_a_machine_without_this_repository_gets_the_same_answers(
-    root: Path, store: Store, registered: Version, model: SleepModel, prompts: npt.NDArray[np.int64], tmp_path: Path
+    root: Path,
+    store: TrackingStore,
+    registered: Version,
+    model: SleepModel,
+    prompts: npt.NDArray[np.int64],
+    tmp_path: Path,
 ) -> None:
     expected = answers(model, prompts)
     assert len({tuple(answer) for answer in expected}) > 1
@@ -651,7 +655,9 @@ def test_prompts_of_many_lengths_are_answered_as_each_alone(left: bool, predict:
     assert predict(tokens, 2) == [predict(prompt[None], 2)[0] for prompt in prompts]
 
 
-def test_an_example_that_cannot_be_answered_registers_nothing(store: Store, run: str, model: SleepModel) -> None:
+def test_an_example_that_cannot_be_answered_registers_nothing(
+    store: TrackingStore, run: str, model: SleepModel
+) -> None:
     with pytest.raises(ValueError, match="n = 6"):
         register(store, run, model, "sleep-bad", GOOD, 6, {})
     assert not client(store).search_registered_models("name = 'sleep-bad'")

@@ -11,20 +11,15 @@ import torch
 
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
-from sleepmodel.batches import drawn_passes
 from sleepmodel.config import Scale, Truncation
-from sleepmodel.evaluation import accuracy
-from sleepmodel.job import Job
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.model import Output
-from sleepmodel.optim import schedule, split_parameters
-from sleepmodel.training import (
-    LocalEngine,
-    NonFiniteError,
-    Progress,
-    Save,
-    build_model,
-    train,
-)
+from sleepmodel.training.batches import drawn_passes
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import NonFiniteError, Save, build_model, train
+from sleepmodel.training.optim import schedule, split_parameters
+from sleepmodel.training.progress import Progress
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
 
@@ -305,7 +300,7 @@ def test_compiled_blocks_train_alike(rows: Rows) -> None:
     tokens, mask = map(torch.from_numpy, rows.batch(slice(8)))
     losses, norms = [], []
     for compiled in (False, True):
-        job = Job("t", MODEL, CONFIG, dataset="", output="", scale=Scale(compile=compiled))
+        job = TrainingJob("t", MODEL, CONFIG, dataset="", output="", scale=Scale(compile=compiled))
         engine = LocalEngine(job.build(), CONFIG)
         losses.append(float(engine.backward(tokens, mask)))
         norms.append(engine.step(1.0))

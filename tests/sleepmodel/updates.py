@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sleepmodel import ModelConfig, SleepModel, TrainConfig
 from sleepmodel.model import Output
-from sleepmodel.optim import split_parameters
+from sleepmodel.training.optim import split_parameters
 
 GIVEN_BATCH = (torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
 

@@ -1,0 +1,147 @@
+"""What sleep buys: every experiment of docs/evidence.md through the pipeline, and its tables and pictures.
+
+    python -m benchmarks.evidence [EXPERIMENT ...] [--root runs]
+
+runs the experiments that are not finished, one after the other (kill it at any time and type it again), publishes each
+in benchmarks/results/evidence, and writes its tables into docs/evidence.md, whose prose is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evidence.pages import EVIDENCE, fill
+from benchmarks.evidence.publish import publish, published_variants
+from benchmarks.results_file import ROOT
+from pipelines.config.experiment import Experiment
+from pipelines.config.presets import PRESETS, RULES
+from pipelines.reporting.comparison import difference
+from pipelines.reporting.markdown import markdown_table
+
+RESULTS = "evidence"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A mini preset on these seeds.
+
+    pairs: lines whose difference is what the experiment asks for; speed: it asks how fast training is, and no model of
+        it has learned anything.
+    """
+
+    preset: str
+    seeds: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    speed: bool = False
+
+    @property
+    def experiment(self) -> Experiment:
+        return replace(PRESETS[self.preset], seeds=self.seeds)
+
+
+THREE = (40, 41, 42)
+GAINS = (("n2", "n1"), ("n4", "n1"), ("n4", "n2"))
+CONTROLS = tuple(("n4", control) for control in ("n1-same-compute", "n1-same-compute-epochs", "n1-deep"))
+
+EXPERIMENTS = {
+    "rule110": Question(
+        "rule110-fig2b-mini", (*THREE, 43, 44), (*GAINS, *CONTROLS, ("n2", "n1-same-compute"), ("n2", "n1-deep"))
+    ),
+    "rows": Question("rule110-rows-mini", THREE, (*GAINS, CONTROLS[0], ("n2", "n1-same-compute"))),
+    "by-t": Question(
+        "rule110-by-t-mini", THREE, tuple((f"n{n}-t{t}", f"n1-t{t}") for t in (2, 4, 8, 10) for n in (2, 4))
+    ),
+    "curriculum": Question("curriculum-mini", THREE, (("n4", "n1"), ("pass-a-step", "n1"), ("n1", "n1-all-at-once"))),
+    "eta": Question(
+        "ablation-eta-mini",
+        THREE,
+        tuple((f"eta{eta}-n{n}", f"eta1-n{n}") for n in (1, 2, 4) for eta in (0.5, 1.5, 2))
+        + tuple((f"eta{eta}-n{n}", f"eta{eta}-n1") for eta in (1, 2) for n in (2, 4)),
+    ),
+    "rule": Question(
+        "ablation-rule-mini",
+        THREE,
+        tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
+    ),
+    "depo": Question("depo-fig3-mini", THREE, GAINS),
+    "gsm": Question("gsm-fig4-mini", THREE, GAINS),
+    "sliding": Question("gsm-sliding-fig5-mini", (40,)),
+    "throughput": Question("throughput-fig6-mini", (0,), speed=True),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help=f"of {', '.join(EXPERIMENTS)}; all without"
+    )
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root")
+    given = parser.parse_args()
+    unknown = [name for name in given.experiments if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"{unknown[0]!r}: must be one of {', '.join(EXPERIMENTS)}")
+    chosen, outcomes = given.experiments or list(EXPERIMENTS), {}
+    for name in chosen:
+        outcomes[name] = "published" if run(name, given.root.absolute()) else "failed: see above; type it again"
+    table = Table("experiment", "preset", "seeds", "outcome")
+    for name, outcome in outcomes.items():
+        question = EXPERIMENTS[name]
+        table.add_row(name, question.preset, ", ".join(map(str, question.seeds)), outcome)
+    Console().print(table)
+    print(f"results {ROOT / 'results' / RESULTS}\npage    {EVIDENCE}")
+
+
+def run(name: str, root: Path) -> bool:
+    """Finish an experiment and publish it; whether it could."""
+    question = EXPERIMENTS[name]
+    command = [sys.executable, "pipelines/full.py", question.preset, "--root", str(root)]
+    finished = subprocess.run([*command, "--set", f"seeds={list(question.seeds)}"], cwd=ROOT.parent)
+    if finished.returncode:
+        return False
+    published = publish(question.experiment, root, f"{RESULTS}/{name}")
+    told = _speed(published) if question.speed else _quoted(published / "report.md")
+    fill(EVIDENCE, {name: told + _differences(published, question)})
+    return True
+
+
+def _differences(published: Path, question: Question) -> str:
+    """The differences that an experiment asks for, as a table; "" where it asks for none."""
+    variants = {variant.name: variant for variant in published_variants(published)}
+    found = [difference(variants[better], variants[other]) for better, other in question.pairs]
+    rows = [
+        (f"{each.better} - {each.other}", str(each), str(each.mean.seeds), "yes" if each.clear else "no")
+        for each in found
+        if each
+    ]
+    head = ("rows right, seed against the same seed", "difference, 95 % interval", "seeds", "clear of 0")
+    return "\n\n" + markdown_table(head, rows) if rows else ""
+
+
+def _speed(published: Path) -> str:
+    """Tokens per second of training by window and N, and as shares of those at N = 1."""
+    results = json.loads((published / "results.json").read_text())
+    rates: dict[int, dict[int, float]] = {}
+    for cost in results["costs"]:
+        (trained,) = results["variants"][cost["variant"]]
+        rates.setdefault(cost["window"], {})[cost["sleep_passes"]] = trained["tokens_per_second"]
+    rows = [
+        (f"{window:,}", *(f"{rate:,.0f} ({rate / by_passes[1]:.2f})" for rate in by_passes.values()))
+        for window, by_passes in sorted(rates.items())
+    ]
+    passes = sorted(next(iter(rates.values())))
+    return markdown_table(("window", *(f"tokens/s at N = {n}" for n in passes)), rows)
+
+
+def _quoted(report: Path) -> str:
+    """A report without its title, its pictures found from the page."""
+    body = report.read_text().split("\n", 1)[1].strip()
+    return re.sub(r"\]\(([^)/]+\.png)\)", rf"](../{report.parent.relative_to(ROOT.parent)}/\1)", body)

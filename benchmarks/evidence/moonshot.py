@@ -1,0 +1,188 @@
+"""Rule 110 at t = 32 and far beyond: a sleep whose passes are steps, learned at t <= 4 and then only repeated.
+
+    python -m benchmarks.evidence.moonshot [VARIANT ...] [--root runs]
+
+trains every variant on its seeds, as many side by side as there are cores, unless ROOT/moonshot has them (kill it
+at any time and type it again), publishes accuracy by t on held-out states, and fills the table of docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evidence.iterated import ASKED, VERSION, Recipe, trained, unread
+from benchmarks.evidence.pages import EVIDENCE, fill
+from benchmarks.results_file import ROOT, provenance, write_result
+from datagen.files import replacing
+from pipelines.reporting.markdown import markdown_table
+from sleepmodel.evaluation.statistics import Estimate, Mean
+from sleepmodel.training.allocator import keep_freed_memory
+
+SOLVED = 0.95  # of all cells
+FIVE, THREE = (60, 61, 62, 63, 64), (60, 61, 62)
+ITERATED = Recipe()
+ONE = Recipe(iterated=False, traced=False, reads_first=False, deepest=32, opens_at=SOLVED)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe, its seeds (no setting was chosen on them), and what it is there for."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    what: str
+
+
+VARIANTS = {
+    "iterated": Variant(ITERATED, FIVE, "t + 1 passes, trained at t <= 4"),
+    "one-pass": Variant(ONE, FIVE, "N = 1, the same tokens; t opens at 95 % of cells"),
+    "one-pass-compute": Variant(replace(ONE, steps=6300), FIVE, "N = 1, the same FLOPs"),
+    "one-pass-far": Variant(replace(ONE, steps=25200), THREE, "N = 1, four times the FLOPs"),
+    "four-states": Variant(replace(ITERATED, states=4, batch=16), THREE, "a row of four states, a sleep for each"),
+    "one-pass-at-32": Variant(replace(ONE, steps=6300, shallowest=32), THREE, "N = 1, t = 32 from the first step"),
+    "hidden": Variant(replace(ITERATED, carry="hidden"), THREE, "a pass hands on its hidden vectors, as the paper's"),
+    "untraced": Variant(replace(ITERATED, traced=False), THREE, "no loss on the passes, the answers' alone"),
+    "fixed-frame": Variant(replace(ITERATED, frame=0), THREE, "labels stay where their cells were read"),
+    "eta-1": Variant(replace(ITERATED, eta=1.0), THREE, "the fast weights cannot overwrite whole"),
+    "delta": Variant(replace(ITERATED, mixers=("attention", "delta")), THREE, "the fast weights do not decay"),
+    "mixture": Variant(replace(ITERATED, carry="mixture"), THREE, "a pass hands on a mixture of embeddings"),
+    "no-reading": Variant(replace(ITERATED, reads_first=False), THREE, "t passes, the first steps as well"),
+    "one-head": Variant(replace(ITERATED, fast_heads=1), THREE, "one head of fast weights"),
+    "one-pass-deep": Variant(replace(ONE, mixers=ONE.mixers * 4), THREE, "N = 1, eight blocks, more FLOPs"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.evidence.moonshot", description=__doc__)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; all without")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where finished trainings are kept")
+    given = parser.parse_args()
+    unknown = [name for name in given.variants if name not in VARIANTS]
+    if unknown:
+        parser.error(f"{unknown[0]!r}: must be one of {', '.join(VARIANTS)}")
+    directory = given.root.absolute() / "moonshot"
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = [(name, seed) for name in given.variants or VARIANTS for seed in VARIANTS[name].seeds]
+    missing = [each for each in wanted if not record(directory, *each).exists()]
+    # a process each, none of them a fork, which torch's threads do not survive
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), keep_freed_memory) as pool:
+        for path in pool.imap_unordered(partial(run, directory), missing):
+            print(f"done: {path}", flush=True)
+    publish(directory)
+
+
+def record(directory: Path, name: str, seed: int) -> Path:
+    """Where a training's result lies; named by all that shapes it."""
+    identity = json.dumps({"recipe": asdict(VARIANTS[name].recipe), "version": VERSION}, sort_keys=True)
+    return directory / f"{name}-seed{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
+
+
+def run(directory: Path, wanted: tuple[str, int]) -> Path:
+    """Train a line on a seed; returns its record."""
+    name, seed = wanted
+    torch.set_num_threads(1)
+    path = record(directory, name, seed)
+    found = trained(VARIANTS[name].recipe, seed, lambda progress: print(f"{name}, seed {seed}: {progress}", flush=True))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"commit": provenance()["commit"], **found}))
+    return path
+
+
+def publish(directory: Path) -> None:
+    """What is finished, as numbers, as a picture and as the page's table."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name, variant in VARIANTS.items():
+        paths = [record(directory, name, seed) for seed in variant.seeds]
+        if finished := [json.loads(path.read_text()) for path in paths if path.exists()]:
+            runs[name] = finished
+    found = {
+        name: {"what": VARIANTS[name].what, "recipe": asdict(VARIANTS[name].recipe), "runs": runs[name]}
+        for name in runs
+    }
+    floor = {t: unread(ITERATED, t, FIVE[0]) for t in ASKED}
+    print(f"results {write_result('evidence/moonshot', {'variants': found, 'unread': floor})}")
+    shares = ("cells at t = 4", "t = 32", "t = 256", "rows at t = 256")
+    head = ("variant", "what", "seeds", "largest t solved", *shares, "tokens", "FLOPs", "s")
+    rows = [_row(name, each) for name, each in runs.items()]
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=180).print(table)
+    picture = ROOT / "results" / "evidence" / "moonshot.png"
+    _draw(runs, floor, picture)
+    knows_nothing = ", ".join(f"{floor[t]:.3f} at t = {t}" for t in (4, 32, 256))
+    parts = (
+        markdown_table(head, rows),
+        f"Who has not read the row and goes by the right answers before each cell has {knows_nothing}.",
+        f"![cells right by t](../benchmarks/results/evidence/{picture.name})",
+    )
+    fill(EVIDENCE, {"moonshot": "\n\n".join(parts)})
+    print(f"picture {picture}\npage    {EVIDENCE}")
+
+
+def by_t(run: dict[str, Any], of: str = "cells") -> dict[int, float]:
+    """Share of held-out cells (or of "rows", wholly) right, by t: at the end, and for one pass, which knows one t at a
+    time, when t opened."""
+    learned = run["learned"] if len(run["test"]) == 1 else []
+    return {at["t"]: at[of] for at in learned + run["test"]}
+
+
+def solved(run: dict[str, Any]) -> int:
+    """The largest t that was asked and solved; 0 for none."""
+    return max((t for t, cells in by_t(run).items() if cells >= SOLVED), default=0)
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    asked = (("cells", 4), ("cells", 32), ("cells", 256), ("rows", 256))
+    shares = (_mean([found[t] for found in (by_t(run, of) for run in runs) if t in found]) for of, t in asked)
+    largest = ", ".join(str(solved(run)) for run in runs)
+    means = [sum(run[figure] for run in runs) / len(runs) for figure in ("tokens", "flops", "seconds")]
+    costs = (f"{means[0] / 1e6:.3g}M", f"{means[1]:.2g}", f"{means[2]:.0f}")
+    return (name, VARIANTS[name].what, str(len(runs)), largest, *shares, *costs)
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = Mean.of(values)
+    return str(Estimate(mean.mean, mean.interval))
+
+
+def _draw(runs: dict[str, list[dict[str, Any]]], floor: dict[int, float], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for i, (name, each) in enumerate(runs.items()):
+        # filled: passes that are steps; empty: one pass
+        face = f"C{i % 10}" if VARIANTS[name].recipe.iterated else "none"
+        for j, run in enumerate(each):
+            shares = sorted(by_t(run).items())
+            label = None if j else name
+            style = {"color": f"C{i % 10}", "marker": "os^"[i // 10], "markerfacecolor": face, "alpha": 0.6, "lw": 1}
+            axes.plot([t for t, _ in shares], [share for _, share in shares], label=label, **style)
+    axes.axhline(SOLVED, color="grey", lw=0.8, ls=":")
+    axes.plot(list(floor), list(floor.values()), color="grey", lw=1, ls="--", label="unread")
+    axes.set(xscale="log", xlabel="t, steps of Rule 110", ylabel="share of held-out cells right; a line a seed")
+    axes.set_xticks(ASKED, [str(t) for t in ASKED])
+    axes.minorticks_off()
+    axes.legend(fontsize="small", ncols=2)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""What a pipeline is made of: a task, a model, a training, variants to compare, a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from datagen import Depo, Gsm, Rule110
+from datagen.gsm.task import WINDOW_STEP
+from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
+from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible, require, require_whole
+
+AnyTask = Rule110 | Depo | Gsm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Rows of each split. train_rows: None is as many as the longest run reads, so that none is read twice (tasks
+    with few different rows repeat them all the same). seed: of the datasets, not of the training."""
+
+    train_rows: int | None = None
+    validation_rows: int = 1024
+    test_rows: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("validation_rows", "test_rows"):
+            require_whole(name, getattr(self, name), 1)
+        require_whole("seed", self.seed, 0, MAX_SEED)
+        if self.train_rows is not None:
+            require_whole("train_rows", self.train_rows, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One variant: a model and its training, once for each seed.
+
+    sleep_passes, fast_weight_lr: N and eta; mixers: of its blocks, None is the preset's; repeat: that stack so often,
+    so that N = 1 is as deep as N passes unrolled; window: L, None is the preset's; whole: one window holds the whole
+    row, so that nothing is ever evicted (what a transformer that keeps its cache can do at best).
+    compute_of: train for as many steps as cost the FLOPs of the preset's run at this N; None is the preset's steps.
+    epochs: of those steps, on no more rows than the preset's run reads, again and again, instead of on fresh ones.
+    depth: automaton steps to predict, where they differ from the task's.
+    start: an earlier variant, with whose trained embeddings, readout and attention blocks this one begins; its other
+    blocks are new and do nothing at first; its tokens and FLOPs are those of its own training alone.
+    fresh_steps, curriculum, drawn_passes (TrainConfig.sleep_passes): of the training; None or () is the preset's.
+    evaluated_at: other N at which the model is evaluated, beside those that it was trained for.
+    """
+
+    name: str
+    sleep_passes: int = 1
+    fast_weight_lr: float = 1.0
+    mixers: tuple[str, ...] | None = None
+    repeat: int = 1
+    window: int | None = None
+    whole: bool = False
+    compute_of: int | None = None
+    epochs: bool = False
+    depth: int | None = None
+    start: str | None = None
+    fresh_steps: int | None = None
+    curriculum: Curriculum | None = None
+    drawn_passes: tuple[int, ...] = ()
+    evaluated_at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that shapes a pipeline's results (scale, which does not, rides along).
+
+    variants: the baselines; search: over N and eta, whose winner becomes the last variant, None without one;
+    seeds: of every variant; search_seed is another, so that the winner is not chosen on these.
+    paper_scale: too large for CPUs; `--force` runs it there all the same. registers: its best model becomes a version
+    in the registry.
+    """
+
+    name: str
+    task: AnyTask
+    model: ModelConfig
+    train: TrainConfig
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    search: Search | None = None
+    search_seed: int = 1000
+    data: Data = field(default_factory=Data)
+    scale: Scale = field(default_factory=Scale)
+    paper_scale: bool = False
+    registers: bool = True
+
+    def __post_init__(self) -> None:
+        task, model = self.task, self.model
+        _check_window(task, model.window)
+        positions, allowed = model.max_positions, f"at least the task's row length {task.row_length}, or null"
+        require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
+        allowed = f"{len(task.vocabulary)}, the task's"
+        require(model.vocab_size == len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
+        require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
+        require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
+        for name in ("sleep_passes", "fast_weight_lr"):
+            allowed = (
+                "1: the preset's variants and its search set it (search.sleep_passes, search.eta_low, search.eta_high)"
+            )
+            require(getattr(model, name) == 1, f"model.{name}", getattr(model, name), allowed)
+        require_whole("search_seed", self.search_seed, 0, MAX_SEED)
+        rows = self.data.train_rows
+        allowed = f"at least one batch of {self.train.batch_size}"
+        require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
+        check_compatible(self.train, self.scale)
+        names = [variant.name for variant in self.variants]
+        for i, variant in enumerate(self.variants):
+            allowed = f"an earlier variant, of {names[:i]}, or null"
+            require(
+                variant.start is None or variant.start in names[:i], f"start of {variant.name}", variant.start, allowed
+            )
+            if not variant.whole:
+                _check_window(task, self.variant_model(variant).window)
+            self._check_start(variant)
+            self._check_curriculum(variant)
+        by_level = self.search is not None and self.train.curriculum.by_level
+        require(not by_level, "search", self.search, "null with train.curriculum: trials would be validated unlike")
+
+    def _check_start(self, variant: Variant) -> None:
+        """Raise ValueError where a variant cannot begin as the one that it names."""
+        if variant.start is None:
+            return
+        earlier = next(other for other in self.variants if other.name == variant.start)
+        has, needed = (self.variant_model(each).mixers.count("attention") for each in (variant, earlier))
+        require(
+            has == needed,
+            f"mixers of {variant.name}",
+            self.variant_model(variant).mixers,
+            f"with {needed} of attention",
+        )
+
+    def _check_curriculum(self, variant: Variant) -> None:
+        """Raise ValueError where a variant's N is another than its curriculum gives to the deepest rows."""
+        passes = self.variant_curriculum(variant).passes(_deepest(self.variant_task(variant)))
+        if passes is not None:
+            allowed = f"{passes}, as curriculum.steps_per_pass has it for the deepest rows"
+            require(variant.sleep_passes == passes, f"sleep_passes of {variant.name}", variant.sleep_passes, allowed)
+            require(
+                not variant.evaluated_at,
+                f"evaluated_at of {variant.name}",
+                variant.evaluated_at,
+                "empty with steps_per_pass",
+            )
+            require(
+                variant.compute_of is None,
+                f"compute_of of {variant.name}",
+                variant.compute_of,
+                "null with steps_per_pass",
+            )
+
+    def variant_model(self, variant: Variant) -> ModelConfig:
+        """The variant's architecture."""
+        window = self.task.row_length if variant.whole else variant.window or self.model.window
+        mixers = (variant.mixers or self.model.mixers) * variant.repeat
+        return replace(
+            self.model,
+            window=window,
+            mixers=mixers,
+            # a stack of another depth has no such middle
+            loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
+            sleep_passes=variant.sleep_passes,
+            fast_weight_lr=variant.fast_weight_lr,
+        )
+
+    def variant_task(self, variant: Variant) -> AnyTask:
+        """The variant's task."""
+        if variant.depth is None:
+            return self.task
+        assert isinstance(self.task, Rule110), f"{variant.name}: depth is Rule 110's"
+        return replace(self.task, steps=variant.depth)
+
+    def variant_train(self, variant: Variant) -> TrainConfig:
+        """The variant's training."""
+        read = self.train.steps * self.train.batch_size
+        rows = min(read, self.train.rows or read) if variant.epochs else self.train.rows
+        return replace(
+            self.train,
+            steps=self.variant_steps(variant),
+            rows=rows,
+            fresh_steps=self.train.fresh_steps if variant.fresh_steps is None else variant.fresh_steps,
+            curriculum=self.variant_curriculum(variant),
+            sleep_passes=variant.drawn_passes or self.train.sleep_passes,
+        )
+
+    def variant_curriculum(self, variant: Variant) -> Curriculum:
+        """The curriculum of the variant's training."""
+        return variant.curriculum or self.train.curriculum
+
+    def candidates(self) -> list[str]:
+        """The variants whose models may be registered where no search chose one: those that evict, at one N, trained on
+        the experiment's own task."""
+        return [
+            variant.name
+            for variant in self.variants
+            if self.registers
+            and not variant.whole
+            and self.variant_task(variant) == self.task
+            and self.variant_curriculum(variant).steps_per_pass is None
+        ]
+
+    def tasks(self) -> list[AnyTask]:
+        """Every task that the pipeline trains on, each once."""
+        searched = [self.task] if self.search else []
+        return list(dict.fromkeys([*map(self.variant_task, self.variants), *searched]))
+
+    def variant_steps(self, variant: Variant) -> int:
+        """The variant's optimiser steps."""
+        if variant.compute_of is None:
+            return self.train.steps
+        model = self.variant_model(variant)
+        return round(self.train.steps * self.step_flops(model, (variant.compute_of,)) / self.step_flops(model))
+
+    def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = ()) -> float:
+        """FLOPs of one training step on longest rows: three times the forward's, as a backward costs two; the mean
+        where N is `drawn`, by the preset where that is empty."""
+        passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
+        with torch.device("meta"):
+            built = SleepModel(model)
+        forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
+        return 3 * self.train.batch_size * forward
+
+    def train_rows(self) -> int:
+        """Rows of the training split: none is read twice, but by variants that are made to."""
+        configs = map(self.variant_train, self.variants)
+        return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
+
+
+def _deepest(task: AnyTask) -> int:
+    """The greatest depth that rows of a task have."""
+    if isinstance(task, Gsm):
+        return task.operations[1]
+    return task.hops if isinstance(task, Depo) else task.steps
+
+
+def _check_window(task: AnyTask, window: int) -> None:
+    """Raise ValueError where a window's border would fall before an answer, or split a context that it must not."""
+    if isinstance(task, Gsm):
+        require(
+            window % WINDOW_STEP == 0, "model.window", window, f"a multiple of {WINDOW_STEP}, as the task's rows ask"
+        )
+        return
+    context, answers = task.context_length, task.row_length - task.context_length
+    allowed = f"a divisor of the task's context of {context} tokens, so that all of it is slept on"
+    require(context % window == 0, "model.window", window, allowed)
+    allowed = f"at least {answers}, so that the query and its answers lie in one window"
+    require(answers <= window, "model.window", window, allowed)

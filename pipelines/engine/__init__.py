@@ -1,0 +1,1 @@
+"""Stages with identities, run once each: knows no machine learning."""

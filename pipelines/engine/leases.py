@@ -1,0 +1,145 @@
+"""A lock in a store that knows no locks: an object that is renewed, made and taken over by conditional writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from botocore.exceptions import BotoCoreError
+
+from datagen.storage import store_of
+
+RENEW_SECONDS, STALE_SECONDS = 15, 60
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
+
+log = logging.getLogger(__name__)
+
+
+class LeaseHeld(Exception):
+    """Another holds the lease; `owner` is what it wrote of itself."""
+
+    def __init__(self, owner: dict[str, Any]) -> None:
+        self.owner = owner
+
+
+@contextmanager
+def hold_lease(path: Path, owner: dict[str, Any]) -> Iterator[None]:
+    """Hold the lease `path`, renewed by a thread; raises Held. `owner`: host and pid, and what else tells who it is.
+
+    A lease that was not renewed for STALE_SECONDS, by the store's own clock, or whose process is dead on this host, is
+    taken over. One that is lost, as after a laptop's sleep, sends SIGTERM to this process, which must not go on.
+    Raises OSError where the store ignores the conditions of a write.
+    """
+    lease = _Lease(path, owner)
+    lease.take()
+    done = threading.Event()
+    renewing = threading.Thread(target=lease.renew_until, args=(done,), name=f"lease-{path.name}", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewing.join()
+        lease.give_back()
+
+
+class _Lease:
+    def __init__(self, path: Path, owner: dict[str, Any]) -> None:
+        self.path = path
+        self.fs, bucket, key = store_of(path)
+        self.place = {"Bucket": bucket, "Key": key}
+        self.body = json.dumps({**owner, "pids": _pids(), "lease": uuid4().hex}).encode()
+        self.etag, self.lost = "", False
+
+    def take(self) -> None:
+        if not self._write(IfNoneMatch="*"):
+            try:
+                etag, age = self._stands()
+                content = self.path.read_bytes()
+            except FileNotFoundError:  # given back meanwhile
+                return self.take()
+            owner = json.loads(content)
+            if content == self.body:  # a write whose answer was lost
+                self.etag = etag
+            elif (age < STALE_SECONDS and not _dead(owner)) or not self._write(IfMatch=etag):
+                raise LeaseHeld(owner)
+        elif self._write(IfNoneMatch="*"):
+            raise OSError(
+                f"{self.path}: this store ignores If-None-Match, so that two pipelines could not be told "
+                "apart: take one with conditional writes, or a directory as the root"
+            )
+
+    def renew_until(self, done: threading.Event) -> None:
+        renewed = time.monotonic()
+        while not done.wait(RENEW_SECONDS):
+            try:
+                self.lost = not self._renew()
+                renewed = time.monotonic()
+            except FileNotFoundError:  # another took it over and has given it back
+                self.lost = True
+            except (OSError, BotoCoreError) as error:
+                log.warning("%s cannot be renewed: %s", self.path, error)
+                self.lost = time.monotonic() - renewed > STALE_SECONDS
+            if self.lost:
+                log.error("%s was taken over by another pipeline, or may be: this one ends", self.path)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def give_back(self) -> None:
+        """Remove it where it is still ours; what the store has against that must not hide how the work ended."""
+        try:
+            if not self.lost and self.path.read_bytes() == self.body:
+                self.path.unlink(missing_ok=True)
+        except (OSError, BotoCoreError) as error:
+            log.warning("%s cannot be given back, and is forgotten in %s s: %s", self.path, STALE_SECONDS, error)
+
+    def _renew(self) -> bool:
+        if self._write(IfMatch=self.etag):
+            return True
+        self.etag, _ = self._stands()
+        return self.path.read_bytes() == self.body  # a write whose answer was lost
+
+    def _write(self, **condition: str) -> bool:
+        """Whether the lease was written: the condition held."""
+        try:
+            self.etag = self.fs.call_s3("put_object", **self.place, Body=self.body, **condition)["ETag"]
+        except OSError as error:  # s3fs's form of the store's answer
+            if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in REFUSED:
+                return False
+            if isinstance(error, PermissionError):
+                raise PermissionError(f"{self.path}: we may not write there: {error}") from error
+            raise
+        return True
+
+    def _stands(self) -> tuple[str, float]:
+        """The lease's ETag, and the seconds since it was written, both as the store has them."""
+        head = self.fs.call_s3("head_object", **self.place)
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return head["ETag"], (now - head["LastModified"]).total_seconds()
+
+
+def _dead(owner: dict[str, Any]) -> bool:
+    """Whether a process of this host has ended."""
+    if owner["host"] != socket.gethostname() or owner.get("pids") != _pids():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)  # else it is somebody else's
+    return False
+
+
+def _pids() -> str:
+    """The namespace in which this host's process numbers mean something to us: containers may share a host's name."""
+    return os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""

@@ -1,0 +1,45 @@
+"""SIGTERM, as a preempted machine or a scheduler sends it some seconds before it kills."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+GRACE_SECONDS = 25  # Kubernetes kills after 30
+
+
+class Terminated(BaseException):
+    """This process got SIGTERM. As KeyboardInterrupt, no handler of errors should take it for one."""
+
+
+@contextmanager
+def stop_on_sigterm(stop: Path) -> Iterator[None]:
+    """On SIGTERM, create the file `stop`, which asks trainings to save and end, give the running trainings up to
+    GRACE_SECONDS, and raise Terminated. Other stages end as by SIGKILL: they go on from their last shard or trial.
+
+    Only in the main thread; it replaces Ray's own handler, which ends the workers at once or lingers for half a minute.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # a second one must not end the wait for what the first asked to save
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop.touch()
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except Terminated:
+        deadline = time.monotonic() + GRACE_SECONDS
+        for thread in threading.enumerate():
+            if thread.name.startswith("train-"):  # a stage's thread has its name
+                thread.join(max(0.0, deadline - time.monotonic()))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stop.unlink(missing_ok=True)

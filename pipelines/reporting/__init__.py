@@ -1,0 +1,1 @@
+"""Results, typed, and the pages, tables and pictures made of them."""

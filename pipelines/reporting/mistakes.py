@@ -1,0 +1,119 @@
+"""What a model answers where it is wrong: the commonest answers instead of the right ones, and failures to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datagen.rows import Ragged, Rows
+from datagen.schema import Dataset
+from pipelines.reporting.questions import AnsweredQuestion, question_formatter
+from sleepmodel.evaluation.accuracy import right_answers
+from sleepmodel.evaluation.statistics import Int64
+
+MOST_CONFUSIONS, MOST_WRONG = 5, 3  # at each depth
+
+
+@dataclass(frozen=True)
+class ConfusionCount:
+    """`given` stood `times` times for `right`, which was the right answer `of` times at this depth."""
+
+    depth: int
+    right: str
+    given: str
+    times: int
+    of: int
+
+
+@dataclass(frozen=True)
+class WrongAnswer:
+    """A wrong answer in plain form; row: its number in the test split."""
+
+    row: int
+    depth: int
+    problem: str
+    right: str
+    given: str
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Of one variant, with one seed."""
+
+    variant: str
+    seed: int
+    confusion_counts: list[ConfusionCount]
+    wrong_answers: list[WrongAnswer]
+
+
+def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) -> list[ConfusionCount]:
+    """The commonest wrong answers at each depth, of answers of one token; predicted: as of `predict`, int64 [n, T]."""
+    tokens, _ = rows.batch()
+    start, length, depth = rows.answers()
+    row, number = np.nonzero(length == 1)
+    place = row, start[row, number]
+    pairs = np.stack([depth[row, number], tokens[place], predicted[place]], axis=1)  # depth, right, given
+    asked = {tuple(k): n for k, n in _counted(pairs[:, :2])}
+    wrong = [(*k, n) for k, n in _counted(pairs[pairs[:, 1] != pairs[:, 2]])]
+    found: list[ConfusionCount] = []
+    for d in dict.fromkeys(d for d, *_ in wrong):
+        commonest = sorted((trained for trained in wrong if trained[0] == d), key=lambda trained: -trained[3])[
+            :MOST_CONFUSIONS
+        ]
+        found += [ConfusionCount(d, vocabulary[r], vocabulary[g], n, asked[d, r]) for _, r, g, n in commonest]
+    return found
+
+
+def wrong_answers(predicted: Int64, rows: Rows, dataset: Dataset) -> list[WrongAnswer]:
+    """The first wrong answers of each depth in plain form, shallow ones first; predicted: as of `predict`."""
+    plain = question_formatter(dataset)
+    return [WrongAnswer(row, asked.depth, *plain(asked)) for row, asked in _wrong(predicted, rows)]
+
+
+def _wrong(predicted: Int64, rows: Rows) -> Iterator[tuple[int, AnsweredQuestion]]:
+    start, length, depth = rows.answers()
+    right = right_answers(predicted, rows)
+    for d in np.unique(depth[length > 0]):
+        for row, number in np.argwhere(~right & (depth == d))[:MOST_WRONG].tolist():
+            begin, count = int(start[row, number]), int(length[row, number])
+            tokens = rows.tokens[row : row + 1]
+            yield (
+                row,
+                AnsweredQuestion(
+                    tokens=tokens.values.tolist() if isinstance(tokens, Ragged) else tokens[0].tolist(),
+                    starts=start[row, length[row] > 0].tolist(),
+                    number=number,
+                    length=count,
+                    depth=int(d),
+                    given=predicted[row, begin : begin + count].tolist(),
+                ),
+            )
+
+
+def _counted(table: Int64) -> list[tuple[list[int], int]]:
+    """The different rows of a table, in order, and how often each is there."""
+    kinds, times = np.unique(table, axis=0, return_counts=True)
+    return list(zip(kinds.tolist(), times.tolist(), strict=True))
+
+
+def markdown(mistakes: Sequence[Mistakes]) -> str:
+    """All of it as tables."""
+    parts = ["# What was answered instead"]
+    for found in mistakes:
+        parts.append(f"## {found.variant}, seed {found.seed}")
+        if found.confusion_counts:
+            commonest = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
+            parts.append(_table(("depth", "right", "given", "times"), commonest))
+        if found.wrong_answers:
+            read = [(f.depth, f.problem, f.right, f.given, f"row {f.row}") for f in found.wrong_answers]
+            parts.append(_table(("depth", "problem", "right", "given", "test row"), read))
+        else:
+            parts.append("No answer is wrong.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

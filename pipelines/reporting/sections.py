@@ -1,0 +1,230 @@
+"""What a report tells, a section each; one that has nothing to tell is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.reporting import plots
+from pipelines.reporting.comparison import VariantResults, differences, floor_of, interval_of, table_of
+from pipelines.reporting.html import folded, picture, table, text
+from pipelines.reporting.mistakes import Mistakes
+from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.evaluation.latency import InferenceCost
+from sleepmodel.evaluation.statistics import Estimate
+from sleepmodel.training.progress import Progress
+
+COMPARISON, DEPTHS, CURVES, SEARCH = "comparison.png", "depths.png", "learning-curves.png", "search.png"
+COSTS, MEMORY, ETAS = "costs.png", "memory.png", "etas.png"
+LENGTHS = [4**exponent for exponent in range(2, 9)]
+
+Section = tuple[str, str]  # heading, HTML
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report is made of. By variant: histories: of each seed; settings: nested configs of the first seed.
+
+    searches: trials and winner of each; costs: of each variant; mistakes: of the first seed of each variant.
+    """
+
+    variants: list[VariantResults]
+    histories: dict[str, list[list[Progress]]]
+    settings: dict[str, dict[str, Any]]
+    searches: list[tuple[list[TrialResult], TrialResult]]
+    costs: list[InferenceCost]
+    mistakes: list[Mistakes]
+
+
+def sections(data: ReportData, pictures: Path) -> list[Section]:
+    """The sections of the report, in the order to read them; their pictures are drawn into the directory `pictures`."""
+    found = [
+        _comparison(data.variants, pictures),
+        _depths(data.variants, pictures),
+        *_differences(data.variants),
+        _curves(data, pictures),
+        *_etas(data.variants, pictures),
+        *(_search(trials, winner, pictures) for trials, winner in data.searches),
+        *_costs(data.costs, pictures),
+        *_memory(data.costs, pictures),
+        *_mistakes(data.mistakes),
+        _provenance(data.variants),
+        _settings(data.settings),
+    ]
+    return found
+
+
+def _comparison(variants: list[VariantResults], pictures: Path) -> Section:
+    file = pictures / COMPARISON
+    plots.comparison(
+        {variant.label: (variant.values, variant.rows, variant.results[0].floor) for variant in variants}, file
+    )
+    words = (
+        f"Shares of held-out test rows with their {interval_of(variants)}. A row is right when all its answers are, an "
+        "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]: how far trainings differ. "
+        "Those over test rows, of one training, are a bootstrap's. The commonest answer alone gets "
+        f"{floor_of(variants)} of the rows."
+    )
+    body = text(words) + picture(file, "share of held-out rows right, by variant") + table(*table_of(variants))
+    return "Comparison", body
+
+
+def _depths(variants: list[VariantResults], pictures: Path) -> Section:
+    file = pictures / DEPTHS
+    plots.by_depth_and_passes({variant.name: (variant.sleep_passes, variant.answers) for variant in variants}, file)
+    rows = [
+        (variant.name, variant.sleep_passes, depth, variant.results[0].accuracy.answers[depth].total, estimate)
+        for variant in variants
+        for depth, estimate in variant.answers.items()
+    ]
+    head = ("model", "N", "depth", "answers asked", f"right, {interval_of(variants)}")
+    words = "Answers one by one, by how deep they are asked: steps of the automaton, hops, or operations."
+    body = text(words) + picture(file, "share of answers right by depth and by N") + table(head, rows)
+    return "Accuracy by depth and N", body
+
+
+def _differences(variants: list[VariantResults]) -> list[Section]:
+    found = differences(variants)
+    if not found:
+        return []
+    words = (
+        "Rows right, seed against the same seed: the mean difference with Student's 95 % interval. Clear means that "
+        "the interval leaves 0 out; with many pairs, some do by chance."
+    )
+    rows = [(f"{d.better} - {d.other}", d, d.mean.seeds, "yes" if d.clear else "no") for d in found]
+    return [("Paired differences", text(words) + table(("variants", "difference", "seeds", "clear"), rows))]
+
+
+def _curves(data: ReportData, pictures: Path) -> Section:
+    file = pictures / CURVES
+    plots.learning_curves({variant.name: data.histories[variant.name] for variant in data.variants}, file)
+    return "Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs")
+
+
+def _etas(variants: list[VariantResults], pictures: Path) -> list[Section]:
+    points: dict[int, list[tuple[float, Estimate]]] = {}
+    for variant in sorted(variants, key=lambda variant: variant.results[0].fast_weight_lr):
+        points.setdefault(variant.sleep_passes, []).append((variant.results[0].fast_weight_lr, variant.rows))
+    if max(len({eta for eta, _ in found}) for found in points.values()) < 3:
+        return []
+    file = pictures / ETAS
+    plots.by_eta(dict(sorted(points.items())), file)
+    return [("N and eta", picture(file, f"share of test rows right by eta and N, with its {interval_of(variants)}"))]
+
+
+def _search(trials: list[TrialResult], winner: TrialResult, pictures: Path) -> Section:
+    file = pictures / SEARCH
+    plots.search(trials, winner, file)
+    words = (
+        f"The search chose N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g}, with a validation accuracy of "
+        f"{winner.accuracy:.3f}; of equals, the one with fewer passes. Trials that were stopped early cannot win."
+    )
+    rows = [
+        (t.sleep_passes, f"{t.fast_weight_lr:.3g}", f"{t.accuracy:.3f}", f"{t.tokens:,}", "no" if t.complete else "yes")
+        for t in sorted(trials, key=lambda trial: -trial.accuracy)
+    ]
+    head = ("N", "eta", "validation accuracy", "tokens", "stopped early")
+    return "Search over N and eta", text(words) + picture(file, "trials by N and eta") + table(head, rows)
+
+
+def _costs(costs: list[InferenceCost], pictures: Path) -> list[Section]:
+    if not costs:
+        return []
+    file = pictures / COSTS
+    plots.costs(costs, file)
+    words = (
+        "One row read by a session on one core; medians of turns that the variants take in rotation. Awake is a "
+        "token read and answered, asleep is what the last token of a window brings."
+    )
+    rows = [(c.variant, c.sleep_passes, f"{c.awake_ms:.3f}", f"{c.sleep_ms:.3f}", c.window) for c in costs]
+    head = ("model", "N", "awake: ms a token", "asleep: ms a window", "tokens in a window")
+    body = text(words) + picture(file, "milliseconds awake and asleep by N") + table(head, rows)
+    return [("Wake latency and sleep cost", body)]
+
+
+def _memory(costs: list[InferenceCost], pictures: Path) -> list[Section]:
+    if not costs:
+        return []
+    file, alike = pictures / MEMORY, dict[tuple[int, int, int], list[InferenceCost]]()
+    for cost in costs:
+        alike.setdefault((cost.state_bytes, cost.token_bytes, cost.window), []).append(cost)
+    kinds = {", ".join(cost.variant for cost in group): group[0] for group in alike.values()}
+    plots.memory(kinds, LENGTHS, file)
+    words = (
+        "Bytes for one row: the fast weights, and the keys and values of the window at its fullest; beside them, in "
+        "brackets, the KV cache of the same attention layers were it never dropped."
+    )
+    rows = [
+        (name, f"{cost.state_bytes:,}", *(f"{cost.bytes(n):,} ({cost.token_bytes * n:,})" for n in LENGTHS))
+        for name, cost in kinds.items()
+    ]
+    head = ("model", "fast weights", *(f"{n:,} tokens" for n in LENGTHS))
+    return [("State against KV cache", text(words) + picture(file, "bytes by tokens read") + table(head, rows))]
+
+
+def _mistakes(mistakes: list[Mistakes]) -> list[Section]:
+    body = "\n".join(_mistakes_of(found) for found in mistakes if found.confusion_counts or found.wrong_answers)
+    words = (
+        "Of the first seed of each variant: the commonest wrong answers, where answers have one token, and the first "
+        "failures at each depth."
+    )
+    return [("What was answered instead", text(words) + body)] if body else []
+
+
+def _mistakes_of(found: Mistakes) -> str:
+    parts = []
+    if found.confusion_counts:
+        commonest = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.confusion_counts]
+        parts.append(table(("depth", "right", "given", "times"), commonest))
+    wrong_answers = [(f.depth, f.problem, f.right, f.given, f.row) for f in found.wrong_answers]
+    parts.append(table(("depth", "problem", "right", "given", "test row"), wrong_answers))
+    return folded(f"{found.variant}, seed {found.seed}", "\n".join(parts))
+
+
+def _provenance(variants: list[VariantResults]) -> Section:
+    rows = [
+        (
+            variant.name,
+            result.seed,
+            variant.sleep_passes,
+            f"{result.fast_weight_lr:.3g}",
+            f"{result.tokens:,}",
+            f"{result.flops:.3g}",
+            f"{result.seconds:.0f}",
+            f"{result.validation:.3f}",
+            Estimate.of([result.accuracy.rows]),
+            result.commit or "unknown",
+        )
+        for variant in variants
+        for result in variant.results
+    ]
+    head = ("model", "seed", "N", "eta", "tokens", "FLOPs", "s", "validation", "rows right", "commit")
+    words = (
+        "Every training, with a 95 % interval over test rows. FLOPs are three times the forward's; the commit is that "
+        "of the code that trained."
+    )
+    return "Trainings", text(words) + table(head, rows)
+
+
+def _settings(settings: Mapping[str, Mapping[str, Any]]) -> Section:
+    flat = {variant: _flat(config) for variant, config in settings.items()}
+    names = list(dict.fromkeys(name for config in flat.values() for name in config))
+    values = {name: [config.get(name, "") for config in flat.values()] for name in names}
+    common = [(name, of_lines[0]) for name, of_lines in values.items() if len(set(of_lines)) == 1]
+    own = [(name, *of_lines) for name, of_lines in values.items() if len(set(of_lines)) > 1]
+    body = table(("field", *flat), own) if own else ""
+    return "Settings", body + folded("the same in every variant", table(("field", "value"), common))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names and their values as JSON, without types, and without the seed, which differs within a variant."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name not in ("seed", "$type"):
+            flat[prefix + name] = json.dumps(value)
+    return flat

@@ -1,0 +1,1 @@
+"""What stages share and what shapes no result: Ray, MLflow, resources."""

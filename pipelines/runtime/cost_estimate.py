@@ -1,0 +1,60 @@
+"""What a pipeline would take on this machine, from a measured training step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipelines.config.experiment import Experiment
+from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.loop import build_model
+
+PAPER_PROBE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a pipeline's trainings read and compute at most. tokens: of longest rows; flops: as Pipeline.step_flops."""
+
+    rows: int
+    tokens: int
+    flops: float
+
+
+def training_cost(experiment: Experiment) -> TrainingCost:
+    """Of every variant on every seed; with a search, also of its trials, run to their end at the largest N, and of its
+    winner."""
+    stages = [
+        (experiment.variant_model(variant), variant.drawn_passes, experiment.variant_steps(variant))
+        for variant in experiment.variants
+    ]
+    runs = stages * len(experiment.seeds)
+    if experiment.search:
+        widest = replace(experiment.model, sleep_passes=max(experiment.search.sleep_passes))
+        runs += [(widest, (), experiment.train.steps)] * (experiment.search.trials + len(experiment.seeds))
+        runs += [(experiment.model, (), experiment.train.steps)] * len(experiment.seeds)
+    rows = experiment.train.batch_size * sum(count for _, _, count in runs)
+    # many runs share a model
+    cost = {(model, drawn): experiment.step_flops(model, drawn) for model, drawn, _ in runs}
+    flops = sum(cost[model, drawn] * count for model, drawn, count in runs)
+    return TrainingCost(rows, rows * experiment.task.row_length, flops)
+
+
+def training_seconds(experiment: Experiment) -> float:
+    """Seconds that these would take here on the CPU, at the rate of one step at N = 1 that is run and timed: of the
+    preset's batch, or of a few rows where it is of the paper's size."""
+    batch = (
+        min(experiment.train.batch_size, PAPER_PROBE_ROWS) if experiment.paper_scale else experiment.train.batch_size
+    )
+    probe = replace(experiment.train, batch_size=batch, rows=None, precision="float32")
+    engine = LocalEngine(build_model(experiment.model, probe), probe)
+    task = experiment.task
+    rows = task.sample("train", 0, 0, batch)
+    tokens, mask = map(torch.from_numpy, rows.batch())
+    engine.backward(tokens, mask)
+    start = time.monotonic()
+    engine.backward(tokens, mask)
+    flops = experiment.step_flops(experiment.model) * batch / experiment.train.batch_size
+    return training_cost(experiment).flops * (time.monotonic() - start) / flops

@@ -1,0 +1,88 @@
+"""What a pipeline takes of a Ray cluster: cores or a GPU for each training, and how many trainings at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from sleepmodel.config import Scale
+
+CORES_A_GPU = 8  # at most: one reads rows ahead, the others are torch's
+HEAD = "node:__internal_head__"  # Ray's own mark among a node's resources
+LAUNCHED_BY = "SLEEPMODEL_CLUSTER"  # names the file that the head was launched with; Ray tells nobody what it may start
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ResourcePlan:
+    """scale: with nothing left to derive; at_once: trainings, or trials of a search, side by side."""
+
+    scale: Scale
+    max_concurrent: int
+    cluster: str
+
+    def __str__(self) -> str:
+        several = self.scale.workers > 1
+        workers = f"{self.scale.workers} worker{'s' * several}"
+        each = " each, on as few nodes as hold them" if several else ""
+        return f"{self.cluster}; a training takes {workers} with {self.worker}{each}; {self.max_concurrent} at once"
+
+    @property
+    def worker(self) -> str:
+        """What a worker gets."""
+        return f"{self.scale.cores} core{'s' * (self.scale.cores > 1)}{' and a GPU' if self.scale.gpu else ''}"
+
+
+def plan_resources_on_ray(scale: Scale) -> ResourcePlan:
+    """`allot` on the Ray that this process is connected to, and what its autoscaler may start."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    launched = Path(os.environ.get(LAUNCHED_BY, "")).expanduser()
+    startable = nodes_to_start(json.loads(launched.read_text())) if launched.is_file() else []
+    return plan_resources(
+        scale, [node for node in alive if HEAD in node] + startable if startable else alive, bool(startable)
+    )
+
+
+def nodes_to_start(cluster: dict[str, Any]) -> list[Resources]:
+    """The resources of each worker that Ray's cluster launcher lets start, those with GPUs first.
+
+    cluster: what it leaves on the head in ray_bootstrap_config.yaml, which is JSON.
+    [] where it does not say what a node has: then there are no others than those that run.
+    """
+    kinds = [kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
+    kinds.sort(key=lambda kind: kind["resources"].get("GPU", 0), reverse=True)
+    most = cluster["max_workers"]
+    nodes = [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", most))]
+    return nodes[:most]
+
+
+def plan_resources(scale: Scale, nodes: Sequence[Resources], grows: bool = False) -> ResourcePlan:
+    """What a training gets where the `scale` leaves it open, and how many fit.
+
+    nodes: resources of each; grows: some of them are yet to be started. A GPU is taken where there is one; a worker's
+    cores are its GPU's share of its node, up to CORES_A_GPU, or one.
+    Raises ValueError where a training could never start; Ray would wait for ever.
+    """
+    sizes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    gpu = any(gpus for _, gpus in sizes) if scale.gpu is None else scale.gpu
+    share = min((cpus // gpus for cpus, gpus in sizes if gpus), default=1) if gpu else 1
+    found = replace(scale, gpu=gpu, cpus_per_worker=scale.cpus_per_worker or max(1, min(share, CORES_A_GPU)))
+    # a worker lies on one node
+    room = sum(min(cpus // found.cores, gpus if gpu else cpus) for cpus, gpus in sizes)
+    several = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
+    started = ", with what may still be started" if grows else ""
+    cluster = f"{sum(cpus for cpus, _ in sizes)} CPU and {sum(gpus for _, gpus in sizes)} GPU{several}{started}"
+    resources = ResourcePlan(found, room // found.workers, cluster)
+    if not resources.max_concurrent:
+        raise ValueError(
+            f"scale: Ray has {resources.cluster}, which hold {room} workers with {resources.worker}: must hold "
+            f"{found.workers}; start Ray with more, or lower scale.workers, scale.cpus_per_worker or scale.gpu"
+        )
+    return resources

@@ -1,0 +1,172 @@
+"""What the stages of a running pipeline share and what shapes no result: Ray, MLflow, and the pipeline's run in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from datagen.files import replacing
+from datagen.storage import as_path, check_reachable, in_store, local_copy
+from pipelines.config.experiment import Experiment
+from pipelines.engine.locks import LOCKS
+from pipelines.engine.stage import Stage
+from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
+from sleepmodel.tracking.runs import (
+    TrackingStore,
+    commit_of_run,
+    end_run,
+    find_run,
+    log_artifact,
+    log_metrics,
+    open_store,
+    send_curve,
+    start_run,
+)
+from sleepmodel.training.progress import Progress
+
+T = TypeVar("T")
+FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names its dataset
+
+
+@dataclass
+class Services:
+    """Made before the stages, opened when the first of them has to run. resources: what each training gets."""
+
+    experiment: Experiment
+    root: Path
+    resources: ResourcePlan = field(init=False)
+    _store: TrackingStore | None = field(default=None, init=False)
+    _parent: str | None = field(default=None, init=False)
+
+    @property
+    def store(self) -> TrackingStore:
+        assert self._store is not None, "the services are opened before stages run"
+        return self._store
+
+    @property
+    def stop(self) -> Path:
+        """A path whose existence asks this process's trainings to save and end; every worker can see it."""
+        return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
+
+    def open(self, identity: str) -> int:
+        """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all stages
+        nest in; the number of trainings that fit at once. `identity` is the plan's."""
+        self._store = open_store(self.root)
+        if not ray.is_initialized():
+            ray.init(logging_level=logging.ERROR)
+        self.resources = plan_resources_on_ray(self.experiment.scale)
+        check_shared_root(self.root)
+        self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
+        return self.resources.max_concurrent
+
+    def close(self, status: str) -> None:
+        """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
+        assert self._parent is not None
+        end_run(self.store, self._parent, status)
+
+    def begin(self, stage: Stage) -> None:
+        """A stage starts: open its run."""
+        self.run_of(stage)
+
+    def finish(self, stage: Stage, seconds: float) -> None:
+        """A stage is done: log its resolved config and end its run."""
+        self._log_file(self.run_of(stage), stage.output(self.root) / "config.json")
+        self.log(stage, {"seconds": seconds}, 0)
+
+    def end(self, stage: Stage, status: str) -> None:
+        """End a stage's run: FINISHED, FAILED or KILLED."""
+        end_run(self.store, self.run_of(stage), status)
+
+    def log_report(self, directory: Path) -> None:
+        """The report and its pictures as artifacts of the pipeline's run."""
+        assert self._parent is not None
+        for file in directory.iterdir():
+            if file.suffix in (".html", ".md", ".png"):
+                self._log_file(self._parent, file, "report")
+
+    def _log_file(self, run: str, file: Path, folder: str | None = None) -> None:
+        with local_copy(file) as copy:
+            log_artifact(self.store, run, copy, folder)
+
+    def run_of(self, stage: Stage, chosen: dict[str, object] | None = None) -> str:
+        """The MLflow run of a stage, nested in the pipeline's: one for each stage, also after a restart. Its parameters
+        are the stage's config, and what its inputs have `chosen`."""
+        assert isinstance(stage.config, dict)
+        configs = [cast(dict[str, str], dependency.config) for dependency in stage.inputs]
+        datasets = [config[FINGERPRINT] for config in configs if FINGERPRINT in config]
+        params = {
+            name: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for name, v in stage.config.items()
+        }
+        params |= chosen or {}
+        tags = {"sleepmodel.kind": "stage", "sleepmodel.dataset": ", ".join(datasets)}
+        return start_run(self.store, stage.name, stage.identity, self._parent, params, tags)
+
+    def commit_of(self, stage: Stage) -> str:
+        """The commit whose code ran a stage, "-dirty" behind it where files had been changed; "" where unknown."""
+        return commit_of_run(self.store, stage.identity)
+
+    def log(self, stage: Stage, metrics: dict[str, float], tokens: int) -> None:
+        """Log metrics of a stage that is finished, at a number of training tokens."""
+        log_metrics(self.store, self.run_of(stage), metrics, tokens)
+        self.end(stage, "FINISHED")
+
+    def send_curve(self, stage: Stage, history: list[Progress]) -> None:
+        """Log what MLflow lacks of a training's curve, where it did not answer meanwhile; ConnectionError where it
+        still does not."""
+        run = find_run(self.store, stage.identity)
+        assert run is not None, "the stage's run was opened as it began"
+        send_curve(self.store, run, history)
+
+    def map(
+        self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
+    ) -> list[T]:
+        """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores and `gpus` GPUs; the
+        results in order."""
+        task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
+        results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
+        return results
+
+
+def check_shared_root(root: Path) -> None:
+    """Raise ValueError, which names the node, where one of the running Ray does not see what is written under `root`:
+    what it made would be lost, and what others made missing."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and not in_store(root):
+        return
+    token = root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.token"
+    with replacing(token) as temporary:
+        temporary.touch()
+    look = ray.remote(num_cpus=0)(_look)
+    try:
+        answers = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(token)
+            )
+            for node in nodes
+        ]
+        for node, trouble in zip(nodes, ray.get(answers), strict=True):
+            if trouble:
+                raise ValueError(
+                    f"root = {root}: node {node['NodeManagerAddress']} of this Ray does not see it ({trouble}): mount "
+                    "one shared directory at this path on every node, or give --root s3://bucket/prefix"
+                )
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _look(token: str) -> str:
+    """What keeps this node from seeing a file; "" where nothing does."""
+    try:
+        path = as_path(token)
+        check_reachable(path)
+        return "" if path.exists() else "a file that was just written there is missing"
+    except (OSError, ValueError) as error:
+        return str(error)

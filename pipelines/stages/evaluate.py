@@ -1,0 +1,224 @@
+"""Every trained model on the test split, as Ray tasks over ranges of its rows."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datagen import Rows, read_rows
+from datagen.reader import read_dataset
+from datagen.schema import Dataset
+from pipelines.engine.stage import Stage, StageContext
+from pipelines.reporting.mistakes import Mistakes, confusion_counts, markdown, wrong_answers
+from pipelines.reporting.questions import kinds_of
+from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, EvaluationResult
+from pipelines.runtime.services import Services
+from pipelines.stages.generate import dataset
+from sleepmodel import load
+from sleepmodel.config import Curriculum
+from sleepmodel.distributed.job import MODEL, read_history
+from sleepmodel.evaluation.accuracy import NO_CURRICULUM, batch_rows, predict, score
+from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
+from sleepmodel.evaluation.statistics import RESAMPLES, Int64
+
+NO_TOKEN = -2
+TASK_BATCHES = 4  # batches that a Ray task predicts: enough to be worth the loading of a model
+
+
+@dataclass(frozen=True)
+class TrainedVariant:
+    """A trained model that is evaluated with `sleep_passes` passes, or with those of each row's level where its
+    curriculum says so, as a variant."""
+
+    variant: str
+    sleep_passes: int
+    training: Path
+    data: Path
+    commit: str = ""
+    curriculum: Curriculum = NO_CURRICULUM
+
+
+def evaluate_stage(variants: dict[str, list[Stage]], more: dict[str, tuple[int, ...]], services: Services) -> Stage:
+    """variants: variant -> its trainings, one a seed; the first input of each is its dataset. more: variant ->
+    other N to evaluate it at, where there are any."""
+    pairs = [(variant, train, train.inputs[0]) for variant, stages in variants.items() for train in stages]
+    inputs = tuple(dict.fromkeys(stage for _, train, data in pairs for stage in (train, data)))
+    config = {
+        "variants": {variant: [train.name for train in stages] for variant, stages in variants.items()},
+        "more": more,
+    }
+
+    def run(run: StageContext) -> None:
+        found = {
+            train: trained_variants(
+                variant, run.path(train), dataset(run.path(data)), services.commit_of(train), more.get(variant, ())
+            )
+            for variant, train, data in pairs
+        }
+        everything = [trained for group in found.values() for trained in group]
+        test = {trained.data: read_rows(trained.data, "test") for trained in everything}
+        predicted = dict(zip(everything, predict_all(everything, test, services), strict=True))
+        about = {data: read_dataset(data) for data in test}
+        kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
+        results = {
+            trained: measure(trained, test[trained.data], predicted[trained], run.root, kinds[trained.data])
+            for trained in everything
+        }
+        for variant, train, _ in pairs:
+            for trained in found[train]:
+                result = results[trained]
+                at = "" if trained.variant == variant else f"-n{trained.sleep_passes}"  # MLflow refuses an @ in a name
+                services.log(train, _metrics(result, at), result.tokens)
+        # the models of one variant differ in their seeds alone: one of each is looked at closely
+        first = {trained.variant: trained for trained in reversed(everything)}
+        shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
+        mistakes = [
+            _mistakes(results[trained], test[trained.data], predicted[trained], about[trained.data])
+            for trained in shown
+        ]
+        saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
+        (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
+        for file, records in ((RESULTS, list(results.values())), (COSTS, costs), (MISTAKES, mistakes)):
+            (run.output / file).write_text(json.dumps([asdict(record) for record in records], indent=2))
+        (run.output / READABLE).write_text(markdown(mistakes))
+
+    return Stage("evaluate", config, run, inputs, slots=None, version=3)
+
+
+def trained_variants(
+    variant: str, training: Path, data: Path, commit: str = "", more: tuple[int, ...] = ()
+) -> list[TrainedVariant]:
+    """A trained model at its own N, and at each other N that it was trained for and of `more`, as variants of their own
+    ("variant@N")."""
+    own, train = json.loads((training / MODEL / "config.json").read_text())["sleep_passes"], _train_config(training)
+    trained, curriculum = train["sleep_passes"] or [own], _curriculum(train)
+    return [
+        TrainedVariant(variant if passes == own else f"{variant}@{passes}", passes, training, data, commit, curriculum)
+        for passes in sorted({own, *trained, *more})
+    ]
+
+
+def predict_all(
+    trained_variants: Sequence[TrainedVariant],
+    test: dict[Path, Rows],
+    services: Services,
+    task_batches: int = TASK_BATCHES,
+) -> list[Int64]:
+    """`predict` for each entry on all its test rows, as Ray tasks of `task_batches` batches each.
+
+    Batches are the same for any number of tasks, and so is every bit of the result.
+    """
+    gpu = bool(services.resources.scale.gpu)
+    calls: list[tuple[object, ...]] = []
+    owners: list[int] = []
+    for i, trained in enumerate(trained_variants):
+        rows, model = test[trained.data], trained.training / MODEL
+        size = batch_rows(rows)
+        for start in range(0, len(rows), task_batches * size):
+            end = min(start + task_batches * size, len(rows))
+            calls.append((model, trained.data, start, end, trained.sleep_passes, size, gpu, trained.curriculum))
+            owners.append(i)
+    parts = services.map(predict_range, calls, cores=1, gpus=int(gpu))
+    predicted = []
+    for i, trained in enumerate(trained_variants):
+        mask = test[trained.data].loss_mask()
+        dense = np.full(mask.shape, -1, np.int64)
+        dense[mask] = np.concatenate([part for owner, part in zip(owners, parts, strict=True) if owner == i])
+        predicted.append(dense)
+    return predicted
+
+
+def predict_range(
+    model: Path,
+    dataset: Path,
+    start: int,
+    end: int,
+    sleep_passes: int,
+    batch_size: int,
+    gpu: bool,
+    curriculum: Curriculum,
+) -> Int64:
+    """`predict` for a saved model on test rows start..end - 1, on one core or a GPU; a task of its own for a worker.
+
+    Returns the tokens predicted, row by row: int64 [answer tokens].
+    """
+    torch.set_num_threads(1)
+    rows = read_rows(dataset, "test", end)[start:]
+    predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size, curriculum)
+    tokens: Int64 = predicted[rows.loss_mask()]
+    return tokens
+
+
+def saved_inference_costs(saved: Sequence[tuple[str, Path, int]]) -> list[InferenceCost]:
+    """`measure_inference_costs` for variants and the directories of their models, on one core: one Ray task."""
+    torch.set_num_threads(1)
+    return measure_inference_costs([(variant, load(model), passes) for variant, model, passes in saved])
+
+
+def measure(
+    trained: TrainedVariant, rows: Rows, predicted: Int64, root: Path, kinds: Sequence[str] = ()
+) -> EvaluationResult:
+    """What a trained model's predictions on its test rows, of these kinds, are worth."""
+    model, history, train = (
+        load(trained.training / MODEL),
+        read_history(trained.training),
+        _train_config(trained.training),
+    )
+    last = history[-1]
+    return EvaluationResult(
+        variant=trained.variant,
+        seed=train["seed"],
+        sleep_passes=trained.sleep_passes,
+        fast_weight_lr=model.config.fast_weight_lr,
+        tokens=last.tokens,
+        seconds=last.seconds,
+        flops=last.flops,
+        tokens_per_second=statistics.median(at.tokens_per_second for at in history),
+        level=last.level,
+        validation=last.accuracy,
+        floor=majority_share(rows),
+        accuracy=score(predicted, rows, RESAMPLES, kinds),
+        path=str((trained.training / MODEL).relative_to(root)),
+        commit=trained.commit,
+    )
+
+
+def majority_share(rows: Rows) -> float:
+    """The share of rows whose whole answer is the commonest one: what a model gets right that has learned nothing."""
+    tokens, _ = rows.batch()
+    start, length, _ = rows.answers()
+    place = start[:, :, None] + np.arange(length.max())
+    inside = place < (start + length)[:, :, None]
+    said = np.take_along_axis(tokens[:, None], np.where(inside, place, 0), axis=2)
+    answers = np.where(inside, said, NO_TOKEN).reshape(len(rows), -1)
+    return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
+
+
+def _mistakes(result: EvaluationResult, rows: Rows, predicted: Int64, about: Dataset) -> Mistakes:
+    found = confusion_counts(predicted, rows, about.vocabulary), wrong_answers(predicted, rows, about)
+    return Mistakes(result.variant, result.seed, *found)
+
+
+def _train_config(training: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((training / "config.json").read_text())["config"]["train"]
+    return config
+
+
+def _curriculum(train: dict[str, Any]) -> Curriculum:
+    """What of a training's curriculum says with how many passes each row is evaluated."""
+    found = train["curriculum"]
+    return Curriculum(levels=tuple(found["levels"]), steps_per_pass=found["steps_per_pass"])
+
+
+def _metrics(result: EvaluationResult, suffix: str) -> dict[str, float]:
+    found = result.accuracy
+    parts = {f"depth-{depth}": share for depth, share in found.answers.items()} | found.kinds
+    shares = {f"test/accuracy-{part}{suffix}": share.value for part, share in parts.items()}
+    return {f"test/accuracy{suffix}": found.rows.value, **shares}

@@ -1,0 +1,32 @@
+"""The datasets, as Ray tasks that write Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from datagen import Rule110, generate
+from datagen.schema import fingerprint
+from pipelines.config.experiment import AnyTask, Experiment
+from pipelines.engine.stage import Stage, StageContext
+from pipelines.runtime.services import FINGERPRINT, Services
+
+
+def dataset(output: Path) -> Path:
+    """The dataset directory that a finished generate stage holds."""
+    (found,) = output.glob("*/*/dataset.json")
+    return found.parent
+
+
+def generate_stage(experiment: Experiment, task: AnyTask, services: Services) -> Stage:
+    """One dataset with its three splits."""
+    data = experiment.data
+    rows = {"train": experiment.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
+
+    def run(run: StageContext) -> None:
+        for split, count in rows.items():
+            generate(task, split, count, data.seed, run.output)
+
+    name = f"generate-t{task.steps}" if isinstance(task, Rule110) and task != experiment.task else "generate"
+    config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
+    return Stage(name, config, run, slots=None)

@@ -1,0 +1,72 @@
+"""The comparison as a page to read, and as Markdown with pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.engine.stage import Stage, StageContext
+from pipelines.reporting.comparison import floor_of, interval_of, read_variants, table_of
+from pipelines.reporting.html import page
+from pipelines.reporting.markdown import markdown_table
+from pipelines.reporting.results import READABLE, read_costs, read_mistakes
+from pipelines.reporting.sections import COMPARISON, CURVES, SEARCH, ReportData, sections
+from pipelines.runtime.services import Services
+from pipelines.stages.tune import read_best, read_trials
+from sleepmodel.distributed.job import read_history
+
+REPORT, MARKDOWN = "report.html", "report.md"
+
+
+def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -> Stage:
+    """The page, the Markdown and their pictures, also on the pipeline's MLflow run."""
+
+    def run(run: StageContext) -> None:
+        evaluated = run.path(evaluation)
+        variants = read_variants(evaluated)
+        models = {variant.name: [run.root / result.path for result in variant.results] for variant in variants}
+        data = ReportData(
+            variants=variants,
+            histories={name: [read_history(path.parent) for path in paths] for name, paths in models.items()},
+            settings={name: _settings(paths[0]) for name, paths in models.items()},
+            searches=[(read_trials(run.path(search)), read_best(run.path(search))) for search in searches],
+            costs=read_costs(evaluated),
+            mistakes=read_mistakes(evaluated),
+        )
+        html = page(services.experiment.name, sections(data, run.output))
+        (run.output / REPORT).write_text(html, encoding="utf-8")
+        (run.output / MARKDOWN).write_text(_markdown(services.experiment.name, data), encoding="utf-8")
+        (run.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
+        services.log_report(run.output)
+
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=3)
+
+
+def _settings(model: Path) -> dict[str, Any]:
+    """The config of a trained model and of its training, nested."""
+    trained = json.loads((model.parent / "config.json").read_text())["config"]["train"]
+    return {"model": json.loads((model / "config.json").read_text()), "train": trained}
+
+
+def _markdown(title: str, data: ReportData) -> str:
+    """The table and the pictures: what a README can quote."""
+    variants = data.variants
+    note = (
+        f"Shares of held-out test rows that are wholly right, with their {interval_of(variants)}. Training "
+        f"FLOPs are three times the forward's. The commonest answer alone gets {floor_of(variants)}."
+    )
+    parts = [
+        f"# {title}",
+        note,
+        markdown_table(*table_of(variants)),
+        f"![comparison]({COMPARISON})",
+        f"![learning curves]({CURVES})",
+    ]
+    for _, winner in data.searches:
+        parts += [
+            f"The search chose N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g} "
+            f"(validation accuracy {winner.accuracy:.3f}; of equals the one with fewer passes).",
+            f"![search]({SEARCH})",
+        ]
+    return "\n\n".join(parts) + "\n"

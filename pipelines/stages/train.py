@@ -1,0 +1,95 @@
+"""The baselines, and the winner of the search, each once a seed, under Ray Train and DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+from pipelines.config.experiment import Experiment, Variant
+from pipelines.engine.stage import Stage, StageContext
+from pipelines.runtime.services import Services
+from pipelines.stages.generate import dataset
+from pipelines.stages.tune import read_best
+from sleepmodel.config import ModelConfig, TrainConfig
+from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_history
+
+WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
+
+ChooseModel = Callable[[StageContext], ModelConfig]
+
+
+def baseline_stages(
+    experiment: Experiment, variant: Variant, data: Stage, done: dict[str, list[Stage]], services: Services
+) -> list[Stage]:
+    """One training a seed of a variant; done: the variants before it."""
+    model = experiment.variant_model(variant)
+    train = experiment.variant_train(variant)
+    starts = done[variant.start] if variant.start else None
+    return _train_stages(
+        variant.name, experiment, {"model": model}, train, (data,), lambda run: model, services, starts
+    )
+
+
+def winner_stages(experiment: Experiment, data: Stage, search: Stage, services: Services) -> dict[str, list[Stage]]:
+    """Two variants: the N and eta that the search chose, and that eta at N = 1, which tells the one's part from the
+    other's."""
+
+    def winner(run: StageContext) -> ModelConfig:
+        best = read_best(run.path(search))
+        return replace(experiment.model, sleep_passes=best.sleep_passes, fast_weight_lr=best.fast_weight_lr)
+
+    def winner_at_n1(run: StageContext) -> ModelConfig:
+        return replace(winner(run), sleep_passes=1)
+
+    return {
+        variant: _train_stages(variant, experiment, {}, experiment.train, (data, search), choose, services)
+        for variant, choose in ((WINNER, winner), (WINNER_AT_N1, winner_at_n1))
+    }
+
+
+def _train_stages(
+    variant: str,
+    experiment: Experiment,
+    config: dict[str, object],
+    training: TrainConfig,
+    inputs: tuple[Stage, ...],
+    choose: ChooseModel,
+    services: Services,
+    starts: list[Stage] | None = None,
+) -> list[Stage]:
+    """A variant's trainings. starts: for each seed, the training whose model it begins with; config: what shapes it,
+    where it does not come out of the inputs; the first input is the dataset.
+    """
+
+    def stage(seed: int, start: Stage | None) -> Stage:
+        train = replace(training, seed=seed)
+
+        def run(run: StageContext) -> None:
+            if not has_model(run.output):  # else killed, or without MLflow, between the model and its SUCCESS
+                fit_in(run)
+            services.send_curve(run.stage, read_history(run.output))
+
+        def fit_in(run: StageContext) -> None:
+            # imported here, as it takes seconds that a plan or a finished pipeline should not wait for
+            from sleepmodel.distributed.ray_train import fit
+
+            model = choose(run)
+            job = TrainingJob(
+                name=f"{variant}-seed{seed}",
+                model=model,
+                train=train,
+                scale=services.resources.scale,
+                dataset=str(dataset(run.path(inputs[0]))),
+                output=str(run.output),
+                start=str(run.path(start) / MODEL) if start else None,
+                store=services.store,
+                run=services.run_of(run.stage, {"model": asdict(model)}),
+                stop=str(services.stop),
+            )
+            # the process that drives Ray Train needs no core: its workers have them
+            services.map(fit, [(job,)], cores=0)
+
+        needed = (*inputs, start) if start else inputs
+        return Stage(f"train-{variant}-seed{seed}", {**config, "variant": variant, "train": train}, run, needed)
+
+    return [stage(seed, starts[i] if starts else None) for i, seed in enumerate(experiment.seeds)]

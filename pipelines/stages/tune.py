@@ -1,0 +1,50 @@
+"""The search over N and the fast-weight learning rate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pipelines.config.experiment import Experiment
+from pipelines.engine.stage import Stage, StageContext
+from pipelines.runtime.services import Services
+from pipelines.stages.generate import dataset
+from sleepmodel.config import Search
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.distributed.ray_tune import TrialResult, best, search
+
+TRIALS = "trials.json"
+
+
+def read_trials(output: Path) -> list[TrialResult]:
+    """Every trial of a finished search."""
+    return [TrialResult(**trial) for trial in json.loads((output / TRIALS).read_text())]
+
+
+def read_best(output: Path) -> TrialResult:
+    """The winner of a finished search."""
+    return best(read_trials(output))
+
+
+def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Services) -> Stage:
+    """The search, with the whole cluster to itself."""
+    train = replace(experiment.train, seed=experiment.search_seed)
+
+    def run(run: StageContext) -> None:
+        job = TrainingJob(
+            name="tune",
+            model=experiment.model,
+            train=train,
+            scale=services.resources.scale,
+            dataset=str(dataset(run.path(data))),
+            output=str(run.output),
+            store=services.store,
+            run=services.run_of(run.stage),
+        )
+        # a process of its own, without a core: Tune wants the main thread, and the cores are the trials'
+        (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0)
+        best(trials)  # before the step counts as done
+        (run.output / TRIALS).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
+
+    return Stage("tune", {"model": experiment.model, "train": train, "search": config}, run, (data,), slots=None)

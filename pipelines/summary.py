@@ -1,0 +1,45 @@
+"""What a finished command leaves to look at: the table, the pictures, the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from pipelines.engine.stage import Stage, State, script_of, state
+from sleepmodel.tracking.redact import redacted
+
+if TYPE_CHECKING:
+    pass
+
+
+def print_summary(everything: list[Stage], root: Path, console: Console) -> None:
+    """The table, the pictures, the registry, and what to type next; of what is done by now."""
+    from pipelines.reporting.comparison import comparison_table, read_variants
+    from pipelines.reporting.results import RESULTS
+    from pipelines.stages.register import read_registration
+    from pipelines.stages.report import REPORT
+    from sleepmodel.tracking.runs import tracking_uri
+
+    done = {script_of(stage): stage.output(root) for stage in everything if state(stage, root) is State.DONE}
+
+    def say(text: str) -> None:
+        console.print(redacted(text), soft_wrap=True, highlight=False, markup=False)
+
+    if "evaluate" in done:
+        console.print(comparison_table(read_variants(done["evaluate"])))
+        say(f"results    {done['evaluate'] / RESULTS}")
+    if "report" in done:
+        say(f"report     {done['report'] / REPORT}")
+        for picture in sorted(map(str, done["report"].glob("*.png"))):
+            say(f"picture    {picture}")
+    uri = tracking_uri(root)
+    if "register" in done:
+        registration = read_registration(done["register"])
+        say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
+        reference = "@champion" if registration.champion else f"/{registration.version}"
+        model = f"models:/{registration.name}{reference}"
+        say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
+    served = uri.startswith(("http://", "https://"))
+    say(f"MLflow UI  {uri if served else f'mlflow ui --backend-store-uri {uri}'}")

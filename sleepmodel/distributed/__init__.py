@@ -1,0 +1,1 @@
+"""Ray Train, DeepSpeed and Ray Tune around the training loop."""

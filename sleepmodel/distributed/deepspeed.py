@@ -1,0 +1,117 @@
+"""DeepSpeed as the engine of the training loop, and the settings that keep it exact."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sleepmodel.config import Scale, TrainConfig, check_compatible
+from sleepmodel.model import SleepModel
+from sleepmodel.training.engine import clip_gradient, load_whole, save_whole
+from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
+
+
+def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
+    """DeepSpeed's settings for these configs; docs/diary.md tells what each guards against."""
+    return {
+        "train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": scale.accumulation,
+        # clipping is ours: DeepSpeed's default of 1.0 would clip Muon's update, not the gradient, from stage 1 on
+        "gradient_clipping": 0.0,
+        "optimizer": {
+            "type": "Muon",
+            "params": {
+                "lr": config.muon_lr,
+                "muon_lr": config.muon_lr,
+                "adam_lr": config.adam_lr,
+                "momentum": config.momentum,
+                "weight_decay": config.weight_decay,
+                "betas": list(ADAM_BETAS),
+                "eps": ADAM_EPS,
+                "torch_adam": True,
+                "ns_method": "standard",
+            },
+        },
+        "zero_optimization": {"stage": scale.zero_stage, "reduce_scatter": scale.zero_stage < 3},
+        "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+class DeepSpeedEngine:
+    """training.Engine on DeepSpeed, in a process that Ray Train (or a test) has put into a process group."""
+
+    def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
+        check_compatible(config, scale)
+        deepspeed = _deepspeed(scale)
+        self.config, self.scale, self.accumulation = config, scale, scale.accumulation
+        settings = deepspeed_config(config, scale)
+        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+        self.model = model
+        self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.peaks = peak_rates([self.engine.optimizer])
+
+    def backward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
+    ) -> Tensor:
+        loss = weight * self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device), sleep_passes).loss
+        self.engine.backward(loss)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+        return loss.detach()
+
+    def step(self, rate: float) -> float:
+        set_rates([self.engine.optimizer], self.peaks, rate)
+        # without partitioning the averaged gradients lie in the parameters; with it DeepSpeed alone knows their norm
+        norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
+        if norm is not None and not math.isfinite(norm):
+            # what DeepSpeed does at the end of a step, but for the step
+            self.engine.zero_grad()
+            self.engine.micro_steps += 1
+            return norm
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() or math.nan) if norm is None else norm
+
+    def mean(self, value: float) -> float:
+        total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
+        torch.distributed.all_reduce(total)
+        return float(total) / self.workers
+
+    def save(self, directory: Path, state: dict[str, Any]) -> None:
+        if self.scale.zero_stage > 0:
+            self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
+        elif self.rank == 0:  # every worker holds the same: any number of them can go on from one copy
+            save_whole(self.model, [self.engine.optimizer], directory, state)
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        if self.scale.zero_stage == 0:
+            return load_whole(self.model, [self.engine.optimizer], directory)
+        path = None
+        if (directory / "checkpoint").is_dir():
+            path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")
+        if path is None:  # also DeepSpeed's way to say that it could not read one
+            raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint here")
+        return dict(state)
+
+    def whole_weights(self) -> Any:
+        """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
+        zero = _deepspeed(self.scale).zero
+        return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
+
+
+def _deepspeed(scale: Scale) -> Any:
+    """DeepSpeed, imported without its banner and without the minutes of compiling that CPU training does not need."""
+    if not scale.compile:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if not scale.gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel("ERROR")
+    return deepspeed

@@ -1,0 +1,116 @@
+"""One training run as a thing that can be sent to a worker: configs, where its data lies, where its model goes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datagen.blocks import Blocks
+from datagen.reader import read_dataset, read_rows, stream
+from datagen.rows import Ragged
+from datagen.storage import as_path, in_store, publishing
+from sleepmodel.config import ModelConfig, Scale, TrainConfig, require
+from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.hub import load
+from sleepmodel.model import SleepModel
+from sleepmodel.serialization.model_dir import save
+from sleepmodel.tracking.runs import TrackingStore
+from sleepmodel.training.curriculum import levels_of
+from sleepmodel.training.loop import build_model
+from sleepmodel.training.progress import Progress
+
+HISTORY, MODEL = "history.json", "model"
+STOP_SECONDS = 2  # how often a store is asked whether to stop
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves model and history;
+    start: directory of a model to begin with (SleepModel.adopt), None is none;
+    store, run: where MLflow metrics go (None: nowhere);
+    stop: a path whose existence asks the training to save and end before its last step (None: nothing asks)."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+    dataset: str
+    output: str
+    start: str | None = None
+    scale: Scale = field(default_factory=Scale)
+    store: TrackingStore | None = None
+    run: str | None = None
+    stop: str | None = None
+
+    def rows(self) -> Blocks:
+        """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""
+        rows = stream(self.dataset, "train")
+        together = self.scale.zero_stage < 3 or self.scale.workers == 1
+        ragged = not together and isinstance(rows.read(0).tokens, Ragged)
+        require(not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
+        return rows
+
+    def validate(self) -> Callable[[SleepModel, int | None], float]:
+        """A function that gives a model's share of right validation rows, of one level or, for None, of all.
+
+        Raises ValueError where a level that will be trained has no validation rows.
+        """
+        rows, curriculum = read_rows(self.dataset, "validation"), self.train.curriculum
+        levels = levels_of(rows, curriculum)
+        if curriculum.by_level:
+            trained = np.unique(levels_of(stream(self.dataset, "train").read(0), curriculum)).tolist()
+            missing = sorted(set(trained) - set(levels.tolist()))
+            allowed = f"such that each has validation rows; {missing} have none among {len(rows)}"
+            require(not missing, "curriculum.levels", curriculum.levels, allowed)
+
+        def share(model: SleepModel, level: int | None) -> float:
+            part = rows if level is None else rows[levels == level]
+            return accuracy(model, part, curriculum=curriculum).rows.value
+
+        return share
+
+    def asked_to_stop(self) -> bool:
+        if self.stop is None:
+            return False
+        path = as_path(self.stop)
+        return _look(self.stop, int(time.monotonic() / STOP_SECONDS)) if in_store(path) else path.exists()
+
+    def build(self) -> SleepModel:
+        """The model that the training begins with."""
+        model = build_model(self.model, self.train, self.scale.recompute)
+        if self.start is not None:
+            model.adopt(load(self.start))
+        for block in model.stack if self.scale.compile else ():
+            block.compile()
+        return model
+
+    def finish(self, model: SleepModel, history: list[Progress]) -> None:
+        """Leave the trained model and its learning curve in `output`; the curve is there when all is."""
+        output = as_path(self.output)
+        if has_model(output):  # a worker that died after this is started again
+            return
+        model.vocabulary = read_dataset(self.dataset).vocabulary
+        with publishing(output / MODEL, last=HISTORY) as fresh:
+            save(model, fresh)
+            (fresh / HISTORY).write_text(json.dumps([asdict(at) for at in history]))
+
+
+@functools.lru_cache(maxsize=1)
+def _look(path: str, tick: int) -> bool:
+    """Whether a path in a store exists, looked at once a tick, as trainings ask at every step."""
+    return as_path(path).exists()
+
+
+def has_model(output: Path) -> bool:
+    """Whether a job has left its whole model in `output`."""
+    return (output / MODEL / HISTORY).exists()
+
+
+def read_history(output: Path) -> list[Progress]:
+    """The learning curve of a finished job."""
+    return [Progress(**at) for at in json.loads((output / MODEL / HISTORY).read_text())]

@@ -1,0 +1,1 @@
+"""What a trained model gets right, how sure that is, and what it costs."""

@@ -1,0 +1,1 @@
+"""Reading and generating with a model that sleeps."""

@@ -1,0 +1,119 @@
+"""Softmax attention with a KV cache: the exact half of the hybrid."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sleepmodel.config import ModelConfig
+from sleepmodel.mixers.base import FAR, Mixer, Span, zero_linear
+
+ROPE_BASE = 10_000.0
+
+
+def rope(x: Tensor, place: Tensor) -> Tensor:
+    """Rotary position embedding. x: [B, H, T, D], D even; place: [B or 1, T or 1]. Same shape and dtype as x."""
+    half = x.shape[-1] // 2
+    wide = torch.promote_types(x.dtype, torch.float32)
+    frequency = ROPE_BASE ** -(torch.arange(half, device=x.device, dtype=wide) / half)
+    angle = place[:, None, :, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
+class KV(NamedTuple):
+    """Keys and values of J tokens, oldest first. k (rotated to its place), v: [B, H, J, D]; place: [B or 1, J], as a
+    Span's; negative for tokens of earlier windows."""
+
+    k: Tensor
+    v: Tensor
+    place: Tensor
+
+    def append(self, new: KV) -> KV:
+        """These tokens, then the new ones."""
+        if self.k.shape[2] == 0:
+            return new
+        rows = max(len(self.place), len(new.place))
+        place = torch.cat((self.place.expand(rows, -1), new.place.expand(rows, -1)), 1)
+        return KV(torch.cat((self.k, new.k), 2), torch.cat((self.v, new.v), 2), place)
+
+    def sort(self) -> KV:
+        """Oldest first in each row, FAR before all: what pads had mixed up."""
+        place, order = self.place.sort(dim=1, stable=True)
+        gather = order[:, None, :, None].expand(len(self.k), self.k.shape[1], -1, self.k.shape[3])
+        return KV(self.k.gather(2, gather), self.v.gather(2, gather), place)
+
+    def latest(self, tokens: int) -> KV:
+        """The last `tokens` of them."""
+        return KV(self.k[:, :, -tokens:], self.v[:, :, -tokens:], self.place[:, -tokens:])
+
+
+class Attention(Mixer):
+    """Causal softmax attention over the latest L tokens, with RoPE and QK-norm. The state is the KV cache.
+
+    Hard eviction empties it; sliding eviction keeps the L - 1 latest tokens, as the last pass left them.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.width, self.window = config.n_heads, config.d_model, config.window
+        self.set_eviction(config.eviction)
+        self.q, self.k, self.v = (nn.Linear(self.width, self.width, bias=False) for _ in range(3))
+        self.out = zero_linear(self.width, self.width)
+
+    def set_eviction(self, eviction: str) -> None:
+        self.keeps_state = eviction == "sliding"
+
+    def initial_state(self, batch: int) -> KV:
+        """No tokens."""
+        empty = self.out.weight.new_zeros(batch, self.heads, 0, self.width // self.heads)
+        return KV(empty, empty, torch.zeros(1, 0, dtype=torch.int64, device=empty.device))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _new(self, x: Tensor, span: Span) -> KV:
+        k = self._split(self.k(x))
+        return KV(rope(F.rms_norm(k, k.shape[-1:]), span.place), self._split(self.v(x)), span.place)
+
+    def _kept(self, seen: KV, span: Span) -> KV:
+        return (seen if span.real is None else seen.sort()).latest(self.window)
+
+    def write(self, x: Tensor, state: KV, span: Span) -> KV:
+        return self._kept(state.append(self._new(x, span)), span)
+
+    def forward(self, x: Tensor, state: KV, span: Span) -> tuple[Tensor, KV]:
+        q = self._split(self.q(x))
+        q = rope(F.rms_norm(q, q.shape[-1:]), span.place)
+        seen = state.append(self._new(x, span))
+        if span.real is None and seen.k.shape[2] == x.shape[1]:
+            y = F.scaled_dot_product_attention(q, seen.k, seen.v, is_causal=True)
+        else:
+            distance = span.place[:, :, None] - seen.place[:, None, :]
+            # a pad is as FAR as other pads, so that it sees these alone and no softmax is empty
+            visible = (distance >= 0) & (distance < self.window)
+            y = F.scaled_dot_product_attention(q, seen.k, seen.v, attn_mask=visible[:, None])
+        return self.out(y.transpose(1, 2).flatten(2)), self._kept(seen, span)
+
+    def begin_pass(self, state: KV) -> KV:
+        return self.initial_state(len(state.k))
+
+    def evict(self, state: KV, length: Tensor | int, earlier: KV | None = None) -> KV:
+        if not self.keeps_state:
+            return self.initial_state(len(state.k))
+        if earlier is not None:
+            older = earlier._replace(place=earlier.place.masked_fill(earlier.place >= 0, FAR))
+            state = older.append(state).sort()
+        state = state.latest(self.window - 1)
+        shift = torch.as_tensor(length, device=state.place.device).view(-1, 1)
+        return KV(rope(state.k, -shift), state.v, state.place - shift)
+
+    def flops(self, tokens: int, kept: int) -> int:
+        return 8 * tokens * self.width**2 + 4 * tokens * (tokens + kept) * self.width
+
+    def write_flops(self, tokens: int) -> int:
+        return 4 * tokens * self.width**2

@@ -1,0 +1,95 @@
+"""Jet-Nemotron's mixer: gated delta fast weights behind a dynamic convolution on the values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sleepmodel.config import ModelConfig
+from sleepmodel.mixers.base import Span, zero_linear
+from sleepmodel.mixers.gated_delta import GatedDelta
+
+JET_KERNEL, JET_REDUCTION = 4, 8
+
+
+class JetState(NamedTuple):
+    """S: [B, H, K, V]; tail: [B, 0 to 3, H * V], the values before the convolution of the latest tokens."""
+
+    S: Tensor
+    tail: Tensor
+
+
+class Jet(GatedDelta):
+    """Jet-Nemotron's block: GatedDelta, and each value is a causal convolution of the latest 4, channel by channel,
+    whose kernel is computed from the token. It begins as the identity.
+
+    At a border the convolution does as attention does: under hard eviction it begins anew, for the fast weights alone
+    may cross; under sliding eviction its latest 3 inputs stay, as part of the Memory. A further pass of a sleep sees
+    the window alone. Before the first token there are zeros.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        width, channels = config.d_model, config.fast_heads * config.value_dim
+        self.set_eviction(config.eviction)
+        self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
+        self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
+        with torch.no_grad():
+            self.kernel_out.bias.view(channels, JET_KERNEL).copy_(torch.eye(JET_KERNEL)[-1])
+
+    def set_eviction(self, eviction: str) -> None:
+        self.keeps_tail = eviction == "sliding"
+
+    def initial_state(self, batch: int) -> JetState:
+        return JetState(super().initial_state(batch), self._no_tail(batch))
+
+    def _no_tail(self, batch: int) -> Tensor:
+        return self.out.weight.new_zeros(batch, 0, self.heads * self.value_dim)
+
+    def forward(self, x: Tensor, state: JetState, span: Span) -> tuple[Tensor, JetState]:
+        v, tail = self._convolve(x, state.tail, span)
+        y, S = self._read(x, v, state.S, span)
+        return y, JetState(S, tail)
+
+    def write(self, x: Tensor, state: JetState, span: Span) -> JetState:
+        v, tail = self._convolve(x, state.tail, span)
+        return JetState(self.write_rule(*self._write_inputs(x, v, span), state.S), tail)
+
+    def begin_pass(self, state: JetState) -> JetState:
+        return JetState(state.S, self._no_tail(len(state.S)))
+
+    def evict(self, state: JetState, length: Tensor | int, earlier: JetState | None = None) -> JetState:
+        if not self.keeps_tail:
+            return self.begin_pass(state)
+        if earlier is None:
+            return state
+        # a window shorter than the tail: what the passes did not see is as it was
+        at, size = torch.arange(state.tail.shape[1], device=state.tail.device), state.tail.shape[1]
+        fresh = at >= size - torch.as_tensor(length, device=at.device).view(-1, 1)
+        return state._replace(tail=torch.where(fresh[..., None], state.tail, earlier.tail))
+
+    def straight_through(self, before: JetState, after: JetState) -> JetState:
+        return after._replace(S=super().straight_through(before.S, after.S))
+
+    def _convolve(self, x: Tensor, tail: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        """Values [B, T, H * V] and the new tail."""
+        v, before = self.v(x), JET_KERNEL - 1
+        if span.real is not None:
+            v = v * span.real.unsqueeze(-1)
+        inputs = torch.cat((F.pad(tail, (0, 0, before - tail.shape[1], 0)).to(v.dtype), v), 1)
+        kernel = self.kernel_out(F.silu(self.kernel_in(x))).unflatten(-1, (-1, JET_KERNEL))
+        convolved = (inputs.unfold(1, JET_KERNEL, 1) * kernel).sum(-1)
+        if span.real is None:
+            return convolved, inputs[:, -before:]
+        # pads on the right are no inputs: the tail ends at each row's last token
+        order = torch.arange(1, x.shape[1] + 1, device=x.device)
+        last = (span.real * order).amax(1)
+        at = last[:, None] + torch.arange(before, device=x.device)
+        return convolved, inputs.gather(1, at[..., None].expand(-1, -1, inputs.shape[2]))
+
+    def write_flops(self, tokens: int) -> int:
+        generator = self.kernel_in.weight.numel() + self.kernel_out.weight.numel()
+        return super().write_flops(tokens) + 2 * tokens * generator

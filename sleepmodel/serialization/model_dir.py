@@ -1,0 +1,82 @@
+"""A model as a directory: config.json and model.safetensors. No pickle is read or written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sleepmodel.config import ModelConfig
+from sleepmodel.model import SleepModel
+from sleepmodel.serialization.tensors import read_tensors, replacing, write_tensors
+
+CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
+
+
+def save(model: SleepModel, directory: Path) -> None:
+    """Write config, weights and, where it is known, the vocabulary into `directory`, which is made; each file appears
+    whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory / WEIGHTS, model.state_dict(), {})
+    texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
+    if model.vocabulary is not None:
+        texts[VOCABULARY] = json.dumps(model.vocabulary)
+    for name, text in texts.items():
+        with replacing(directory / name) as fresh:
+            fresh.write_text(text)
+
+
+def load_directory(directory: Path) -> SleepModel:
+    """The model in a local directory that `save` wrote, on the CPU and in evaluation mode.
+
+    Raises FileNotFoundError where there is no model, ValueError where a file is damaged, weights are not finite, or
+    config, weights and vocabulary do not fit together.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory}: no model here (no {name}); give a directory that `save` wrote")
+    try:
+        config = ModelConfig.from_dict(_read_json(directory / CONFIG))
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG}: {error}; take another copy of the model") from error
+    _, weights = read_tensors(directory / WEIGHTS)
+    # on no device at first: a config that asks for more than the file holds must not get it
+    with torch.device("meta"):
+        model = SleepModel(config)
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    if wanted != found:
+        name = min(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        sizes = f"{name} must be {_size(wanted.get(name))}, is {_size(found.get(name))}"
+        raise ValueError(f"{directory}: {WEIGHTS} is not the model of {CONFIG}: {sizes}; take both from one model")
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{directory / WEIGHTS}: {name} is not finite; take an earlier model")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+    if (directory / VOCABULARY).is_file():
+        model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
+    return model.eval()
+
+
+def _read_json(path: Path) -> Any:
+    """Raises ValueError where the file holds no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("nested too deep to be read") from error
+
+
+def _read_vocabulary(path: Path, size: int) -> tuple[str, ...]:
+    try:
+        words = _read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; take another copy of the model") from error
+    if not isinstance(words, list) or len(words) != size or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{path}: must be a list of vocab_size = {size} texts; take another copy of the model")
+    return tuple(words)
+
+
+def _size(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(list(shape))

@@ -1,0 +1,151 @@
+"""Models in the MLflow registry: registered as code and safetensors, found by alias or version."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import numpy.typing as npt
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+from sleepmodel.model import SleepModel
+from sleepmodel.serialization.model_dir import load_directory, save
+from sleepmodel.tracking import pyfunc
+from sleepmodel.tracking.redact import redacted
+from sleepmodel.tracking.runs import SQLITE, TrackingStore, client_of, first_contact, tracking_uri
+
+CHAMPION = "champion"
+WEIGHTS_FOLDER = "model"
+PACKAGE = Path(__file__).parents[1]  # all of sleepmodel is shipped with a registered model
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model. tags: those it was registered with."""
+
+    name: str
+    version: str
+    tags: dict[str, str]
+
+
+def register(
+    store: TrackingStore,
+    run_id: str,
+    model: SleepModel,
+    name: str,
+    example: npt.NDArray[np.int64],
+    answers: int,
+    tags: Mapping[str, str],
+) -> str:
+    """Log a model with its run and register it; the new version, or the one that this run has already.
+
+    name: of the registered model; example: prompts int64 [n, T]; answers: how many tokens answer them.
+    Raises ValueError where the model cannot answer the example.
+    """
+    pyfunc.check_prompts(model.config, example, answers)
+    client = client_of(store)
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
+    if known:
+        return str(known[0].version)
+    logged = client.create_logged_model(store.experiment_id, name, run_id)
+    with tempfile.TemporaryDirectory() as directory:
+        card = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+        _save_pyfunc(Path(directory), card, model, example, answers)
+        client.log_model_artifacts(logged.model_id, f"{directory}/pyfunc")
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    # by place: given as models:/<id>, MLflow would look for it in the global store
+    version = client.create_model_version(name, logged.artifact_location, run_id, dict(tags), model_id=logged.model_id)
+    return str(version.version)
+
+
+def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.NDArray[np.int64], answers: int) -> None:
+    """Write the pyfunc to directory/pyfunc: weights, this package, and what it needs. Nothing in it is a pickle."""
+    save(model, directory / WEIGHTS_FOLDER)
+    integers, matrix = np.dtype(np.int64), (-1, -1)
+    mlflow.pyfunc.save_model(
+        directory / "pyfunc",
+        mlflow_model=card,
+        python_model=pyfunc.__file__,
+        artifacts={WEIGHTS_FOLDER: str(directory / WEIGHTS_FOLDER)},
+        code_paths=[str(PACKAGE)],
+        signature=ModelSignature(
+            Schema([TensorSpec(integers, matrix, "tokens")]),
+            Schema([TensorSpec(integers, matrix, "answer")]),
+            ParamSchema([ParamSpec("n", "integer", answers)]),
+        ),
+        input_example={"tokens": example},
+        # a local version such as 2.13.0+cpu is in no index
+        pip_requirements=[f"{p}=={metadata.version(p).split('+')[0]}" for p in ("numpy", "safetensors", "torch")],
+    )
+
+
+def promote(store: TrackingStore, name: str, version: str) -> None:
+    """Give a version the alias `champion`."""
+    client_of(store).set_registered_model_alias(name, CHAMPION, version)
+
+
+def champion(store: TrackingStore, name: str) -> Version | None:
+    """The champion of a registered model; None where there is no such model or alias."""
+    found = _by_alias(client_of(store), name, CHAMPION)
+    return Version(name, str(found.version), dict(found.tags)) if found else None
+
+
+def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
+    """The champion's model, on the CPU in evaluation mode; None where there is none."""
+    client = client_of(store)
+    found = _by_alias(client, name, CHAMPION)
+    return load_directory(_download(store.uri, client, found)) if found else None
+
+
+def download_model(uri: str) -> Path:
+    """The local directory with the config and weights of "models:/<name>@<alias>" or "models:/<name>/<version>".
+
+    The store is $MLFLOW_TRACKING_URI, else the SQLite database under $SLEEPMODEL_ROOT, else under ./runs. Raises
+    ValueError on another URI, FileNotFoundError where there is no such model, ConnectionError as `open_store`.
+    """
+    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if parts is None:
+        raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
+    name, alias, number = parts.groups()
+    store_uri = tracking_uri(os.path.expanduser(os.environ.get("SLEEPMODEL_ROOT") or "runs"))
+    help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
+    if store_uri.startswith(SQLITE) and not Path(store_uri.removeprefix(SQLITE)).is_file():
+        raise FileNotFoundError(f"{uri}: there is no MLflow database {redacted(store_uri)}; {help_text}")
+    with first_contact(store_uri):
+        client = MlflowClient(store_uri, store_uri)
+        found = _by_alias(client, name, alias) if alias else _by_number(client, name, number)
+    if found is None:
+        raise FileNotFoundError(f"{uri}: the MLflow store {redacted(store_uri)} has no such model; {help_text}")
+    return _download(store_uri, client, found)
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    models = client.search_registered_models(f"name = '{name}'")
+    number = models[0].aliases.get(alias) if models else None
+    return client.get_model_version(name, number) if number else None
+
+
+def _by_number(client: MlflowClient, name: str, number: str) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name = '{name}' and version_number = {number}")
+    return versions[0] if versions else None
+
+
+def _download(uri: str, client: MlflowClient, version: ModelVersion) -> Path:
+    """Where the model's own files lie, after a download to a temporary directory where the store is a server."""
+    place = client.get_model_version_download_uri(version.name, version.version)
+    return Path(download_artifacts(f"{place}/artifacts/{WEIGHTS_FOLDER}", tracking_uri=uri, registry_uri=uri))

@@ -1,0 +1,246 @@
+"""MLflow runs: one for each identity, with learning curves without doubled points.
+
+Every call names its store; MLflow's global state (tracking URI, active run) is left alone, so threads may share this.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, environment
+from sleepmodel.tracking.redact import redacted
+
+if TYPE_CHECKING:  # at run time this module does without datagen, so that a registered model carries all it needs
+    from sleepmodel.training.progress import Progress
+
+
+IDENTITY = "sleepmodel.identity"
+SQLITE = "sqlite:///"
+CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped")
+PROBE_SECONDS = 5
+RETRY_SECONDS = 60.0
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow's own defaults wait up to half an hour for a server that has gone
+for _limit, _value in (("TIMEOUT", "30"), ("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1")):
+    os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_limit}", _value)
+# else a server's runs end with two lines each in the log
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+for _noisy in ("mlflow", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class TrackingStore:
+    """An MLflow tracking store and registry, and an experiment in it. Can be sent to workers. uri: not shown, as it may
+    hold a password."""
+
+    uri: str = field(repr=False)
+    experiment_id: str
+
+
+def tracking_uri(root: str | Path) -> str:
+    """$MLFLOW_TRACKING_URI, else a SQLite database under `root`; the path of a database is made absolute, as the
+    processes of a run differ in their current directory. Raises ValueError where the root can hold no database."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and "://" in str(root):
+        raise ValueError(
+            f"{root}: a store can hold no MLflow database: set MLFLOW_TRACKING_URI to an MLflow server, or to a "
+            "database that all nodes reach"
+        )
+    uri = uri or f"{SQLITE}{root}/mlflow.db"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
+def open_store(root: Path, experiment: str = "sleepmodel") -> TrackingStore:
+    """Open or create the store and the experiment; call it in the driver, before workers use the store.
+
+    Without a server artifacts go to <root>/mlartifacts. Raises ConnectionError where no store answers.
+    """
+    uri = tracking_uri(root)
+    with first_contact(uri):
+        client = MlflowClient(uri, uri)
+        known = client.get_experiment_by_name(experiment)
+    if known is not None:
+        return TrackingStore(uri, known.experiment_id)
+    # MLflow's own default is relative to the current directory, which differs between processes
+    artifacts = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
+    return TrackingStore(uri, client.create_experiment(experiment, artifacts))
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def client_of(store: TrackingStore) -> MlflowClient:
+    return MlflowClient(store.uri, store.uri)
+
+
+@contextmanager
+def first_contact(uri: str) -> Iterator[None]:
+    """First contact: MLflow would retry for minutes a server that is not there."""
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    except MlflowException as error:
+        raise ConnectionError(
+            redacted(
+                f"MLflow store {uri}: cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one "
+            )
+            + "that runs, or unset it to use a SQLite database under the root"
+        ) from None  # what MLflow raised holds the address with its secrets
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def start_run(
+    store: TrackingStore,
+    name: str,
+    identity: str,
+    parent: str | None,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> str:
+    """The id of the one run of an identity: reopened where it exists, else made.
+
+    parent: id of the run it is shown under; params: nested dicts become dotted names, values strings, of which MLflow
+    keeps 6,000 characters; tags: of a new run, beside those of its environment. Raises MlflowException where a
+    parameter was logged before with another value.
+    """
+    client = client_of(store)
+    run_id = find_run(store, identity)
+    if run_id is None:
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        all_tags = {**environment(), **tags, **nested, IDENTITY: identity}
+        run_id = client.create_run(store.experiment_id, run_name=name, tags=all_tags).info.run_id
+    else:
+        client.update_run(run_id, status="RUNNING")
+    client.log_batch(run_id, params=[Param(key, value) for key, value in _flat(params).items()])
+    return str(run_id)
+
+
+def find_run(store: TrackingStore, identity: str) -> str | None:
+    """The id of the run of an identity, the oldest if there are more, as it stands."""
+    wanted = f"tags.`{IDENTITY}` = '{identity}'"
+    runs = client_of(store).search_runs([store.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
+    return runs[0].info.run_id if runs else None
+
+
+def commit_of_run(store: TrackingStore, identity: str) -> str:
+    """The commit of the code that made the run of an identity, "-dirty" behind it where files had been changed since;
+    "" where there is no such run, or its code was in no checkout."""
+    run_id = find_run(store, identity)
+    tags = client_of(store).get_run(run_id).data.tags if run_id else {}
+    dirty = "-dirty" if tags.get(DIRTY_TAG) == "true" else ""
+    return tags[COMMIT_TAG] + dirty if COMMIT_TAG in tags else ""
+
+
+def end_run(store: TrackingStore, run_id: str, status: str) -> None:
+    """Close a run: FINISHED, FAILED or KILLED."""
+    client_of(store).set_terminated(run_id, status)
+
+
+def log_metrics(
+    store: TrackingStore, run_id: str, metrics: Mapping[str, float], step: int, milliseconds: int | None = None
+) -> None:
+    """Log metrics at a step, which is a number of training tokens in all our runs; milliseconds: since 1970, None is
+    now. A point that is logged again with the same time is one point."""
+    when = _now() if milliseconds is None else milliseconds
+    points = [Metric(name, float(value), when, step) for name, value in metrics.items()]
+    client_of(store).log_batch(run_id, metrics=points)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def log_artifact(store: TrackingStore, run_id: str, path: Path, folder: str | None = None) -> None:
+    """Copy a file or directory into a run's artifacts, under `folder`."""
+    client_of(store).log_artifact(run_id, str(path), folder)
+
+
+class ProgressLog:
+    """A run's learning curve over tokens. What an earlier process has logged of it is not logged again.
+
+    A store that does not answer holds nothing up and loses nothing: its points wait here for a later report.
+    """
+
+    def __init__(self, store: TrackingStore, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
+        self.waiting: list[tuple[Progress, int]] = []  # with their milliseconds
+        self._logged: set[int] | None = None  # steps that the store has, once it was asked
+        self._silent_until = 0.0
+
+    def log(self, at: Progress) -> None:
+        """Log a report and all that wait, or keep them; a store that failed is left alone for RETRY_SECONDS."""
+        self.waiting.append((at, _now()))
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            self.send()
+        except MlflowException as error:
+            self._silent_until = time.monotonic() + RETRY_SECONDS
+            print(redacted(f"MLflow does not answer, {len(self.waiting)} points wait: {error!s:.300}"), flush=True)
+
+    def send(self) -> None:
+        """Log all that wait. Raises MlflowException, and keeps what is left, where the store does not answer."""
+        if self._logged is None:
+            points = client_of(self.store).get_metric_history(self.run_id, "step")
+            self._logged = {int(point.value) for point in points}
+        while self.waiting:
+            at, when = self.waiting[0]
+            if at.step not in self._logged:
+                # a call without an answer may have been heard: the same time makes it the same point
+                log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens, when)
+                self._logged.add(at.step)
+            self.waiting.pop(0)
+
+
+def send_curve(store: TrackingStore, run_id: str, history: list[Progress]) -> None:
+    """Log what the store lacks of a finished training's curve. Raises ConnectionError where it does not answer."""
+    log = ProgressLog(store, run_id)
+    log.waiting = [(at, _now()) for at in history]
+    with as_connection_error(store):
+        log.send()
+
+
+@contextmanager
+def as_connection_error(store: TrackingStore) -> Iterator[None]:
+    """Raises ConnectionError in place of MLflow's own where a server does not answer."""
+    try:
+        yield
+    except MlflowException as error:
+        if not isinstance(error.__cause__ or error.__context__, RequestException):
+            raise
+        raise ConnectionError(
+            redacted(f"MLflow store {store.uri} does not answer any more: {error!s:.300}. ")
+            + "What was computed is kept: start the server and run the same command again"
+        ) from None
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat

@@ -1,0 +1,1 @@
+"""The training loop: one process, torch alone."""

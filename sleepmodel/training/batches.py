@@ -1,0 +1,139 @@
+"""The rows of each step, and N: functions of (seed, step), and under a curriculum of the reports so far.
+
+An epoch takes the blocks of a dataset in an order of its own, and the rows of a block in another, so that no more than
+two blocks are in memory, whatever the number of rows. Every worker reads every block and computes its share of a batch.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen.blocks import Blocks
+from datagen.rows import Rows
+from sleepmodel.config import TrainConfig
+from sleepmodel.training.curriculum import RowsByLevel
+
+Int64 = npt.NDArray[np.int64]
+
+
+class BatchSampler:
+    """What each step reads. Raises ValueError where there are fewer rows than one batch."""
+
+    level: int | None = None  # that validation rows are of
+
+    def __init__(self, blocks: Blocks, config: TrainConfig) -> None:
+        self.config, self.epochs, self.reader = config, EpochOrder(blocks.sizes, config), Prefetcher(blocks)
+
+    def batch(self, step: int) -> tuple[Rows, int | None]:
+        """The rows of a step, of all workers, and their N: None where the model's own is meant."""
+        pieces = self.epochs.pieces(step)
+        self.reader.keep([block for block, _ in pieces], self.epochs.following(step))
+        return Rows.joined([self.reader.read(block)[rows] for block, rows in pieces]), drawn_passes(step, self.config)
+
+    def validated(self, accuracy: float) -> None:
+        """Told of each report."""
+
+
+class CurriculumSampler(BatchSampler):
+    """Rows of one level at a time, drawn from the block that an epoch has come to; `opened` and the accuracy of its
+    report say which level is open when a run goes on."""
+
+    def __init__(self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None) -> None:
+        super().__init__(blocks, config)
+        self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config))
+        # not the first that is read, which may be a shorter one, by the seed
+        self.schedule = self.levels(0).schedule(config.curriculum)
+        self.level = self.schedule.after(*opened) if opened else self.schedule.first
+
+    def batch(self, step: int) -> tuple[Rows, int | None]:
+        (block, _), *_ = self.epochs.pieces(step)
+        self.reader.keep([block], self.epochs.following(step))
+        assert self.level is not None
+        rows, level = self.levels(block).batch(step, self.schedule, self.level)
+        passes = self.config.curriculum.passes(level) or drawn_passes(step, self.config)
+        return self.reader.read(block)[rows], passes
+
+    def validated(self, accuracy: float) -> None:
+        assert self.level is not None
+        self.level = self.schedule.after(self.level, accuracy)
+
+
+class EpochOrder:
+    """Which rows of which blocks each step reads; what is left at an epoch's end is less than a batch, and dropped."""
+
+    def __init__(self, sizes: tuple[int, ...], config: TrainConfig) -> None:
+        self.sizes, self.config = sizes, config
+        self.per_epoch = sum(sizes) // config.batch_size
+        if self.per_epoch == 0:
+            raise ValueError(f"batch_size = {config.batch_size}: must be at most the {sum(sizes)} training rows")
+        self._order = lru_cache(maxsize=2)(self._blocks)
+        self._within = lru_cache(maxsize=2)(self._rows)
+
+    def pieces(self, step: int) -> list[tuple[int, Int64]]:
+        """Block numbers, each with the rows of it, one batch in all."""
+        epoch, batch = divmod(step, self.per_epoch)
+        first, last = batch * self.config.batch_size, (batch + 1) * self.config.batch_size
+        pieces, start = [], 0
+        for block in self._order(epoch):
+            end = start + self.sizes[block]
+            if first < end and start < last:
+                pieces.append((block, self._within(epoch, block)[max(first - start, 0) : last - start]))
+            start = end
+        return pieces
+
+    def following(self, step: int) -> int | None:
+        """The block that comes behind a step's last; None where the training ends before it."""
+        epoch, order = step // self.per_epoch, self._order(step // self.per_epoch)
+        at = order.index(self.pieces(step)[-1][0]) + 1
+        if at < len(order):
+            return order[at]
+        return self._order(epoch + 1)[0] if (epoch + 1) * self.per_epoch < self.config.steps else None
+
+    def _blocks(self, epoch: int) -> list[int]:
+        order: list[int] = self._stream(epoch, len(self.sizes)).permutation(len(self.sizes)).tolist()
+        return order
+
+    def _rows(self, epoch: int, block: int) -> Int64:
+        return self._stream(epoch, block).permutation(self.sizes[block])
+
+    def _stream(self, epoch: int, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self.config.seed, epoch]).jumped(number))
+
+
+class Prefetcher:
+    """Blocks that are in memory or on their way there."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks, self.pool = blocks, ThreadPoolExecutor(max_workers=1)
+        self.there: dict[int, Future[Rows]] = {}
+
+    def keep(self, wanted: list[int], following: int | None) -> None:
+        """Forget all blocks but those wanted, and where that is one, begin to read the one that follows it."""
+        ahead = [following] if following is not None and len(set(wanted)) == 1 else []
+        self.there = {block: future for block, future in self.there.items() if block in wanted + ahead}
+        for block in wanted + ahead:
+            if block not in self.there:
+                self.there[block] = self.pool.submit(self.blocks.read, block)
+
+    def read(self, block: int) -> Rows:
+        """A block, once it is read. Raises what reading it raised."""
+        if block not in self.there:
+            self.there[block] = self.pool.submit(self.blocks.read, block)
+        return self.there[block].result()
+
+
+def drawn_passes(step: int, config: TrainConfig) -> int | None:
+    """N of a step's batch, a function of (seed, step); None where the model's own is meant."""
+    if not config.sleep_passes:
+        return None
+    return int(np.random.Generator(np.random.PCG64([config.seed, step, 1])).choice(config.sleep_passes))
+
+
+def split_batch(rows: Rows, rank: int, workers: int, accumulation: int) -> list[Rows]:
+    """A worker's micro-batches of a global batch: equal contiguous pieces."""
+    pieces = np.split(np.arange(len(rows)), workers * accumulation)
+    return [rows[piece] for piece in pieces[rank * accumulation : (rank + 1) * accumulation]]

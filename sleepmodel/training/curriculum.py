@@ -1,0 +1,73 @@
+"""Which rows a step reads where training goes from easy to hard: levels that open one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from datagen.rows import Rows
+from sleepmodel.config import Curriculum, TrainConfig
+
+
+def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:
+    """The level of each row, int64 [n]. Raises ValueError where a row lies above all of them."""
+    depths, of_row = np.unique(rows.depths, return_inverse=True)
+    levels: npt.NDArray[np.int64] = np.array([curriculum.level(int(depth)) for depth in depths], np.int64)[of_row]
+    return levels
+
+
+@dataclass(frozen=True)
+class LevelSchedule:
+    """The levels of a training, easiest first, and how they open."""
+
+    levels: tuple[int, ...]
+    threshold: float | None
+    review: bool
+
+    @property
+    def first(self) -> int:
+        """The deepest level that is open when training begins."""
+        return self.levels[-1] if self.threshold is None else self.levels[0]
+
+    def after(self, level: int, accuracy: float) -> int:
+        """The deepest open level, once `level` was validated with this accuracy."""
+        deeper = self.levels[self.levels.index(level) + 1 :]
+        return deeper[0] if deeper and self.threshold is not None and accuracy >= self.threshold else level
+
+    def drawn(self, level: int, stream: np.random.Generator) -> int:
+        """The level of a batch while `level` is the deepest open one."""
+        every = self.review or self.threshold is None
+        return int(stream.choice(self.levels[: self.levels.index(level) + 1])) if every else level
+
+
+class RowsByLevel:
+    """A block's rows by level."""
+
+    def __init__(self, rows: Rows, config: TrainConfig) -> None:
+        self.seed, self.batch_size = config.seed, config.batch_size
+        levels = levels_of(rows, config.curriculum)
+        self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
+
+    def schedule(self, curriculum: Curriculum) -> LevelSchedule:
+        """These levels as those of a training. Raises ValueError where one has fewer rows than a batch."""
+        for level, found in self.rows.items():
+            if len(found) < self.batch_size:
+                raise ValueError(
+                    f"level {level} has {len(found)} rows in the first block of training rows: must be at least "
+                    f"batch_size = {self.batch_size}; make more rows of that level"
+                )
+        return LevelSchedule(tuple(self.rows), curriculum.threshold, curriculum.review)
+
+    def batch(self, step: int, schedule: LevelSchedule, level: int) -> tuple[np.ndarray, int]:
+        """Row indices [batch_size] of a step, a function of (seed, step, deepest open level), and their own level.
+
+        Where a block has fewer rows of it than a batch, rows come more than once. Raises ValueError where it has none.
+        """
+        stream = np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
+        chosen = schedule.drawn(level, stream)
+        if chosen not in self.rows:
+            raise ValueError(f"level {chosen} has no row in a block of the training rows: make more of that level")
+        found = self.rows[chosen]
+        return stream.choice(found, self.batch_size, replace=len(found) < self.batch_size), chosen
