@@ -1,17 +1,14 @@
-"""A terminal around a session: type context for the model to read, ask, watch its window fill and see it sleep."""
+"""The commands of a terminal around a session; `python -m sleepmodel` starts one."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from sleepmodel.accounting import kv_bytes, n_params, state_bytes
-from sleepmodel.hub import load
+from sleepmodel.accounting import kv_bytes, state_bytes
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
 from sleepmodel.model import SleepModel
@@ -146,36 +143,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{text!r}: must be a whole number of at least 1")
     return int(text)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command `python -m sleepmodel`."""
-    parser = argparse.ArgumentParser(
-        "python -m sleepmodel", description=__doc__, epilog=HELP, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model", help="models:/<name>@<alias>, models:/<name>/<version>, or a model's directory")
-    parser.add_argument("--passes", type=int, help="N of every sleep; the model's own without it")
-    parser.add_argument("--memory", help="a file to go on from")
-    given = parser.parse_args(arguments)
-    try:
-        if given.passes is not None and given.passes < 1:
-            raise ValueError(f"--passes {given.passes}: must be at least 1")
-        model = load(given.model)
-        session = (
-            remembering(model, given.memory, given.passes) if given.memory else Session(model, 1, None, given.passes)
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    terminal = Terminal(model, session, console.print)
-    config = model.config
-    console.print(
-        f"{given.model}: {n_params(model):,} weights, {config.eviction} eviction every {config.window} tokens"
-    )
-    console.print(f"tokens: {' '.join(terminal.words[:20])}; /help for commands")
-    while True:
-        try:
-            if not terminal.enter(console.input("> ")):
-                return
-        except EOFError:
-            return
