@@ -10,6 +10,7 @@ from datagen import Depo, Gsm, Rule110
 from datagen.checks import require, require_whole
 from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
+from sleepmodel.accounting import flops
 from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
 
 AnyTask = Rule110 | Depo | Gsm
@@ -222,7 +223,7 @@ class Experiment:
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
-        forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
+        forward = sum(flops(built, self.task.row_length, n) for n in passes) / len(passes)
         return 3 * self.train.batch_size * forward
 
     def train_rows(self) -> int:

@@ -20,7 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-import datagen
+import datagen.files
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory, save
 from sleepmodel.tracking import pyfunc
@@ -30,7 +30,7 @@ from sleepmodel.tracking.runs import SQLITE, TrackingStore, client_of, first_con
 CHAMPION = "champion"
 WEIGHTS_FOLDER = "model"
 # shipped with a registered model: datagen too, as sleepmodel writes its files by datagen.files
-PACKAGES = (Path(__file__).parents[1], Path(datagen.__file__).parent)
+PACKAGES = (Path(__file__).parents[1], Path(datagen.files.__file__).parent)
 
 
 @dataclass(frozen=True)
