@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke evidence test check fuzz format publish bench faults cluster pictures install hook clean
+.PHONY: help install demo smoke test lint check docs examples format hook clean
+.PHONY: fuzz faults cluster publish evidence bench pictures
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,11 +36,20 @@ test: $(READY) ## all tests but those of faults and cluster
 	wait $$fast || failed=1; wait $$whole || failed=1; \
 	cat $(VENV)/fast-tests.log $(VENV)/pipeline-tests.log; exit $$failed
 
-check: $(READY) ## format, lint, types and the fast tests; also the pre-commit hook
+lint: $(READY) ## format, lint, types, and which module may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+check: lint ## lint and the fast tests; also the pre-commit hook
 	$(BIN)/python -m pytest -q -m 'not slow'
+
+docs: $(READY) ## build the documentation under site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+examples: $(READY) ## run each script of examples/
+	@set -e; for example in examples/*.py; do echo "$$example"; $(BIN)/python "$$example"; done
 
 fuzz: ## 2,000 accidents to what each reader reads, then coverage-guided fuzzing of the readers, about 10 minutes
 	$(MAKE) install EXTRAS=dev,fuzz
@@ -83,4 +93,4 @@ hook: $(READY) ## run `make check` before each commit
 	$(BIN)/pre-commit install
 
 clean: ## remove the environment and the caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build site

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.results_file import write_result
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
+from sleepmodel.accounting import flops
 from sleepmodel.ops import gated_delta
 from sleepmodel.training.engine import LocalEngine
 
@@ -92,7 +93,7 @@ def measure(device: torch.device, batch: int, rounds: int, form: str, compiled: 
             "passes": n,
             "seconds": statistics.median(seconds[n]),
             "tokens_per_second": tokens.numel() / statistics.median(seconds[n]),
-            "flops_per_second": 3 * batch * engine.model.flops(tokens.shape[1]) / statistics.median(seconds[n]),
+            "flops_per_second": 3 * batch * flops(engine.model, tokens.shape[1]) / statistics.median(seconds[n]),
             "peak_bytes": peaks[n],
         }
         for n, engine in engines.items()

@@ -54,7 +54,7 @@ def measure(width: int) -> dict:
     torch.manual_seed(0)
     model = SleepModel(replace(config, max_positions=None)).eval()
     tokens = torch.randint(0, config.vocab_size, (1, config.window))
-    sessions = {n: model.session(sleep_passes=n) for n in PASSES}
+    sessions = {n: Session(model, sleep_passes=n) for n in PASSES}
     awake: dict[int, list[float]] = {n: [] for n in PASSES}
     asleep: dict[int, list[float]] = {n: [] for n in PASSES}
     for turn in range(WARMUP + ROUNDS):

@@ -19,6 +19,7 @@ from benchmarks.timing import MATMUL_FLOPS, Seconds, interleaved, matmul, median
 from pipelines.config.experiment import Experiment
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
+from sleepmodel.accounting import flops
 from sleepmodel.training.allocator import keep_freed_memory
 
 PASSES = (1, 2, 4)
@@ -70,10 +71,10 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
     seconds = interleaved(contestants, ROUNDS, warmup=1)
     rows = []
     for n, model in models.items():
-        flops = 3 * tokens.shape[0] * model.flops(tokens.shape[1])  # a backward costs two forwards
-        plain = _row(experiment, seconds, "", n, tokens.numel(), flops)
+        step_flops = 3 * tokens.shape[0] * flops(model, tokens.shape[1])  # a backward costs two forwards
+        plain = _row(experiment, seconds, "", n, tokens.numel(), step_flops)
         rows += [plain | {"times_the_peer": median_ratio(seconds, f"{PEER} {n}", str(n))}]
-        rows += [_row(experiment, seconds, f"{BF16} ", n, tokens.numel(), flops)]
+        rows += [_row(experiment, seconds, f"{BF16} ", n, tokens.numel(), step_flops)]
     return rows
 
 

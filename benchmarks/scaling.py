@@ -22,6 +22,7 @@ from benchmarks.results_file import ROOT
 from pipelines.config.experiment import Experiment, Variant
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.markdown import markdown_table
+from sleepmodel.accounting import n_params
 from sleepmodel.config import Search
 from sleepmodel.training.loop import build_model
 
@@ -86,7 +87,7 @@ def _parameters(experiment: Experiment, variant: Variant) -> int:
     import torch
 
     with torch.device("meta"):
-        return build_model(experiment.variant_model(variant), experiment.variant_train(variant)).n_params()
+        return n_params(build_model(experiment.variant_model(variant), experiment.variant_train(variant)))
 
 
 def _generation() -> str:

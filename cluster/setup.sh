@@ -13,7 +13,7 @@ type python3.11 make g++ openssl curl > /dev/null || {
 
 # torch's pin takes its CUDA build from PyPI, on nodes without a GPU too; to save them 5 GB, set PIP_INDEX_URL to
 # PyTorch's CPU index for the first of make's two installations
-extras=cluster,s3
+extras=pipeline,cluster,s3
 if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null; then extras=$extras,gpu; fi
 make -C ~/sleepmodel install EXTRAS="$extras"
 

@@ -1,6 +1,50 @@
-"""`python -m sleepmodel MODEL`: a conversation with a model in a terminal."""
+"""Talk to a model in a terminal: type context for it to read, ask, watch its window fill and see it sleep."""
 
-from sleepmodel.inference.terminal import main
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from sleepmodel.accounting import n_params
+from sleepmodel.hub import load
+from sleepmodel.inference.session import Session
+from sleepmodel.inference.terminal import HELP, Terminal, remembering
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `python -m sleepmodel`."""
+    parser = argparse.ArgumentParser(
+        "python -m sleepmodel", description=__doc__, epilog=HELP, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", help="models:/<name>@<alias>, models:/<name>/<version>, or a model's directory")
+    parser.add_argument("--passes", type=int, help="N of every sleep; the model's own without it")
+    parser.add_argument("--memory", help="a file to go on from")
+    given = parser.parse_args(arguments)
+    try:
+        if given.passes is not None and given.passes < 1:
+            raise ValueError(f"--passes {given.passes}: must be at least 1")
+        model = load(given.model)
+        session = (
+            remembering(model, given.memory, given.passes) if given.memory else Session(model, 1, None, given.passes)
+        )
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    terminal = Terminal(model, session, console.print)
+    config = model.config
+    console.print(
+        f"{given.model}: {n_params(model):,} weights, {config.eviction} eviction every {config.window} tokens"
+    )
+    console.print(f"tokens: {' '.join(terminal.words[:20])}; /help for commands")
+    while True:
+        try:
+            if not terminal.enter(console.input("> ")):
+                return
+        except EOFError:
+            return
+
 
 if __name__ == "__main__":
     main()

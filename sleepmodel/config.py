@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-MIXERS = ("attention", "gated_delta", "delta", "linear", "jet")
+# the mixers that come with the package; a mixer of your own is named by such a path itself
+MIXERS = {
+    "attention": "sleepmodel.mixers.attention:Attention",
+    "gated_delta": "sleepmodel.mixers.gated_delta:GatedDelta",
+    "delta": "sleepmodel.mixers.gated_delta:Delta",
+    "linear": "sleepmodel.mixers.gated_delta:Linear",
+    "jet": "sleepmodel.mixers.jet:Jet",
+}
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
 RECOMPUTE = ("nothing", "pass", "window", "both")
 PRECISIONS = ("float32", "bfloat16")
@@ -42,6 +51,10 @@ def _passes(field: str, values: object) -> None:
         require_whole(field, passes, 1, WIDEST)
 
 
+def _names_mixer(name: object) -> bool:
+    return isinstance(name, str) and (name in MIXERS or _PATH.fullmatch(name) is not None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture. Defaults are the paper's Rule 110 model (section "Experiments", 1).
@@ -49,7 +62,7 @@ class ModelConfig:
     vocab_size: number of tokens.
     d_model: width of the residual stream.
     n_heads: attention heads; `d_model / n_heads` must be even (RoPE).
-    mixers: the sequence mixer of each block, first to last.
+    mixers: the sequence mixer of each block, first to last: a name of MIXERS, or "module:Class" for one of your own.
     window: L, tokens in a full context window.
     eviction: what happens to the KV cache when the window is full: "hard" clears it, "sliding" keeps the L - 1 latest.
     sleep_passes: N, recurrent passes over a full window before it is evicted.
@@ -84,8 +97,8 @@ class ModelConfig:
             require_whole("max_positions", self.max_positions, 2)
         _real("fast_weight_lr", self.fast_weight_lr, 1e-6, 2.0, "a number in (0, 2]")
         require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
-        known = isinstance(self.mixers, tuple) and self.mixers and all(mixer in MIXERS for mixer in self.mixers)
-        require(bool(known), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}")
+        named = isinstance(self.mixers, tuple) and self.mixers and all(map(_names_mixer, self.mixers))
+        require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
         require(len(self.mixers) <= MOST_BLOCKS, "mixers", len(self.mixers), f"at most {MOST_BLOCKS} blocks")
         short = "jet" in self.mixers and self.eviction == "sliding" and self.window < 3
         require(not short, "window", self.window, "at least 3 where jet's convolution of 4 slides over borders")
@@ -117,12 +130,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:
-    """How far the backward goes; None is all the way.
+    """Truncated backpropagation; None is no truncation.
 
-    passes: K. Only the last K passes of each sleep are differentiated: the vectors that enter them are taken as given,
-        and a gradient of the fast weights goes through the earlier passes unchanged, to the windows before.
-    windows: M. A loss reaches back through M windows, its own among them; where several windows in a row hold answers,
-        their losses reach as far as that of the first: states are taken as given M - 1 windows before it.
+    passes: K. Only the last K passes of each sleep are differentiated. The vectors that enter them are constants, and a
+        gradient of the fast weights passes unchanged through the earlier passes to the windows before.
+    windows: M. A loss reaches back through M windows, its own included. Where several windows in a row hold answers,
+        their losses reach as far back as that of the first: its states are constants M - 1 windows before it.
     """
 
     passes: int | None = None
@@ -136,17 +149,17 @@ class Truncation:
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """From easy to hard. The level of a row is the greatest depth of its answers (Rule 110: steps, Depo: hops, GSM:
-    operations); with `threshold` or `steps_per_pass` each batch is drawn anew from the rows of one level.
+    """Training from easy rows to hard ones. The level of a row is the greatest depth of its answers (Rule 110: steps,
+    Depo: hops, GSM: operations). With `threshold` or `steps_per_pass`, the rows of a batch all have one level.
 
-    levels: ascending; a row's level is then the first of these that is not below its depth. Depo's tests ask for powers
-        of two alone, its training rows for every k: levels (1, 2, 4, 8, 16) serve both. (): every depth is one.
-    threshold: training begins with the lowest level, and goes on to the next whenever the share of wholly right
-        validation rows of the deepest open level reaches this, at most one level at a look; None: all are open.
-    review: each batch's level is drawn from all open ones, by seed and step; False: the deepest open one alone, where
-        there is a threshold.
-    steps_per_pass: r. Rows of level d are read, trained and evaluated with N = d / r passes, rounded up, so that N
-        passes stand for the state after N r steps; None: with the N of the model.
+    levels: ascending; a row's level is then the first of these that is not below its depth. Depo's test rows ask for
+        powers of two alone, its training rows for every k: levels (1, 2, 4, 8, 16) serve both. (): one for each depth.
+    threshold: training begins with the lowest level. The next level opens whenever the share of validation rows of the
+        deepest open level that are right reaches this: at most one level at each validation. None: all are open.
+    review: draw each batch's level from all open ones, by seed and step; False: take the deepest open one, where there
+        is a threshold.
+    steps_per_pass: r. Rows of level d are trained and evaluated with N = d / r passes, rounded up, so that N passes
+        compute the state after N r steps; None: with the N of the model.
     """
 
     levels: tuple[int, ...] = ()
@@ -167,7 +180,7 @@ class Curriculum:
 
     @property
     def by_level(self) -> bool:
-        """Whether batches are drawn by level at all."""
+        """Whether the rows of a batch all have one level."""
         return self.threshold is not None or self.steps_per_pass is not None
 
     def level(self, depth: int) -> int:
@@ -186,23 +199,24 @@ class TrainConfig:
     """What shapes a training run. Nothing here is a resource: those are in `Scale`.
 
     steps: optimiser steps; batch_size: rows in a step, over all workers.
-    rows: only the first so many training rows are read, over and over; None is all of them.
-    fresh_steps: in the first so many steps the fast-weight layers alone are trained, under hard eviction: how layers
-        that are new in a pretrained model are warmed up for sliding eviction (paper, "Two evictions").
+    rows: train on the first `rows` training rows alone, in epochs; None: on all of them.
+    fresh_steps: steps at the start that train the fast-weight layers alone, under hard eviction. This warms up layers
+        that are new in a pretrained model before sliding eviction (paper, "Two evictions").
     muon_lr: learning rate of the blocks' matrices; adam_lr: of everything else.
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
     grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
-    skips: batches whose gradient is not finite that a run passes over: none of them changes weights or optimiser, and
-        each multiplies the rates of all later steps by `backoff`. The one after them, and a loss that is not finite
-        where its gradient is, stops the run (NonFiniteError). Counted in Progress and MLflow, kept in checkpoints.
-    sleep_passes: each batch's N is drawn from these, by seed and step, so that one model serves every N; empty is the
+    skips: how many batches with a non-finite gradient a run may skip. A skipped batch changes neither weights nor
+        optimiser, and multiplies the rates of all later steps by `backoff`. One more such batch, or a loss that is not
+        finite although its gradient is, stops the run (NonFiniteError). Progress, MLflow and checkpoints hold the
+        count.
+    sleep_passes: draw the N of each batch from these, by seed and step, so that one model serves every N; empty: the
         model's own N.
     curriculum: from easy rows to hard ones; not at the same time as `sleep_passes`.
     truncation: how far the backward goes.
     precision: "bfloat16" is autocast over fp32 weights; fast-weight states stay fp32.
-    seed: initial weights and the order of rows.
-    validate_every: steps between two looks at the validation rows, which are also the steps that report and save.
+    seed: of the initial weights and of the order of rows.
+    validate_every: steps between two validations; a run also reports and saves a checkpoint then.
     """
 
     steps: int = 1000
@@ -252,15 +266,15 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What a run may use. It changes how long a run takes, never what it computes (within floating-point order).
+    """The resources of a run. They change how long a run takes, never what it computes (up to the order of sums).
 
-    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads, None is what fits the
-        cluster (pipelines/resources.py), else one; gpu: one GPU each, None is where the cluster has any.
+    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads, None: what fits the cluster
+        (pipelines/runtime/resources.py), else one; gpu: one GPU each, None: where the cluster has any.
     zero_stage: DeepSpeed's partitioning of optimiser state (1), gradients (2) and weights (3).
     accumulation: micro-batches in a step.
-    recompute: activations that the backward computes again instead of keeping them: "nothing", those of each "pass",
-        of each "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
-    compile: torch.compile of each block, a minute at the start; meant for GPUs, where small kernels wait for launches.
+    recompute: activations that the backward recomputes instead of keeping: "nothing", those of each "pass", of each
+        "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
+    compile: torch.compile each block, which takes a minute at the start; for GPUs, where kernels are launch-bound.
     """
 
     workers: int = 1

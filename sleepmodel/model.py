@@ -1,32 +1,30 @@
-"""The model and its sleep (paper, Algorithm 1): a stack of blocks that is run N times over every window to remember.
+"""The model and its sleep: Algorithm 1 of the paper, in reading order.
 
-States are a tuple with the state of each block's mixer. What `evict` leaves of them is all that crosses a border.
+A hybrid language model reads a row window by window. A window without an answer is slept on: the blocks run over it N
+times, vectors h and states S go from pass to pass, and then h and the KV cache are dropped. A window with answers is
+read once. What `evict` keeps of the states is all that crosses a window's border.
+
+reference.py has the same algorithm token by token; tests hold this file to it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sleepmodel.config import WIDEST, ModelConfig, Truncation, require
-from sleepmodel.mixers import MIXERS
-from sleepmodel.mixers.attention import Attention
+from sleepmodel.config import EVICTIONS, WIDEST, ModelConfig, Truncation, require
+from sleepmodel.inputs import answering_windows
+from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, Span, zero_linear
-from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_rows
+from sleepmodel.states import map_tensors, merge_rows, select_rows
 
-if TYPE_CHECKING:
-    from sleepmodel.inference.memory import Memory
-    from sleepmodel.inference.session import Session
-
-States = tuple[Any, ...]
-WHOLE = Truncation()
+States = tuple[Any, ...]  # the state of each block's mixer
+NO_TRUNCATION = Truncation()
 T = TypeVar("T")
 
 
@@ -55,12 +53,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A sequence mixer and an MLP, each behind an RMSNorm and beside a residual."""
+    """A sequence mixer and an MLP, each with pre-norm and a residual."""
 
     def __init__(self, config: ModelConfig, mixer: str) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.d_model)
-        self.mixer: Mixer = MIXERS[mixer](config)
+        self.mixer: Mixer = mixer_class(mixer)(config)
         self.mlp_norm = nn.RMSNorm(config.d_model)
         self.mlp = MLP(config)
 
@@ -71,19 +69,20 @@ class Block(nn.Module):
         return h + self.mlp(self.mlp_norm(h)), state
 
     def write(self, h: Tensor, state: Any, span: Span) -> Any:
-        """The state that `forward` would return, without the output that nobody reads."""
+        """The state that `forward` would return, without computing the output."""
         return self.mixer.write(self.mixer_norm(h), state, span)
 
 
 class SleepModel(nn.Module):
-    """Embed, blocks, readout.
+    """Embedding, blocks, readout.
 
-    `recompute` names what the backward computes again instead of keeping it: "nothing", each "pass" over the blocks,
-    each "window", or "both" (a window, and in it pass by pass: the least memory). `truncation` says how far it goes.
+    recompute: what the backward computes again instead of keeping it: "nothing", each "pass" over the blocks, each
+        "window", or "both" (a window at a time, and in it pass by pass: the least memory).
+    truncation: how far the backward reaches.
     `vocabulary` is what each token stands for, where that is known.
     """
 
-    def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = WHOLE) -> None:
+    def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = NO_TRUNCATION) -> None:
         super().__init__()
         self.config, self.recompute, self.truncation = config, recompute, truncation
         self.vocabulary: tuple[str, ...] | None = None
@@ -99,91 +98,76 @@ class SleepModel(nn.Module):
         """The blocks, first to last."""
         return cast(list[Block], list(self.blocks))
 
-    def forward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Output:
-        """Algorithm 1: sleep on the windows without an answer, predict the answers in the others in one pass.
+    @property
+    def loop(self) -> tuple[int, int]:
+        """The half-open range of blocks that the passes of a sleep repeat."""
+        return self.config.loop or (0, len(self.blocks))
+
+    def forward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, eviction: str | None = None
+    ) -> Output:
+        """Algorithm 1: sleep on the windows without an answer, predict the answers of the others in one pass.
 
         tokens: int64 [B, T], negative at pads, which stand before or behind a row's own tokens and change nothing;
-        loss_mask: bool [B, T], True at the answer tokens, each predicted from the one before;
-        sleep_passes: N of this batch, None is the config's. Rows may answer in different windows; what lies behind a
-        row's last answer is not read.
-        Raises ValueError where an answer is first in its window (no output survives the border), where pads stand
-        between tokens, where a token is not in the vocabulary, and where a row is too long or no row has an answer.
+        loss_mask: bool [B, T], True at the answer tokens, each predicted from the token before it;
+        sleep_passes, eviction: N and the eviction of this batch; None is the config's. Rows may answer in different
+        windows; what stands behind a row's last answer is not read.
+        Raises ValueError where an answer is first in its window (no output crosses a border), where pads stand between
+        tokens, where a token is not in the vocabulary, and where a row is too long or no row has an answer.
         """
-        answers = self._check(tokens, loss_mask)
-        passes = self.checked_passes(sleep_passes)
-        padded = bool((tokens < 0).any())
+        answers = answering_windows(tokens, loss_mask, self.config)
+        passes, eviction = self.checked_passes(sleep_passes), self._checked_eviction(eviction)
+        window, padded = self.config.window, bool((tokens < 0).any())
         states, position = self.initial_states(len(tokens)), torch.zeros(1, 1, dtype=torch.int64, device=tokens.device)
         logits, places = [], []
-        for i, piece in enumerate(tokens.split(self.config.window, 1)):
-            span = Span.of(piece >= 0) if padded else Span.whole(piece.shape[1], piece.device)
+        for i, chunk in enumerate(tokens.split(window, 1)):
+            span = Span.of(chunk >= 0) if padded else Span.whole(chunk.shape[1], chunk.device)
             answering = answers[:, i]
-            # a window of pads alone is none
-            sleeping = ~answering & answers[:, i:].any(1) & (piece >= 0).any(1).to(answers.device)
+            # rows whose chunk is pads alone, or behind their last answer, do nothing
+            sleeping = ~answering & answers[:, i:].any(1) & (chunk >= 0).any(1).to(answers.device)
             states, differentiated = self._truncated(states, answers, i)
             with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
-                h = self.embedded(piece, position, span)
+                h = self.embedded(chunk, position, span)
                 if sleeping.any():
                     rows, part = _rows(sleeping, (h, states, span))
-                    states = merge_rows(states, self.sleep(*part, passes), rows)
+                    states = merge_rows(states, self.sleep(*part, passes, eviction), rows)
                 if answering.any():
                     rows, (h, read, part_span) = _rows(answering, (h, states, span))
                     h, read = self.run_blocks(h, read, part_span)
-                    states = merge_rows(states, self.evict(read, part_span), rows)
-                    start = i * self.config.window
-                    mask = loss_mask[:, start : start + self.config.window]
+                    states = merge_rows(states, self.evict(read, part_span, eviction), rows)
+                    mask = loss_mask[:, i * window : (i + 1) * window]
                     row, column = (mask if rows is None else mask[rows]).nonzero(as_tuple=True)
                     logits.append(self.readout(h[row, column - 1]))
-                    places.append((row if rows is None else rows[row]) * tokens.shape[1] + start + column)
+                    places.append((row if rows is None else rows[row]) * tokens.shape[1] + i * window + column)
             position = position + span.length()
-        order = torch.cat(places).argsort()
-        out = torch.cat(logits)[order]
+        out = torch.cat(logits)[torch.cat(places).argsort()]
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
         return Output(F.cross_entropy(wide, tokens[loss_mask]), out)
 
-    def run_blocks(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
-        """One pass of every block, awake: h [B, T, d] -> (h, states)."""
-        blocks = range(len(self.blocks))
-        return self._recomputed(self.recompute != "nothing", self._pass, blocks, h, states, span)
-
-    def wake(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, Tensor, States]:
-        """`run_blocks`, and also h [B, T, d] behind the loop's last block: what a sleep goes on from."""
-        end = self.loop[1]
-        looped, states = self._pass(range(end), h, states, span)
-        h, states = self._pass(range(end, len(self.blocks)), looped, states, span)
-        return looped, h, states
-
-    def sleep(self, h: Tensor, states: States, span: Span, passes: int | None = None) -> States:
-        """N passes over a window of embedded tokens h [B, T, d] (None: the config's N), and its eviction.
+    def sleep(
+        self, h: Tensor, states: States, span: Span, passes: int | None = None, eviction: str | None = None
+    ) -> States:
+        """N passes over a window of embedded tokens h [B, T, d], and its eviction; None is the config's.
 
         The first pass may attend to what an earlier sleep kept, the others see the window alone. The blocks of the
         loop are in each pass, those before it in the first, those behind it in the last.
         """
-        plan = self._plan(self.checked_passes(passes))
-        states = self._recomputed(self.recompute in ("window", "both"), self._sleep, plan, h, states, span)
-        return self.evict(states, span)
+        eviction = self._checked_eviction(eviction)
+        schedule = self.sleep_schedule(self.checked_passes(passes), eviction)
+        states = self._recomputed(self.recompute in ("window", "both"), self._run_passes, schedule, h, states, span)
+        return self.evict(states, span, eviction)
 
-    def refine(self, h: Tensor, states: States, before: States, span: Span, passes: int | None = None) -> States:
-        """`sleep` on a window that was read awake, which counts as the first pass: the other N - 1, and its eviction.
-
-        h: [B, T, d] behind the loop's last block; states: as the waking pass left them; before: as the window began.
-        """
-        # the first pass is done
-        plan = [[], *self._plan(self.checked_passes(passes))[1:]]
-        again = {i for blocks in plan for i in blocks}
-        # behind the loop, what was read awake only served to answer
-        start = [before[i] if i in again and i >= self.loop[1] else state for i, state in enumerate(states)]
-        slept = self._sleep(plan, h, tuple(start), span)
-        return self.evict(slept, span, [state if i in again else None for i, state in enumerate(states)])
-
-    def begin_pass(self, states: States) -> States:
-        """What a further pass over the same window begins with, as in Mixer.again."""
-        return tuple(block.mixer.begin_pass(state) for block, state in zip(self.stack, states, strict=True))
-
-    def evict(self, states: States, span: Span, earlier: Sequence[Any] | None = None) -> States:
+    def evict(
+        self, states: States, span: Span, eviction: str | None = None, earlier: Sequence[Any] | None = None
+    ) -> States:
         """What the states keep when the window ends; `earlier` as in Mixer.evict."""
-        length, earlier = span.length(), earlier or [None] * len(states)
-        each = zip(self.stack, states, earlier, strict=True)
-        return tuple(block.mixer.evict(state, length, before) for block, state, before in each)
+        length, eviction = span.length(), self._checked_eviction(eviction)
+        each = zip(self.stack, states, earlier or [None] * len(states), strict=True)
+        return tuple(block.mixer.evict(state, length, eviction, before) for block, state, before in each)
+
+    def readout(self, h: Tensor) -> Tensor:
+        """h: [..., d] -> logits [..., vocab]."""
+        return self.lm_head(self.norm(h))
 
     def embedded(self, tokens: Tensor, position: Tensor, span: Span) -> Tensor:
         """Tokens [B, T] as vectors [B, T, d]; position: int64 [B or 1, 1], tokens of each row before this window."""
@@ -192,78 +176,55 @@ class SleepModel(nn.Module):
             h = h + self.position_embed((position + span.place).clamp(min=0))
         return h
 
-    def readout(self, h: Tensor) -> Tensor:
-        """h: [..., d] -> logits [..., vocab]."""
-        return self.lm_head(self.norm(h))
-
     def initial_states(self, batch: int) -> States:
         """The states of `batch` rows that have read nothing."""
         return tuple(block.mixer.initial_state(batch) for block in self.stack)
 
-    def adopt(self, other: SleepModel) -> None:
-        """Begin as another model of this width: its embeddings, readout and attention blocks, in their order.
+    def run_blocks(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
+        """One pass of every block, awake: h [B, T, d] -> (h, states)."""
+        return self._recomputed(self.recompute != "nothing", self._pass, range(len(self.blocks)), h, states, span)
 
-        Raises ValueError where the two have not the same of these.
+    # Token by token, as a session reads: the waking pass over a window counts as the first pass of its sleep.
+
+    def wake(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, Tensor, States]:
+        """`run_blocks`, and also h [B, T, d] behind the loop's last block, which `refine` goes on from."""
+        end = self.loop[1]
+        looped, states = self._pass(range(end), h, states, span)
+        h, states = self._pass(range(end, len(self.blocks)), looped, states, span)
+        return looped, h, states
+
+    def refine(self, h: Tensor, states: States, before: States, span: Span, passes: int | None = None) -> States:
+        """`sleep` on a window that was read awake: the other N - 1 passes, and its eviction.
+
+        h: [B, T, d] behind the loop's last block; states: as the waking pass left them; before: as the window began.
         """
-        pairs: list[tuple[nn.Module, nn.Module]]
-        pairs = [(self.embed, other.embed), (self.norm, other.norm), (self.lm_head, other.lm_head)]
-        if self.config.max_positions is not None and other.config.max_positions is not None:
-            pairs.append((self.position_embed, other.position_embed))
-        mine, theirs = ([b for b in model.stack if isinstance(b.mixer, Attention)] for model in (self, other))
-        if len(mine) != len(theirs):
-            raise ValueError(f"{len(theirs)} attention blocks to begin with: must be {len(mine)}, as this model has")
-        for new, old in (*pairs, *zip(mine, theirs, strict=True)):
-            try:
-                new.load_state_dict(old.state_dict())
-            except RuntimeError as error:
-                raise ValueError(f"the model to begin with has other sizes: {error}") from error
+        eviction = self.config.eviction
+        schedule = [[], *self.sleep_schedule(self.checked_passes(passes), eviction)[1:]]  # the first pass is done
+        repeated = {i for blocks in schedule for i in blocks}
+        # behind the loop, what was read awake only served to answer
+        start = [before[i] if i in repeated and i >= self.loop[1] else state for i, state in enumerate(states)]
+        slept = self._run_passes(schedule, h, tuple(start), span)
+        earlier = [state if i in repeated else None for i, state in enumerate(states)]
+        return self.evict(slept, span, eviction, earlier)
 
-    def set_eviction(self, eviction: str) -> None:
-        """From now on "hard" or "sliding", whatever the config says."""
-        for block in self.stack:
-            block.mixer.set_eviction(eviction)
+    # How a sleep runs: which blocks in which pass, and what the backward sees of it.
 
-    def session(
-        self, batch_size: int | None = None, memory: Memory | None = None, sleep_passes: int | None = None
-    ) -> Session:
-        """Read and generate with this model, from nothing or from a memory; see session.py."""
-        from sleepmodel.inference.session import Session
+    def sleep_schedule(self, passes: int, eviction: str) -> list[list[int]]:
+        """The blocks of each pass of a sleep, up to the last block whose state outlives the window."""
+        start, end = self.loop
+        schedule = [list(range(start, end)) for _ in range(passes)]
+        schedule[0][:0] = range(start)
+        schedule[-1] += range(end, len(self.blocks))
+        while schedule and not (schedule[-1] and self.stack[schedule[-1][-1]].mixer.keeps_state(eviction)):
+            if schedule[-1]:
+                schedule[-1].pop()
+            else:
+                schedule.pop()
+        return schedule
 
-        return Session(self, batch_size, memory, sleep_passes)
-
-    def fingerprint(self) -> str:
-        """16 hex digits of config and weights."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, weight in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
-
-    def n_params(self) -> int:
-        """Number of trained weights."""
-        return sum(p.numel() for p in self.parameters())
-
-    def state_bytes(self, batch_size: int) -> int:
-        """Bytes of fast weights for `batch_size` rows: under hard eviction all that is kept of what was read."""
-        return sum(leaf.nbytes for _, leaf in named_tensors(self.initial_states(batch_size), "states"))
-
-    def kv_bytes(self, batch_size: int, tokens: int) -> int:
-        """Bytes of keys and values of `tokens` tokens of `batch_size` rows; a window's L is the most there ever is."""
-        attention = sum(isinstance(block.mixer, Attention) for block in self.stack)
-        return 2 * attention * batch_size * tokens * self.config.d_model * self.lm_head.weight.element_size()
-
-    def flops(self, tokens: int, sleep_passes: int | None = None) -> int:
-        """Forward matmul FLOPs of one row of `tokens` tokens: every window is slept on but the last, which answers."""
-        window, plan = self.config.window, self._plan(self.checked_passes(sleep_passes))
-        slept = (tokens - 1) // window
-        kept = window - 1 if self.config.eviction == "sliding" else 0
-        sleeps = sum(self._sleep_flops(plan, kept if i else 0) for i in range(slept))
-        return sleeps + self._pass_flops(range(len(self.blocks)), tokens - slept * window, kept if slept else 0)
-
-    @property
-    def loop(self) -> tuple[int, int]:
-        """The half-open range of blocks that the passes repeat."""
-        return self.config.loop or (0, len(self.blocks))
+    def begin_pass(self, states: States) -> States:
+        """What a further pass over the same window begins with, as in Mixer.begin_pass."""
+        return tuple(block.mixer.begin_pass(state) for block, state in zip(self.stack, states, strict=True))
 
     def checked_passes(self, passes: int | None) -> int:
         """N as it is given, the config's for None; ValueError where it is no number of passes."""
@@ -273,25 +234,18 @@ class SleepModel(nn.Module):
         require(type(passes) is int and 1 <= passes <= WIDEST, "sleep_passes", passes, allowed)
         return passes
 
-    def _plan(self, passes: int) -> list[list[int]]:
-        """The blocks of each pass of a sleep, up to the last one whose state is kept: nobody reads what lies behind."""
-        start, end = self.loop
-        plan = [list(range(start, end)) for _ in range(passes)]
-        plan[0][:0] = range(start)
-        plan[-1] += range(end, len(self.blocks))
-        while plan and not (plan[-1] and self.stack[plan[-1][-1]].mixer.keeps_state):
-            if plan[-1]:
-                plan[-1].pop()
-            else:
-                plan.pop()
-        return plan
+    def _checked_eviction(self, eviction: str | None) -> str:
+        if eviction is None:
+            return self.config.eviction
+        require(eviction in EVICTIONS, "eviction", eviction, f"one of {', '.join(EVICTIONS)}, or None")
+        return eviction
 
-    def _sleep(self, plan: list[list[int]], h: Tensor, states: States, span: Span) -> States:
-        last, kept, learning = len(plan) - 1, self.truncation.passes or len(plan), torch.is_grad_enabled()
-        for i, blocks in enumerate(plan):
+    def _run_passes(self, schedule: list[list[int]], h: Tensor, states: States, span: Span) -> States:
+        last, kept, learning = len(schedule) - 1, self.truncation.passes or len(schedule), torch.is_grad_enabled()
+        for i, blocks in enumerate(schedule):
             if i:
-                again = self.begin_pass(states)
-                states = tuple(again[j] if j in blocks else state for j, state in enumerate(states))
+                fresh = self.begin_pass(states)
+                states = tuple(fresh[j] if j in blocks else state for j, state in enumerate(states))
             run = self._write_pass if blocks and i == last else self._pass
             differentiated = i > last - kept
             with torch.set_grad_enabled(learning and differentiated):
@@ -336,49 +290,6 @@ class SleepModel(nn.Module):
 
             states = map_tensors(lambda leaf: detach(leaf) if leaf.requires_grad else leaf, states)
         return states, bool(answers[:, i].any() or first[:, i : i + near].any())
-
-    def _sleep_flops(self, plan: list[list[int]], kept: int) -> int:
-        if not plan:
-            return 0
-        *passes, last = plan
-        full = sum(self._pass_flops(blocks, self.config.window, 0 if i else kept) for i, blocks in enumerate(passes))
-        written = self._pass_flops(last[:-1], self.config.window, 0 if passes else kept)
-        return full + written + self.stack[last[-1]].mixer.write_flops(self.config.window)
-
-    def _pass_flops(self, blocks: Iterable[int], tokens: int, kept: int) -> int:
-        return sum(self.stack[i].mixer.flops(tokens, kept) + self.stack[i].mlp.flops(tokens) for i in blocks)
-
-    def _check(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
-        """Which windows hold answers, bool [B, windows] on the CPU; raises ValueError on a batch without meaning."""
-        kinds = (tokens.dtype, loss_mask.dtype) == (torch.int64, torch.bool)
-        if tokens.dim() != 2 or tokens.shape != loss_mask.shape or not kinds or not tokens.numel():
-            raise ValueError(
-                f"tokens {tuple(tokens.shape)} ({tokens.dtype}) and loss_mask {tuple(loss_mask.shape)} "
-                f"({loss_mask.dtype}): must both be [B, T] with at least one token, int64 and bool"
-            )
-        tokens, mask, window = tokens.cpu(), loss_mask.cpu(), self.config.window
-        real = tokens >= 0
-        longest, most = int(real.sum(1).max()), self.config.max_positions
-        if most is not None and longest > most:
-            raise ValueError(f"row length {longest}: must be at most max_positions = {most}")
-        if int(tokens.max()) >= self.config.vocab_size:
-            row, column = map(int, (tokens >= self.config.vocab_size).nonzero()[0])
-            limit = f"must be below vocab_size = {self.config.vocab_size}, or negative at a pad"
-            raise ValueError(f"tokens[{row}, {column}] = {int(tokens[row, column])}: {limit}")
-        before = F.pad(real, (1, 0))[:, :-1]
-        if ((real & ~before).sum(1) > 1).any():
-            row = int(((real & ~before).sum(1) > 1).nonzero()[0])
-            raise ValueError(f"row {row}: pads between its tokens; they may stand at its ends alone")
-        before[:, ::window] = False
-        if (mask & ~(real & before)).any():
-            row = int((mask & ~(real & before)).nonzero()[0, 0])
-            raise ValueError(
-                f"row {row}: an answer stands first in a window of {window} tokens, where nothing can predict it, "
-                "or on a pad"
-            )
-        if not mask.any():
-            raise ValueError("loss_mask: must have at least one answer")
-        return F.pad(mask, (0, -mask.shape[1] % window)).unflatten(1, (-1, window)).any(2)
 
 
 def _rows(wanted: Tensor, tree: tuple[Tensor, States, Span]) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:

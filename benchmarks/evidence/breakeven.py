@@ -33,6 +33,7 @@ from pipelines.reporting.markdown import markdown_table
 from pipelines.runtime.services import Services
 from sleepmodel import SleepModel, load
 from sleepmodel.distributed.job import MODEL
+from sleepmodel.inference.session import Session
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 QUESTION = 16
@@ -106,10 +107,10 @@ def measure(models: dict[str, SleepModel], length: int) -> tuple[float, list[Rea
     asking, kept = {variant: list[float]() for variant in models}, dict.fromkeys(models, 0)
     for turn in range(WARMUP + ROUNDS):
         seconds: dict[str, Any] = {}
-        fresh = models[WHOLE].session(1)
+        fresh = Session(models[WHOLE], 1)
         seconds["again"] = timed(lambda: fresh.read(both, last=True))  # noqa: B023
         for variant, model in models.items():
-            session = model.session(1)
+            session = Session(model, 1)
             read = timed(lambda: session.read(context, last=True))  # noqa: B023
             kept[variant] = sum(tensor.nbytes for tensor in session.memory.tensors.values())
             asked = session.fork(1)

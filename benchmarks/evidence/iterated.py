@@ -20,6 +20,7 @@ from torch import Tensor
 
 from datagen.rule110 import QUERY, Rule110, evolved
 from sleepmodel import ModelConfig, SleepModel, TrainConfig
+from sleepmodel.accounting import flops
 from sleepmodel.mixers.base import Span
 from sleepmodel.states import map_tensors
 from sleepmodel.training.optim import build_optimizers, peak_rates, set_rates
@@ -221,6 +222,6 @@ def trained(recipe: Recipe, seed: int, told: Callable[[str], None]) -> dict[str,
         "learned": learned,
         "test": [{"step": recipe.steps, "t": t, **accuracy(model, recipe, test.draw(TEST_ROWS, t), t)} for t in asked],
         "tokens": 2 * recipe.steps * each * recipe.cells,
-        "flops": 3 * passes * each * model.flops(recipe.cells),
+        "flops": 3 * passes * each * flops(model, recipe.cells),
         "seconds": time.perf_counter() - begin,
     }

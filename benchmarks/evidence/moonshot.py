@@ -3,7 +3,8 @@
     python -m benchmarks.evidence.moonshot [VARIANT ...] [--root runs]
 
 trains every variant on its seeds, as many side by side as there are cores, unless ROOT/moonshot has them (kill it
-at any time and type it again), publishes accuracy by t on held-out states, and fills the table of docs/evidence.md.
+at any time and type it again), publishes accuracy by t on held-out states, and fills the table of
+docs/iterated-sleep.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evidence.iterated import ASKED, VERSION, Recipe, trained, unread
-from benchmarks.evidence.pages import EVIDENCE, fill
+from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.results_file import ROOT, provenance, write_result
 from datagen.files import replacing
 from pipelines.reporting.markdown import markdown_table
@@ -132,8 +133,8 @@ def publish(directory: Path) -> None:
         f"Who has not read the row and goes by the right answers before each cell has {knows_nothing}.",
         f"![cells right by t](../benchmarks/results/evidence/{picture.name})",
     )
-    fill(EVIDENCE, {"moonshot": "\n\n".join(parts)})
-    print(f"picture {picture}\npage    {EVIDENCE}")
+    fill(ITERATED_SLEEP, {"moonshot": "\n\n".join(parts)})
+    print(f"picture {picture}\npage    {ITERATED_SLEEP}")
 
 
 def by_t(run: dict[str, Any], of: str = "cells") -> dict[int, float]:

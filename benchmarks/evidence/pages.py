@@ -9,7 +9,9 @@ from pathlib import Path
 from benchmarks.results_file import ROOT
 from datagen.files import replacing
 
-EVIDENCE, SCALING = (ROOT.parent / "docs" / name for name in ("evidence.md", "scaling.md"))
+EVIDENCE, ITERATED_SLEEP, SCALING = (
+    ROOT.parent / "docs" / name for name in ("evidence.md", "iterated-sleep.md", "scaling.md")
+)
 
 
 def fill(page: Path, blocks: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from datagen import Task, check_task
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
+from sleepmodel.accounting import flops
 from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible, require, require_whole
 
 
@@ -230,7 +231,7 @@ class Experiment:
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
-        forward = sum(built.flops(self.task.row_length, n) for n in passes) / len(passes)
+        forward = sum(flops(built, self.task.row_length, n) for n in passes) / len(passes)
         return 3 * self.train.batch_size * forward
 
     def train_rows(self) -> int:

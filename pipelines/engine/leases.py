@@ -1,4 +1,4 @@
-"""A lock in a store that knows no locks: an object that is renewed, made and taken over by conditional writes."""
+"""Locks for an object store: a lease is an object that conditional writes create, renew and take over."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseHeld(Exception):
-    """Another holds the lease; `owner` is what it wrote of itself."""
+    """Another process holds the lease; `owner` is its description of itself."""
 
     def __init__(self, owner: dict[str, Any]) -> None:
         self.owner = owner
@@ -35,11 +35,11 @@ class LeaseHeld(Exception):
 
 @contextmanager
 def hold_lease(path: Path, owner: dict[str, Any]) -> Iterator[None]:
-    """Hold the lease `path`, renewed by a thread; raises Held. `owner`: host and pid, and what else tells who it is.
+    """Hold the lease at `path`; a thread renews it. `owner`: host, pid, and whatever else identifies the holder.
 
-    A lease that was not renewed for STALE_SECONDS, by the store's own clock, or whose process is dead on this host, is
-    taken over. One that is lost, as after a laptop's sleep, sends SIGTERM to this process, which must not go on.
-    Raises OSError where the store ignores the conditions of a write.
+    A lease is taken over when it was not renewed for STALE_SECONDS by the store's clock, or when its process is dead on
+    this host. A process that loses its lease, as after a suspend, gets SIGTERM: it must not go on.
+    Raises LeaseHeld where another process holds it, OSError where the store ignores the conditions of a write.
     """
     lease = _Lease(path, owner)
     lease.take()
@@ -76,8 +76,8 @@ class _Lease:
                 raise LeaseHeld(owner)
         elif self._write(IfNoneMatch="*"):
             raise OSError(
-                f"{self.path}: this store ignores If-None-Match, so that two pipelines could not be told "
-                "apart: take one with conditional writes, or a directory as the root"
+                f"{self.path}: this object store ignores If-None-Match, so it cannot keep two pipelines apart: use one "
+                "with conditional writes, or a directory as the root"
             )
 
     def renew_until(self, done: threading.Event) -> None:
@@ -92,17 +92,18 @@ class _Lease:
                 log.warning("%s cannot be renewed: %s", self.path, error)
                 self.lost = time.monotonic() - renewed > STALE_SECONDS
             if self.lost:
-                log.error("%s was taken over by another pipeline, or may be: this one ends", self.path)
+                log.error("%s was lost, another pipeline may hold it: this one ends", self.path)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
     def give_back(self) -> None:
-        """Remove it where it is still ours; what the store has against that must not hide how the work ended."""
+        """Remove the lease if it is still ours. An error of the store is logged only: it must not hide how the work
+        ended."""
         try:
             if not self.lost and self.path.read_bytes() == self.body:
                 self.path.unlink(missing_ok=True)
         except (OSError, BotoCoreError) as error:
-            log.warning("%s cannot be given back, and is forgotten in %s s: %s", self.path, STALE_SECONDS, error)
+            log.warning("%s cannot be released, and expires in %s s: %s", self.path, STALE_SECONDS, error)
 
     def _renew(self) -> bool:
         if self._write(IfMatch=self.etag):
@@ -141,5 +142,5 @@ def _dead(owner: dict[str, Any]) -> bool:
 
 
 def _pids() -> str:
-    """The namespace in which this host's process numbers mean something to us: containers may share a host's name."""
+    """The namespace of this process's pid: containers may share a host name without sharing pids."""
     return os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""

@@ -1,5 +1,5 @@
-"""One pipeline at a time works on a stage: an OS lock for each, which ends with the process that holds it, or a lease
-where the root is in a store."""
+"""Locks that keep two pipelines off the same stage: an OS lock, which ends with its process, or a lease in an object
+store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from datagen.storage import in_store
 from pipelines.engine.stage import Stage, State, execution_plan
 
-LOCKS = "locks"  # the folder under a root for what holds only while a process lives
+LOCKS = "locks"  # the folder under a root for files that matter only while a process lives
 
 
 class StageLocked(RuntimeError):
@@ -40,7 +40,7 @@ def hold_locks(stages: Sequence[Stage], root: Path, preset: str) -> Iterator[Non
 
 
 def lock_file(stage: Stage, root: Path) -> Path:
-    """Where a stage's lock lies, with its last owner in it; whether it is held only the OS knows."""
+    """The file of a stage's lock. It names the last owner; only the OS knows whether the lock is held."""
     return root / LOCKS / f"{stage.name}-{stage.identity}.json"
 
 
@@ -68,7 +68,7 @@ def _leased(stage: Stage, root: Path, owner: dict[str, object]) -> Iterator[None
         try:
             held.enter_context(hold_lease(lock_file(stage, root), owner))
         except LeaseHeld as other:
-            killed = f"; one that was killed elsewhere is forgotten after {STALE_SECONDS} s"
+            killed = f"; the lock of a pipeline that was killed on another host expires after {STALE_SECONDS} s"
             raise StageLocked(_busy(stage, root, json.dumps(other.owner)) + killed) from None
         yield
 
@@ -79,7 +79,7 @@ def _busy(stage: Stage, root: Path, text: str) -> str:
         who = "process {pid} on {host} (preset {preset}, since {since})".format(**owner)
     except ValueError:  # it has the lock and has not yet written who it is
         who = "another process"
-    return f"stage {stage.name}: {who} works on it in {root}: wait until it ends, or give another --root"
+    return f"stage {stage.name}: {who} works on it in {root}: wait until it ends, or use another --root"
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""SIGTERM, as a preempted machine or a scheduler sends it some seconds before it kills."""
+"""SIGTERM, which a scheduler or a preempted machine sends some seconds before it kills."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GRACE_SECONDS = 25  # Kubernetes kills after 30
 
 
 class Terminated(BaseException):
-    """This process got SIGTERM. As KeyboardInterrupt, no handler of errors should take it for one."""
+    """This process got SIGTERM. Not an Exception, like KeyboardInterrupt, so that no error handler catches it."""
 
 
 @contextmanager

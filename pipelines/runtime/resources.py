@@ -1,4 +1,4 @@
-"""What a pipeline takes of a Ray cluster: cores or a GPU for each training, and how many trainings at once."""
+"""How a pipeline uses a Ray cluster: cores or a GPU for each training, and how many trainings run side by side."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from sleepmodel.config import Scale
 
 CORES_A_GPU = 8  # at most: one reads rows ahead, the others are torch's
 HEAD = "node:__internal_head__"  # Ray's own mark among a node's resources
-LAUNCHED_BY = "SLEEPMODEL_CLUSTER"  # names the file that the head was launched with; Ray tells nobody what it may start
+LAUNCHED_BY = (
+    "SLEEPMODEL_CLUSTER"  # names the file that the head was launched with: Ray has no API for what it may start
+)
 
 Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """scale: with nothing left to derive; at_once: trainings, or trials of a search, side by side."""
+    """scale: with every field decided; max_concurrent: trainings, or trials of a search, side by side."""
 
     scale: Scale
     max_concurrent: int
@@ -36,12 +38,12 @@ class ResourcePlan:
 
     @property
     def worker(self) -> str:
-        """What a worker gets."""
+        """The resources of one worker, in words."""
         return f"{self.scale.cores} core{'s' * (self.scale.cores > 1)}{' and a GPU' if self.scale.gpu else ''}"
 
 
 def plan_resources_on_ray(scale: Scale) -> ResourcePlan:
-    """`allot` on the Ray that this process is connected to, and what its autoscaler may start."""
+    """`plan_resources` on the Ray that this process is connected to, with the nodes that its autoscaler may start."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     launched = Path(os.environ.get(LAUNCHED_BY, "")).expanduser()
     startable = nodes_to_start(json.loads(launched.read_text())) if launched.is_file() else []
@@ -64,11 +66,11 @@ def nodes_to_start(cluster: dict[str, Any]) -> list[Resources]:
 
 
 def plan_resources(scale: Scale, nodes: Sequence[Resources], grows: bool = False) -> ResourcePlan:
-    """What a training gets where the `scale` leaves it open, and how many fit.
+    """Decide the resources of a training where `scale` leaves them open, and how many trainings fit.
 
-    nodes: resources of each; grows: some of them are yet to be started. A GPU is taken where there is one; a worker's
-    cores are its GPU's share of its node, up to CORES_A_GPU, or one.
-    Raises ValueError where a training could never start; Ray would wait for ever.
+    nodes: resources of each; grows: some of them are yet to be started. A worker gets a GPU where there is one, and as
+    many cores as its GPU's share of the node, up to CORES_A_GPU; without a GPU one core.
+    Raises ValueError where a training could never start, as Ray would wait for ever.
     """
     sizes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
     gpu = any(gpus for _, gpus in sizes) if scale.gpu is None else scale.gpu

@@ -57,9 +57,15 @@ class DeepSpeedEngine:
         self.peaks = peak_rates([self.engine.optimizer])
 
     def backward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        weight: float = 1.0,
+        eviction: str | None = None,
     ) -> Tensor:
-        loss = weight * self.engine(tokens.to(self.engine.device), loss_mask.to(self.engine.device), sleep_passes).loss
+        device = self.engine.device
+        loss = weight * self.engine(tokens.to(device), loss_mask.to(device), sleep_passes, eviction).loss
         self.engine.backward(loss)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()

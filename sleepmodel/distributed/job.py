@@ -24,6 +24,7 @@ from sleepmodel.tracking.runs import TrackingStore
 from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
 from sleepmodel.training.progress import Progress
+from sleepmodel.warm_start import warm_start
 
 HISTORY, MODEL = "history.json", "model"
 STOP_SECONDS = 2  # how often a store is asked whether to stop
@@ -32,7 +33,7 @@ STOP_SECONDS = 2  # how often a store is asked whether to stop
 @dataclass(frozen=True)
 class TrainingJob:
     """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves model and history;
-    start: directory of a model to begin with (SleepModel.adopt), None is none;
+    start: directory of a model to begin with (warm_start), None is none;
     store, run: where MLflow metrics go (None: nowhere);
     stop: a path whose existence asks the training to save and end before its last step (None: nothing asks)."""
 
@@ -84,7 +85,7 @@ class TrainingJob:
         """The model that the training begins with."""
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
-            model.adopt(load(self.start))
+            warm_start(model, load(self.start))
         for block in model.stack if self.scale.compile else ():
             block.compile()
         return model

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sleepmodel.accounting import kv_bytes, state_bytes
+from sleepmodel.inference.session import Session
 from sleepmodel.model import SleepModel
 
 ROUNDS, WARMUP = 12, 2
@@ -38,8 +40,9 @@ class InferenceCost:
 
 @torch.no_grad()
 def measure_inference_costs(models: Sequence[tuple[str, SleepModel, int]], rounds: int = ROUNDS) -> list[InferenceCost]:
-    """models: variant, model and N. They take turns, and so does who is first, so that what else the machine does falls
-    on all of them. Each turn is a fresh session that reads one window: most of it at once, its end token by token."""
+    """Measure models, each given as (variant, model, N), in turns whose order rotates, so that other load on the
+    machine affects all of them alike. A turn reads one window in a fresh session: most of it at once, its end token by
+    token."""
     awake: list[list[float]] = [[] for _ in models]
     asleep: list[list[float]] = [[] for _ in models]
     for turn in range(WARMUP + rounds):
@@ -56,16 +59,16 @@ def measure_inference_costs(models: Sequence[tuple[str, SleepModel, int]], round
             window=model.config.window,
             awake_ms=1e3 * statistics.median(awake[i]),
             sleep_ms=1e3 * statistics.median(asleep[i]),
-            state_bytes=model.state_bytes(1),
-            token_bytes=model.kv_bytes(1, 1),
+            state_bytes=state_bytes(model, 1),
+            token_bytes=kv_bytes(model, 1, 1),
         )
         for i, (variant, model, passes) in enumerate(models)
     ]
 
 
 def _one_window(model: SleepModel, passes: int) -> tuple[float, float]:
-    """Seconds a token awake, and seconds of the sleep: 0 where rows end before the window does."""
-    session, config = model.session(sleep_passes=passes), model.config
+    """Seconds for each token awake, and for the sleep: 0 where max_positions ends a row before its window is full."""
+    session, config = Session(model, sleep_passes=passes), model.config
     tokens = torch.arange(min(config.window, config.max_positions or config.window)) % config.vocab_size
     timed = min(TIMED_TOKENS, len(tokens) - 1)
     # the last token brings the sleep

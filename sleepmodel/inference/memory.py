@@ -9,15 +9,15 @@ from torch import Tensor
 
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
 
-FORMAT, VERSION = "sleepmodel-memory", "1"
+FORMAT, VERSION = "sleepmodel-memory", "2"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a session knows, apart from its model: resume it anywhere with `model.session(memory=...)`.
+    """What a session knows, apart from its model: resume it anywhere with `Session(model, memory=...)`.
 
     tensors: by name; right after a sleep under hard eviction almost all of it is fast weights;
-    fingerprint: of the model (SleepModel.fingerprint), without which it means nothing.
+    fingerprint: of the model (accounting.fingerprint), without which it means nothing.
     """
 
     tensors: dict[str, Tensor]
@@ -26,7 +26,7 @@ class Memory:
     @property
     def batch_size(self) -> int:
         """Rows."""
-        return len(self.tensors["mind.filled"])
+        return len(self.tensors["state.filled"])
 
     @property
     def nbytes(self) -> int:

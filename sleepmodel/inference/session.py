@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sleepmodel.accounting import fingerprint
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.sampling import _choose
 from sleepmodel.mixers.base import FAR, PAD, Span
@@ -102,12 +103,12 @@ class Session:
     @property
     def memory(self) -> Memory:
         """A snapshot, which later reads do not change."""
-        tensors = {name: tensor.clone() for name, tensor in named_tensors(self._state, "mind")}
+        tensors = {name: tensor.clone() for name, tensor in named_tensors(self._state, "state")}
         return Memory(tensors, self._fingerprint)
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        return self.model.fingerprint()
+        return fingerprint(self.model)
 
     def fork(self, copies: int = 1) -> Session:
         """An independent session that knows what this one knows, each row `copies` times: row r's are
@@ -268,17 +269,17 @@ class Session:
 
 
 def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
-    """The mind that a memory holds; ValueError where it is not this model's, or not what a session can have written."""
-    if memory.fingerprint != model.fingerprint():
+    """The state in a memory. Raises ValueError where it belongs to another model, or no session can have written it."""
+    if memory.fingerprint != fingerprint(model):
         raise ValueError(
-            f"this memory is of model {memory.fingerprint}, not of this one, {model.fingerprint()}: fast weights mean "
+            f"this memory is of model {memory.fingerprint}, not of this one, {fingerprint(model)}: fast weights mean "
             "something to the model alone that wrote them; load the model that they came from"
         )
     empty = SessionState.empty(model, 1)
-    wanted = dict(named_tensors(empty, "mind"))
+    wanted = dict(named_tensors(empty, "state"))
     if set(wanted) != set(memory.tensors):
         raise ValueError(f"this memory lacks {sorted(set(wanted) ^ set(memory.tensors))}; take another copy of it")
-    rows = memory.batch_size if memory.tensors["mind.filled"].dim() else 0
+    rows = memory.batch_size if memory.tensors["state.filled"].dim() else 0
     lengths: dict[str, int] = {}
     for name, leaf in wanted.items():
         found = memory.tensors[name]
@@ -301,7 +302,7 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
     if (
         wrong
         or (state.filled + state.skipped > window).any()
-        or (state.filled > state.read.clamp(max=lengths["mind"])).any()
+        or (state.filled > state.read.clamp(max=lengths["state"])).any()
     ):
         raise ValueError("this memory's counts of tokens are not those of a session; take another copy of it")
     return state

@@ -1,16 +1,14 @@
-"""A terminal around a session: type context for the model to read, ask, watch its window fill and see it sleep."""
+"""The commands of a terminal around a session; `python -m sleepmodel` starts one."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from sleepmodel.hub import load
+from sleepmodel.accounting import kv_bytes, state_bytes
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
 from sleepmodel.model import SleepModel
@@ -90,7 +88,7 @@ class Terminal:
         self.timed(lambda: None)
 
     def forget(self, _: str) -> None:
-        self.session = self.model.session(sleep_passes=self.session.sleep_passes)
+        self.session = Session(self.model, sleep_passes=self.session.sleep_passes)
         self.timed(lambda: None)
 
     def _read(self, context: Tensor) -> None:
@@ -112,7 +110,7 @@ class Terminal:
 
     def status(self, session: Session) -> str:
         """Window fill, sleeps, and the bytes of what is kept."""
-        state, kv = self.model.state_bytes(1), self.model.kv_bytes(1, session.kv_tokens)
+        state, kv = state_bytes(self.model, 1), kv_bytes(self.model, 1, session.kv_tokens)
         filled, window = int(session.filled[0]), self.model.config.window
         sleeps = f"{int(session.sleeps[0])} sleeps, N = {session.sleep_passes}"
         return f"window {filled}/{window} | {sleeps} | fast weights {state:,} B, KV {kv:,} B"
@@ -133,7 +131,7 @@ class Terminal:
 
 def remembering(model: SleepModel, path: str, passes: int | None) -> Session:
     """A session that goes on from a memory's file. Raises ValueError where that holds several conversations."""
-    session = model.session(memory=Memory.load(path), sleep_passes=passes)
+    session = Session(model, memory=Memory.load(path), sleep_passes=passes)
     if session.batch_size != 1:
         raise ValueError(
             f"{path}: a memory of {session.batch_size} rows, a terminal takes 1; save a session of one row"
@@ -145,36 +143,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{text!r}: must be a whole number of at least 1")
     return int(text)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command `python -m sleepmodel`."""
-    parser = argparse.ArgumentParser(
-        "python -m sleepmodel", description=__doc__, epilog=HELP, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model", help="models:/<name>@<alias>, models:/<name>/<version>, or a model's directory")
-    parser.add_argument("--passes", type=int, help="N of every sleep; the model's own without it")
-    parser.add_argument("--memory", help="a file to go on from")
-    given = parser.parse_args(arguments)
-    try:
-        if given.passes is not None and given.passes < 1:
-            raise ValueError(f"--passes {given.passes}: must be at least 1")
-        model = load(given.model)
-        session = (
-            remembering(model, given.memory, given.passes) if given.memory else model.session(1, None, given.passes)
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    terminal = Terminal(model, session, console.print)
-    config = model.config
-    console.print(
-        f"{given.model}: {model.n_params():,} weights, {config.eviction} eviction every {config.window} tokens"
-    )
-    console.print(f"tokens: {' '.join(terminal.words[:20])}; /help for commands")
-    while True:
-        try:
-            if not terminal.enter(console.input("> ")):
-                return
-        except EOFError:
-            return

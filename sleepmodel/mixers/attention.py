@@ -61,12 +61,11 @@ class Attention(Mixer):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.width, self.window = config.n_heads, config.d_model, config.window
-        self.set_eviction(config.eviction)
         self.q, self.k, self.v = (nn.Linear(self.width, self.width, bias=False) for _ in range(3))
         self.out = zero_linear(self.width, self.width)
 
-    def set_eviction(self, eviction: str) -> None:
-        self.keeps_state = eviction == "sliding"
+    def keeps_state(self, eviction: str) -> bool:
+        return eviction == "sliding"
 
     def initial_state(self, batch: int) -> KV:
         """No tokens."""
@@ -102,8 +101,8 @@ class Attention(Mixer):
     def begin_pass(self, state: KV) -> KV:
         return self.initial_state(len(state.k))
 
-    def evict(self, state: KV, length: Tensor | int, earlier: KV | None = None) -> KV:
-        if not self.keeps_state:
+    def evict(self, state: KV, length: Tensor | int, eviction: str, earlier: KV | None = None) -> KV:
+        if not self.keeps_state(eviction):
             return self.initial_state(len(state.k))
         if earlier is not None:
             older = earlier._replace(place=earlier.place.masked_fill(earlier.place >= 0, FAR))

@@ -1,7 +1,7 @@
-"""The layers of a block: softmax attention, the MLP, and what every sequence mixer promises.
+"""The contract of a sequence mixer, and where the tokens that it gets stand in their window.
 
-DeepSpeed gives Muon every parameter of two or more dimensions whose name lacks `embed` and `lm_head`, so names matter
-here (see optim.py).
+Names of parameters matter: DeepSpeed gives Muon every parameter of two or more dimensions whose name has neither
+`embed` nor `lm_head` in it (see training/optim.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 PAD = -1  # any negative token is a pad
-FAR = -(2**40)  # the place of what no token of a window sees: pads and empty slots
+FAR = -(2**40)  # the place of pads and empty slots, which no token of a window attends to
 
 
 class Span(NamedTuple):
-    """Where T tokens, which are a piece of a window or all of it, stand in it.
+    """Where T tokens, a part of a window or all of it, stand in it.
 
     place: int64 [B, T], or [1, T] where the rows agree: 0 at the first token of a row's window, FAR at a pad;
     real: bool [B, T], False at pads; None where there are none.
@@ -47,34 +47,34 @@ class Mixer(nn.Module):
     earlier ones: a window in one piece and the same window in several give the same outputs.
     """
 
-    keeps_state: bool  # whether anything of the state outlives a window
-
-    def set_eviction(self, eviction: str) -> None:
-        """What becomes of the KV cache at a border: "hard" or "sliding"."""
+    def keeps_state(self, eviction: str) -> bool:
+        """Whether anything of the state outlives a window under this eviction, "hard" or "sliding"."""
+        raise NotImplementedError
 
     def initial_state(self, batch: int) -> Any:
         """The state of `batch` rows that have read nothing."""
         raise NotImplementedError
 
     def write(self, x: Tensor, state: Any, span: Span) -> Any:
-        """The state that `forward` would return, where the output is not wanted."""
+        """The state that `forward` would return, without computing the output."""
         raise NotImplementedError
 
     def begin_pass(self, state: Any) -> Any:
-        """What a further pass over the same window begins with. It attends to the window alone: a window's tokens are
-        all that the KV cache holds when it is full."""
+        """The state with which a further pass over the same window begins. Such a pass attends to the window alone, as
+        the KV cache of a full window holds nothing else."""
         raise NotImplementedError
 
-    def evict(self, state: Any, length: Tensor | int, earlier: Any = None) -> Any:
+    def evict(self, state: Any, length: Tensor | int, eviction: str, earlier: Any = None) -> Any:
         """What is left when a window of `length` tokens (as `Span.length`) ends.
 
-        earlier: the state before the passes that saw the window alone; None is: all that stays is in `state`.
+        eviction: "hard" drops the KV cache, "sliding" keeps the L - 1 latest tokens of it;
+        earlier: the state before the passes that saw the window alone; None: all that stays is in `state`.
         """
         raise NotImplementedError
 
     def straight_through(self, before: Any, after: Any) -> Any:
-        """The state `after` a pass that ran this block without a gradient, through which a gradient of the fast weights
-        reaches `before` as if they were the same."""
+        """The state `after` a pass without gradient, through which a gradient of the fast weights reaches `before`
+        unchanged (straight-through)."""
         return after
 
     def flops(self, tokens: int, kept: int) -> int:

@@ -1,7 +1,4 @@
-"""The sequence mixers that keep fast weights, one class a rule, and the registry of all mixers.
-
-A rule of your own is one more subclass, and its name in MIXERS here and in config.py.
-"""
+"""Mixers with fast weights, a class for each update rule: gated delta, delta, linear (Hebbian)."""
 
 from __future__ import annotations
 
@@ -27,8 +24,6 @@ class GatedDelta(Mixer):
     and alpha = 1. Every pass of a sleep goes on from the state that the one before it left.
     """
 
-    keeps_state = True
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, heads, key_dim, value_dim = config.d_model, config.fast_heads, config.key_dim, config.value_dim
@@ -40,6 +35,9 @@ class GatedDelta(Mixer):
         nn.init.constant_(self.decay.bias, math.log(math.expm1(-math.log(INITIAL_DECAY))))
         self.norm = nn.RMSNorm(value_dim)
         self.out = zero_linear(heads * value_dim, width)
+
+    def keeps_state(self, eviction: str) -> bool:
+        return True
 
     def initial_state(self, batch: int) -> Any:
         """Zeros [batch, H, K, V], float32 (float64 in a float64 model)."""
@@ -68,7 +66,7 @@ class GatedDelta(Mixer):
     def begin_pass(self, state: Any) -> Any:
         return state
 
-    def evict(self, state: Any, length: Tensor | int, earlier: Any = None) -> Any:
+    def evict(self, state: Any, length: Tensor | int, eviction: str, earlier: Any = None) -> Any:
         return state
 
     def straight_through(self, before: Any, after: Any) -> Any:
@@ -103,7 +101,7 @@ class GatedDelta(Mixer):
 
 
 class Delta(GatedDelta):
-    """The delta rule (DeltaNet): as GatedDelta, and nothing is ever forgotten, alpha = 1."""
+    """The delta rule (DeltaNet): as GatedDelta without forgetting, alpha = 1."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -117,7 +115,7 @@ class Delta(GatedDelta):
 
 
 class Linear(GatedDelta):
-    """Hebbian writes with decay (Mamba-2's rule): as GatedDelta, but what a key already holds is not taken off."""
+    """Hebbian writes with decay (Mamba-2's rule): as GatedDelta without the delta correction."""
 
     def rule(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return hebbian_rule(q, k, v, g, beta, state)

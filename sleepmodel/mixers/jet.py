@@ -23,25 +23,21 @@ class JetState(NamedTuple):
 
 
 class Jet(GatedDelta):
-    """Jet-Nemotron's block: GatedDelta, and each value is a causal convolution of the latest 4, channel by channel,
-    whose kernel is computed from the token. It begins as the identity.
+    """Jet-Nemotron's block: GatedDelta whose values pass through a dynamic convolution.
 
-    At a border the convolution does as attention does: under hard eviction it begins anew, for the fast weights alone
-    may cross; under sliding eviction its latest 3 inputs stay, as part of the Memory. A further pass of a sleep sees
-    the window alone. Before the first token there are zeros.
+    Each value becomes a causal, depthwise convolution of the latest 4, with a kernel computed from the token that
+    starts as the identity. At a border the convolution does as attention does: hard eviction drops its inputs, as the
+    fast weights alone may cross; sliding eviction keeps the latest 3, as part of the Memory. A further pass of a sleep
+    sees the window alone. Inputs before the first token are zero.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width, channels = config.d_model, config.fast_heads * config.value_dim
-        self.set_eviction(config.eviction)
         self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
         with torch.no_grad():
             self.kernel_out.bias.view(channels, JET_KERNEL).copy_(torch.eye(JET_KERNEL)[-1])
-
-    def set_eviction(self, eviction: str) -> None:
-        self.keeps_tail = eviction == "sliding"
 
     def initial_state(self, batch: int) -> JetState:
         return JetState(super().initial_state(batch), self._no_tail(batch))
@@ -61,8 +57,8 @@ class Jet(GatedDelta):
     def begin_pass(self, state: JetState) -> JetState:
         return JetState(state.S, self._no_tail(len(state.S)))
 
-    def evict(self, state: JetState, length: Tensor | int, earlier: JetState | None = None) -> JetState:
-        if not self.keeps_tail:
+    def evict(self, state: JetState, length: Tensor | int, eviction: str, earlier: JetState | None = None) -> JetState:
+        if eviction == "hard":
             return self.begin_pass(state)
         if earlier is None:
             return state

@@ -12,6 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from sleepmodel.config import ModelConfig
+from sleepmodel.inference.session import Session
 from sleepmodel.serialization.model_dir import load_directory
 
 
@@ -63,7 +64,7 @@ class Answers(PythonModel):
             raise ValueError(f"n = {n!r:.200}: must be an integer, the number of tokens to answer with")
         n = int(n)
         check_prompts(self.model.config, tokens, n)
-        session = self.model.session(len(tokens))
+        session = Session(self.model, len(tokens))
         session.read(torch.from_numpy(tokens.astype(np.int64)), last=True)
         return {"answer": session.generate(n).numpy()}
 

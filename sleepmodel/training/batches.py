@@ -1,7 +1,7 @@
-"""The rows of each step, and N: functions of (seed, step), and under a curriculum of the reports so far.
+"""Which rows each step trains on, and with which N: functions of (seed, step), under a curriculum also of the reports.
 
-An epoch takes the blocks of a dataset in an order of its own, and the rows of a block in another, so that no more than
-two blocks are in memory, whatever the number of rows. Every worker reads every block and computes its share of a batch.
+Each epoch shuffles the blocks of a dataset, and the rows within each block, so that at most two blocks are in memory
+however many rows there are. Every worker reads every block and computes its share of a batch.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ Int64 = npt.NDArray[np.int64]
 
 
 class BatchSampler:
-    """What each step reads. Raises ValueError where there are fewer rows than one batch."""
+    """The batch of each step. Raises ValueError where there are fewer rows than one batch."""
 
-    level: int | None = None  # that validation rows are of
+    level: int | None = None  # of the validation rows; None: all of them
 
     def __init__(self, blocks: Blocks, config: TrainConfig) -> None:
         self.config, self.epochs, self.reader = config, EpochOrder(blocks.sizes, config), Prefetcher(blocks)
 
     def batch(self, step: int) -> tuple[Rows, int | None]:
-        """The rows of a step, of all workers, and their N: None where the model's own is meant."""
+        """The rows of a step, for all workers together, and their N; None is the model's own."""
         pieces = self.epochs.pieces(step)
         self.reader.keep([block for block, _ in pieces], self.epochs.following(step))
         return Rows.joined([self.reader.read(block)[rows] for block, rows in pieces]), drawn_passes(step, self.config)
 
     def validated(self, accuracy: float) -> None:
-        """Told of each report."""
+        """Called with the accuracy of each validation."""
 
 
 class CurriculumSampler(BatchSampler):
-    """Rows of one level at a time, drawn from the block that an epoch has come to; `opened` and the accuracy of its
-    report say which level is open when a run goes on."""
+    """Batches of one level each, drawn from the current block of the epoch. `opened`, the level and the accuracy of the
+    last report, says which level is open when a run resumes."""
 
     def __init__(self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None) -> None:
         super().__init__(blocks, config)
         self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config))
-        # not the first that is read, which may be a shorter one, by the seed
+        # block 0 and not the first one read, which depends on the seed and may be shorter
         self.schedule = self.levels(0).schedule(config.curriculum)
         self.level = self.schedule.after(*opened) if opened else self.schedule.first
 
@@ -63,7 +63,7 @@ class CurriculumSampler(BatchSampler):
 
 
 class EpochOrder:
-    """Which rows of which blocks each step reads; what is left at an epoch's end is less than a batch, and dropped."""
+    """Which rows of which blocks each step reads; an incomplete batch at the end of an epoch is dropped."""
 
     def __init__(self, sizes: tuple[int, ...], config: TrainConfig) -> None:
         self.sizes, self.config = sizes, config
@@ -74,7 +74,7 @@ class EpochOrder:
         self._within = lru_cache(maxsize=2)(self._rows)
 
     def pieces(self, step: int) -> list[tuple[int, Int64]]:
-        """Block numbers, each with the rows of it, one batch in all."""
+        """The block numbers and rows that make up a step's batch."""
         epoch, batch = divmod(step, self.per_epoch)
         first, last = batch * self.config.batch_size, (batch + 1) * self.config.batch_size
         pieces, start = [], 0
@@ -86,7 +86,7 @@ class EpochOrder:
         return pieces
 
     def following(self, step: int) -> int | None:
-        """The block that comes behind a step's last; None where the training ends before it."""
+        """The block that follows a step's last one; None where the training ends before it."""
         epoch, order = step // self.per_epoch, self._order(step // self.per_epoch)
         at = order.index(self.pieces(step)[-1][0]) + 1
         if at < len(order):
@@ -105,14 +105,14 @@ class EpochOrder:
 
 
 class Prefetcher:
-    """Blocks that are in memory or on their way there."""
+    """Reads blocks ahead of their use, in a thread."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks, self.pool = blocks, ThreadPoolExecutor(max_workers=1)
         self.there: dict[int, Future[Rows]] = {}
 
     def keep(self, wanted: list[int], following: int | None) -> None:
-        """Forget all blocks but those wanted, and where that is one, begin to read the one that follows it."""
+        """Drop all blocks but the wanted ones; where only one is wanted, start to read the one that follows it."""
         ahead = [following] if following is not None and len(set(wanted)) == 1 else []
         self.there = {block: future for block, future in self.there.items() if block in wanted + ahead}
         for block in wanted + ahead:
@@ -120,20 +120,20 @@ class Prefetcher:
                 self.there[block] = self.pool.submit(self.blocks.read, block)
 
     def read(self, block: int) -> Rows:
-        """A block, once it is read. Raises what reading it raised."""
+        """Wait for a block and return its rows. Raises what reading it raised."""
         if block not in self.there:
             self.there[block] = self.pool.submit(self.blocks.read, block)
         return self.there[block].result()
 
 
 def drawn_passes(step: int, config: TrainConfig) -> int | None:
-    """N of a step's batch, a function of (seed, step); None where the model's own is meant."""
+    """The N of a step's batch, a function of (seed, step); None is the model's own."""
     if not config.sleep_passes:
         return None
     return int(np.random.Generator(np.random.PCG64([config.seed, step, 1])).choice(config.sleep_passes))
 
 
 def split_batch(rows: Rows, rank: int, workers: int, accumulation: int) -> list[Rows]:
-    """A worker's micro-batches of a global batch: equal contiguous pieces."""
+    """A worker's micro-batches of a global batch: contiguous pieces of equal size."""
     pieces = np.split(np.arange(len(rows)), workers * accumulation)
     return [rows[piece] for piece in pieces[rank * accumulation : (rank + 1) * accumulation]]

@@ -1,4 +1,4 @@
-"""Which rows a step reads where training goes from easy to hard: levels that open one by one."""
+"""Levels of difficulty that open one after the other, and the rows of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class LevelSchedule:
-    """The levels of a training, easiest first, and how they open."""
+    """The levels of a training, easiest first, and when they open."""
 
     levels: tuple[int, ...]
     threshold: float | None
@@ -28,11 +28,11 @@ class LevelSchedule:
 
     @property
     def first(self) -> int:
-        """The deepest level that is open when training begins."""
+        """The deepest level that is open at the start."""
         return self.levels[-1] if self.threshold is None else self.levels[0]
 
     def after(self, level: int, accuracy: float) -> int:
-        """The deepest open level, once `level` was validated with this accuracy."""
+        """The deepest open level after `level` was validated with this accuracy."""
         deeper = self.levels[self.levels.index(level) + 1 :]
         return deeper[0] if deeper and self.threshold is not None and accuracy >= self.threshold else level
 
@@ -51,7 +51,7 @@ class RowsByLevel:
         self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
 
     def schedule(self, curriculum: Curriculum) -> LevelSchedule:
-        """These levels as those of a training. Raises ValueError where one has fewer rows than a batch."""
+        """The schedule of a training with these levels. Raises ValueError where one has fewer rows than a batch."""
         for level, found in self.rows.items():
             if len(found) < self.batch_size:
                 raise ValueError(

@@ -27,12 +27,14 @@ class Engine(Protocol):
     workers: int
     accumulation: int
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float) -> Tensor:
+    def backward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float, eviction: str | None
+    ) -> Tensor:
         """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss times `weight`."""
 
     def step(self, rate: float) -> float:
-        """Clip, step at `rate` times the peak rates, clear the gradients; the gradient norm before clipping.
-        Where that norm is not finite nothing is applied, but from ZeRO 1 on."""
+        """Clip the gradient, step at `rate` times the peak rates, clear the gradient; returns its norm before clipping.
+        A gradient that is not finite is not applied, except from ZeRO 1 on."""
 
     def mean(self, value: float) -> float:
         """The mean of each worker's value."""
@@ -56,11 +58,16 @@ class LocalEngine:
         self.peaks = peak_rates(self.optimizers)
 
     def backward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        weight: float = 1.0,
+        eviction: str | None = None,
     ) -> Tensor:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
+            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes, eviction).loss
         (loss / self.accumulation).backward()
         return loss.detach()
 
@@ -84,7 +91,7 @@ class LocalEngine:
 
 
 def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whose weights and optimisers are whole in this process."""
+    """Write a checkpoint of a model whose weights and optimisers are not partitioned."""
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
     (directory / CHECKPOINT_SUM).write_text(_sum_of(directory / CHECKPOINT))

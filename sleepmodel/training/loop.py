@@ -1,7 +1,7 @@
-"""The training loop: one process, torch alone. What saves, reports, or spreads it over workers is passed in.
+"""The training loop. It needs torch alone: what saves, reports or distributes a training is passed in.
 
-A run is a function of (model config, train config, rows): the weights start from the seed, and the rows of a step
-follow from it (batches.py), so that the data position is the step.
+A training is a function of (model config, train config, rows). The seed determines the initial weights, seed and step
+determine the rows of a batch (batches.py): a checkpoint needs no data position.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from datagen.blocks import Blocks
 from datagen.rows import Rows
+from sleepmodel.accounting import flops
 from sleepmodel.config import ModelConfig, TrainConfig
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import SleepModel
@@ -30,7 +31,7 @@ Save = Callable[[Path], None]  # writes a complete checkpoint into an empty dire
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient is no longer a number; the last checkpoint is good."""
+    """The loss or the gradient is not finite; the last checkpoint is good."""
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
@@ -48,20 +49,22 @@ def train(
     resume: Path | None = None,
     between: Callable[[int, Save], None] = lambda step, save: None,
 ) -> list[Progress]:
-    """Train to `config.steps` and return every report, those before a resume too.
+    """Train to `config.steps` and return the learning curve, with the reports from before a resume.
 
-    validate: accuracy of the model on rows of a level, of all for None; report: told every `validate_every` steps and
-    at the end; resume: a directory that its `Save` wrote; between: told after every other step how many are done, and
-    may end the run by an exception. Every worker must save at the same step.
-    Raises NonFiniteError, with step, rates and norm, where loss or gradient are no longer numbers and `config.skips`
-    does not pass over it.
+    validate: gives the model's accuracy on the validation rows of a level (None: on all of them);
+    report: called with a `Progress` and a `Save` every `validate_every` steps and at the end;
+    resume: a directory that a `Save` wrote;
+    between: called after every other step with the number of steps done and a `Save`; it may end the run by raising.
+    Every worker must save at the same step.
+    Raises NonFiniteError, with step, rates and norm, where loss or gradient are not finite and `config.skips` are used
+    up.
     """
     keep_freed_memory()
     history, done = _load(engine, resume) if resume else ([], _Done())
     begin = time.monotonic() - done.seconds
     lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
-    plan, stage = _plan(rows, config, history), _NewLayerWarmup(engine.model, config)
-    cost, window = functools.cache(engine.model.flops), engine.model.config.window
+    sampler, warmup = _sampler(rows, config, history), _NewLayerWarmup(engine.model, config)
+    cost, window = functools.cache(functools.partial(flops, engine.model)), engine.model.config.window
 
     def save(directory: Path) -> None:
         done.seconds = time.monotonic() - begin
@@ -69,13 +72,13 @@ def train(
 
     for step in range(done.step, config.steps):
         rate = schedule(step, config) * config.backoff**done.skipped
-        stage.begin(step)
-        (batch, passes), micro = plan.batch(step), []
+        eviction = warmup.eviction(step)
+        (batch, passes), micro = sampler.batch(step), []
         # each answer token counts the same, in whatever pieces the batch is computed
         answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
         for part in split_batch(batch, engine.rank, engine.workers, engine.accumulation):
             tokens, mask = map(torch.from_numpy, part.batch())
-            micro.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers)))
+            micro.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), eviction))
         loss = float(torch.stack(micro).mean())
         norm = engine.step(rate)
         # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
@@ -93,7 +96,7 @@ def train(
         done.step += 1
         real = batch.lengths - batch.pads
         done.tokens += int(real.sum())
-        # windows of pads alone are not computed
+        # windows that hold pads alone are not computed
         done.flops += 3 * sum(cost(int(length), passes) for length in real + batch.pads % window)
         if done.step % config.validate_every == 0 or done.step == config.steps:
             now = time.monotonic()
@@ -106,12 +109,12 @@ def train(
                 loss=engine.mean(sum(done.losses) / len(done.losses) if done.losses else math.nan),
                 grad_norm=done.norm,
                 rate=rate,
-                accuracy=validate(stage.whole(), plan.level),
+                accuracy=validate(engine.model, sampler.level),
                 flops=done.flops,
-                level=plan.level,
+                level=sampler.level,
                 skipped=done.skipped,
             )
-            plan.validated(at.accuracy)
+            sampler.validated(at.accuracy)
             done.losses.clear()
             done.norm = math.nan
             history.append(at)
@@ -122,7 +125,7 @@ def train(
     return history
 
 
-def _plan(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> BatchSampler:
+def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> BatchSampler:
     blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
     blocks = blocks.first(config.rows) if config.rows else blocks
     if not config.curriculum.by_level:
@@ -134,8 +137,8 @@ def _plan(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> 
 
 @dataclass
 class _Done:
-    """What a run has done by now, also since its last report. losses: of each step since then that was not skipped,
-    this worker's; norm: of the last such step's gradient."""
+    """What a run has done so far. losses: this worker's, of each step since the last report that was not skipped;
+    norm: of the gradient of the last such step."""
 
     step: int = 0
     tokens: int = 0
@@ -150,20 +153,16 @@ class _NewLayerWarmup:
     """The first `fresh_steps` steps: hard eviction, and no gradient but for the fast-weight blocks'."""
 
     def __init__(self, model: SleepModel, config: TrainConfig) -> None:
-        self.model, self.steps, self.alone = model, config.fresh_steps, False
+        self.steps, self.alone = config.fresh_steps, False
         fresh = {id(p) for block in model.stack if not isinstance(block.mixer, Attention) for p in block.parameters()}
         for parameter in model.parameters() if config.fresh_steps else ():
             if id(parameter) not in fresh:
                 parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if self.alone else gradient)
 
-    def begin(self, step: int) -> None:
+    def eviction(self, step: int) -> str | None:
+        """The eviction of a step; None is the model's own."""
         self.alone = step < self.steps
-        self.model.set_eviction("hard" if self.alone else self.model.config.eviction)
-
-    def whole(self) -> SleepModel:
-        """The model as it will be used."""
-        self.model.set_eviction(self.model.config.eviction)
-        return self.model
+        return "hard" if self.alone else None
 
 
 def _save(engine: Engine, history: list[Progress], done: _Done, directory: Path) -> None:

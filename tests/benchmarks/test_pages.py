@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.pages import fill
+from benchmarks.evidence.experiments import EXPERIMENTS
+from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, SCALING, fill
 
 PAGE = "# title\n\n<!-- a -->\nNot run yet.\n<!-- end -->\n\nprose\n\n<!-- b-2 -->\n| old |\n<!-- end -->\n"
 
@@ -24,3 +26,13 @@ def test_a_block_without_a_place_is_refused_and_nothing_is_written(tmp_path: Pat
     with pytest.raises(KeyError, match=r"page.md has no <!-- c --> ... <!-- end -->"):
         fill(page, {"a": "new", "c": "new"})
     assert page.read_text() == PAGE
+
+
+def test_each_page_has_the_blocks_that_its_benchmarks_fill():
+    blocks = {
+        EVIDENCE: {*EXPERIMENTS, "told", "latency", "breakeven"},
+        ITERATED_SLEEP: {"moonshot"},
+        SCALING: {"rate", "generation", "training", "parallel", "tuning"},
+    }
+    for page, names in blocks.items():
+        assert set(re.findall(r"<!-- ([a-z0-9-]+) -->\n.+?\n<!-- end -->", page.read_text(), re.DOTALL)) == names

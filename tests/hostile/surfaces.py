@@ -28,6 +28,7 @@ from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
 from pipelines.engine.canonical import canonical
 from sleepmodel import Memory, ModelConfig, SleepModel, load, save
+from sleepmodel.inference.session import Session
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
 from sleepmodel.tracking.pyfunc import Answers
@@ -120,7 +121,7 @@ def _model_file(name: str) -> Surface:
 
 
 def _memory_bytes(place: Path) -> tuple[bytes, ...]:
-    session = _model().session(2)
+    session = Session(_model(), 2)
     session.read(torch.tensor([[0, 1, 1, 0], [1, 1, -1, -1]]))
     session.memory.save(place / "memory")
     return ((place / "memory").read_bytes(),)
@@ -145,7 +146,7 @@ def _read_forged_memory(content: bytes, place: Path) -> None:
         raise ValueError("memory: take another description")
     forged = {name: _fitted(tensors[name], what) for name, what in described.items() if name in tensors}
     write_tensors(place / "forged", forged, facts)
-    session = _model().session(memory=Memory.load(place / "forged"))
+    session = Session(_model(), memory=Memory.load(place / "forged"))
     logits = session.read(torch.zeros(session.batch_size, 4, dtype=torch.int64))
     session.sleep()
     assert logits.isfinite().all()
@@ -154,7 +155,7 @@ def _read_forged_memory(content: bytes, place: Path) -> None:
 def _use_memory(content: bytes, place: Path) -> None:
     """For a fuzzer, which learns the sum that is wanted and writes it itself: whatever it holds, nothing breaks."""
     (place / "memory").write_bytes(content)
-    session = _model().session(memory=Memory.load(place / "memory"))
+    session = Session(_model(), memory=Memory.load(place / "memory"))
     session.read(torch.zeros(session.batch_size, 4, dtype=torch.int64))
 
 
@@ -320,7 +321,7 @@ def _read_tokens(content: bytes, place: Path) -> None:
     with torch.no_grad():
         out = _model()(tokens, mask)
     assert out.loss.isfinite() and len(out.logits) == mask.sum()
-    assert _model().session(len(tokens)).read(tokens).isfinite().all()
+    assert Session(_model(), len(tokens)).read(tokens).isfinite().all()
 
 
 def _prompts(place: Path) -> tuple[bytes, ...]:

@@ -16,6 +16,7 @@ from datagen.gsm.importing import import_official
 from datagen.schema import shard_path
 from datagen.shards import ensure_shard
 from sleepmodel import Memory, load, save
+from sleepmodel.inference.session import Session
 from sleepmodel.training.loop import build_model
 from tests.hostile.surfaces import GSM_LINE
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -48,7 +49,7 @@ def model(place: Path, seed: int) -> Path:
 
 
 def memory(place: Path, seed: int) -> Path:
-    session = build_model(MODEL, CONFIG).session()
+    session = Session(build_model(MODEL, CONFIG))
     session.read(torch.full((1, 5), seed))
     session.memory.save(place / "memory")
     Memory.load(place / "memory")

@@ -140,7 +140,7 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
         "prompts = numpy.load(sys.argv[1])\n"
         "name = 'models:/sleep-rule110@champion'\n"
         "answers = mlflow.pyfunc.load_model(name).predict({'tokens': prompts})['answer']\n"
-        "session = sleepmodel.load(name).session(len(prompts))\n"
+        "session = sleepmodel.Session(sleepmodel.load(name), len(prompts))\n"
         "session.read(torch.from_numpy(prompts))\n"
         "assert (answers == session.generate(1).numpy()).all()\n"
         "numpy.save(sys.argv[2], answers)\n"

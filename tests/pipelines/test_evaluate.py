@@ -16,6 +16,7 @@ from pipelines.runtime.resources import plan_resources_on_ray
 from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, predict_all, trained_variants
 from sleepmodel import load, save
+from sleepmodel.accounting import flops
 from sleepmodel.config import Scale
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import predict, score
@@ -42,7 +43,7 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     assert [(trained.variant, trained.sleep_passes) for trained in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
     assert (beyond.variant, beyond.sleep_passes) == ("any@8", 8)
     rows, model = read_rows(dataset, "test"), load(training / "model")
-    forward = sum(model.flops(rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
+    forward = sum(flops(model, rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
     for trained, n in zip(found, (1, 2, 4), strict=True):
         predicted = predict(model, rows, n)
         result = measure(trained, rows, predicted, tmp_path)

@@ -79,7 +79,7 @@ def test_a_step_is_done_when_its_last_file_is(store: Path) -> None:
 def test_a_lease_is_taken_over_only_when_nobody_renews_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = lock_file(TRAIN, store)
     lease.write_text(json.dumps(STRANGER))
-    said = r"stage train: process \d+ on another \(preset demo, since 2026.*is forgotten after 60 s"
+    said = r"stage train: process \d+ on another \(preset demo, since 2026.*expires after 60 s"
     with pytest.raises(StageLocked, match=said), hold_locks([TRAIN], store, "smoke"):
         pytest.fail("two pipelines work on one step")
     monkeypatch.setattr(leases, "STALE_SECONDS", 0)

@@ -1,5 +1,6 @@
 """What is measured of a model's costs, and the arithmetic of what it keeps."""
 
+from sleepmodel.accounting import kv_bytes, state_bytes
 from sleepmodel.evaluation.latency import TIMED_TOKENS, measure_inference_costs
 from tests.sleepmodel.conftest import MakeModel
 
@@ -9,8 +10,8 @@ def test_more_passes_take_longer_asleep_and_keep_as_much(make_model: MakeModel) 
     one, eight = measure_inference_costs([("one", model, 1), ("eight", model, 8)], rounds=4)
     assert (one.variant, one.sleep_passes, eight.variant, eight.sleep_passes) == ("one", 1, "eight", 8)
     assert eight.sleep_ms > 2 * one.sleep_ms > 0 and one.awake_ms > 0
-    assert one.bytes(10**6) == eight.bytes(10**6) == model.state_bytes(1) + model.kv_bytes(1, 2 * TIMED_TOKENS)
-    assert one.bytes(3) == model.state_bytes(1) + model.kv_bytes(1, 3)
+    assert one.bytes(10**6) == eight.bytes(10**6) == state_bytes(model, 1) + kv_bytes(model, 1, 2 * TIMED_TOKENS)
+    assert one.bytes(3) == state_bytes(model, 1) + kv_bytes(model, 1, 3)
 
 
 def test_windows_down_to_the_smallest_and_rows_that_never_fill_one(make_model: MakeModel) -> None:

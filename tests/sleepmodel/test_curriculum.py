@@ -10,6 +10,7 @@ import torch
 
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from sleepmodel import SleepModel, TrainConfig
+from sleepmodel.accounting import flops
 from sleepmodel.config import Curriculum
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import accuracy, predict
@@ -39,11 +40,16 @@ class Watched(LocalEngine):
         self.seen: list[tuple[set[int], int | None]] = []
 
     def backward(
-        self, tokens: torch.Tensor, loss_mask: torch.Tensor, sleep_passes: int | None = None, weight: float = 1.0
+        self,
+        tokens: torch.Tensor,
+        loss_mask: torch.Tensor,
+        sleep_passes: int | None = None,
+        weight: float = 1.0,
+        eviction: str | None = None,
     ) -> torch.Tensor:
         told = {TASK.vocabulary[token] for token in tokens[:, 0].tolist()}
         self.seen.append(({int(name.removeprefix("t")) for name in told}, sleep_passes))
-        return super().backward(tokens, loss_mask, sleep_passes, weight)
+        return super().backward(tokens, loss_mask, sleep_passes, weight, eviction)
 
 
 def run(
@@ -96,7 +102,7 @@ def test_n_passes_stand_for_n_times_r_steps(rows: Rows) -> None:
     assert all(passes == wanted[min(levels)] for levels, passes in engine.seen)
     assert {min(levels) for levels, _ in engine.seen} == {3, 4, 5}
     model, length = engine.model, rows.tokens.shape[1]
-    cost = {level: 3 * CONFIG.batch_size * model.flops(length, passes) for level, passes in wanted.items()}
+    cost = {level: 3 * CONFIG.batch_size * flops(model, length, passes) for level, passes in wanted.items()}
     assert history[-1].flops == sum(cost[min(levels)] for levels, _ in engine.seen)
     got = predict(model, rows, curriculum=PASSES)
     for level, passes in wanted.items():

@@ -1,5 +1,9 @@
 """Each mixer is its recurrence, in one piece or several, and does at a border what its docstring says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,27 +11,69 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import ModelConfig
-from sleepmodel.config import MIXERS as NAMES
-from sleepmodel.mixers import MIXERS
+from sleepmodel.config import MIXERS
+from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import hebbian
+from sleepmodel.reference import BlockState, attention, fast_weights, initial_states
 from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import build_small
-from tests.sleepmodel.reference import Kept, attention, fast_weights, nothing
 from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
 
-def test_the_registry_has_every_name_that_a_config_may_have() -> None:
-    assert tuple(MIXERS) == NAMES
+def test_every_name_that_a_config_may_have_is_a_mixer() -> None:
+    assert [mixer_class(name).__name__ for name in MIXERS] == ["Attention", "GatedDelta", "Delta", "Linear", "Jet"]
 
 
-def naive(kind: str, mixer: torch.nn.Module, x: Tensor, kept: Kept) -> Tensor:
+OJA = """
+from sleepmodel.mixers.gated_delta import GatedDelta
+
+class Oja(GatedDelta):
+    def log_decay(self, x):
+        return super().log_decay(x) - 0.5 * self.eta
+
+class NoMixer:
+    pass
+"""
+
+
+def test_a_mixer_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
+    """From a file outside the package: it is built, trained, saved and loaded."""
+    (tmp_path / "my_rules.py").write_text(OJA)
+    program = """
+import torch
+from sleepmodel import ModelConfig, SleepModel, load, save
+from pathlib import Path
+model = SleepModel(ModelConfig(vocab_size=5, d_model=16, n_heads=2, window=6, mixers=("attention", "my_rules:Oja")))
+assert type(model.stack[1].mixer).__name__ == "Oja"
+tokens, mask = torch.randint(0, 5, (2, 9)), torch.arange(9).expand(2, 9) == 8
+model(tokens, mask).loss.backward()
+save(model, Path("saved"))
+assert torch.equal(load("saved")(tokens, mask).logits, model.eval()(tokens, mask).logits)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_rules:Oja", "No module named 'my_rules'; run where my_rules.py lies, or add its directory to PYTHONPATH"),
+        ("sleepmodel.config:Scale", "has no subclass of sleepmodel.mixers.base.Mixer named 'Scale'"),
+        ("sleepmodel.mixers.jet:Jat", "has no subclass of sleepmodel.mixers.base.Mixer named 'Jat'"),
+    ],
+)
+def test_a_path_that_is_no_mixer_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"mixers = '{name}': .*{message}"):
+        build_small(mixers=("attention", name))
+
+
+def naive(kind: str, mixer: torch.nn.Module, x: Tensor, kept: BlockState) -> Tensor:
     return torch.stack(attention(mixer, x, kept, 0) if kind == "attention" else fast_weights(mixer, kind, x, kept))
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", MIXERS)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**31), cut=st.integers(0, 5), eta=st.floats(0.1, 2.0))
 def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -> None:
@@ -35,7 +81,7 @@ def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -
     model = build_small(seed=seed % 1000, mixers=(kind,), fast_weight_lr=eta)
     mixer = model.stack[0].mixer
     x = torch.randn(1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), requires_grad=True)
-    kept = nothing(model)[0]
+    kept = initial_states(model)[0]
     expected = naive(kind, mixer, x[0], kept)
     state, pieces = mixer.initial_state(1), []
     for start, piece in ((0, x[:, :cut]), (cut, x[:, cut:])):
@@ -57,7 +103,7 @@ def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", MIXERS)
 def test_a_write_is_the_state_of_a_read(kind: str, eviction: str) -> None:
     model = build_small(mixers=(kind,), eviction=eviction)
     mixer = model.stack[0].mixer
@@ -68,7 +114,7 @@ def test_a_write_is_the_state_of_a_read(kind: str, eviction: str) -> None:
         written = mixer.write(x, state, span)
         for (_, a), (_, b) in zip(named_tensors(after, ""), named_tensors(written, ""), strict=True):
             torch.testing.assert_close(a, b, **EXACT)
-        state = mixer.evict(after, 6)
+        state = mixer.evict(after, 6, eviction)
 
 
 @settings(max_examples=20)
@@ -102,7 +148,7 @@ def test_a_border_keeps_of_jets_convolution_what_it_keeps_of_attention(eviction:
     mixer = build_small(mixers=("jet",), eviction=eviction).stack[0].mixer
     x = torch.randn(2, 6, 16, dtype=torch.float64)
     _, state = mixer(x, mixer.initial_state(2), Span.whole(6, x.device))
-    evicted = mixer.evict(state, 6)
+    evicted = mixer.evict(state, 6, eviction)
     assert evicted.tail.shape[1] == kept
     torch.testing.assert_close(evicted.tail, mixer.v(x)[:, 6 - kept :], **EXACT)
     assert torch.equal(evicted.S, state.S)
@@ -111,7 +157,7 @@ def test_a_border_keeps_of_jets_convolution_what_it_keeps_of_attention(eviction:
 def test_jet_begins_as_gated_delta() -> None:
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=5, d_model=16, n_heads=2, fast_heads=2, key_dim=8, value_dim=8, mixers=("jet",))
-    jet, plain = MIXERS["jet"](config), MIXERS["gated_delta"](config)
+    jet, plain = mixer_class("jet")(config), mixer_class("gated_delta")(config)
     plain.load_state_dict(jet.state_dict(), strict=False)
     for mixer in (jet, plain):
         torch.nn.init.ones_(mixer.out.weight)

@@ -11,12 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sleepmodel import ModelConfig, SleepModel
+from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes
 from sleepmodel.config import RECOMPUTE, Truncation
 from sleepmodel.mixers import gated_delta as fast_weights
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import gated_delta_cpu
+from sleepmodel.reference import algorithm_1, embedded, initial_states, readout, run_block
 from tests.sleepmodel.conftest import MakeModel
-from tests.sleepmodel.reference import algorithm_1, one_piece
 
 HYBRID = ("attention", "gated_delta", "attention", "gated_delta")
 EVERY_MIXER = ("attention", "delta", "jet", "attention", "linear", "gated_delta")
@@ -28,6 +29,14 @@ def rows(seed: int, batch: int = 3, tokens: int = 21, answers: tuple[int, ...] =
     mask = torch.zeros(batch, tokens, dtype=torch.bool)
     mask[:, list(answers)] = True
     return torch.randint(0, 5, (batch, tokens), generator=make), mask
+
+
+def one_piece(model: SleepModel, tokens: Tensor) -> Tensor:
+    """Logits [T, vocab] of an ordinary hybrid with sliding-window attention that knows nothing of windows or sleep."""
+    h = embedded(model, tokens, 0)
+    for block, mixer, state in zip(model.stack, model.config.mixers, initial_states(model), strict=True):
+        h = run_block(block, mixer, h, state, 0)
+    return readout(model, h)
 
 
 def gradients(model: SleepModel, loss: Tensor) -> list[Tensor]:
@@ -203,7 +212,7 @@ def test_the_last_k_passes_are_differentiated(
     model.truncation = Truncation(passes=1)
     got = gradients(model, model(tokens, mask).loss)
 
-    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int | None = None) -> tuple[Any, ...]:
+    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int, eviction: str) -> tuple[Any, ...]:
         (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
         for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
             after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
@@ -214,7 +223,7 @@ def test_the_last_k_passes_are_differentiated(
             if i < 2:
                 after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
             states = tuple(after)
-        return free.evict(states, span)
+        return free.evict(states, span, eviction)
 
     free.sleep = sleep  # type: ignore[method-assign]
     for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
@@ -272,7 +281,7 @@ def test_only_the_fast_weights_cross_a_border(make_model: MakeModel) -> None:
     model = make_model(sleep_passes=2, max_positions=None)
     tokens, mask = rows(4)
     alone = model(tokens[:, 18:], mask[:, 18:]).logits
-    model.sleep = lambda h, states, span, passes: model.initial_states(len(h))  # type: ignore[method-assign]
+    model.sleep = lambda h, states, span, passes, eviction: model.initial_states(len(h))  # type: ignore[method-assign]
     torch.testing.assert_close(model(tokens, mask).logits, alone)
 
 
@@ -340,16 +349,16 @@ def test_flops_are_what_torch_counts(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(tokens, mask, sleep_passes=3)
     readout = 2 * 2 * 16 * 5
-    assert counter.get_total_flops() == model.flops(21, 3) - sum(solves) + readout
+    assert counter.get_total_flops() == flops(model, 21, 3) - sum(solves) + readout
 
 
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
 def test_sizes_are_counted(make_model: MakeModel, mixers: tuple[str, ...]) -> None:
     model = make_model(mixers=mixers, dtype=torch.float32)
     fast = len(mixers) - mixers.count("attention")
-    assert model.state_bytes(3) == 3 * fast * 2 * 8 * 8 * 4
-    assert model.kv_bytes(3, 5) == 3 * 5 * mixers.count("attention") * 2 * 16 * 4
-    assert model.n_params() == sum(p.numel() for p in model.parameters())
+    assert state_bytes(model, 3) == 3 * fast * 2 * 8 * 8 * 4
+    assert kv_bytes(model, 3, 5) == 3 * 5 * mixers.count("attention") * 2 * 16 * 4
+    assert n_params(model) == sum(p.numel() for p in model.parameters())
 
 
 def test_eta_scales_the_write_strength() -> None:

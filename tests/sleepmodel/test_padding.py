@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import PAD, SleepModel
+from sleepmodel.reference import algorithm_1
 from tests.sleepmodel.conftest import build_small
-from tests.sleepmodel.reference import algorithm_1
 from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
 
 WINDOW = 6

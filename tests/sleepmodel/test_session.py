@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import PAD, Memory, Session, SleepModel
+from sleepmodel.accounting import state_bytes
 from sleepmodel.config import MIXERS
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
@@ -71,7 +72,7 @@ def test_pads_on_the_left_stand_as_in_training(
     first = mask & (mask.cumsum(1) == 1)
     model = build_small(eviction=eviction, mixers=EVERY_MIXER)
     expected = model(tokens, first, passes).logits
-    session, cuts = model.session(len(tokens), sleep_passes=passes), data.draw(st.lists(st.integers(1, 9)), "widths")
+    session, cuts = Session(model, len(tokens), sleep_passes=passes), data.draw(st.lists(st.integers(1, 9)), "widths")
     pieces = tokens.tensor_split(torch.tensor(cuts).cumsum(0).tolist() if cuts else [], dim=1)
     logits = torch.cat([session.read(piece) for piece in pieces], 1)
     torch.testing.assert_close(logits[:, :-1][first[:, 1:]], expected, **EXACT)
@@ -98,7 +99,7 @@ def test_every_split_into_reads_gives_the_logits_of_training(
 ) -> None:
     model = build_small(seed=seed, eviction=eviction, mixers=mixers, sleep_passes=passes, loop=loop)
     tokens = tokens_of(seed)
-    got = read_in_pieces(model.session(ROWS), tokens, data)
+    got = read_in_pieces(Session(model, ROWS), tokens, data)
     assert_same_where_known(got, trained_logits(model, tokens, passes))
 
 
@@ -106,7 +107,7 @@ def test_every_split_into_reads_gives_the_logits_of_training(
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_token_by_token_is_training(mixer: str, eviction: str) -> None:
     model = build_small(eviction=eviction, mixers=("attention", mixer), sleep_passes=2)
-    tokens, session = tokens_of(5), model.session(ROWS)
+    tokens, session = tokens_of(5), Session(model, ROWS)
     got = torch.cat([session.read(tokens[:, t : t + 1]) for t in range(LENGTH)], 1)
     assert_same_where_known(got, trained_logits(model, tokens, 2))
     assert session.sleeps.tolist() == [3] * ROWS and session.filled.tolist() == [5] * ROWS
@@ -119,7 +120,7 @@ def test_an_early_sleep_is_a_row_padded_on_its_left(eviction: str, first: int) -
     model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=3)
     tokens = tokens_of(first, length=17)
     padded = torch.full((ROWS, 23), PAD)
-    session, firsts = model.session(ROWS), [first, 3, 5]
+    session, firsts = Session(model, ROWS), [first, 3, 5]
     opening = torch.full((ROWS, 5), PAD)
     for row, n in enumerate(firsts):
         opening[row, :n] = tokens[row, :n]
@@ -139,7 +140,7 @@ def test_an_early_sleep_is_a_row_padded_on_its_left(eviction: str, first: int) -
 def test_sleeping_early_with_one_pass_changes_no_sliding_window() -> None:
     model = build_small(eviction="sliding", mixers=EVERY_MIXER)
     tokens = tokens_of(3, length=12)
-    plain, sleepy = model.session(ROWS), model.session(ROWS)
+    plain, sleepy = Session(model, ROWS), Session(model, ROWS)
     expected = plain.read(tokens)
     got = []
     for token in tokens.T:
@@ -152,7 +153,7 @@ def test_sleeping_early_with_one_pass_changes_no_sliding_window() -> None:
 def test_an_early_sleep_keeps_earlier_tokens_beside_the_refined(passes: int) -> None:
     """Four tokens, an early sleep, one more, an early sleep: what is in sight are all five, four of them refined."""
     model = build_small(eviction="sliding", mixers=("attention", "jet"), sleep_passes=passes)
-    session = model.session(1)
+    session = Session(model, 1)
     session.read(tokens_of(1, 1, 4))
     session.sleep()
     before = session.memory.tensors
@@ -160,8 +161,8 @@ def test_an_early_sleep_keeps_earlier_tokens_beside_the_refined(passes: int) -> 
     session.sleep()
     after = session.memory.tensors
     assert session.kv_tokens == 5
-    torch.testing.assert_close(after["mind.states.0.v"][:, :, -5:-1], before["mind.states.0.v"][:, :, -4:], **EXACT)
-    torch.testing.assert_close(after["mind.states.1.tail"][:, :2], before["mind.states.1.tail"][:, 1:], **EXACT)
+    torch.testing.assert_close(after["state.states.0.v"][:, :, -5:-1], before["state.states.0.v"][:, :, -4:], **EXACT)
+    torch.testing.assert_close(after["state.states.1.tail"][:, :2], before["state.states.1.tail"][:, 1:], **EXACT)
 
 
 def test_passes_are_set_by_session_and_by_sleep() -> None:
@@ -173,7 +174,7 @@ def test_passes_are_set_by_session_and_by_sleep() -> None:
         session.sleep(4)
         return session.read(tokens[:, 5:9])
 
-    fork = model.session(1, sleep_passes=4).fork()
+    fork = Session(model, 1, sleep_passes=4).fork()
     assert fork.sleep_passes == 4
     fork.sleep_passes = 2
     for bad in (0, -1, True, 1.5):
@@ -182,21 +183,21 @@ def test_passes_are_set_by_session_and_by_sleep() -> None:
         with pytest.raises(ValueError, match="sleep_passes"):
             fork.sleep(bad)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="sleep_passes"):
-            model.session(sleep_passes=bad)  # type: ignore[arg-type]
+            Session(model, sleep_passes=bad)  # type: ignore[arg-type]
     assert fork.sleep_passes == 2
-    assert not torch.allclose(logits(model.session(ROWS)), model.session(ROWS).read(tokens[:, :9])[:, 5:])
-    four = model.session(ROWS, sleep_passes=4)
+    assert not torch.allclose(logits(Session(model, ROWS)), Session(model, ROWS).read(tokens[:, :9])[:, 5:])
+    four = Session(model, ROWS, sleep_passes=4)
     torch.testing.assert_close(four.read(tokens)[:, 18:22], trained_logits(model, tokens, 4)[:, 18:22], **EXACT)
 
 
 def test_a_fork_answers_many_questions_on_one_memory() -> None:
     model = build_small(mixers=EVERY_MIXER, sleep_passes=2)
     context, questions = tokens_of(1, 2, 14), tokens_of(2, 6, 3)
-    session = model.session(2)
+    session = Session(model, 2)
     session.read(context)
     before = session.memory
     got = session.fork(3).read(questions)
-    expected = model.session(6).read(torch.cat((context.repeat_interleave(3, 0), questions), 1))[:, 14:]
+    expected = Session(model, 6).read(torch.cat((context.repeat_interleave(3, 0), questions), 1))[:, 14:]
     torch.testing.assert_close(got, expected, **EXACT)
     for name, tensor in session.memory.tensors.items():
         assert torch.equal(tensor, before.tensors[name])
@@ -209,12 +210,12 @@ def test_a_memory_resumes_elsewhere(
     tmp_path_factory: pytest.TempPathFactory, eviction: str, data: st.DataObject, length: int
 ) -> None:
     model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2)
-    tokens, session = tokens_of(length), model.session(ROWS)
+    tokens, session = tokens_of(length), Session(model, ROWS)
     if length:
         read_in_pieces(session, tokens[:, :length], data)
     path = tmp_path_factory.mktemp("memory") / "context.memory"
     session.memory.save(path)
-    resumed = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2).session(memory=Memory.load(path))
+    resumed = Session(build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2), memory=Memory.load(path))
     assert resumed.filled.tolist() == session.filled.tolist() and resumed.sleeps.tolist() == session.sleeps.tolist()
     torch.testing.assert_close(resumed.read(tokens[:, length:]), session.read(tokens[:, length:]), rtol=0, atol=0)
     assert torch.equal(resumed.generate(4), session.generate(4))
@@ -223,17 +224,17 @@ def test_a_memory_resumes_elsewhere(
 
 def test_a_memory_after_a_hard_sleep_is_fast_weights_and_little_else() -> None:
     model = build_small(mixers=("attention", "gated_delta") * 2, dtype=torch.float32)
-    session = model.session(ROWS)
+    session = Session(model, ROWS)
     session.read(tokens_of(0, length=12))
     assert session.kv_tokens == 0
-    assert 0 <= session.memory.nbytes - model.state_bytes(ROWS) <= ROWS * (4 * 8 + 5 * 4) + 16
+    assert 0 <= session.memory.nbytes - state_bytes(model, ROWS) <= ROWS * (4 * 8 + 5 * 4) + 16
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 def test_a_memory_does_not_grow_with_what_was_read(eviction: str) -> None:
     """Rows that reach their borders at different times, for 30 windows: never more than the caches of two windows."""
     model = build_small(eviction=eviction, mixers=EVERY_MIXER, max_positions=None)
-    session, make, sizes = model.session(ROWS), torch.Generator().manual_seed(1), []
+    session, make, sizes = Session(model, ROWS), torch.Generator().manual_seed(1), []
     for _ in range(90):
         piece = torch.randint(0, 5, (ROWS, 4), generator=make)
         piece[torch.rand(ROWS, 4, generator=make) < 0.5] = PAD
@@ -244,7 +245,7 @@ def test_a_memory_does_not_grow_with_what_was_read(eviction: str) -> None:
 
 
 def saved(path: Path) -> Path:
-    session = build_small().session(ROWS)
+    session = Session(build_small(), ROWS)
     session.read(tokens_of(0, length=9))
     session.memory.save(path)
     return path
@@ -253,28 +254,28 @@ def saved(path: Path) -> Path:
 def test_a_memory_of_another_model_is_refused(tmp_path: Path) -> None:
     memory = Memory.load(saved(tmp_path / "m"))
     with pytest.raises(ValueError, match=r"this memory is of model .* not of this one"):
-        build_small(seed=1).session(memory=memory)
+        Session(build_small(seed=1), memory=memory)
     with pytest.raises(ValueError, match="this memory is of model"):
-        build_small(window=8).session(memory=memory)
-    with pytest.raises(ValueError, match=r"lacks \['mind.filled'\]"):
-        tensors = {name: tensor for name, tensor in memory.tensors.items() if name != "mind.filled"}
-        build_small().session(memory=replace(memory, tensors=tensors))
+        Session(build_small(window=8), memory=memory)
+    with pytest.raises(ValueError, match=r"lacks \['state.filled'\]"):
+        tensors = {name: tensor for name, tensor in memory.tensors.items() if name != "state.filled"}
+        Session(build_small(), memory=replace(memory, tensors=tensors))
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("mind.states.1", lambda S: S * torch.nan),
-        ("mind.states.1", lambda S: S.float()),
-        ("mind.states.1", lambda S: S[..., :-1]),
-        ("mind.states.1", lambda S: S[0]),
-        ("mind.states.0.k", lambda k: k[:2]),
-        ("mind.h", lambda h: h[..., :-1]),
-        ("mind.logits", lambda logits: logits[:, :3]),
-        ("mind.filled", lambda filled: filled + 6),
-        ("mind.skipped", lambda skipped: skipped + 4),
-        ("mind.read", lambda read: read - 100),
-        ("mind.slept", lambda slept: slept[:1]),
+        ("state.states.1", lambda S: S * torch.nan),
+        ("state.states.1", lambda S: S.float()),
+        ("state.states.1", lambda S: S[..., :-1]),
+        ("state.states.1", lambda S: S[0]),
+        ("state.states.0.k", lambda k: k[:2]),
+        ("state.h", lambda h: h[..., :-1]),
+        ("state.logits", lambda logits: logits[:, :3]),
+        ("state.filled", lambda filled: filled + 6),
+        ("state.skipped", lambda skipped: skipped + 4),
+        ("state.read", lambda read: read - 100),
+        ("state.slept", lambda slept: slept[:1]),
     ],
 )
 def test_a_memory_that_no_session_wrote_is_refused(
@@ -285,14 +286,14 @@ def test_a_memory_that_no_session_wrote_is_refused(
     forged = replace(memory, tensors={**memory.tensors, name: change(memory.tensors[name])})
     forged.save(tmp_path / "forged")
     with pytest.raises(ValueError, match="take another copy of it"):
-        build_small().session(memory=Memory.load(tmp_path / "forged"))
+        Session(build_small(), memory=Memory.load(tmp_path / "forged"))
 
 
 def test_a_session_has_the_rows_of_its_memory(tmp_path: Path) -> None:
     memory = Memory.load(saved(tmp_path / "m"))
-    assert build_small().session(ROWS, memory).batch_size == build_small().session(memory=memory).batch_size == ROWS
+    assert Session(build_small(), ROWS, memory).batch_size == Session(build_small(), memory=memory).batch_size == ROWS
     with pytest.raises(ValueError, match="batch_size = 2: must be 3"):
-        build_small().session(2, memory)
+        Session(build_small(), 2, memory)
 
 
 @settings(max_examples=60)
@@ -318,10 +319,10 @@ def test_a_missing_memory_is_named(tmp_path: Path) -> None:
 
 def test_greedy_generation_says_and_reads_the_likeliest_token() -> None:
     model = build_small(sleep_passes=2)
-    context, session = tokens_of(4, length=8), model.session(ROWS)
+    context, session = tokens_of(4, length=8), Session(model, ROWS)
     session.read(context)
     said = session.generate(9)
-    again = model.session(ROWS)
+    again = Session(model, ROWS)
     logits = again.read(torch.cat((context, said), 1))
     assert torch.equal(logits[:, 7:16].argmax(-1), said)
     assert session.filled.tolist() == again.filled.tolist() and session.sleeps.tolist() == [2] * ROWS
@@ -329,7 +330,7 @@ def test_greedy_generation_says_and_reads_the_likeliest_token() -> None:
 
 def test_sampling_follows_its_distribution_and_seed() -> None:
     model = build_small()
-    session = model.session(1)
+    session = Session(model, 1)
     session.read(tokens_of(4, 1, 3))
     many = session.fork(4000)
     logits = session.fork().read(torch.full((1, 1), PAD), last=True)[0]
@@ -349,14 +350,14 @@ def test_sampling_follows_its_distribution_and_seed() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-7])
 def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
-    session = build_small().session(64)
+    session = Session(build_small(), 64)
     session.read(tokens_of(4, 64, 3))
     assert torch.equal(session.fork().generate(3, temperature), session.generate(3))
 
 
 def test_a_row_that_only_waited_goes_on_from_its_own_last_token() -> None:
     model = build_small()
-    tokens, session, alone = tokens_of(3, 2, 9), model.session(2), model.session(1)
+    tokens, session, alone = tokens_of(3, 2, 9), Session(model, 2), Session(model, 1)
     session.read(tokens[:, :5])
     waits = tokens[:, 5:].clone()
     waits[1] = PAD
@@ -366,17 +367,17 @@ def test_a_row_that_only_waited_goes_on_from_its_own_last_token() -> None:
 
 
 def test_no_rows_and_no_tokens_are_read_and_said() -> None:
-    session = build_small().session(0)
+    session = Session(build_small(), 0)
     assert session.read(torch.zeros(0, 4, dtype=torch.int64)).shape == (0, 4, 5)
     assert session.generate(2).shape == (0, 2)
-    one = build_small().session(1)
+    one = Session(build_small(), 1)
     assert one.read(torch.zeros(1, 0, dtype=torch.int64)).shape == (1, 0, 5)
     assert torch.equal(one.read(torch.zeros(1, 0, dtype=torch.int64), last=True), torch.zeros(1, 5).double())
 
 
 def test_a_row_that_has_said_a_stop_token_says_and_reads_nothing_more() -> None:
     model = build_small()
-    session = model.session(ROWS)
+    session = Session(model, ROWS)
     session.read(tokens_of(6, length=4))
     free = session.fork().generate(8)
     stop = int(free[0, 2])
@@ -398,14 +399,14 @@ def test_a_row_that_has_said_a_stop_token_says_and_reads_nothing_more() -> None:
     ],
 )
 def test_bad_tokens_are_refused_and_change_nothing(tokens: Tensor, message: str) -> None:
-    session = build_small().session(ROWS)
+    session = Session(build_small(), ROWS)
     with pytest.raises(ValueError, match=message):
         session.read(tokens)
     assert session.filled.tolist() == [0] * ROWS
 
 
 def test_generation_out_of_nothing_is_refused() -> None:
-    session = build_small().session(2)
+    session = Session(build_small(), 2)
     session.read(torch.tensor([[1], [PAD]]))
     with pytest.raises(ValueError, match="row 1 has nothing to go on from"):
         session.generate(1)
@@ -422,7 +423,7 @@ def test_generation_out_of_nothing_is_refused() -> None:
     ],
 )
 def test_bad_generation_is_refused_before_a_word_is_said(n: int, options: dict[str, float], message: str) -> None:
-    session = build_small().session(1)
+    session = Session(build_small(), 1)
     session.read(torch.tensor([[1, 2]]))
     with pytest.raises(ValueError, match=message):
         session.generate(n, **options)  # type: ignore[arg-type]

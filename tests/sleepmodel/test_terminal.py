@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sleepmodel import save
+from sleepmodel.inference.session import Session
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.greedy import greedy
 
@@ -50,7 +51,7 @@ def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -> None:
     several = tmp_path / "several"
-    build_small(dtype=torch.float32, sleep_passes=2).session(2).memory.save(several)
+    Session(build_small(dtype=torch.float32, sleep_passes=2), 2).memory.save(several)
     lines = [
         "axb",
         "/ask",

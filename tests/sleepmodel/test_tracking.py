@@ -527,7 +527,7 @@ except ValueError as error:
     told["error"] = str(error)
 import sleepmodel
 told["code"] = sleepmodel.__file__
-session = sleepmodel.load(asked["uri"]).session(len(tokens))
+session = sleepmodel.Session(sleepmodel.load(asked["uri"]), len(tokens))
 session.read(torch.from_numpy(tokens))
 told["loaded"] = session.generate(asked["n"]).tolist()
 json.dump(told, sys.stdout)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
@@ -20,6 +21,7 @@ from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, build_model, train
 from sleepmodel.training.optim import schedule, split_parameters
 from sleepmodel.training.progress import Progress
+from sleepmodel.warm_start import warm_start
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
 
@@ -233,9 +235,9 @@ def test_n_is_drawn_for_each_batch_by_seed_and_step(rows: Rows) -> None:
     engine, seen = LocalEngine(build_model(MODEL, config), config), []
     forward = engine.model.forward
 
-    def noted(tokens: torch.Tensor, mask: torch.Tensor, passes: int | None = None) -> Output:
+    def noted(tokens: Tensor, mask: Tensor, passes: int | None = None, eviction: str | None = None) -> Output:
         seen.append(passes)
-        return forward(tokens, mask, passes)
+        return forward(tokens, mask, passes, eviction)
 
     engine.model.forward = noted  # type: ignore[method-assign]
     train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
@@ -258,24 +260,25 @@ def test_fresh_layers_are_trained_alone_under_hard_eviction_at_first(rows: Rows)
     model, config = replace(MODEL, eviction="sliding"), replace(CONFIG, fresh_steps=4, steps=8)
     engine = LocalEngine(build_model(model, config), config)
     start = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
-    seen: list[tuple[bool, set[str]]] = []
-    step = engine.step
+    evictions: list[str | None] = []
+    trained: list[set[str]] = []
+    backward, step = engine.backward, engine.step
 
-    def noted(rate: float) -> float:
+    def noted_backward(tokens: Tensor, mask: Tensor, passes: int | None, weight: float, eviction: str | None) -> Tensor:
+        evictions.append(eviction)
+        return backward(tokens, mask, passes, weight, eviction)
+
+    def noted_step(rate: float) -> float:
         norm = step(rate)
         moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
-        seen.append((engine.model.blocks[0].mixer.keeps_state, {name.rpartition("blocks.")[2][0] for name in moved}))
+        trained.append({name.rpartition("blocks.")[2][0] for name in moved})
         return norm
 
-    engine.step = noted  # type: ignore[method-assign]
-
-    def validate(model: SleepModel, level: int | None) -> float:
-        assert model.blocks[0].mixer.keeps_state
-        return 0.0
-
-    train(engine, rows, config, validate, lambda at, write: None)
-    assert seen[:4] == [(False, {"1"})] * 4
-    assert all(keeps and moved > {"0", "1"} for keeps, moved in seen[4:])
+    engine.backward, engine.step = noted_backward, noted_step  # type: ignore[method-assign]
+    train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
+    assert evictions == ["hard"] * 4 + [None] * 4
+    assert trained[:4] == [{"1"}] * 4
+    assert all(moved > {"0", "1"} for moved in trained[4:])
 
 
 def test_a_model_begins_as_another_where_it_is_told_to() -> None:
@@ -284,15 +287,15 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
         for parameter in transformer.parameters():
             parameter.normal_()
     grown = build_model(replace(MODEL, mixers=("gated_delta", "attention"), eviction="sliding"), CONFIG)
-    grown.adopt(transformer)
+    warm_start(grown, transformer)
     tokens, mask = torch.randint(0, 3, (4, 8)), torch.zeros(4, 8, dtype=torch.bool)
     mask[:, 7] = True
     # new blocks begin as the identity
     torch.testing.assert_close(grown(tokens, mask).logits, transformer(tokens, mask).logits)
-    with pytest.raises(ValueError, match="2 attention blocks to begin with: must be 1"):
-        grown.adopt(build_model(replace(MODEL, mixers=("attention",) * 2), CONFIG))
+    with pytest.raises(ValueError, match="2 attention blocks to start from: must be 1"):
+        warm_start(grown, build_model(replace(MODEL, mixers=("attention",) * 2), CONFIG))
     with pytest.raises(ValueError, match="has other sizes"):
-        grown.adopt(build_model(replace(MODEL, mixers=("attention",), d_model=32), CONFIG))
+        warm_start(grown, build_model(replace(MODEL, mixers=("attention",), d_model=32), CONFIG))
 
 
 def test_compiled_blocks_train_alike(rows: Rows) -> None:

@@ -1,0 +1,65 @@
+"""What a model costs and holds, by arithmetic: FLOPs, bytes, weights, and the fingerprint of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+import torch
+
+from sleepmodel.mixers.attention import Attention
+from sleepmodel.model import SleepModel
+from sleepmodel.states import named_tensors
+
+
+def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
+    """Forward matmul FLOPs of one row of `tokens` tokens: every window is slept on but the last, which answers.
+
+    sleep_passes: N; None is the config's.
+    """
+    config = model.config
+    schedule = model.sleep_schedule(model.checked_passes(sleep_passes), config.eviction)
+    slept = (tokens - 1) // config.window
+    kept = config.window - 1 if config.eviction == "sliding" else 0
+    sleeps = sum(_sleep_flops(model, schedule, kept if i else 0) for i in range(slept))
+    return sleeps + _pass_flops(model, range(len(model.stack)), tokens - slept * config.window, kept if slept else 0)
+
+
+def n_params(model: SleepModel) -> int:
+    """Number of trained weights."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def state_bytes(model: SleepModel, batch_size: int) -> int:
+    """Bytes of fast weights for `batch_size` rows: under hard eviction all that is kept of what was read."""
+    return sum(leaf.nbytes for _, leaf in named_tensors(model.initial_states(batch_size), "states"))
+
+
+def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
+    """Bytes of keys and values of `tokens` tokens of `batch_size` rows; a window's L is the most there ever is."""
+    attention = sum(isinstance(block.mixer, Attention) for block in model.stack)
+    return 2 * attention * batch_size * tokens * model.config.d_model * model.lm_head.weight.element_size()
+
+
+def fingerprint(model: SleepModel) -> str:
+    """16 hex digits of config and weights: what a Memory belongs to."""
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _sleep_flops(model: SleepModel, schedule: list[list[int]], kept: int) -> int:
+    if not schedule:
+        return 0
+    window, (*passes, last) = model.config.window, schedule
+    full = sum(_pass_flops(model, blocks, window, 0 if i else kept) for i, blocks in enumerate(passes))
+    written = _pass_flops(model, last[:-1], window, 0 if passes else kept)
+    return full + written + model.stack[last[-1]].mixer.write_flops(window)
+
+
+def _pass_flops(model: SleepModel, blocks: Iterable[int], tokens: int, kept: int) -> int:
+    stack = model.stack
+    return sum(stack[i].mixer.flops(tokens, kept) + stack[i].mlp.flops(tokens) for i in blocks)

@@ -1,0 +1,47 @@
+"""What a batch must be for the model to read it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sleepmodel.config import ModelConfig
+
+
+def answering_windows(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> Tensor:
+    """Which windows hold answers: bool [B, windows], on the CPU.
+
+    tokens: int64 [B, T], negative at pads; loss_mask: bool [B, T]. Raises ValueError on a batch that the model cannot
+    read: other shapes or types, tokens that are not in the vocabulary, rows longer than max_positions, pads between
+    tokens, an answer that is first in its window or a pad, or no answer at all.
+    """
+    kinds = (tokens.dtype, loss_mask.dtype) == (torch.int64, torch.bool)
+    if tokens.dim() != 2 or tokens.shape != loss_mask.shape or not kinds or not tokens.numel():
+        raise ValueError(
+            f"tokens {tuple(tokens.shape)} ({tokens.dtype}) and loss_mask {tuple(loss_mask.shape)} "
+            f"({loss_mask.dtype}): must both be [B, T] with at least one token, int64 and bool"
+        )
+    tokens, mask, window = tokens.cpu(), loss_mask.cpu(), config.window
+    real = tokens >= 0
+    longest, most = int(real.sum(1).max()), config.max_positions
+    if most is not None and longest > most:
+        raise ValueError(f"row length {longest}: must be at most max_positions = {most}")
+    if int(tokens.max()) >= config.vocab_size:
+        row, column = map(int, (tokens >= config.vocab_size).nonzero()[0])
+        limit = f"must be below vocab_size = {config.vocab_size}, or negative at a pad"
+        raise ValueError(f"tokens[{row}, {column}] = {int(tokens[row, column])}: {limit}")
+    before = F.pad(real, (1, 0))[:, :-1]
+    if ((real & ~before).sum(1) > 1).any():
+        row = int(((real & ~before).sum(1) > 1).nonzero()[0])
+        raise ValueError(f"row {row}: pads between its tokens; they may stand at its ends alone")
+    before[:, ::window] = False
+    if (mask & ~(real & before)).any():
+        row = int((mask & ~(real & before)).nonzero()[0, 0])
+        raise ValueError(
+            f"row {row}: an answer stands first in a window of {window} tokens, where nothing can predict it, "
+            "or on a pad"
+        )
+    if not mask.any():
+        raise ValueError("loss_mask: must have at least one answer")
+    return F.pad(mask, (0, -mask.shape[1] % window)).unflatten(1, (-1, window)).any(2)

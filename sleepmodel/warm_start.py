@@ -1,0 +1,28 @@
+"""Starting a model from another one, such as a transformer that gets fast-weight blocks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sleepmodel.mixers.attention import Attention
+from sleepmodel.model import SleepModel
+
+
+def warm_start(model: SleepModel, source: SleepModel) -> None:
+    """Copy into `model` the embeddings, the readout and the attention blocks, in their order, of `source`.
+
+    The other blocks stay new: they are the identity at first. Raises ValueError where the two models do not have the
+    same number of attention blocks or the same sizes.
+    """
+    pairs: list[tuple[nn.Module, nn.Module]]
+    pairs = [(model.embed, source.embed), (model.norm, source.norm), (model.lm_head, source.lm_head)]
+    if model.config.max_positions is not None and source.config.max_positions is not None:
+        pairs.append((model.position_embed, source.position_embed))
+    mine, theirs = ([b for b in each.stack if isinstance(b.mixer, Attention)] for each in (model, source))
+    if len(mine) != len(theirs):
+        raise ValueError(f"{len(theirs)} attention blocks to start from: must be {len(mine)}, as this model has")
+    for new, old in (*pairs, *zip(mine, theirs, strict=True)):
+        try:
+            new.load_state_dict(old.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"the model to start from has other sizes: {error}") from error
