@@ -124,7 +124,7 @@ class Task(Wording, ABC):
             return
         behind = self.row_length - context
         fitting = [each for each in range(context, 1, -1) if context % each == 0 and each >= behind][:3]
-        such = f", such as {' or '.join(map(str, fitting))}" if fitting else ""
+        such = f", such as {', '.join(map(str, fitting))}" if fitting else ""
         if context % window:
             raise ValueError(
                 f"window = {window}: must be a divisor of the task's context of {context} tokens, so that all of it is "
