@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.checks import require_whole
+from datagen.depo_text import Name, parse
 from datagen.rows import PAD_NAME, Ragged, Rows, pad_id
 from datagen.splits import split_of
-from datagen.task import random_stream, raw_words
+from datagen.task import Task, random_stream, raw_words
+from datagen.wording import AnsweredQuestion, QuestionText
 
 SYMBOLS = 50
 FIRST, LAST, QUERY = 0, SYMBOLS, 2 * SYMBOLS  # ids: the first of two symbols; the last or only one; the first query
@@ -37,7 +39,7 @@ SPELLING = np.stack([np.where(_FIRST < 0, NONE, FIRST + _FIRST), LAST + _LAST], 
 
 
 @dataclass(frozen=True)
-class Depo:
+class Depo(Task):
     """The edges of a directed cycle in random order, then questions with their answers: `?k a = b`, b k hops from a.
 
     nodes    3..2550, of the largest cycle, N; there are 2,550 names.
@@ -73,10 +75,6 @@ class Depo:
         require_whole("queries", self.queries, 1, NAMES)
 
     @property
-    def name(self) -> str:
-        return "depo"
-
-    @property
     def vocabulary(self) -> tuple[str, ...]:
         symbols = [f"{place}{symbol}" for place in "xy" for symbol in range(1, SYMBOLS + 1)]
         return (*symbols, *(f"?{k}" for k in range(1, self.hops + 1)), "=", PAD_NAME)
@@ -92,8 +90,27 @@ class Depo:
         return self.context_length + QUESTION * self._most_queries
 
     @property
+    def max_depth(self) -> int:
+        """Hops."""
+        return self.hops
+
+    @property
     def _most_queries(self) -> int:
         return min(self.queries, self.nodes)
+
+    def question_text(self, asked: AnsweredQuestion) -> QuestionText:
+        """The cycle from the node that is asked about, and where on it the given node lies."""
+        puzzle = parse(asked.words)
+        question = next(q for q in puzzle.questions if q.start == asked.start)
+        following, cycle = dict(puzzle.edges), [question.node]
+        while (after := following[cycle[-1]]) != question.node:
+            cycle.append(after)
+        path = " → ".join(map(_node, [*cycle, question.node]))
+        given = tuple(asked.given)
+        # a hop count of 0 is the node itself, once round
+        where = f"{cycle.index(given) or len(cycle)} hops away" if given in following else "not on the cycle"
+        problem = f"{path} ({len(cycle)} nodes). {question.hops} hops from {_node(question.node)}?"
+        return QuestionText(problem, _node(question.answer), f"{_node(given)} ({where})")
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
@@ -193,6 +210,10 @@ class Draft(NamedTuple):
     start: npt.NDArray[Any]
     length: npt.NDArray[Any]
     depth: npt.NDArray[Any]
+
+
+def _node(name: Name) -> str:
+    return "".join(name)
 
 
 def _names(words: UInt64) -> UInt16:

@@ -1,21 +1,15 @@
-"""Depo's rows as text: a parser and solver that knows the grammar alone, and a reader of the official samples.
+"""Depo's rows as text: a parser and solver that knows the grammar alone.
 
 row = <pad>* edge+ question+        edge = name name        question = ?k name = name        name = [x] y
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from datagen.depo import FIRST, QUERY, Depo
-from datagen.rows import PAD_NAME, Rows, pad_id
-
-# Ids of the official generator; its 1..50 and 51..100 are our x and y.
-BOS, OFFICIAL_FIRST, OFFICIAL_QUERY, OFFICIAL_ANSWER = 0, 1, 9000, 9500
+from datagen.rows import PAD_NAME
 
 _NAME = r"(?:x\d+ )?y\d+ "
 _EDGE = re.compile(f"({_NAME})({_NAME})")
@@ -76,49 +70,6 @@ def parse(words: Sequence[str]) -> Puzzle:
         for found in _QUESTION.finditer(text, row.start(2))
     ]
     return Puzzle(tuple(edges), tuple(questions))
-
-
-def read_official(path: str | Path, task: Depo) -> Rows:
-    """The samples of the official generator as rows of `task`: its vocabulary, without BOS, left-padded.
-
-    path: JSON lines, each with the token ids `text`. Only the answers' own tokens are answers here; the official
-    `label` trains the token before them too.
-    Raises ValueError, with the line, for what is no sample, or does not fit into the task's nodes, hops and queries.
-    """
-    vocabulary = task.vocabulary
-    ids = {OFFICIAL_FIRST + i: FIRST + i for i in range(QUERY)}
-    ids |= {OFFICIAL_QUERY + k: QUERY + k - 1 for k in range(1, task.hops + 1)}
-    ids |= {OFFICIAL_ANSWER: QUERY + task.hops}
-    rows: list[list[int]] = []
-    pads: list[int] = []
-    puzzles: list[Puzzle] = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
-        try:
-            bos, *text = json.loads(line)["text"]
-            tokens = [ids[token] for token in text]
-            puzzle = parse([vocabulary[token] for token in tokens])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not an official sample of at most {task.hops} hops ({error!r})"
-            ) from error
-        if bos != BOS or len(puzzle.edges) > task.nodes or len(puzzle.questions) > task.queries:
-            raise ValueError(
-                f"{path}, line {number}: must begin with {BOS} and have at most {task.nodes} nodes and {task.queries} "
-                f"queries, got {bos}, {len(puzzle.edges)} and {len(puzzle.questions)}: ask for a larger task"
-            )
-        context = next(i for i, token in enumerate(tokens) if token >= QUERY)
-        pads.append(task.context_length - context)
-        rows.append([len(vocabulary) - 1] * pads[-1] + tokens)
-        puzzles.append(puzzle)
-    return Rows.of(
-        rows,
-        answer_start=[
-            [pad + question.start for question in puzzle.questions] for pad, puzzle in zip(pads, puzzles, strict=True)
-        ],
-        answer_length=[[len(question.answer) for question in puzzle.questions] for puzzle in puzzles],
-        answer_depth=[[question.hops for question in puzzle.questions] for puzzle in puzzles],
-        pad=pad_id(vocabulary),
-    )
 
 
 def _name(text: str) -> Name:

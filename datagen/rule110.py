@@ -5,7 +5,7 @@ Needs numpy alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,18 +13,17 @@ import numpy.typing as npt
 
 from datagen.checks import require_whole
 from datagen.rows import PAD_NAME, Rows
-from datagen.splits import split_of
-from datagen.task import random_stream, raw_words
+from datagen.splits import draw_contexts
+from datagen.task import Task, random_stream, raw_words
+from datagen.wording import AnsweredQuestion, QuestionText, spoken
 
 QUERY, FRONT = 2, 3  # the ids of "?" and of the pad or the first token of steps; "0" and "1" are the cells themselves
-SMALL_SPACE_BITS = 40  # up to here two draws may well meet the same context
 
 UInt8 = npt.NDArray[np.uint8]
-UInt64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Rule110:
+class Rule110(Task):
     """`states` random states of `cells` cells, then `?`, then the first cell of each state after `steps` steps.
 
     cells       3..4096, cells of a state; the border is periodic.
@@ -57,10 +56,6 @@ class Rule110:
             raise ValueError(f"labels must be 'first' or 'all', got {self.labels!r:.200}")
 
     @property
-    def name(self) -> str:
-        return "rule110"
-
-    @property
     def vocabulary(self) -> tuple[str, ...]:
         told = () if self.shallowest is None else tuple(f"t{t}" for t in range(self.shallowest, self.steps + 1))
         return ("0", "1", "?", *told, *([PAD_NAME] if self._padded else []))
@@ -84,6 +79,28 @@ class Rule110:
         """Tokens in each row: the context, `?` and the labels."""
         return self.context_length + 1 + self.states * self.asked
 
+    @property
+    def max_depth(self) -> int:
+        """Steps of the automaton."""
+        return self.steps
+
+    def with_depth(self, depth: int) -> Rule110:
+        """The same states after another number of steps."""
+        return replace(self, steps=depth)
+
+    def question_text(self, asked: AnsweredQuestion) -> QuestionText:
+        """The state that is asked about, and which of its cells."""
+        # a row asks as many cells of each state, in one answer or several, one state after the other
+        state, part = divmod(asked.number, len(asked.starts) // self.states)
+        first = part * asked.length + 1
+        cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {first + asked.length - 1}"
+        which = f"State {state + 1} of {self.states}: " if self.states > 1 else ""
+        # a pad may stand before the states, `?` stands behind
+        start = asked.starts[0] - 1 - (self.states - state) * self.cells
+        read = "".join(asked.words[start : start + self.cells])
+        problem = f"{which}{read}. {cell} after {asked.depth} steps?"
+        return QuestionText(problem, spoken(asked.right), spoken(asked.given))
+
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
 
@@ -94,8 +111,8 @@ class Rule110:
         stream = random_stream(self, split, seed, shard)
         require_whole("rows", rows, 1, 2**31 - 1)
         depth = self._depths(random_stream(self, split, seed, shard), rows)
-        context = self._contexts(split, stream, rows)
         bits = self.cells * self.states
+        context = draw_contexts(split, stream, rows, bits)
         answers = np.arange(self.context_length + 1, self.row_length, dtype=np.int32)
         tokens = np.empty((rows, self.row_length), dtype=np.uint16)
         least = self.steps if self.shallowest is None else self.shallowest
@@ -123,16 +140,6 @@ class Rule110:
         words = raw_words(stream.jumped(), rows)
         return (self.shallowest + words % np.uint64(self.steps - self.shallowest + 1)).astype(np.int32)
 
-    def _contexts(self, split: str, stream: np.random.Philox, rows: int) -> UInt8:
-        """Random states of a split, uint8 [rows, states * cells] of 0 and 1."""
-        bits = self.cells * self.states
-        if bits <= SMALL_SPACE_BITS:
-            words = _draw_small(bits, split, stream, rows)
-        else:
-            words = raw_words(stream, rows * -(-bits // 64)).reshape(rows, -1)
-        as_bytes = words.astype("<u8", copy=False).view(np.uint8)
-        return np.unpackbits(as_bytes, axis=1, count=bits, bitorder="little")
-
 
 def evolved(states: UInt8, steps: int, asked: int) -> UInt8:
     """The first `asked` cells of each state after `steps` steps of rule 110, periodic border.
@@ -145,15 +152,3 @@ def evolved(states: UInt8, steps: int, asked: int) -> UInt8:
         left, right = np.roll(centre, 1, axis=0), np.roll(centre, -1, axis=0)
         centre = (centre | right) & ~(left & centre & right)
     return np.unpackbits(centre[:asked], axis=1, count=len(states)).T
-
-
-def _draw_small(bits: int, split: str, stream: np.random.Philox, rows: int) -> UInt64:
-    """Words whose low `bits` bits are contexts of the split, uint64 [rows, 1]: uniform draws, others thrown away."""
-    drawn: list[UInt64] = []
-    missing = rows
-    while missing > 0:
-        # The batch size shapes no result: one draw takes one word of the stream.
-        words = raw_words(stream, 2 * rows) & np.uint64(2**bits - 1)
-        drawn.append(words[split_of(words) == split])
-        missing -= len(drawn[-1])
-    return np.concatenate(drawn)[:rows, None]

@@ -1,10 +1,14 @@
-"""What every task promises, and the randomness it may use. Needs numpy alone."""
+"""What every task promises, how a task is found by its name, and the randomness it may use. Needs numpy alone."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import Field, asdict
-from typing import Any, ClassVar, Protocol
+from importlib import import_module
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,29 +16,138 @@ import numpy.typing as npt
 from datagen.canonical import canonical_json
 from datagen.checks import require_whole
 from datagen.rows import Rows
+from datagen.wording import Wording
 
 SPLITS = ("train", "validation", "test")
 MAX_SEED = 2**63 - 1
 
 
-class Task(Protocol):
-    """A frozen dataclass that checks itself when built; its fields are the task's config."""
+class Task(Wording, ABC):
+    """What makes rows: a frozen dataclass that checks itself when built, and whose fields are the task's config.
+
+    A subclass defines `vocabulary`, `row_length` and `sample`; all else has a default. `name` is the class's name in
+    lower case unless the class says otherwise: it is a directory of the dataset and a part of the registered model's
+    name. docs/extending.md writes one, `datagen.check_task` tests it.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
+        known = _TASKS.setdefault(cls.name, cls)
+        if known.__module__ != cls.__module__:
+            raise ValueError(
+                f"name = {cls.name!r}: is the task {known.__module__}:{known.__qualname__} already; give "
+                f"{cls.__module__}:{cls.__qualname__} another name"
+            )
+        _TASKS[cls.name] = cls  # a module that was loaded again has the class anew
+
+    @staticmethod
+    def named(path: str) -> type[Task]:
+        """The task class of that name, or of that place: "module:Class".
+
+        Raises ValueError, which says what is there instead, for a path that leads to no task.
+        """
+        if path in _TASKS:
+            return _TASKS[path]
+        module_name, _, name = path.partition(":")
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", path):
+            known = ", ".join(_TASKS)
+            raise ValueError(f"must be {known}, or module:Class for a task of your own, such as my_tasks:Parity")
+        try:
+            module = import_module(module_name)
+        except ImportError as error:
+            raise ValueError(
+                f"{module_name} cannot be imported ({error}); it must lie in the directory where you type the command, "
+                "or in one on PYTHONPATH"
+            ) from error
+        classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
+        tasks = ", ".join(key for key, value in classes.items() if issubclass(value, Task) and value is not Task)
+        found = classes.get(name)
+        if found is None:
+            raise ValueError(f"{module_name} has no class {name}; its tasks are: {tasks or 'none'}")
+        if not issubclass(found, Task):
+            raise ValueError(f"{name} is not a task: derive it from datagen.Task; tasks there: {tasks or 'none'}")
+        if missing := sorted(found.__abstractmethods__):
+            raise ValueError(f"{name} does not define {', '.join(missing)}, which every task must")
+        parameters = found.__dict__.get("__dataclass_params__")
+        if parameters is None or not parameters.frozen:
+            raise ValueError(f"{name} is not a frozen dataclass: put @dataclass(frozen=True) above it")
+        return found
 
     @property
-    def name(self) -> str: ...
-
-    @property
+    @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
         """Token id -> what it stands for; the last may be PAD_NAME, if rows have pads at their left."""
 
     @property
+    @abstractmethod
     def row_length(self) -> int:
         """Tokens in the longest row that the task can make."""
 
+    @abstractmethod
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard: a function of (config, split, seed, shard), fewer rows being a prefix."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens before the first question, the same in every row; None where rows differ in it."""
+        return None
+
+    @property
+    def max_depth(self) -> int:
+        """The greatest depth of an answer; what a depth is, the task says."""
+        return 1
+
+    def with_depth(self, depth: int) -> Task:
+        """The same task with another greatest depth. Raises ValueError for one that has no other."""
+        raise ValueError(f"depth = {depth!r:.200}: the task {self.name} has one depth; it does not define with_depth")
+
+    @classmethod
+    def wording(cls, config: Mapping[str, Any]) -> Wording:
+        """How rows of a dataset read, given the config in its dataset.json. Raises ValueError or TypeError for one that
+        is not this task's."""
+        # JSON made lists of tuples
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
+
+    def check_window(self, window: int) -> None:
+        """Raise ValueError, which begins with "window", where a model of this window could not read the rows: where a
+        border would fall before an answer, or split a context that it must not.
+
+        By default the context fills whole windows, as training sleeps on full ones alone, and one window holds all that
+        comes after it. A task without a `context_length` allows every window.
+        """
+        context = self.context_length
+        if context is None:
+            return
+        behind = self.row_length - context
+        fitting = [each for each in range(context, 1, -1) if context % each == 0 and each >= behind][:3]
+        such = f", such as {', '.join(map(str, fitting))}" if fitting else ""
+        if context % window:
+            raise ValueError(
+                f"window = {window}: must be a divisor of the task's context of {context} tokens, so that all of it is "
+                f"slept on{such}"
+            )
+        if behind > window:
+            raise ValueError(
+                f"window = {window}: must be at least {behind}, so that the query and its answers lie in one window"
+                f"{such}"
+            )
+
+
+_TASKS: dict[str, type[Task]] = {}
+
+
+def wording_of(name: str, config: Mapping[str, Any]) -> Wording:
+    """How rows of a dataset read, given the task and the config in its dataset.json: plain words of the vocabulary for
+    a task that is not known here, and for a config that its class no longer takes."""
+    try:
+        return _TASKS[name].wording(config) if name in _TASKS else Wording()
+    except (TypeError, ValueError):
+        return Wording()
 
 
 def task_identity(task: Task) -> dict[str, Any]:

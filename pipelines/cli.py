@@ -29,6 +29,7 @@ from pipelines.engine.stage import (
     script_of,
     state,
 )
+from pipelines.runtime.user_code import import_from_here
 from pipelines.summary import print_summary
 from sleepmodel.tracking.redact import redacted
 
@@ -52,6 +53,7 @@ def main(script: str, description: str | None) -> NoReturn:
         if script == "generate" and arguments.imported:
             _import(arguments, console)
             sys.exit(0)
+        import_from_here()
         experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = _root(arguments.root)
         if arguments.dry_run:

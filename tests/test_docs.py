@@ -53,7 +53,9 @@ def test_each_command_is_one_that_its_program_takes(page: str, command: str, mon
 
 def _check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise unless the program that `words` call would take them."""
-    while re.fullmatch(r"[A-Z]\w*=.*", words[0]):
+    while assigned := re.fullmatch(r"([A-Z]\w*)=(.*)", words[0]):
+        if assigned[1] == "PYTHONPATH":
+            monkeypatch.syspath_prepend(ROOT / assigned[2])
         words = words[1:]
     program, *rest = words
     if program == "ray":

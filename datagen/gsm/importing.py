@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 from datagen.files import replacing, sha256
 from datagen.gsm.official import read_official
 from datagen.gsm.task import encode, to_rows
 from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
+from datagen.gsm.wording import Imported
 from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import to_table, write_shard
 from datagen.storage import as_path
@@ -29,7 +31,7 @@ def import_official(file: str | Path, root: str | Path, split: str = "test", tok
     texts = (problem.prompt + problem.completion for problem in problems)
     vocabulary: Vocabulary = Words(texts) if tokenizer is None else Pretrained(tokenizer)
     rows = to_rows((encode(problem, vocabulary) for problem in problems), len(vocabulary.tokens))
-    source = {"imported_sha256": sha256(Path(file)), "split": split, "tokenizer": tokenizer and Path(tokenizer).name}
+    source = asdict(Imported(sha256(Path(file)), split, tokenizer and Path(tokenizer).name))
     words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
     identity = hashlib.sha256(f"{source} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
     dataset = as_path(root).absolute() / "gsm" / identity

@@ -5,10 +5,10 @@ Needs numpy alone; `tokenizers` too where a tokenizer is named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from datagen.gsm.scribe import Scribe, scribe_of
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.gsm.vocabulary import Vocabulary
+from datagen.gsm.wording import GsmWording, Imported
 from datagen.rows import Rows
-from datagen.task import random_stream
+from datagen.task import Task, random_stream
+from datagen.wording import Wording
 
 MAX_OPERATIONS = 16
 MAX_TOKENS = 8192  # the names do not run out
@@ -37,7 +39,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gsm:
+class Gsm(GsmWording, Task):
     """A question, the sentences of the problem in random order, "Answer:", and the answer.
 
     operations  (fewest, most), 1..16: in-edges over the quantities that the answer needs; the answer's depth.
@@ -71,10 +73,6 @@ class Gsm:
             raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r:.200}")
 
     @property
-    def name(self) -> str:
-        return "gsm"
-
-    @property
     def vocabulary(self) -> tuple[str, ...]:
         return scribe_of(self.tokenizer).vocabulary.tokens
 
@@ -82,6 +80,19 @@ class Gsm:
     def row_length(self) -> int:
         """Tokens in the longest row."""
         return self.tokens[1]
+
+    @property
+    def max_depth(self) -> int:
+        """Operations."""
+        return self.operations[1]
+
+    def check_window(self, window: int) -> None:
+        if window % WINDOW_STEP:
+            raise ValueError(f"window = {window}: must be a multiple of {WINDOW_STEP}, as the task's rows ask")
+
+    @classmethod
+    def wording(cls, config: Mapping[str, Any]) -> Wording:
+        return Imported(**config) if "imported_sha256" in config else super().wording(config)
 
     def samples(self, split: str, seed: int, shard: int) -> Iterator[Sample]:
         """The rows of a shard, without end, a function of (config, split, seed, shard) alone.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-from datagen import Depo, Gsm, Rule110
+from datagen import Task, check_task
 from datagen.checks import require, require_whole
-from datagen.gsm.task import WINDOW_STEP
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import flops
 from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
-
-AnyTask = Rule110 | Depo | Gsm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class Variant:
     row, so that nothing is ever evicted (what a transformer that keeps its cache can do at best).
     compute_of: train for as many steps as cost the FLOPs of the preset's run at this N; None is the preset's steps.
     epochs: of those steps, on no more rows than the preset's run reads, again and again, instead of on fresh ones.
-    depth: automaton steps to predict, where they differ from the task's.
+    depth: the task's greatest depth (Rule 110: steps to predict), where it differs.
     start: an earlier variant, with whose trained embeddings, readout and attention blocks this one begins; its other
     blocks are new and do nothing at first; its tokens and FLOPs are those of its own training alone.
     fresh_steps, curriculum, drawn_passes (TrainConfig.sleep_passes): of the training; None or () is the preset's.
@@ -78,7 +76,7 @@ class Experiment:
     """
 
     name: str
-    task: AnyTask
+    task: Task
     model: ModelConfig
     train: TrainConfig
     variants: tuple[Variant, ...]
@@ -91,12 +89,8 @@ class Experiment:
     registers: bool = True
 
     def __post_init__(self) -> None:
-        task, model = self.task, self.model
-        _check_window(task, model.window)
-        positions, allowed = model.max_positions, f"at least the task's row length {task.row_length}, or null"
-        require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
-        allowed = f"{len(task.vocabulary)}, the task's"
-        require(model.vocab_size == len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)
+        model = self.model
+        _check_fits(self.task, model)
         distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
         require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
         require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
@@ -116,8 +110,10 @@ class Experiment:
             require(
                 variant.start is None or variant.start in names[:i], f"start of {variant.name}", variant.start, allowed
             )
-            if not variant.whole:
-                _check_window(task, self.variant_model(variant).window)
+            try:
+                _check_fits(self.variant_task(variant), self.variant_model(variant), variant.whole)
+            except ValueError as error:
+                raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
             self._check_curriculum(variant)
         by_level = self.search is not None and self.train.curriculum.by_level
@@ -138,7 +134,7 @@ class Experiment:
 
     def _check_curriculum(self, variant: Variant) -> None:
         """Raise ValueError where a variant's N is another than its curriculum gives to the deepest rows."""
-        passes = self.variant_curriculum(variant).passes(_deepest(self.variant_task(variant)))
+        passes = self.variant_curriculum(variant).passes(self.variant_task(variant).max_depth)
         if passes is not None:
             allowed = f"{passes}, as curriculum.steps_per_pass has it for the deepest rows"
             require(variant.sleep_passes == passes, f"sleep_passes of {variant.name}", variant.sleep_passes, allowed)
@@ -155,6 +151,22 @@ class Experiment:
                 "null with steps_per_pass",
             )
 
+    def changed(self, **fields: Any) -> Experiment:
+        """A copy with other `fields`, as --set asks for it.
+
+        The model's vocabulary and its positions are functions of the task: they follow a task that is changed, unless
+        they are changed themselves. Raises ValueError for a task of another class that breaks its promises.
+        """
+        task, model = fields.get("task", self.task), fields.get("model", self.model)
+        if task != self.task:
+            if type(task) is not type(self.task):
+                check_task(task)
+            if model.vocab_size == self.model.vocab_size:
+                model = replace(model, vocab_size=len(task.vocabulary))
+            if model.max_positions is not None and model.max_positions == self.model.max_positions:
+                model = replace(model, max_positions=task.row_length)
+        return replace(self, **{**fields, "model": model})
+
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
         window = self.task.row_length if variant.whole else variant.window or self.model.window
@@ -169,12 +181,9 @@ class Experiment:
             fast_weight_lr=variant.fast_weight_lr,
         )
 
-    def variant_task(self, variant: Variant) -> AnyTask:
+    def variant_task(self, variant: Variant) -> Task:
         """The variant's task."""
-        if variant.depth is None:
-            return self.task
-        assert isinstance(self.task, Rule110), f"{variant.name}: depth is Rule 110's"
-        return replace(self.task, steps=variant.depth)
+        return self.task if variant.depth is None else self.task.with_depth(variant.depth)
 
     def variant_train(self, variant: Variant) -> TrainConfig:
         """The variant's training."""
@@ -205,7 +214,7 @@ class Experiment:
             and self.variant_curriculum(variant).steps_per_pass is None
         ]
 
-    def tasks(self) -> list[AnyTask]:
+    def tasks(self) -> list[Task]:
         """Every task that the pipeline trains on, each once."""
         searched = [self.task] if self.search else []
         return list(dict.fromkeys([*map(self.variant_task, self.variants), *searched]))
@@ -232,22 +241,14 @@ class Experiment:
         return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
 
 
-def _deepest(task: AnyTask) -> int:
-    """The greatest depth that rows of a task have."""
-    if isinstance(task, Gsm):
-        return task.operations[1]
-    return task.hops if isinstance(task, Depo) else task.steps
-
-
-def _check_window(task: AnyTask, window: int) -> None:
-    """Raise ValueError where a window's border would fall before an answer, or split a context that it must not."""
-    if isinstance(task, Gsm):
-        require(
-            window % WINDOW_STEP == 0, "model.window", window, f"a multiple of {WINDOW_STEP}, as the task's rows ask"
-        )
-        return
-    context, answers = task.context_length, task.row_length - task.context_length
-    allowed = f"a divisor of the task's context of {context} tokens, so that all of it is slept on"
-    require(context % window == 0, "model.window", window, allowed)
-    allowed = f"at least {answers}, so that the query and its answers lie in one window"
-    require(answers <= window, "model.window", window, allowed)
+def _check_fits(task: Task, model: ModelConfig, whole: bool = False) -> None:
+    """Raise ValueError where a model cannot read a task's rows. whole: one window holds a whole row."""
+    if not whole:
+        try:
+            task.check_window(model.window)
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from error
+    positions, allowed = model.max_positions, f"at least the task's row length {task.row_length}, or null"
+    require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
+    allowed = f"{len(task.vocabulary)}, the task's"
+    require(model.vocab_size == len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)

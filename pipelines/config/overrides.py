@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import re
 import types
@@ -38,7 +39,11 @@ def apply_overrides(config: T, assignments: Sequence[str]) -> T:
 
     Values are YAML (1e-3, true, null, [a, b]) of the field's annotated type; text needs quotes only where YAML would
     read something else of that type. All fields of one object change at once, innermost object first, so that its
-    `__post_init__` sees final values; its ValueError, which begins with the field's name, gets the path before it.
+    `__post_init__` sees final values; its ValueError, which begins with the field's name, gets the path before it. A
+    config with a method `changed(**fields)` makes the copy itself, as some of its fields follow from others.
+
+    A field whose type is an abstract class, such as a task, is replaced by "field=module:Class": an object of that
+    class with its own defaults, and with what other assignments set of it. `type.named(text)` finds the class.
 
     Raises OverrideError, and changes nothing, when any assignment is bad.
     """
@@ -67,9 +72,11 @@ def _apply(config: Any, assignments: list[_Assignment], depth: int) -> Any:
     hints = typing.get_type_hints(type(config))
     values = {}
     for name, group in groups.items():
-        _check_field(config, name, group[0], depth)
+        _check_field(type(config), name, group[0], depth)
         value, whole = getattr(config, name), next((each for each in group if len(each.path) == depth + 1), None)
-        if whole is None:
+        if whole is not None and inspect.isabstract(hints[name]):
+            values[name] = _of_other_class(hints[name], whole, [each for each in group if each is not whole], depth + 1)
+        elif whole is None:
             _check_inside(value, hints[name], group[0], depth)
             values[name] = _apply(value, group, depth + 1)
         elif len(group) > 1:
@@ -77,27 +84,58 @@ def _apply(config: Any, assignments: list[_Assignment], depth: int) -> Any:
             raise OverrideError(f"{whole}: the whole of it is set, and {inside} sets a part of it; keep one of them")
         else:
             values[name] = _leaf(value, hints[name], whole)
+    if not values:
+        return config
     try:
-        return dataclasses.replace(config, **values) if values else config
+        return config.changed(**values) if hasattr(config, "changed") else dataclasses.replace(config, **values)
     except ValueError as error:
-        raise OverrideError(_with_path(config, str(error), assignments, depth)) from error
+        raise OverrideError(_with_path(type(config), str(error), assignments, depth)) from error
 
 
-def _with_path(config: Any, message: str, assignments: list[_Assignment], depth: int) -> str:
+def _of_other_class(base: Any, whole: _Assignment, fields: list[_Assignment], depth: int) -> Any:
+    """An object of the class that `whole` names ("module:Class"), with its own defaults but for `fields`."""
+    try:
+        found = base.named(whole.text.strip())
+    except ValueError as error:
+        raise OverrideError(f"{whole}: {error}") from error
+    hints = typing.get_type_hints(found)
+    values = {}
+    for assignment in fields:
+        _check_field(found, assignment.path[depth], assignment, depth)
+        if len(assignment.path) > depth + 1:
+            raise OverrideError(f"{assignment}: set {'.'.join(assignment.path[: depth + 1])} as a whole")
+        values[assignment.path[depth]] = _leaf(None, hints[assignment.path[depth]], assignment)
+    open_fields = [
+        field.name
+        for field in dataclasses.fields(found)
+        if field.init and field.name not in values and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if open_fields:
+        path = ".".join(whole.path)
+        missing = ", ".join(f"{path}.{name}=..." for name in open_fields)
+        raise OverrideError(f"{whole}: {found.__name__} has fields without a default; set them too: {missing}")
+    try:
+        return found(**values)
+    except ValueError as error:
+        raise OverrideError(_with_path(found, str(error), [whole, *fields], depth)) from error
+
+
+def _with_path(kind: Any, message: str, assignments: list[_Assignment], depth: int) -> str:
     """The message of a `__post_init__`, whose first word is a field's name, with the object's path before it."""
     group = ".".join(assignments[0].path[:depth])
     first = re.match(r"\w*", message)
-    named = first is not None and first.group() in _settable(config)
+    named = first is not None and first.group() in _settable(kind)
     prefix = f"{group}." if group and named else f"{group}: " if group else ""
     return f"{prefix}{message} (set by {', '.join(map(str, assignments))})"
 
 
-def _settable(config: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(config) if field.init]
+def _settable(kind: Any) -> list[str]:
+    """The fields of a dataclass, or of an object of one, that can be set."""
+    return [field.name for field in dataclasses.fields(kind) if field.init]
 
 
-def _check_field(config: Any, name: str, assignment: _Assignment, depth: int) -> None:
-    fields = _settable(config)
+def _check_field(kind: Any, name: str, assignment: _Assignment, depth: int) -> None:
+    fields = _settable(kind)
     if name in fields:
         return
     near = difflib.get_close_matches(name, fields, n=1)

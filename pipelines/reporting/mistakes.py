@@ -9,8 +9,9 @@ import numpy as np
 
 from datagen.rows import Ragged, Rows
 from datagen.schema import Dataset
+from datagen.wording import AnsweredQuestion
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.questions import AnsweredQuestion, question_formatter
+from pipelines.reporting.questions import Words, question_formatter, words_of
 from sleepmodel.evaluation.accuracy import right_answers
 from sleepmodel.evaluation.statistics import Int64
 
@@ -70,10 +71,10 @@ def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) ->
 def wrong_answers(predicted: Int64, rows: Rows, dataset: Dataset) -> list[WrongAnswer]:
     """The first wrong answers of each depth in plain form, shallow ones first; predicted: as of `predict`."""
     plain = question_formatter(dataset)
-    return [WrongAnswer(row, asked.depth, *plain(asked)) for row, asked in _wrong(predicted, rows)]
+    return [WrongAnswer(row, asked.depth, *plain(asked)) for row, asked in _wrong(predicted, rows, words_of(dataset))]
 
 
-def _wrong(predicted: Int64, rows: Rows) -> Iterator[tuple[int, AnsweredQuestion]]:
+def _wrong(predicted: Int64, rows: Rows, words: Words) -> Iterator[tuple[int, AnsweredQuestion]]:
     start, length, depth = rows.answers()
     right = right_answers(predicted, rows)
     for d in np.unique(depth[length > 0]):
@@ -83,12 +84,12 @@ def _wrong(predicted: Int64, rows: Rows) -> Iterator[tuple[int, AnsweredQuestion
             yield (
                 row,
                 AnsweredQuestion(
-                    tokens=tokens.values.tolist() if isinstance(tokens, Ragged) else tokens[0].tolist(),
+                    words=words(tokens.values.tolist() if isinstance(tokens, Ragged) else tokens[0].tolist()),
                     starts=start[row, length[row] > 0].tolist(),
                     number=number,
                     length=count,
                     depth=int(d),
-                    given=predicted[row, begin : begin + count].tolist(),
+                    given=words(predicted[row, begin : begin + count].tolist()),
                 ),
             )
 

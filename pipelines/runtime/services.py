@@ -19,6 +19,7 @@ from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
+from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
     TrackingStore,
     commit_of_run,
@@ -61,7 +62,7 @@ class Services:
         nest in; the number of trainings that fit at once. `identity` is the plan's."""
         self._store = open_store(self.root)
         if not ray.is_initialized():
-            ray.init(logging_level=logging.ERROR)
+            ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
         check_shared_root(self.root)
         self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from datagen import Rule110, generate
+from datagen import Task, generate
 from datagen.schema import fingerprint
-from pipelines.config.experiment import AnyTask, Experiment
+from pipelines.config.experiment import Experiment
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import FINGERPRINT, Services
 
@@ -18,7 +18,7 @@ def dataset(output: Path) -> Path:
     return found.parent
 
 
-def generate_stage(experiment: Experiment, task: AnyTask, services: Services) -> Stage:
+def generate_stage(experiment: Experiment, task: Task, services: Services) -> Stage:
     """One dataset with its three splits."""
     data = experiment.data
     rows = {"train": experiment.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
@@ -27,6 +27,6 @@ def generate_stage(experiment: Experiment, task: AnyTask, services: Services) ->
         for split, count in rows.items():
             generate(task, split, count, data.seed, run.output)
 
-    name = f"generate-t{task.steps}" if isinstance(task, Rule110) and task != experiment.task else "generate"
+    name = "generate" if task == experiment.task else f"generate-t{task.max_depth}"
     config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
     return Stage(name, config, run, slots=None)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import PAD, Depo
-from datagen.depo_text import Puzzle, parse, read_official
+from datagen.depo_official import read_official
+from datagen.depo_text import Puzzle, parse
 
 OFFICIAL = Path(__file__).parent / "depo_official.jsonl"
 TASK = Depo()

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import PAD, Rule110
-from datagen.rule110 import SMALL_SPACE_BITS, evolved
-from datagen.splits import split_of
+from datagen.rule110 import evolved
+from datagen.splits import SMALL_SPACE_BITS, split_of
 from datagen.task import SPLITS
 
 # Wolfram's table: what (left, centre, right) becomes.

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from datagen import Depo, Gsm, Rows, Rule110
+from datagen.gsm import wording
 from datagen.gsm.solver import solve
 from datagen.schema import Dataset
 from datagen.task import Task
-from pipelines.reporting import questions as plain
+from datagen.wording import AnsweredQuestion
 from pipelines.reporting.mistakes import WrongAnswer, wrong_answers
-from pipelines.reporting.questions import AnsweredQuestion, question_formatter
+from pipelines.reporting.questions import question_formatter, words_of
 from tests.datagen.gsm.problems import train_tokenizer
 from tests.pipelines.unwritten import about
 
@@ -53,7 +54,8 @@ def test_rule_110_may_ask_more_cells_than_the_first(parts: int, asked: str) -> N
     task = Rule110(cells=4, states=2, steps=3)
     tokens, length = [0, 1, 1, 0, 1, 0, 0, 0, 2, *[1, 0, 1, 1, 0, 0, 1, 0]], 4 // parts
     starts = list(range(9, 17, length))
-    question = AnsweredQuestion(tokens, starts, len(starts) - 1, length, 3, [1] * length)
+    words = words_of(about(task))
+    question = AnsweredQuestion(words(tokens), starts, len(starts) - 1, length, 3, words([1] * length))
     problem, right, _ = question_formatter(about(task))(question)
     assert problem == f"State 2 of 2: 1000. {asked} after 3 steps?" and right == " ".join("0010"[-length:])
 
@@ -78,10 +80,11 @@ def test_depo_tells_where_the_given_node_is() -> None:
     start, length, depth = (column[0].tolist() for column in rows.answers())
     tokens = rows.tokens.tolist()[0]
 
+    words = words_of(about(task))
+
     def said(number: int, given: list[int]) -> str:
-        return question_formatter(about(task))(
-            AnsweredQuestion(tokens, start, number, length[number], depth[number], given)
-        ).given
+        asked = AnsweredQuestion(words(tokens), start, number, length[number], depth[number], words(given))
+        return question_formatter(about(task))(asked).given
 
     first = tokens[start[0] : start[0] + length[0]]
     assert said(0, first).endswith(f"({depth[0]} hops away)")
@@ -110,9 +113,9 @@ def test_gsm_shows_the_question_a_part_of_the_text_and_both_answers(gsm: Gsm, mo
         problem = problems[failure.row]
         question, _, told = failure.problem.partition("? ")
         assert f"{question}?" == problem.question and failure.right == str(problem.answer) != failure.given
-        assert told.endswith(plain.GAP) and problem.context.startswith(told.removesuffix(plain.GAP))
-        assert len(told) <= plain.CONTEXT_CHARACTERS
-    monkeypatch.setattr(plain, "CONTEXT_CHARACTERS", 10**6)
+        assert told.endswith(wording.GAP) and problem.context.startswith(told.removesuffix(wording.GAP))
+        assert len(told) <= wording.CONTEXT_CHARACTERS
+    monkeypatch.setattr(wording, "CONTEXT_CHARACTERS", 10**6)
     whole = all_wrong(gsm, rows, 0)[0]
     question, _, told = whole.problem.partition("? ")
     assert str(solve(f"{question}?", told.removesuffix(" Answer:")).answer) == whole.right
@@ -120,5 +123,7 @@ def test_gsm_shows_the_question_a_part_of_the_text_and_both_answers(gsm: Gsm, mo
 
 def test_a_task_that_is_not_known_here_is_shown_in_its_words() -> None:
     dataset = Dataset(1, "colours", {}, ("red", "green", "blue", "<pad>"), 0, {})
-    shown = question_formatter(dataset)(AnsweredQuestion([3, 0, 1, 2, 2], [3], 0, 2, 1, [2, 0]))
+    words = words_of(dataset)
+    asked = AnsweredQuestion(words([3, 0, 1, 2, 2]), [3], 0, 2, 1, words([2, 0]))
+    shown = question_formatter(dataset)(asked)
     assert shown == ("red green", "blue blue", "blue red")

@@ -1,11 +1,13 @@
 """Presets build, price themselves and take a step; overrides that make no sense are refused by name."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.config import presets
 from pipelines.config.experiment import Experiment, Variant
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
@@ -190,3 +192,13 @@ def test_the_same_compute_is_the_same_flops() -> None:
 def test_an_override_without_meaning_is_refused_by_name(assignment: str, message: str) -> None:
     with pytest.raises(OverrideError, match=message):
         apply_overrides(PRESETS["demo"], [assignment])
+
+
+def test_tuning_the_demo_changes_nothing_but_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where another preset would take its model, its training or a setting from it."""
+    before = PRESETS["demo"]
+    tuned = replace(before, seeds=(1,), train=replace(before.train, steps=10), model=replace(before.model, d_model=32))
+    monkeypatch.setattr(presets.demo, "demo", lambda: tuned)
+    assert {name for name, experiment in presets.build().items() if experiment != PRESETS[name]} == {"demo"}
+    others = [path for path in Path(presets.__path__[0]).glob("*.py") if path.stem not in ("demo", "__init__")]
+    assert len(others) > 3 and not any("presets.demo" in path.read_text() for path in others)

@@ -1,0 +1,40 @@
+"""Depo (paper, fig. 3): the node that is k hops away."""
+
+from __future__ import annotations
+
+from datagen import Depo
+from pipelines.config.experiment import Data, Experiment
+from pipelines.config.presets.variants import HYBRID, at_passes, controls, paper_train, transformers
+from sleepmodel import ModelConfig, Scale, TrainConfig
+
+
+def fig3() -> Experiment:
+    task = Depo()
+    return Experiment(
+        name="depo-fig3",
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary), d_model=512, n_heads=8, mixers=HYBRID * 5, window=75, fast_heads=8
+        ),
+        train=paper_train(100_000, 128),
+        variants=controls(4, depth=10) + at_passes(2, 4),
+        seeds=(0,),
+        scale=Scale(gpu=True),
+        paper_scale=True,
+    )
+
+
+def fig3_mini() -> Experiment:
+    """The context is one window, as hours are too few to learn one hop among more nodes and hops."""
+    task = Depo(nodes=6, hops=2, queries=4)
+    return Experiment(
+        name="depo-fig3-mini",
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=24, fast_heads=1
+        ),
+        train=TrainConfig(steps=6000, batch_size=64, validate_every=200),
+        variants=(*transformers(2)[:1], *at_passes(1, 2, 4)),
+        seeds=(30,),
+        data=Data(seed=11),
+    )

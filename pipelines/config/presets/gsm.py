@@ -1,0 +1,115 @@
+"""GSM-Infinite (paper, figs. 4 to 6).
+
+The paper's models are pretrained; ours have the same architecture but are trained from scratch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from datagen import Gsm
+from pipelines.config.experiment import Data, Experiment
+from pipelines.config.presets.variants import (
+    HYBRID,
+    at_passes,
+    at_windows,
+    controls,
+    grown,
+    paper_train,
+    transformers,
+)
+from sleepmodel import ModelConfig, Scale, TrainConfig
+
+PASSES = (1, 2, 4)
+
+
+def fig4() -> Experiment:
+    """More passes against every control."""
+    task = Gsm()
+    return Experiment(
+        name="gsm-fig4",
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary),
+            d_model=1536,
+            n_heads=12,
+            mixers=("attention", "jet") * 14,
+            window=2000,
+            loop=(7, 21),
+            fast_heads=12,
+            key_dim=96,
+            value_dim=256,
+        ),
+        train=paper_train(10_000, 256, muon_lr=1e-3),
+        variants=controls(4, depth=28, rule="jet") + at_passes(2, 4, 6),
+        seeds=(0,),
+        data=Data(test_rows=1600, seed=5),
+        scale=Scale(gpu=True),
+        paper_scale=True,
+    )
+
+
+def fig4_mini() -> Experiment:
+    task = Gsm(operations=(1, 3), tokens=(192, 320))
+    return Experiment(
+        name="gsm-fig4-mini",
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=128, fast_heads=1
+        ),
+        train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
+        variants=(*transformers(2), *at_passes(1, 2, 4)),
+        seeds=(30,),
+        data=Data(validation_rows=512, test_rows=1600, seed=5),
+    )
+
+
+def sliding_fig5() -> Experiment:
+    """Sliding eviction, from a trained transformer."""
+    paper = fig4()
+    return replace(
+        paper,
+        name="gsm-sliding-fig5",
+        model=replace(paper.model, window=512, eviction="sliding"),
+        variants=grown(attention=14, fresh_steps=2000),
+    )
+
+
+def sliding_fig5_mini() -> Experiment:
+    mini = fig4_mini()
+    return replace(
+        mini,
+        name="gsm-sliding-fig5-mini",
+        model=replace(mini.model, mixers=HYBRID * 2, window=64, eviction="sliding"),
+        train=replace(mini.train, steps=600),
+        variants=grown(attention=2, fresh_steps=150),
+    )
+
+
+def throughput_fig6() -> Experiment:
+    """A few steps at every window and N; tokens/s stand in the report."""
+    paper = fig4()
+    return replace(
+        paper,
+        name="throughput-fig6",
+        task=Gsm(tokens=(8000, 8192)),
+        model=replace(paper.model, window=1024),
+        train=replace(paper.train, steps=20, batch_size=8, validate_every=10),
+        variants=at_windows((1024, 2048, 4096), PASSES),
+        registers=False,
+    )
+
+
+def throughput_fig6_mini() -> Experiment:
+    return replace(
+        fig4_mini(),
+        name="throughput-fig6-mini",
+        task=Gsm(tokens=(900, 1024)),
+        train=TrainConfig(steps=60, batch_size=8, validate_every=6, warmup_steps=5),
+        variants=at_windows((64, 128, 256, 512), PASSES),
+        seeds=(0,),
+        data=Data(validation_rows=16, test_rows=16, seed=5),
+        # one training at a time, as two would slow each other
+        scale=Scale(cpus_per_worker=2),
+        registers=False,
+    )

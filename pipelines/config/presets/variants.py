@@ -1,0 +1,87 @@
+"""Variants and settings that several figures share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipelines.config.experiment import Variant
+from sleepmodel import TrainConfig
+
+HYBRID, RULES = ("attention", "gated_delta"), ("linear", "delta", "gated_delta", "jet")
+ETAS = (0.25, 0.5, 1.0, 1.5, 2.0)
+
+
+def paper_train(steps: int, batch_size: int, muon_lr: float = 2e-3) -> TrainConfig:
+    """The paper's training; validation, warm-up and precision are ours."""
+    return TrainConfig(
+        steps=steps,
+        batch_size=batch_size,
+        muon_lr=muon_lr,
+        adam_lr=5e-5,
+        warmup_steps=500,
+        precision="bfloat16",
+        validate_every=500,
+    )
+
+
+def transformers(depth: int) -> tuple[Variant, ...]:
+    """Attention alone, that forgets its window and that keeps the whole row."""
+    evicted = Variant(name="transformer-evicted", mixers=("attention",) * depth)
+    return evicted, replace(evicted, name="transformer-whole", whole=True)
+
+
+def controls(passes: int, depth: int, rule: str = "gated_delta") -> tuple[Variant, ...]:
+    """What a gain of N = `passes` has to be held against, `depth` blocks deep; the hybrid at N = 1 among them."""
+    return (
+        *transformers(depth),
+        Variant(name="fast-weights-only", mixers=(rule,) * depth),
+        Variant(name="n1"),
+        Variant(name="n1-deep", repeat=passes),
+        Variant(name="n1-same-compute", compute_of=passes),
+        Variant(name="n1-same-compute-epochs", compute_of=passes, epochs=True),
+    )
+
+
+def at_passes(*passes: int) -> tuple[Variant, ...]:
+    """The preset's model at each N."""
+    return tuple(Variant(name=f"n{n}", sleep_passes=n) for n in passes)
+
+
+def at_depths(*depths: int) -> tuple[Variant, ...]:
+    """N = 1 at each depth of the task."""
+    return tuple(Variant(name=f"n1-t{depth}", depth=depth) for depth in depths)
+
+
+def at_windows(windows: tuple[int, ...], passes: tuple[int, ...]) -> tuple[Variant, ...]:
+    """Every window at every N."""
+    return tuple(Variant(name=f"window{w}-n{n}", window=w, sleep_passes=n) for w in windows for n in passes)
+
+
+def grown(attention: int, fresh_steps: int) -> tuple[Variant, ...]:
+    """Fig. 5: a transformer of `attention` blocks first; then fast-weight blocks are put in, warmed up alone under hard
+    eviction for the first steps, and all is trained under sliding eviction, beside the transformer that is trained on
+    as long."""
+    mixers = ("attention",) * attention
+    return (
+        Variant(name="transformer", mixers=mixers),
+        Variant(name="transformer-longer", mixers=mixers, start="transformer"),
+        *(Variant(name=f"n{n}", sleep_passes=n, start="transformer", fresh_steps=fresh_steps) for n in (1, 2, 4)),
+    )
+
+
+def rules(mixers: tuple[str, ...], passes: tuple[int, ...]) -> tuple[Variant, ...]:
+    """Every update rule in place of the gated delta rule, at every N."""
+    return tuple(
+        Variant(
+            name=f"{rule}-n{n}",
+            sleep_passes=n,
+            mixers=tuple(rule if mixer == "gated_delta" else mixer for mixer in mixers),
+        )
+        for rule in RULES
+        for n in passes
+    )
+
+
+def etas(passes: tuple[int, ...]) -> tuple[Variant, ...]:
+    """Every eta at every N."""
+    return tuple(Variant(name=f"eta{eta:g}-n{n}", sleep_passes=n, fast_weight_lr=eta) for n in passes for eta in ETAS)
