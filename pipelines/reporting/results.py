@@ -54,8 +54,8 @@ def read_mistakes(output: Path) -> list[Mistakes]:
         Mistakes(
             record["variant"],
             record["seed"],
-            [ConfusionCount(**found) for found in record["instead"]],
-            [WrongAnswer(**found) for found in record["failures"]],
+            [ConfusionCount(**found) for found in record["confusion_counts"]],
+            [WrongAnswer(**found) for found in record["wrong_answers"]],
         )
         for record in json.loads((output / MISTAKES).read_text())
     ]
