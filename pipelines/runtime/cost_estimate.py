@@ -19,7 +19,7 @@ PAPER_PROBE_ROWS = 8
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a pipeline's trainings read and compute at most; tokens: of longest rows; flops: by Experiment.step_flops."""
+    """What all trainings read and compute at most. tokens: in longest rows; flops: as Experiment.step_flops."""
 
     rows: int
     tokens: int
