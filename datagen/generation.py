@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -34,7 +35,9 @@ from datagen.task import Task
 IN_FLIGHT_PER_CPU = 2  # one runs, one waits
 
 
-def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> Path:
+def generate(
+    task: Task, split: str, rows: int, seed: int, root: str | Path, *, watch: Callable[[int, int], None] | None = None
+) -> Path:
     """Makes at least `rows` rows of a split of a task's dataset and returns the dataset's directory.
 
     The directory is `<root>/<task>/<fingerprint>/`; the root may be s3://bucket/prefix. Uses the Ray that this process
@@ -42,6 +45,9 @@ def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> 
     there finished are kept, and a split never shrinks: where it holds more rows than asked for,
     `read_rows(path, split, rows)` reads the first `rows`, which are the same ones. Where all is there, Ray is not
     touched. Only one process at a time may generate a split.
+
+    watch: called with the rows that are done and the rows of the split after each shard, instead of the bar on the
+    terminal.
 
     Raises ValueError for a bad split, number of rows, seed or root, before any work; so too ForeignDatasetError, a
     dataset.json that cannot be understood (DatasetNotFoundError) and one of a newer format (FormatVersionError).
@@ -54,7 +60,7 @@ def generate(task: Task, split: str, rows: int, seed: int, root: str | Path) -> 
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
     job = Job(task, split, seed, path, max(rows, listed.rows), listed)
     if not job.finished():
-        shards = tuple(_run(job))
+        shards = tuple(_run(job, watch))
         # Read again: another split may have been listed meanwhile.
         dataset = _dataset(path, task, seed)
         splits = {**dataset.splits, split: Split(job.rows, shards)}
@@ -117,7 +123,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
     return standing
 
 
-def _run(job: Job) -> list[Shard]:
+def _run(job: Job, watch: Callable[[int, int], None] | None) -> list[Shard]:
     """Runs a Ray task for each shard, a bounded number at a time, and returns what they made."""
     if not ray.is_initialized():
         ray.init()
@@ -125,13 +131,15 @@ def _run(job: Job) -> list[Shard]:
     task = ray.put(job.task)
     made: dict[int, Shard] = {}
     running: dict[ray.ObjectRef[Shard], int] = {}
-    with _progress() as progress:
+    with _progress(shown=watch is None) as progress:
         bar = progress.add_task(f"{job.task.name} {job.split}", total=job.rows)
 
         def collect() -> None:
             (ref,), _ = ray.wait(list(running))
             shard = made[running.pop(ref)] = ray.get(ref)
             progress.advance(bar, shard.rows)
+            if watch:
+                watch(sum(shard.rows for shard in made.values()), job.rows)
 
         for number, rows in enumerate(job.shard_rows):
             while len(running) >= _in_flight():
@@ -154,14 +162,14 @@ class RowsPerSecond(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:,.0f} rows/s")
 
 
-def _progress() -> Progress:
+def _progress(shown: bool) -> Progress:
     """A progress bar on the terminal; nothing where there is none."""
     console = Console(stderr=True)
-    shown = (
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         RowsPerSecond(),
         TimeRemainingColumn(),
     )
-    return Progress(*shown, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not (shown and console.is_terminal))

@@ -17,7 +17,7 @@ from pipelines.config.experiment import Experiment
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
 from pipelines.engine.locks import StageLocked, hold_locks
-from pipelines.engine.scheduler import StageFailed, execute
+from pipelines.engine.scheduler import Observer, StageFailed, execute
 from pipelines.engine.signals import Terminated, stop_on_sigterm
 from pipelines.engine.stage import (
     Stage,
@@ -29,23 +29,26 @@ from pipelines.engine.stage import (
     script_of,
     state,
 )
+from pipelines.runtime.board import Board
+from pipelines.runtime.live import LiveView, PlainView, RunView
 from pipelines.runtime.user_code import import_from_here
 from pipelines.summary import print_summary
 from sleepmodel.tracking.redact import redacted
 
 if TYPE_CHECKING:
     from pipelines.runtime.services import Services
+    from sleepmodel.distributed.progress import ProgressMailbox
 
 
-BAD_INPUT, FAILED, TERMINATED = 2, 1, 128 + signal.SIGTERM
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
 LOG_WIDTH = 120  # of tables where the output is no terminal: a log of a job, a pipe
 
 
 def main(script: str, description: str | None) -> NoReturn:
     """Run a script's stages ("full": all of them) for the preset named on the command line, and exit.
 
-    Exit status 2 means that the input was refused before anything started, 1 that a stage failed, 143 that SIGTERM
-    ended it.
+    Exit status 2 means that the input was refused before anything started, 1 that a stage failed, 130 and 143 that
+    Ctrl-C or SIGTERM ended it.
     """
     arguments = _parser(script, description).parse_args()
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -74,6 +77,9 @@ def main(script: str, description: str | None) -> NoReturn:
     except Terminated:
         console.print("terminated: run the same command again to continue", style="red")
         sys.exit(TERMINATED)
+    except KeyboardInterrupt:
+        console.print("interrupted: run the same command again to continue", style="red")
+        sys.exit(INTERRUPTED)
     except (StageLocked, ValueError, OSError) as error:
         _refuse(str(error))
     sys.exit(0)
@@ -90,24 +96,29 @@ def run(script: str, experiment: Experiment, root: Path, console: Console) -> No
         require_inputs(stages, root)
     console.print(f"{experiment.name}: everything goes to {root}", soft_wrap=True, highlight=False)
     if all(state(stage, root) is State.DONE for stage in stages):
-        execute(stages, root, slots=1, console=console)
+        execute(stages, root, 1, PlainView(console))
     else:
         with hold_locks(stages, root, experiment.name):
-            _execute(stages, everything[-1].identity, services, root, console)
+            _execute(stages, everything, services, root, console)
     print_summary(everything, root, console)
 
 
-def _execute(stages: list[Stage], identity: str, services: Services, root: Path, console: Console) -> None:
+def _execute(stages: list[Stage], everything: list[Stage], services: Services, root: Path, console: Console) -> None:
+    from pipelines.runtime.cost_estimate import stage_trainings
+    from sleepmodel.distributed.progress import ProgressMailbox
     from sleepmodel.tracking.runs import as_connection_error
 
-    max_concurrent = services.open(f"pipeline/{identity}")
+    max_concurrent = services.open(f"pipeline/{everything[-1].identity}")
     console.print(f"Ray has {services.resources}", soft_wrap=True, highlight=False)
-    with as_connection_error(services.store):
+    view: RunView = PlainView(console)
+    if sys.stdout.isatty() and not console.is_dumb_terminal:
+        view = LiveView(console, Board(stage_trainings(services.experiment, everything), max_concurrent))
+    with as_connection_error(services.store), view, ProgressMailbox(view.told) as mailbox:
         status = "FAILED"
         try:
             with stop_on_sigterm(services.stop):
                 repair(stages, root)
-                execute(stages, root, max_concurrent, services.begin, services.finish, console=console)
+                execute(stages, root, max_concurrent, _Latest(mailbox), view, services)
             status = "FINISHED"
         except StageFailed as error:
             services.end(error.stage, "FAILED")
@@ -120,6 +131,19 @@ def _execute(stages: list[Stage], identity: str, services: Services, root: Path,
             raise
         finally:
             services.close(status)
+
+
+class _Latest(Observer):
+    """Has what was told of a stage's trainings shown before the stage's end."""
+
+    def __init__(self, mailbox: ProgressMailbox) -> None:
+        self.mailbox = mailbox
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self.mailbox.flush()
+
+    def failed(self, stage: Stage, seconds: float) -> None:
+        self.mailbox.flush()
 
 
 def repair(stages: list[Stage], root: Path) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-
-from rich.console import Console
 
 from datagen.artifact import Artifact
 from datagen.checks import require_whole
@@ -39,69 +37,44 @@ class StageFailed(RuntimeError):
         super().__init__(f"stage {stage.name} failed in {where}: {what}. Run the same command again to continue.")
 
 
-def execute(
-    stages: Sequence[Stage],
-    root: str | Path,
-    slots: int,
-    on_start: Callable[[Stage], None] | None = None,
-    on_finish: Callable[[Stage, float], None] | None = None,
-    *,
-    console: Console | None = None,
-) -> Execution:
+class Observer:
+    """Is told, in the thread that called `execute`, what becomes of the stages. Override what is of interest."""
+
+    def planned(self, todo: Sequence[Stage], done: Sequence[Stage]) -> None:
+        """Before anything starts: the stages that will run, in order, and those that were done before."""
+
+    def started(self, stage: Stage) -> None:
+        """A stage is about to run."""
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        """A stage is done."""
+
+    def failed(self, stage: Stage, seconds: float) -> None:
+        """A stage's run function raised."""
+
+
+def execute(stages: Sequence[Stage], root: str | Path, slots: int, *observers: Observer) -> Execution:
     """Run what is not done of `stages`, each after its inputs, side by side in threads while their slots fit.
 
     Inputs that are not done are run too (`require_inputs` refuses them instead). When a stage fails, those that
-    run finish, no other starts, and StageFailed is raised. The callbacks are called in the calling thread.
+    run finish, no other starts, and StageFailed is raised. Each event is told to the observers in their order.
     """
     require_whole("slots", slots, 1)
     begin = time.monotonic()
     planned = execution_plan(stages, root)
     todo = [stage for stage, status in planned if status is not State.DONE]
     skipped = tuple(stage for stage, status in planned if status is State.DONE)
-    say = _Progress(console or Console(), len(todo), on_start, on_finish)
-    if not todo:
-        say.line(f"nothing to do: all {len(planned)} stages are done")
-        return Execution((), skipped, time.monotonic() - begin)
-    if skipped:
-        say.line(f"{len(skipped)} of {len(planned)} stages are done already")
-    _schedule(todo, as_path(root).absolute(), slots, say)
-    return Execution(tuple(say.ran), skipped, time.monotonic() - begin)
+    for observer in observers:
+        observer.planned(todo, skipped)
+    ran = _schedule(todo, as_path(root).absolute(), slots, observers)
+    return Execution(tuple(ran), skipped, time.monotonic() - begin)
 
 
-@dataclass
-class _Progress:
-    """A line and a callback as a stage starts, and as it ends."""
-
-    console: Console
-    total: int
-    on_start: Callable[[Stage], None] | None
-    on_finish: Callable[[Stage, float], None] | None
-    ran: list[Stage] = field(default_factory=list)
-    _started: int = 0
-
-    def line(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, highlight=False, soft_wrap=True)
-
-    def started(self, stage: Stage) -> None:
-        self._started += 1
-        self.line(f"[{self._started}/{self.total}] {stage.name}: started")
-        if self.on_start:
-            self.on_start(stage)
-
-    def finished(self, stage: Stage, seconds: float) -> None:
-        self.ran.append(stage)
-        self.line(f"{stage.name}: done in {seconds:.1f} s", "green")
-        if self.on_finish:
-            self.on_finish(stage, seconds)
-
-    def failed(self, stage: Stage, seconds: float) -> None:
-        self.line(f"{stage.name}: failed after {seconds:.1f} s", "red")
-
-
-def _schedule(todo: list[Stage], root: Path, slots: int, say: _Progress) -> None:
+def _schedule(todo: list[Stage], root: Path, slots: int, observers: Sequence[Observer]) -> list[Stage]:
+    """Run the stages; in the order in which they finished. Raises the first StageFailed."""
     waiting, running = {stage.name: stage for stage in todo}, dict[str, int]()
     results: SimpleQueue[tuple[Stage, float, BaseException | None]] = SimpleQueue()
-    failure: StageFailed | None = None
+    ran, failure = list[Stage](), None
     while running or (waiting and failure is None):
         for stage in list(waiting.values()) if failure is None else []:
             need = slots if stage.slots is None else min(stage.slots, slots)
@@ -109,20 +82,25 @@ def _schedule(todo: list[Stage], root: Path, slots: int, say: _Progress) -> None
             if not blocked and sum(running.values()) + need <= slots:
                 running[stage.name] = need
                 del waiting[stage.name]
-                say.started(stage)
+                for observer in observers:
+                    observer.started(stage)
                 # daemon: an interrupt in the calling thread ends the process without waiting for the stage
                 threading.Thread(target=_work, args=(stage, root, results), name=stage.name, daemon=True).start()
         stage, seconds, error = results.get()
         del running[stage.name]
         if error is None:
-            say.finished(stage, seconds)
+            ran.append(stage)
+            for observer in observers:
+                observer.finished(stage, seconds)
         else:
-            say.failed(stage, seconds)
+            for observer in observers:
+                observer.failed(stage, seconds)
             failed = StageFailed(stage, root, error)
             failed.__cause__ = error
             failure = failure or failed
     if failure is not None:
         raise failure
+    return ran
 
 
 def _work(stage: Stage, root: Path, results: SimpleQueue[tuple[Stage, float, BaseException | None]]) -> None:

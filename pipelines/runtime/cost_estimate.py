@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from pipelines.config.experiment import Experiment
+from pipelines.engine.stage import Stage
+from sleepmodel.config import ModelConfig
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
@@ -16,10 +19,18 @@ PAPER_PROBE_ROWS = 8
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a pipeline's trainings read and compute at most. tokens: of longest rows; flops: as Pipeline.step_flops."""
+    """What all trainings read and compute at most. tokens: in longest rows; flops: as Experiment.step_flops."""
 
     rows: int
     tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class StageTrainings:
+    """How many trainings or trials a stage runs, and the FLOPs of each at most."""
+
+    count: int
     flops: float
 
 
@@ -40,6 +51,24 @@ def training_cost(experiment: Experiment) -> TrainingCost:
     cost = {(model, drawn): experiment.step_flops(model, drawn) for model, drawn, _ in runs}
     flops = sum(cost[model, drawn] * count for model, drawn, count in runs)
     return TrainingCost(rows, rows * experiment.task.row_length, flops)
+
+
+def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, StageTrainings]:
+    """By name of those `stages` that train. A model that the search is yet to choose counts as one of its largest N."""
+    search = experiment.search
+    widest = replace(experiment.model, sleep_passes=max(search.sleep_passes)) if search else experiment.model
+    found: dict[str, StageTrainings] = {}
+    cost: dict[tuple[ModelConfig, tuple[int, ...]], float] = {}
+    for stage in stages:
+        config = stage.config
+        if not isinstance(config, dict) or "train" not in config:
+            continue
+        train, searched = config["train"], "search" in config
+        key = (widest if searched else config.get("model", widest), train.sleep_passes)
+        if key not in cost:
+            cost[key] = experiment.step_flops(*key)
+        found[stage.name] = StageTrainings(config["search"].trials if searched else 1, cost[key] * train.steps)
+    return found
 
 
 def training_seconds(experiment: Experiment) -> float:

@@ -17,6 +17,7 @@ from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
+from pipelines.engine.scheduler import Observer
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
 from pipelines.runtime.user_code import runtime_env
@@ -38,7 +39,7 @@ FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names
 
 
 @dataclass
-class Services:
+class Services(Observer):
     """Made before the stages, opened when the first of them has to run. resources: what each training gets."""
 
     experiment: Experiment
@@ -73,12 +74,12 @@ class Services:
         assert self._parent is not None
         end_run(self.store, self._parent, status)
 
-    def begin(self, stage: Stage) -> None:
-        """A stage starts: open its run."""
+    def started(self, stage: Stage) -> None:
+        """Open the stage's run."""
         self.run_of(stage)
 
-    def finish(self, stage: Stage, seconds: float) -> None:
-        """A stage is done: log its resolved config and end its run."""
+    def finished(self, stage: Stage, seconds: float) -> None:
+        """Log the stage's resolved config and end its run."""
         self._log_file(self.run_of(stage), stage.output(self.root) / "config.json")
         self.log(stage, {"seconds": seconds}, 0)
 

@@ -12,6 +12,7 @@ from pipelines.stages.generate import dataset
 from pipelines.stages.tune import read_best
 from sleepmodel.config import ModelConfig, TrainConfig
 from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
+from sleepmodel.distributed.progress import SendProgress
 
 WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
@@ -85,6 +86,7 @@ def _train_stages(
                 store=services.store,
                 run=services.run_of(run.stage, {"model": asdict(model)}),
                 stop=str(services.stop),
+                watch=SendProgress(run.stage.name),
             )
             # the process that drives Ray Train needs no core: its workers have them
             services.map(fit, [(job,)], cores=0)

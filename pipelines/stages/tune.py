@@ -12,6 +12,7 @@ from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel.config import Search
 from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.distributed.progress import SendProgress
 from sleepmodel.distributed.ray_tune import TrialResult, best, search
 
 TRIALS = Artifact("trials.json", list[TrialResult])
@@ -36,6 +37,7 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
             output=str(run.output),
             store=services.store,
             run=services.run_of(run.stage),
+            watch=SendProgress(run.stage.name),
         )
         # a process of its own, without a core: Tune wants the main thread, and the cores are the trials'
         (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0)

@@ -24,7 +24,7 @@ from sleepmodel.serialization.model_dir import save
 from sleepmodel.tracking.runs import TrackingStore
 from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
-from sleepmodel.training.progress import Progress
+from sleepmodel.training.progress import Progress, Watcher, print_progress
 from sleepmodel.warm_start import warm_start
 
 MODEL = "model"
@@ -48,7 +48,8 @@ class TrainingJob:
     """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves the model and
     its record; start: directory of a model to begin with (warm_start), None is none;
     store, run: where MLflow metrics go (None: nowhere);
-    stop: a path whose existence asks the training to save and end before its last step (None: nothing asks)."""
+    stop: a path whose existence asks the training to save and end before its last step (None: nothing asks);
+    watch: told of its progress, in the process that trains."""
 
     name: str
     model: ModelConfig
@@ -60,6 +61,7 @@ class TrainingJob:
     store: TrackingStore | None = None
     run: str | None = None
     stop: str | None = None
+    watch: Watcher = print_progress
 
     def rows(self) -> Blocks:
         """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""

@@ -22,7 +22,7 @@ from sleepmodel.distributed.deepspeed import DeepSpeedEngine
 from sleepmodel.distributed.job import TrainingJob, has_model
 from sleepmodel.tracking.runs import ProgressLog
 from sleepmodel.training.loop import NonFiniteError, Save, train
-from sleepmodel.training.progress import Progress
+from sleepmodel.training.progress import Progress, ProgressTicker
 
 RESTARTS = 3
 CHECKPOINTS = "checkpoints"
@@ -60,6 +60,7 @@ def _train(job: TrainingJob) -> None:
     torch.set_num_threads(job.scale.cores)
     model = job.build()
     engine = DeepSpeedEngine(model, job.train, job.scale)
+    ticker = ProgressTicker(job.watch, job.name, job.name, job.train.steps) if engine.rank == 0 else None
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 
     def keep(step: int, save: Save, metrics: dict[str, float]) -> None:
@@ -70,8 +71,8 @@ def _train(job: TrainingJob) -> None:
             ray.train.report(metrics, checkpoint=Checkpoint(directory))
 
     def report(at: Progress, save: Save) -> None:
-        if engine.rank == 0:
-            print(f"{job.name}  {at.line()}", flush=True)
+        if ticker:
+            ticker.report(at)
         if curve:
             curve.log(at)
         keep(at.step, save, {"step": at.step, "accuracy": at.accuracy})
@@ -79,6 +80,8 @@ def _train(job: TrainingJob) -> None:
             raise Stopped
 
     def between(step: int, save: Save) -> None:
+        if ticker:
+            ticker.step(step)
         if asked_to_stop():
             keep(step, save, {"step": step})
             raise Stopped
@@ -90,6 +93,8 @@ def _train(job: TrainingJob) -> None:
     # one worker looks, so that all go on from the same
     latest = checkpoints.latest(as_path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
     latest = broadcast_from_rank_zero(latest)
+    if ticker:
+        ticker.step(latest.step if latest else 0)
     with local_copy(latest.path) if latest else nullcontext() as resume:
         history = train(engine, job.rows(), job.train, job.validate(), report, resume, between)
     with engine.whole_weights():

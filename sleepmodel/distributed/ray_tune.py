@@ -26,7 +26,7 @@ from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, train
-from sleepmodel.training.progress import Progress
+from sleepmodel.training.progress import Progress, ProgressEvent, ProgressTicker
 
 EXPERIMENT = "search"
 RESTARTS = 3  # of a trial whose node or process died
@@ -87,7 +87,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
                 storage_path=storage,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=RESTARTS),
-                callbacks=[_CloseRuns(job)],
+                callbacks=[_EndTrials(job)],
                 verbose=0,
             ),
         )
@@ -117,36 +117,47 @@ def _tune_config(job: TrainingJob, config: Search, concurrent: int) -> TuneConfi
 
 def _trial(params: dict[str, Any], job: TrainingJob) -> None:
     torch.set_num_threads(job.scale.cores)
-    name = f"{job.name}-N{params[N]}-eta{params[ETA]:.2f}"
+    name, trial = _name(job, params), tune.get_context().get_trial_id()
     job = replace(job, model=replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA]))
     curve = None
     if job.store:
         settings = {"model": asdict(job.model), "train": asdict(job.train)}
-        run = start_run(job.store, name, _identity(job, tune.get_context().get_trial_id()), job.run, settings, {})
+        run = start_run(job.store, name, _identity(job, trial), job.run, settings, {})
         curve = ProgressLog(job.store, run)
 
+    ticker = ProgressTicker(job.watch, trial, name, job.train.steps)
+
     def report(at: Progress, save: object) -> None:
-        print(f"{name}  {at.line()}", flush=True)
+        ticker.report(at)
         if curve:
             curve.log(at)
         metrics = ("step", "tokens", "accuracy", "loss", "grad_norm", "tokens_per_second", "seconds")
         tune.report({metric: getattr(at, metric) for metric in metrics})
 
+    def between(step: int, save: object) -> None:
+        ticker.step(step)
+
+    ticker.step(0)
     model = job.build()
     device = torch.device("cuda" if job.scale.gpu else "cpu")
     engine = LocalEngine(model.to(device), job.train, job.scale.accumulation)
     try:
-        train(engine, job.rows(), job.train, job.validate(), report)
+        train(engine, job.rows(), job.train, job.validate(), report, None, between)
     except NonFiniteError as error:
-        print(f"{name}  {error}", flush=True)  # it stays incomplete, so it cannot win
+        ticker.end(str(error))  # it stays incomplete, so it cannot win
+
+
+def _name(job: TrainingJob, params: dict[str, Any]) -> str:
+    return f"{job.name}-N{params[N]}-eta{params[ETA]:.2f}"
 
 
 def _identity(job: TrainingJob, trial_id: str) -> str:
     return f"{job.run}/{trial_id}"
 
 
-class _CloseRuns(Callback):
-    """Ends a trial's MLflow run in the driver: a trial that ASHA stops is killed before it could do so itself."""
+class _EndTrials(Callback):
+    """Ends a trial's MLflow run, and tells its watcher, in Tune's process: a trial that ASHA stops is killed before it
+    could do so itself."""
 
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
@@ -158,6 +169,8 @@ class _CloseRuns(Callback):
         self._end(trial, "FAILED")
 
     def _end(self, trial: Trial, status: str) -> None:
+        name, step = _name(self.job, trial.config), trial.last_result.get("step", 0)
+        self.job.watch(ProgressEvent(trial.trial_id, name, step, self.job.train.steps, ended=True))
         if self.job.store:
             run = start_run(self.job.store, trial.trial_id, _identity(self.job, trial.trial_id), self.job.run, {}, {})
             end_run(self.job.store, run, status)

@@ -22,11 +22,11 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-# what a log may hold: Ray's two lines of a job, the program's own, and those of its workers
+# what a log may hold: Ray's two lines of a job, and the program's own
 READABLE = re.compile(
     r"""
     .*Runtime\ env\ is\ setting\ up\.$ | Running\ entrypoint\ for\ job
-    | (\(\w+\ pid=\d+(,\ ip=[\d.]+)?\)\ )?[\w.-]+\ \ step\ \d+/\d+\ \ loss
+    | [\w.-]+\ \ step\ \d+/\d+\ \ loss
     | smoke:\ everything\ goes\ to | Ray\ has\ 2\ CPU
     | \[\d/\d\]\ [\w-]+:\ started$ | [\w-]+:\ done\ in | \d\ of\ \d\ stages\ are\ done
     | (results|report|picture|registry|load\ it|MLflow\ UI)\ \  | terminated:\ run\ the\ same\ command\ again

@@ -3,10 +3,12 @@ champion."""
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +107,60 @@ def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]
     page = (report / "report.html").read_text()
     assert page.count("data:image/png") == len(pictures) and (commit or "unknown") in page
     assert (report / "mistakes.md").read_text().count("## ") == 4
+
+
+def test_a_log_has_the_progress_of_each_training_as_its_own_lines(finished: tuple[Path, str]) -> None:
+    """Without Ray's "(RayTrainWorker pid=...)" in front, and before the stage is said to be done."""
+    _, printed = finished
+    lines = printed.splitlines()
+    assert "\x1b" not in "".join(line for line in lines if " pid=" not in line)  # Ray's own remarks are coloured
+    assert "(RayTrainWorker" not in printed
+    for name in ("n1-seed20", "winner-seed20", "n1-winner-eta-seed20"):
+        reports = [line for line in lines if re.match(rf"{name}  step \d+/20  loss \d", line)]
+        assert [line.split()[2] for line in reports] == ["10/20", "20/20"]
+        done = next(line for line in lines if line.startswith(f"train-{name}: done in "))
+        assert lines.index(reports[-1]) < lines.index(done)
+    assert len([line for line in lines if re.match(r"tune-N[12]-eta1.00  step 10/20  loss", line)]) == 2
+
+
+def test_a_terminal_has_one_live_table_and_keeps_the_last(ray_cluster: str, tmp_path: Path) -> None:
+    arguments = (*ONE_SEED, "search=null", "train.steps=60", "train.validate_every=10")
+    printed, status = on_a_terminal(command("full", tmp_path, *arguments), environment(ray_cluster))
+    assert status == 0, printed
+    table, last = printed.partition("Ray has")[2], printed.rpartition("\x1b[2K")[2]
+    assert table.count("\x1b[2K") > 50  # it was drawn again and again, each time over what stood there
+    assert re.search(r"train-n1-seed20 +running", plain(table)) and "about 0:" in plain(table)
+    for stage in ("generate", "train-n1-seed20", "evaluate", "report", "register"):
+        assert len(re.findall(rf"(?m)^{stage} +done +\d+:\d\d", plain(last))) == 1, plain(last)
+    assert re.search(r"train-n1-seed20 .*━ +60/60 +\d\.\d{3} +\d\.\d{3} +[\d,]+", plain(last))
+    assert "5 of 5 stages done" in plain(last) and "held-out test rows" in plain(last)
+    assert "loss 0." not in plain(printed) and "rows/s" not in plain(
+        printed
+    )  # no line of a log, no bar but the table's
+    assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l")
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[str, int]:
+    """What a program prints where its output is a terminal, and how it exits."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (50, 200))
+    with subprocess.Popen(
+        command, stdin=its, stdout=its, stderr=its, env={**environment, "TERM": "xterm-256color"}
+    ) as process:
+        os.close(its)
+        printed = b""
+        while True:
+            try:
+                printed += os.read(ours, 65536)
+            except OSError:  # Linux says so when nobody has the other end any longer
+                break
+        os.close(ours)
+        return printed.decode().replace("\r\n", "\n"), process.wait(timeout=60)
+
+
+def plain(text: str) -> str:
+    """Without the escapes of a terminal."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
 
 
 def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) -> None:

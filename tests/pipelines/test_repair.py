@@ -6,7 +6,6 @@ import errno
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from datagen import read_rows
 from datagen.errors import ShardCorruptError
@@ -24,7 +23,7 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
     smoke = PRESETS["smoke"]
     data = generate_stage(smoke, smoke.task, Services(smoke, tmp_path))
     train = Stage("train", {}, lambda run: None, (data,))
-    execute([data], tmp_path, slots=1, console=Console(quiet=True))
+    execute([data], tmp_path, slots=1)
     path = dataset(data.output(tmp_path))
     shards = [shard_path(path, split, 0) for split in ("train", "test")]
     sound = [shard.read_bytes() for shard in shards]
@@ -37,7 +36,7 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
     repair([train], tmp_path)
     assert [shard.read_bytes() for shard in shards] == sound
 
-    execute([train], tmp_path, slots=1, console=Console(quiet=True))
+    execute([train], tmp_path, slots=1)
     shards[1].unlink()
     repair([train], tmp_path)  # nothing has to be read any more
     assert not shards[1].exists()
@@ -52,6 +51,6 @@ def test_a_repair_that_fails_is_a_failed_step_and_no_refused_input(tmp_path: Pat
 
     data = Stage("generate", {}, second_time)
     train = Stage("train", {}, lambda run: None, (data,))
-    execute([data], tmp_path, slots=1, console=Console(quiet=True))
+    execute([data], tmp_path, slots=1)
     with pytest.raises(StageFailed, match=r"stage generate failed in .*No space left"):
         repair([train], tmp_path)

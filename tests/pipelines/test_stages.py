@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipelines.engine.scheduler import StageFailed, execute
+from pipelines.engine.scheduler import Observer, StageFailed, execute
 from pipelines.engine.stage import (
     Stage,
     StageContext,
@@ -27,6 +27,7 @@ from pipelines.engine.stage import (
     require_inputs,
     state,
 )
+from pipelines.runtime.live import PlainView
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -198,7 +199,7 @@ def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytes
 def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
     data = stage("generate")
     train = stage("train", data, config=Outer(), run=lambda run: (run.output / "model").touch())
-    execute([train], tmp_path, 1, console=quiet())
+    execute([train], tmp_path, 1)
     output = train.output(tmp_path)
     assert sorted(path.name for path in output.iterdir()) == ["SUCCESS", "config.json", "model"]
     success = json.loads((output / "SUCCESS").read_text())
@@ -219,7 +220,7 @@ def test_an_error_of_the_storage_does_not_make_a_finished_step_undone(tmp_path: 
 def test_success_is_written_after_the_work(tmp_path: Path) -> None:
     seen: list[bool] = []
     made = stage("s", run=lambda run: seen.extend((run.output / name).exists() for name in ("config.json", "SUCCESS")))
-    execute([made], tmp_path, 1, console=quiet())
+    execute([made], tmp_path, 1)
     assert seen == [True, False]
 
 
@@ -233,7 +234,7 @@ def test_a_directory_without_its_success_is_broken(tmp_path: Path, content: byte
     if content is not None:
         (made.output(tmp_path) / "SUCCESS").write_bytes(content)
     assert state(made, tmp_path) is State.BROKEN
-    execute([made], tmp_path, 1, console=quiet())
+    execute([made], tmp_path, 1)
     assert state(made, tmp_path) is State.DONE and (made.output(tmp_path) / "model").exists()
 
 
@@ -259,12 +260,12 @@ def test_every_step_runs_once_and_after_its_inputs(
         inputs = data.draw(st.lists(st.sampled_from(made), max_size=3, unique_by=id)) if made else []
         made.append(calls.stage(f"s{i}", *inputs, slots=data.draw(st.sampled_from([1, 2, 9, None]))))
     wanted = data.draw(st.permutations(made))
-    report = execute(wanted, root, data.draw(st.integers(1, 3)), console=quiet())
+    report = execute(wanted, root, data.draw(st.integers(1, 3)))
     assert sorted(calls.names) == sorted(s.name for s in made)
     assert sorted(s.name for s in report.ran) == sorted(calls.names)
     for s in made:
         assert all(calls.names.index(dependency.name) < calls.names.index(s.name) for dependency in s.inputs)
-    again = execute(wanted, root, 1, console=quiet())
+    again = execute(wanted, root, 1)
     assert len(calls.names) == len(made) and again.ran == () and len(again.skipped) == len(made)
 
 
@@ -275,9 +276,9 @@ def test_only_what_changed_and_what_depends_on_it_runs_again(tmp_path: Path) -> 
         return [data, n1, n2, calls.stage("report", n1, n2)]
 
     calls = Calls()
-    execute(experiment(0.5), tmp_path, 1, console=quiet())
+    execute(experiment(0.5), tmp_path, 1)
     calls.names.clear()
-    execute(experiment(0.25), tmp_path, 1, console=quiet())
+    execute(experiment(0.25), tmp_path, 1)
     assert calls.names == ["train-n2", "report"]
 
 
@@ -285,9 +286,9 @@ def test_inputs_of_a_finished_step_are_not_built_again(tmp_path: Path) -> None:
     calls = Calls()
     data = calls.stage("generate")
     train = calls.stage("train", data)
-    execute([train], tmp_path, 1, console=quiet())
+    execute([train], tmp_path, 1)
     (data.output(tmp_path) / "SUCCESS").unlink()
-    execute([train], tmp_path, 1, console=quiet())
+    execute([train], tmp_path, 1)
     assert calls.names == ["generate", "train"]
 
 
@@ -302,18 +303,18 @@ def test_an_input_that_is_not_done_is_named_before_any_work(tmp_path: Path) -> N
         require_inputs([calls.stage("free"), report, train], tmp_path)
     assert (caught.value.stage, caught.value.missing) == (train, data)
     require_inputs([data], tmp_path)
-    execute([data], tmp_path, 1, console=quiet())
+    execute([data], tmp_path, 1)
     require_inputs([report, train], tmp_path)
 
 
 def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: Path) -> None:
     calls = Calls()
     one, twin, other = calls.stage("a"), calls.stage("a"), calls.stage("a", config=1)
-    execute([one, twin, calls.stage("b", twin)], tmp_path, 1, console=quiet())
+    execute([one, twin, calls.stage("b", twin)], tmp_path, 1)
     assert calls.names == ["a", "b"]
     for wanted in ([one, other], [calls.stage("b", one), calls.stage("c", other)], [calls.stage("a", one)]):
         with pytest.raises(ValueError, match="name = 'a': two different stages"):
-            execute(wanted, tmp_path, 1, console=quiet())
+            execute(wanted, tmp_path, 1)
     with pytest.raises(ValueError, match="name = 'a': two different stages"):
         stage("b", one, other)
 
@@ -324,29 +325,29 @@ def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
     def meet(run: StageContext) -> None:
         together.wait(timeout=30)
 
-    execute([stage("a", run=meet), stage("b", run=meet)], tmp_path, 2, console=quiet())
+    execute([stage("a", run=meet), stage("b", run=meet)], tmp_path, 2)
 
 
-class Running:
+class Running(Observer):
     """What runs at each start, as the runner tells it: a finish is told after the work, a start before it."""
 
     def __init__(self) -> None:
         self.now: list[Stage] = []
         self.at_starts: list[list[Stage]] = []
 
-    def start(self, started: Stage) -> None:
-        self.now.append(started)
+    def started(self, stage: Stage) -> None:
+        self.now.append(stage)
         self.at_starts.append(list(self.now))
 
-    def finish(self, finished: Stage, seconds: float) -> None:
-        self.now.remove(finished)
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self.now.remove(stage)
 
 
 @pytest.mark.parametrize("slots", [None, 3, 8])
 def test_a_step_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | None) -> None:
     running = Running()
     wanted = [stage("a", slots=slots), stage("b"), stage("c"), stage("d", slots=slots), stage("e")]
-    execute(wanted, tmp_path, 3, running.start, running.finish, console=quiet())
+    execute(wanted, tmp_path, 3, running)
     assert {"a", "d"} <= {s.name for now in running.at_starts if len(now) == 1 for s in now}
     assert not [now for now in running.at_starts if len(now) > 1 and {s.name for s in now} & {"a", "d"}]
 
@@ -354,7 +355,7 @@ def test_a_step_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | Non
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 4))
 def test_slots_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory, needs: list[int], slots: int) -> None:
     running, wanted = Running(), [stage(f"s{i}", slots=need) for i, need in enumerate(needs)]
-    execute(wanted, tmp_path_factory.mktemp("runs"), slots, running.start, running.finish, console=quiet())
+    execute(wanted, tmp_path_factory.mktemp("runs"), slots, running)
     assert len(running.at_starts) == len(needs)
     for now in running.at_starts:
         assert sum(min(s.slots or slots, slots) for s in now) <= slots
@@ -381,7 +382,7 @@ def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path)
     bad, good = stage("bad", run=fail), stage("good", run=outlast)
     wanted = [bad, good, calls.stage("after-bad", bad), calls.stage("after-good", good), calls.stage("free")]
     with pytest.raises(StageFailed, match="Run the same command again") as caught:
-        execute(wanted, tmp_path, 2, console=Console(file=Ear(), width=200))
+        execute(wanted, tmp_path, 2, PlainView(Console(file=Ear(), width=200)))
     assert isinstance(caught.value.__cause__, OSError) and caught.value.stage is bad
     assert str(bad.output(tmp_path)) in str(caught.value) and "disk [full]" in str(caught.value)
     assert [state(s, tmp_path) for s in wanted] == [State.BROKEN, State.DONE, State.TODO, State.TODO, State.TODO]
@@ -394,29 +395,51 @@ def test_a_step_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseEx
         raise error
 
     with pytest.raises(StageFailed, match="stage s failed") as caught:
-        execute([stage("s", run=leave)], tmp_path, 1, console=quiet())
+        execute([stage("s", run=leave)], tmp_path, 1)
     assert caught.value.__cause__ is error
 
 
-def test_callbacks_are_called_in_the_calling_thread(tmp_path: Path) -> None:
-    heard: list[tuple[str, threading.Thread]] = []
-    a = stage("a")
-    execute(
-        [stage("b", a)],
-        tmp_path,
-        2,
-        on_start=lambda s: heard.append((f"start {s.name}", threading.current_thread())),
-        on_finish=lambda s, seconds: heard.append((f"finish {s.name}", threading.current_thread())),
-        console=quiet(),
-    )
-    assert [what for what, _ in heard] == ["start a", "finish a", "start b", "finish b"]
-    assert {thread for _, thread in heard} == {threading.current_thread()}
+class Heard(Observer):
+    """All that an observer is told, and in which thread."""
+
+    def __init__(self, name: str, heard: list[str]) -> None:
+        self.name, self.heard, self.threads = name, heard, set[threading.Thread]()
+
+    def _hear(self, what: str) -> None:
+        self.heard.append(f"{self.name} {what}")
+        self.threads.add(threading.current_thread())
+
+    def planned(self, todo: Sequence[Stage], done: Sequence[Stage]) -> None:
+        self._hear(f"planned {[s.name for s in todo]}, done {[s.name for s in done]}")
+
+    def started(self, stage: Stage) -> None:
+        self._hear(f"started {stage.name}")
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self._hear(f"finished {stage.name}")
+
+    def failed(self, stage: Stage, seconds: float) -> None:
+        self._hear(f"failed {stage.name}")
+
+
+def test_observers_are_told_in_their_order_in_the_calling_thread(tmp_path: Path) -> None:
+    def fail(run: StageContext) -> None:
+        raise OSError("no")
+
+    a, heard = stage("a"), list[str]()
+    observers = [Heard(name, heard) for name in ("x", "y")]
+    execute([a], tmp_path, 1)
+    with pytest.raises(StageFailed):
+        execute([stage("c", stage("b", a), run=fail)], tmp_path, 2, *observers)
+    told = ["planned ['b', 'c'], done ['a']", "started b", "finished b", "started c", "failed c"]
+    assert heard == [f"{name} {what}" for what in told for name in ("x", "y")]
+    assert {thread for observer in observers for thread in observer.threads} == {threading.current_thread()}
 
 
 def test_what_a_run_says(tmp_path: Path) -> None:
     def said(*wanted: Stage) -> str:
         console = quiet()
-        execute(wanted, tmp_path, 1, console=console)
+        execute(wanted, tmp_path, 1, PlainView(console))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
@@ -430,7 +453,7 @@ def test_what_a_run_says(tmp_path: Path) -> None:
 def test_the_plan_shows_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
     calls = Calls()
     data, broken = calls.stage("generate"), calls.stage("broken")
-    execute([data], tmp_path, 1, console=quiet())
+    execute([data], tmp_path, 1)
     broken.output(tmp_path).mkdir(parents=True)
     train = calls.stage("train", data, broken)
     assert execution_plan([train], tmp_path) == [(data, State.DONE), (broken, State.BROKEN), (train, State.TODO)]
@@ -453,8 +476,10 @@ def test_the_plan_shows_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
 PROGRAM = """
 import os, sys, threading
 from pathlib import Path
+from rich.console import Console
 from pipelines.engine.scheduler import execute
 from pipelines.engine.stage import Stage, StageContext
+from pipelines.runtime.live import PlainView
 
 def train(run: StageContext) -> None:
     checkpoint = run.output / "checkpoint"
@@ -468,7 +493,7 @@ def train(run: StageContext) -> None:
     threading.Event().wait()
 
 data = Stage("generate", None, lambda run: (run.output / "rows").touch())
-execute([Stage("train", None, train, (data,))], sys.argv[1], slots=1)
+execute([Stage("train", None, train, (data,))], sys.argv[1], 1, PlainView(Console()))
 """
 
 

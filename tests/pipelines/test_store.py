@@ -26,6 +26,7 @@ from pipelines.engine.locks import LOCKS, StageLocked, hold_locks, lock_file
 from pipelines.engine.scheduler import StageFailed, execute
 from pipelines.engine.stage import Stage, StageContext, State, state
 from pipelines.plan import plan
+from pipelines.runtime.live import PlainView
 from pipelines.runtime.services import Services
 from sleepmodel.distributed import job
 from sleepmodel.distributed.job import TrainingJob
@@ -66,12 +67,12 @@ def test_a_step_is_done_when_its_last_file_is(store: Path) -> None:
     console = Console(file=io.StringIO())
     assert state(stage, store) is State.TODO
     with pytest.raises(StageFailed, match=rf"stage slow failed in {store}/steps/slow/{stage.identity}: .*broken off"):
-        execute([stage], str(store), 1, console=console)
+        execute([stage], str(store), 1, PlainView(console))
     assert state(stage, store) is State.BROKEN
-    execute([stage], store, 1, console=console)
+    execute([stage], store, 1, PlainView(console))
     assert state(stage, store) is State.DONE
     assert sorted(path.name for path in stage.output(store).iterdir()) == ["SUCCESS", "config.json", "part0", "part1"]
-    assert not execute([stage], store, 1, console=console).ran
+    assert not execute([stage], store, 1, PlainView(console)).ran
     (stage.output(store) / "SUCCESS").write_text("{")
     assert state(stage, store) is State.BROKEN
 
