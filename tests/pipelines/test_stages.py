@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from pipelines.engine.stage import (
     require_inputs,
     state,
 )
+from tests.waiting import Background, run, scaled
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -322,7 +323,7 @@ def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
     together = threading.Barrier(2)  # one at a time would break it
 
     def meet(run: StageContext) -> None:
-        together.wait(timeout=30)
+        together.wait(scaled())
 
     execute([stage("a", run=meet), stage("b", run=meet)], tmp_path, 2, console=quiet())
 
@@ -370,12 +371,12 @@ def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path)
             return super().write(text)
 
     def fail(run: StageContext) -> None:
-        both.wait(timeout=30)
+        both.wait(scaled())
         raise OSError("disk [full]")
 
     def outlast(run: StageContext) -> None:
-        both.wait(timeout=30)
-        assert told.wait(timeout=30)
+        both.wait(scaled())
+        assert told.wait(scaled())
         (run.output / "model").touch()
 
     bad, good = stage("bad", run=fail), stage("good", run=outlast)
@@ -423,7 +424,11 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     a = stage("a")
     assert "[1/1] a: started" in said(a)
     text = said(a, stage("b", a))
-    assert "1 of 2 stages are done already" in text and "[1/1] b: started" in text and "b: done in 0.0 s" in text
+    assert (
+        "1 of 2 stages are done already" in text
+        and "[1/1] b: started" in text
+        and re.search(r"b: done in \d+\.\d s", text)
+    )
     assert said(a) == "nothing to do: all 1 stages are done\n"
 
 
@@ -474,11 +479,11 @@ execute([Stage("train", None, train, (data,))], sys.argv[1], slots=1)
 
 def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "die"]
-    assert subprocess.run(command, timeout=120).returncode == 9
+    assert run(command).returncode == 9
     (output,) = (tmp_path / "steps" / "train").iterdir()
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "config.json"]
     assert not list(output.glob("SUCCESS"))
-    done = subprocess.run(command, timeout=120, capture_output=True, text=True)
+    done = run(command)
     assert done.returncode == 0 and "1 of 2 stages are done already" in done.stdout
     assert (output / "model").read_text() == "resumed from 10" and (output / "SUCCESS").exists()
 
@@ -489,14 +494,9 @@ def test_an_interrupt_ends_the_run_while_a_step_works(tmp_path: Path) -> None:
     def heed_interrupts() -> None:  # which a shell's background jobs, and what they start, do not
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, preexec_fn=heed_interrupts, **pipes) as process:
-        assert process.stdout is not None
-        assert any("ready" in line for line in process.stdout)
+    with Background(command, preexec_fn=heed_interrupts) as process:
+        process.until_it_prints("ready")
         process.send_signal(signal.SIGINT)
-        try:
-            _, errors = process.communicate(timeout=60)  # the stage itself would wait for ever
-        finally:
-            process.kill()
-    assert "KeyboardInterrupt" in errors
-    assert subprocess.run(command, timeout=120).returncode == 0
+        process.until_it_ends()  # the stage itself would wait for ever
+        assert "KeyboardInterrupt" in process.output()
+    assert run(command).returncode == 0
