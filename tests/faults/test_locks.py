@@ -60,7 +60,7 @@ def test_the_second_names_the_first_until_that_dies(where: str, request: pytest.
         pass
 
 
-def test_pipelines_that_share_no_unfinished_step_run_side_by_side(tmp_path: Path) -> None:
+def test_pipelines_that_share_no_unfinished_stage_run_side_by_side(tmp_path: Path) -> None:
     execute([DATA], tmp_path, 1)
     with hold_locks([TRAIN], tmp_path, "demo"), hold_locks([Stage("train-b", 2, nothing, (DATA,))], tmp_path, "smoke"):
         pass

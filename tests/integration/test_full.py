@@ -142,7 +142,7 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
     assert np.array_equal(np.load(root / "answers.npy")[:, 0], expected)
 
 
-def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[Path, str]) -> None:
+def test_mlflow_has_one_run_a_stage_and_trial_under_one_pipeline(finished: tuple[Path, str]) -> None:
     root, _ = finished
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     (experiment,) = (e for e in client.search_experiments() if e.name == "sleepmodel")

@@ -91,7 +91,7 @@ def test_resources_and_the_function_do_not_shape_a_result(config: object, slots:
 
 
 @given(CONFIGS, CONFIGS)
-def test_different_configs_are_different_steps(one: object, other: object) -> None:
+def test_different_configs_are_different_stages(one: object, other: object) -> None:
     assume(_plain(one) != _plain(other))
     assert stage("s", config=one).identity != stage("s", config=other).identity
 
@@ -140,7 +140,7 @@ def test_the_identity_is_the_same_in_every_version_of_this_code() -> None:
     assert stage("train", stage("generate", config={"rows": 8}), config=Outer()).identity == "330d2dc87c205b21"
 
 
-def test_a_config_that_is_changed_later_does_not_reach_the_step() -> None:
+def test_a_config_that_is_changed_later_does_not_reach_the_stage() -> None:
     config = {"seeds": [0]}
     made = stage("s", config=config)
     config["seeds"].append(1)
@@ -160,7 +160,7 @@ def test_a_config_that_is_changed_later_does_not_reach_the_step() -> None:
         (b"x", r"config = b'x'"),
     ],
 )
-def test_a_config_that_is_not_json_names_the_step_and_the_field(config: object, field: str) -> None:
+def test_a_config_that_is_not_json_names_the_stage_and_the_field(config: object, field: str) -> None:
     with pytest.raises(ValueError, match=rf"stage train-n1: {field}"):
         stage("train-n1", config=config)
 
@@ -184,7 +184,7 @@ def test_slots_and_version_are_positive_integers(number: int) -> None:
 # directories
 
 
-def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data, other = stage("generate"), stage("other")
     run = StageContext(stage("train", data), Path("runs"))
@@ -196,7 +196,7 @@ def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytes
             run.path(wrong)
 
 
-def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
+def test_a_finished_stage_says_what_it_was(tmp_path: Path) -> None:
     data = stage("generate")
     train = stage("train", data, config=Outer(), run=lambda run: (run.output / "model").touch())
     execute([train], tmp_path, 1, console=quiet())
@@ -210,7 +210,7 @@ def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
     assert config["config"]["inner"]["sizes"] == [1, 2]
 
 
-def test_an_error_of_the_storage_does_not_make_a_finished_step_undone(tmp_path: Path) -> None:
+def test_an_error_of_the_storage_does_not_make_a_finished_stage_undone(tmp_path: Path) -> None:
     stage = Stage("work", {}, lambda run: None)
     (stage.output(tmp_path) / "SUCCESS").mkdir(parents=True)  # cannot be read, whoever runs this
     with pytest.raises(IsADirectoryError):
@@ -252,7 +252,7 @@ class Calls:
 
 
 @given(st.data())
-def test_every_step_runs_once_and_after_its_inputs(
+def test_every_stage_runs_once_and_after_its_inputs(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     root, calls, made = tmp_path_factory.mktemp("runs"), Calls(), list[Stage]()
@@ -282,7 +282,7 @@ def test_only_what_changed_and_what_depends_on_it_runs_again(tmp_path: Path) -> 
     assert calls.names == ["train-n2", "report"]
 
 
-def test_inputs_of_a_finished_step_are_not_built_again(tmp_path: Path) -> None:
+def test_inputs_of_a_finished_stage_are_not_built_again(tmp_path: Path) -> None:
     calls = Calls()
     data = calls.stage("generate")
     train = calls.stage("train", data)
@@ -307,7 +307,7 @@ def test_an_input_that_is_not_done_is_named_before_any_work(tmp_path: Path) -> N
     require_inputs([report, train], tmp_path)
 
 
-def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: Path) -> None:
+def test_two_stages_of_one_name_are_refused_and_one_stage_twice_is_one(tmp_path: Path) -> None:
     calls = Calls()
     one, twin, other = calls.stage("a"), calls.stage("a"), calls.stage("a", config=1)
     execute([one, twin, calls.stage("b", twin)], tmp_path, 1, console=quiet())
@@ -319,7 +319,7 @@ def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: P
         stage("b", one, other)
 
 
-def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
+def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
     together = threading.Barrier(2)  # one at a time would break it
 
     def meet(run: StageContext) -> None:
@@ -344,7 +344,7 @@ class Running:
 
 
 @pytest.mark.parametrize("slots", [None, 3, 8])
-def test_a_step_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | None) -> None:
+def test_a_stage_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | None) -> None:
     running = Running()
     wanted = [stage("a", slots=slots), stage("b"), stage("c"), stage("d", slots=slots), stage("e")]
     execute(wanted, tmp_path, 3, running.start, running.finish, console=quiet())
@@ -361,7 +361,7 @@ def test_slots_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory
         assert sum(min(s.slots or slots, slots) for s in now) <= slots
 
 
-def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path) -> None:
+def test_a_failure_lets_running_stages_finish_and_starts_no_other(tmp_path: Path) -> None:
     calls, both, told = Calls(), threading.Barrier(2), threading.Event()
 
     class Ear(io.StringIO):
@@ -390,7 +390,7 @@ def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_a_step_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_a_stage_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseException) -> None:
     def leave(run: StageContext) -> None:
         raise error
 
@@ -477,7 +477,7 @@ execute([Stage("train", None, train, (data,))], sys.argv[1], slots=1)
 """
 
 
-def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
+def test_a_killed_stage_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "die"]
     assert run(command).returncode == 9
     (output,) = (tmp_path / "steps" / "train").iterdir()
@@ -488,7 +488,7 @@ def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> N
     assert (output / "model").read_text() == "resumed from 10" and (output / "SUCCESS").exists()
 
 
-def test_an_interrupt_ends_the_run_while_a_step_works(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_run_while_a_stage_works(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "wait"]
 
     def heed_interrupts() -> None:  # which a shell's background jobs, and what they start, do not

@@ -53,7 +53,7 @@ def nothing(run: StageContext) -> None:
 TRAIN = Stage("train", 1, nothing)
 
 
-def test_a_step_is_done_when_its_last_file_is(store: Path) -> None:
+def test_a_stage_is_done_when_its_last_file_is(store: Path) -> None:
     """Under another root it has the same identity, and a stage that failed keeps what it wrote."""
     fails = [True]
 
@@ -164,7 +164,7 @@ def test_the_command_refuses_a_missing_bucket_in_one_line(
     assert said == "error: s3://nobody/x: there is no bucket 'nobody': make it, or name another\n"
 
 
-def test_steps_are_those_of_a_local_root(store: Path, tmp_path: Path) -> None:
+def test_stages_are_those_of_a_local_root(store: Path, tmp_path: Path) -> None:
     there, here = (plan(PRESETS["smoke"], Services(PRESETS["smoke"], root)) for root in (store, tmp_path))
     assert [stage.identity for stage in there] == [stage.identity for stage in here]
 

@@ -443,7 +443,7 @@ def test_a_point_whose_answer_was_lost_is_one_point(
     assert curve(store, run, "loss") == [(AT.tokens, AT.loss)]
 
 
-def test_steps_in_threads_share_a_store(store: TrackingStore) -> None:
+def test_stages_in_threads_share_a_store(store: TrackingStore) -> None:
     def work(identity: str) -> str:
         run = start_run(store, identity, identity, None, {"identity": identity}, {})
         log = ProgressLog(store, run)
