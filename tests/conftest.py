@@ -9,23 +9,30 @@ from uuid import uuid4
 import pytest
 import ray
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from datagen.storage import as_path
 from tests.store import BUCKET, WEED, credentials, free_ports, serving
+from tests.waiting import scaled
 
 # models here are so small that a second thread only costs time
 torch.set_num_threads(1)
-# a deadline would be an assert on time, which a busy machine fails
-settings.register_profile("untimed", deadline=None)
-settings.register_profile("fuzz", deadline=None, max_examples=2000)  # of `make fuzz`
+# both would be asserts on time, which a busy machine fails
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", untimed)
+settings.register_profile("fuzz", untimed, max_examples=2000)  # of `make fuzz`
 settings.load_profile("untimed")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """All that needs the session's Ray is slow, so that the others can run beside it without a Ray."""
+    """All that needs the session's Ray is slow, so that the others can run beside it without a Ray. The limit that ends
+    a test which hangs is scaled, unless it is given by hand."""
     if "ray_cluster" in getattr(item, "fixturenames", ()):
         item.add_marker("slow")
+    if item.config.getoption("timeout") is None:
+        own = item.get_closest_marker("timeout")
+        limit = own.args[0] if own else item.config.getini("timeout")
+        item.add_marker(pytest.mark.timeout(scaled(float(limit))), append=False)
 
 
 @pytest.fixture(scope="session")

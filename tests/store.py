@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from tests.waiting import Background
 
 BUCKET = "runs"
 WEED = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -51,22 +51,12 @@ def serving(directory: Path, port: int) -> Iterator[None]:
         options.append(f"-{off}=false")
     options += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", f"-bucket={BUCKET}"]
     command = [WEED, "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options]
-    with (directory / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-        try:
-            wait_for(port, server, directory / "log")
-            yield
-        finally:
-            server.terminate()
-            server.wait(30)
+    with Background(command, cwd=directory) as server:
+        server.until(lambda: _listens(port), f"an S3 server at port {port}")
+        server.until_it_prints("All enabled components")  # it listens before its bucket is made
+        yield
 
 
-def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while server.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            # it listens before its bucket is made
-            if probe.connect_ex(("127.0.0.1", port)) == 0 and "All enabled components" in log.read_text():
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"the S3 server did not start: {log.read_text()[-2000:]}")
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from tests.waiting import Background, run
 
 PORT = 2222
 # not 127.0.0.1, which Ray takes for the address of the network card
@@ -68,16 +69,8 @@ def _machine(address: str, directory: Path, home: Path, key: Path) -> Iterator[N
     sshd = shutil.which("sshd", path="/usr/sbin:/sbin:" + os.environ["PATH"])
     shell = f"mount --bind {state}/ray /tmp/ray && exec {sshd} -D -e -f {settings}"
     command = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "sh", "-c", shell]
-    with (state / "sshd.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
+    with Background(command) as process:  # with the first process of its namespace all others are killed
         login = ["ssh", "-p", str(PORT), "-i", str(key), "-o", "StrictHostKeyChecking=no"]
         login += ["-o", "UserKnownHostsFile=/dev/null", address, "true"]
-        deadline = time.monotonic() + 30
-        while subprocess.run(login, capture_output=True).returncode:
-            assert process.poll() is None and time.monotonic() < deadline, (state / "sshd.log").read_text()
-            time.sleep(0.2)
+        process.until(lambda: run(login).returncode == 0, f"a login at {address}")
         yield
-    finally:
-        process.kill()  # and with the first process of its namespace all others
-        process.wait()

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from tests.waiting import run
+
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif("MAKE_CLUSTER" not in os.environ, reason="takes minutes: make cluster"),
 ]
 
@@ -54,7 +54,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
             "SLEEPMODEL_ROOT": str(root),
         }
         command = [sys.executable, "-m", "tests.cluster.two_nodes", str(root)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
+        done = run(command, limit=800, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return root, json.loads((root / "result.json").read_text())
 

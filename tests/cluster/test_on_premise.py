@@ -8,9 +8,7 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -20,6 +18,7 @@ import yaml
 from mlflow import MlflowClient
 
 from tests.cluster.machines import HEAD, WORKER, machines, obstacle
+from tests.waiting import run, scaled, wait_for
 
 ROOT = Path(__file__).parents[2]
 # two machines that share a loopback, with who knows what else; elsewhere Ray's own ports are free
@@ -67,9 +66,7 @@ class Cluster:
         self.file.write_text(merged)
 
     def run(self, *command: str, **environment: str) -> str:
-        done = subprocess.run(
-            command, cwd=ROOT, env=self.environment | environment, capture_output=True, text=True, timeout=900
-        )
+        done = run(command, limit=900, cwd=ROOT, env=self.environment | environment)
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
         return done.stdout
 
@@ -90,14 +87,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with machines(directory) as environment:
         cluster = Cluster(directory, environment)
         cluster.run("ray", "up", "-y", "--no-config-cache", str(cluster.file))
-        deadline = time.monotonic() + 300
-        while cluster.nodes() != {HEAD: "ALIVE", WORKER: "ALIVE"}:
-            assert time.monotonic() < deadline, cluster.on_head("cat /tmp/ray/session_latest/logs/monitor.out")
-            time.sleep(5)
+        try:
+            wait_for(lambda: cluster.nodes() == {HEAD: "ALIVE", WORKER: "ALIVE"}, "both nodes")
+        except AssertionError as error:
+            error.add_note(cluster.on_head("cat /tmp/ray/session_latest/logs/monitor.out"))
+            raise
         yield cluster
         cluster.run("ray", "down", "-y", str(cluster.file))
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", DASHBOARD), timeout=5)
+            socket.create_connection(("127.0.0.1", DASHBOARD), timeout=scaled(5))
     shutil.rmtree(cluster.home)  # two gigabytes of packages
 
 
@@ -123,32 +121,21 @@ def test_a_job_uses_both_nodes_and_leaves_all_in_the_root_and_in_mlflow(cluster:
     assert client.get_model_version_by_alias("sleep-rule110", "champion").version
     # as a browser asks that comes through SSH
     asked = Request(f"http://{HEAD}:5000/health", headers={"Host": "localhost:5000"})
-    with urlopen(asked, timeout=30) as answer:
+    with urlopen(asked, timeout=scaled(30)) as answer:
         assert answer.status == 200
 
 
 def test_who_has_no_token_or_no_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     stranger = {**cluster.environment, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
-    listed = subprocess.run(
-        ["ray", "job", "list", "--address", f"http://127.0.0.1:{DASHBOARD}"],
-        env=stranger,
-        capture_output=True,
-        text=True,
-    )
+    listed = run(["ray", "job", "list", "--address", f"http://127.0.0.1:{DASHBOARD}"], env=stranger)
     assert listed.returncode != 0 and "Authentication" in listed.stderr + listed.stdout
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": (cluster.home / ".ray/auth_token").read_text().strip()}
     # with the token and without TLS
-    status = subprocess.run(
-        ["ray", "status", "--address", f"{HEAD}:6379"],
-        env=stranger | token,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    status = run(["ray", "status", "--address", f"{HEAD}:6379"], env=stranger | token)
     assert status.returncode != 0
 
 
 def test_the_dashboard_answers_on_loopback_alone(cluster: Cluster) -> None:
-    socket.create_connection(("127.0.0.1", DASHBOARD), timeout=5).close()
+    socket.create_connection(("127.0.0.1", DASHBOARD), timeout=scaled(5)).close()
     with pytest.raises(OSError):
-        socket.create_connection((HEAD, DASHBOARD), timeout=5).close()
+        socket.create_connection((HEAD, DASHBOARD), timeout=scaled(5)).close()

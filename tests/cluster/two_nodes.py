@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +24,7 @@ from ray.util.state import list_actors, list_tasks
 
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.ray_train import CHECKPOINTS
+from tests.waiting import Background, scaled, wait_for
 
 # A core a node: two workers, trials or shards at once are on two nodes. The rows take long to make, so that the first
 # node has not made them all before the second has started.
@@ -56,16 +55,16 @@ def look(command: str, job: str) -> str:
 def serve(command: str) -> str:
     """The page of a server of docs/operating.md."""
     port = free_port()
-    server = subprocess.Popen(f"exec {command} --port {port}", shell=True, start_new_session=True)
-    try:
-        while True:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as page:
-                return str(page.read(), "utf-8")
-            assert server.poll() is None, command
-            time.sleep(0.5)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    pages: list[str] = []
+
+    def answers() -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=scaled(5)) as page:
+            pages.append(str(page.read(), "utf-8"))
+        return bool(pages)
+
+    with Background(["sh", "-c", f"exec {command} --port {port}"]) as server:
+        server.until(answers, f"a page at port {port}")
+    return pages[0]
 
 
 def nodes() -> dict[str, set[str]]:
@@ -98,9 +97,13 @@ def agents(client: JobSubmissionClient) -> bool:
 
 
 def wait(client: JobSubmissionClient, job: str, condition: Callable[[JobStatus], bool]) -> None:
-    while not condition(status := client.get_job_status(job)):
-        assert not status.is_terminal(), client.get_job_logs(job)
-        time.sleep(0.5)
+    def holds() -> bool:
+        status = client.get_job_status(job)
+        held = condition(status)
+        assert held or not status.is_terminal(), client.get_job_logs(job)
+        return held
+
+    wait_for(holds, f"job {job}", limit=800)
 
 
 def main(root: Path) -> None:
@@ -111,8 +114,7 @@ def main(root: Path) -> None:
     ray.init(cluster.address, log_to_driver=False)
     os.environ |= {"RAY_ADDRESS": cluster.address, "RAY_API_SERVER_ADDRESS": f"http://{cluster.head_node.webui_url}"}
     client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
-    while not agents(client):
-        time.sleep(0.5)
+    wait_for(lambda: agents(client), "an agent that can run jobs")
 
     def saved() -> int:
         found = [latest(path) for path in root.glob(f"steps/train-*/*/{CHECKPOINTS}")]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +16,7 @@ from datagen import Rule110, generate, load, read_rows
 from datagen.errors import ForeignDatasetError
 from datagen.schema import FORMAT_VERSION, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
 from datagen.shards import ensure_shard
+from tests.waiting import Background
 
 pytestmark = pytest.mark.slow
 
@@ -153,31 +152,28 @@ def test_the_dataset_of_another_config_is_refused_and_stays(ray_cluster: str, tm
 
 
 def test_killed_generation_leaves_whole_shards_and_goes_on(ray_cluster: str, tmp_path: Path) -> None:
-    slow, shards = Rule110(cells=8, states=1, steps=4096), 32
-    path = tmp_path / "rule110" / fingerprint(slow, 0)
-    program = (
-        f'import datagen; datagen.generate(datagen.{slow!r}, "train", {shards * SHARD_ROWS}, 0, {str(tmp_path)!r})'
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={**os.environ, "RAY_ADDRESS": ray_cluster},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while len(times(path)) < 2:
-        assert process.poll() is None, "generation ended before it could be killed"
-        assert time.monotonic() < deadline, "no shard was written"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    shards, path = 6, tmp_path / "rule110" / fingerprint(TASK, 0)
+    program = f"""
+import sys, threading
+import datagen
+class Endless(datagen.Rule110):
+    def sample(self, split, seed, shard, rows):
+        if shard >= 2:
+            threading.Event().wait()  # until it is killed
+        return super().sample(split, seed, shard, rows)
+datagen.generate(Endless(**{asdict(TASK)}), "train", {shards * SHARD_ROWS}, 0, sys.argv[1])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with Background(command, env={**os.environ, "RAY_ADDRESS": ray_cluster}) as process:
+        process.until(lambda: len(times(path)) == 2, "two shards")
+        process.kill()
 
     finished = times(path)
-    assert len(finished) < shards
+    assert len(finished) == 2
     assert not (path / "dataset.json").exists()
     assert all(pq.read_table(path / name).num_rows == SHARD_ROWS for name in finished)
 
-    generate(slow, "train", shards * SHARD_ROWS, 0, tmp_path)
+    generate(TASK, "train", shards * SHARD_ROWS, 0, tmp_path)
     assert {name: time for name, time in times(path).items() if name in finished} == finished
     assert len(contents(path / "train")) == shards  # no temporary file among them
     assert load(path, "train").num_rows == shards * SHARD_ROWS

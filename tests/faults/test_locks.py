@@ -5,6 +5,8 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from pipelines.engine.locks import StageLocked, hold_locks
 from pipelines.engine.scheduler import execute
 from pipelines.engine.stage import Stage, StageContext
+from tests.waiting import Background, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,32 +40,27 @@ TRAIN = Stage("train", 1, nothing, (DATA,))
 OTHER = Stage("train-other", 1, nothing)
 
 
-def hold(root: Path) -> subprocess.Popen[str]:
-    """Another process that works on TRAIN and DATA."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
+@contextmanager
+def holding(program: str, root: Path) -> Iterator[int]:
+    """Another process, which has its locks; its number."""
+    with Background([sys.executable, "-c", program, str(root)], stdin=subprocess.PIPE, cwd=ROOT) as process:
+        process.until_it_prints("held")
+        yield process.pid
 
 
 @pytest.mark.parametrize("where", ["tmp_path", "store"])
 def test_the_second_names_the_first_until_that_dies(where: str, request: pytest.FixtureRequest) -> None:
     root: Path = request.getfixturevalue(where)
-    first = hold(root)
-    try:
-        said = rf"stage generate: process {first.pid} on {re.escape(socket.gethostname())} \(preset smoke, since 20.*"
-        for steps in ([TRAIN], [DATA], [OTHER, TRAIN]):
-            with pytest.raises(StageLocked, match=said), hold_locks(steps, root, "demo"):
-                pytest.fail("two pipelines work on one step")
-    finally:
-        first.kill()  # it has no chance to give its locks back
-        first.wait()
+    with holding(HOLDER, root) as first:  # at the end it is killed, and has no chance to give its locks back
+        said = rf"stage generate: process {first} on {re.escape(socket.gethostname())} \(preset smoke, since 20.*"
+        for stages in ([TRAIN], [DATA], [OTHER, TRAIN]):
+            with pytest.raises(StageLocked, match=said), hold_locks(stages, root, "demo"):
+                pytest.fail("two pipelines work on one stage")
     with hold_locks([TRAIN], root, "demo"):
         pass
 
 
-def test_pipelines_that_share_no_unfinished_step_run_side_by_side(tmp_path: Path) -> None:
+def test_pipelines_that_share_no_unfinished_stage_run_side_by_side(tmp_path: Path) -> None:
     execute([DATA], tmp_path, 1)
     with hold_locks([TRAIN], tmp_path, "demo"), hold_locks([Stage("train-b", 2, nothing, (DATA,))], tmp_path, "smoke"):
         pass
@@ -70,31 +68,23 @@ def test_pipelines_that_share_no_unfinished_step_run_side_by_side(tmp_path: Path
 
 def test_the_command_refuses_and_writes_nothing_and_needs_no_ray(tmp_path: Path) -> None:
     command = [sys.executable, "pipelines/full.py", "smoke", "--root", str(tmp_path)]
-    program = f"""
+    program = """
 import sys
-from rich.console import Console
 from pathlib import Path
 from pipelines import cli
 from pipelines.engine.locks import hold_locks
 from pipelines.config.presets import PRESETS
 
-root = Path({str(tmp_path)!r})
+root = Path(sys.argv[1])
 _, stages = cli._plan(PRESETS["smoke"], root)
 with hold_locks(stages, root, "smoke"):
     print("held", flush=True)
     sys.stdin.read()
 """
-    first = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    try:
-        assert first.stdout is not None and first.stdout.readline() == "held\n"
+    with holding(program, tmp_path) as first:
         before = sorted(tmp_path.rglob("*"))
         environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
-    finally:
-        first.kill()
-        first.wait()
+        second = run(command, cwd=ROOT, env=environment)
     assert second.returncode == 2
-    assert second.stderr.startswith(f"error: stage generate: process {first.pid} on ") and "--root" in second.stderr
+    assert second.stderr.startswith(f"error: stage generate: process {first} on ") and "--root" in second.stderr
     assert sorted(tmp_path.rglob("*")) == before

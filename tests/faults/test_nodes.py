@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mlflow import MlflowClient
 
 from tests.faults.nodes import SHARDS, TRIALS
 from tests.sleepmodel.tiny import CONFIG
+from tests.waiting import run
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,7 +28,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_what_a_lost_node_did_is_done_elsewhere(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.faults.nodes", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    done = run(command, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert re.match(
@@ -43,6 +43,6 @@ def test_what_a_lost_node_did_is_done_elsewhere(tmp_path: Path) -> None:
     (tune,) = client.search_runs(["1"], "attributes.run_name = 'tune'")
     runs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{tune.info.run_id}'")
     assert len(runs) == TRIALS and {run.info.status for run in runs} == {"FINISHED"}
-    for run in runs:
-        steps = [point.value for point in client.get_metric_history(run.info.run_id, "step")]
+    for trial in runs:
+        steps = [point.value for point in client.get_metric_history(trial.info.run_id, "step")]
         assert steps == [*range(CONFIG.validate_every, CONFIG.steps + 1, CONFIG.validate_every)]

@@ -4,10 +4,10 @@ import dataclasses
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
+from tests.waiting import Background
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ PROGRAM = """
 import sys
 import ray
 from ray import cloudpickle
-from sleepmodel.distributed import fit
+from sleepmodel.distributed.ray_train import fit
 
 ray.init(address="local", num_cpus=2, include_dashboard=False)
 fit(cloudpickle.load(open(sys.argv[1], "rb")))
@@ -155,23 +156,16 @@ def killed(job: TrainingJob, root: Path) -> TrainingJob:
     job = named(job, "killed", root)
     patient = Patient(**{field.name: getattr(job, field.name) for field in dataclasses.fields(TrainingJob)})
     (root / "job.pickle").write_bytes(cloudpickle.dumps(patient))
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(root / "job.pickle")],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline, checkpoints = time.monotonic() + 90, Path(job.output) / CHECKPOINTS
-        while not _both_are_known(checkpoints):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for each in everyone:
-            each.kill()
-        process.wait()
-        psutil.wait_procs(everyone)  # one that lives on for a moment would still write
+    checkpoints = Path(job.output) / CHECKPOINTS
+    with Background([sys.executable, "-c", PROGRAM, str(root / "job.pickle")], cwd=ROOT) as process:
+        try:
+            process.until(lambda: _both_are_known(checkpoints), "a second checkpoint that is whole and known to Ray")
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                for each in everyone:
+                    each.kill()
+                psutil.wait_procs(everyone)  # one that lives on for a moment would still write
     assert not (Path(job.output) / MODEL).exists()
     return job
 

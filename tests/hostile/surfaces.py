@@ -36,8 +36,9 @@ from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.sleepmodel.tiny import CONFIG as TRAIN
 from tests.sleepmodel.tiny import MODEL, TASK
+from tests.waiting import scaled
 
-SECONDS = 10.0  # that no input may take, on a busy machine
+SECONDS = 10.0  # of computing, that no input may take
 LONGEST = 4000  # characters of a message: it names a value, it does not print a file
 GSM_LINE = {
     "problem": "The total number of schools in Ruby Bay equals 4. The number of art school in Ruby Bay exists, and its"
@@ -62,7 +63,7 @@ class Surface:
 
     def check(self, content: bytes, place: Path) -> bool:
         """Whether it was read; AssertionError, or whatever came out of the depths, where it was not refused well."""
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             self.read(content, place)
         except self.refusals as error:
@@ -70,8 +71,8 @@ class Surface:
             assert len(str(error)) < LONGEST, f"says too much: {error!s:.500}"
             return False
         finally:
-            seconds = time.monotonic() - begin
-            assert seconds < SECONDS, f"took {seconds:.0f} s"
+            seconds = time.process_time() - begin
+            assert seconds < scaled(SECONDS), f"took {seconds:.0f} s"
         return True
 
 

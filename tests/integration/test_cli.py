@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import run
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(script: str, *arguments: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def start(script: str, *arguments: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A script of pipelines/ in a process that may start no Ray: its address leads nowhere."""
-    return subprocess.run(
+    return run(
         [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *arguments, "--root", str(root)],
-        capture_output=True,
-        text=True,
-        timeout=120,
         cwd=root.parent,
         env={**os.environ, "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": "", **environment},
     )
@@ -34,29 +33,29 @@ def run(script: str, *arguments: str, root: Path, **environment: str) -> subproc
     ],
 )
 def test_bad_input_is_one_error_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = run("full", *arguments, root=tmp_path / "runs", RAY_ADDRESS="")
+    result = start("full", *arguments, root=tmp_path / "runs", RAY_ADDRESS="")
     assert result.returncode == 2
     assert message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
-    result = run("full", "smoke", "--dry-run", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
+    result = start("full", "smoke", "--dry-run", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
     assert result.returncode == 0, result.stderr
-    for step in ("generate", "train-n1-seed20", "tune", "train-winner-seed21", "evaluate", "report", "register"):
-        assert f"│ {step} " in result.stdout
+    for stage in ("generate", "train-n1-seed20", "tune", "train-winner-seed21", "evaluate", "report", "register"):
+        assert f"│ {stage} " in result.stdout
     assert result.stdout.count("to do") == 11
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_script_whose_input_is_missing_names_the_command(tmp_path: Path) -> None:
-    result = run("evaluate", "smoke", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
+    result = start("evaluate", "smoke", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
     assert result.returncode == 2
     assert "python pipelines/train.py smoke" in result.stderr
 
 
 def test_a_root_in_rays_temporary_copy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "_ray_pkg_0123").mkdir()
-    result = run("full", "smoke", root=tmp_path / "_ray_pkg_0123" / "runs")
+    result = start("full", "smoke", root=tmp_path / "_ray_pkg_0123" / "runs")
     assert result.returncode == 2
     assert "set SLEEPMODEL_ROOT before `ray start`" in result.stderr

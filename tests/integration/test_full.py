@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from sleepmodel.distributed.ray_tune import search
 from sleepmodel.evaluation.accuracy import predict
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
+from tests.waiting import Background, run
 
 pytestmark = pytest.mark.slow
 long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
@@ -53,10 +53,8 @@ def environment(ray_address: str) -> dict[str, str]:
     return {**os.environ, "RAY_ADDRESS": ray_address, "COLUMNS": "200"}
 
 
-def run(script: str, root: Path, ray_address: str, *arguments: str) -> str:
-    result = subprocess.run(
-        command(script, root, *arguments), capture_output=True, text=True, timeout=800, env=environment(ray_address)
-    )
+def completed(script: str, root: Path, ray_address: str, *arguments: str) -> str:
+    result = run(command(script, root, *arguments), limit=800, env=environment(ray_address))
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -65,21 +63,10 @@ def kill_when(
     condition: Callable[[], bool], script: str, root: Path, ray_address: str, *arguments: str, by: int = signal.SIGKILL
 ) -> int:
     """Start a script and send its driver a signal as soon as a condition holds; how it exits."""
-    driver = subprocess.Popen(
-        command(script, root, *arguments),
-        env=environment(ray_address),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 200
-    try:
-        while not condition():
-            assert driver.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+    with Background(command(script, root, *arguments), env=environment(ray_address)) as driver:
+        driver.until(condition, f"the moment to send it signal {by}")
         driver.send_signal(by)
-        return driver.wait(timeout=60)
-    finally:
-        driver.kill()
+        return driver.until_it_ends()
 
 
 def only(root: Path, step: str) -> Path:
@@ -92,7 +79,7 @@ def only(root: Path, step: str) -> Path:
 def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The root of a finished smoke pipeline, and what it printed."""
     root = tmp_path_factory.mktemp("full") / "runs"
-    return root, run("full", root, ray_cluster, *ONE_SEED)
+    return root, completed("full", root, ray_cluster, *ONE_SEED)
 
 
 def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]) -> None:
@@ -166,14 +153,14 @@ def plain(text: str) -> str:
 def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) -> None:
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")}
-    printed = run("full", root, NO_RAY, *ONE_SEED)
+    printed = completed("full", root, NO_RAY, *ONE_SEED)
     assert "nothing to do: all 8 stages are done" in printed and "@champion" in printed
     assert {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")} == before
 
 
 def test_a_changed_baseline_reuses_the_dataset(finished: tuple[Path, str]) -> None:
     root, _ = finished
-    printed = run("full", root, NO_RAY, "--dry-run", *ONE_SEED, "train.muon_lr=0.001")
+    printed = completed("full", root, NO_RAY, "--dry-run", *ONE_SEED, "train.muon_lr=0.001")
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in printed.splitlines() if line.startswith("│")]
     states = {step: stands for step, _, stands in cells if step}
     assert states.pop("generate") == "done"
@@ -202,17 +189,16 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
         "numpy.save(sys.argv[2], answers)\n"
     )
     uri = f"sqlite:///{root}/mlflow.db"
-    subprocess.run(
+    fresh = run(
         [sys.executable, "-c", code, str(root / "prompts.npy"), str(root / "answers.npy")],
-        check=True,
-        timeout=120,
         cwd=root,
         env={**os.environ, "MLFLOW_TRACKING_URI": uri},
     )
+    assert fresh.returncode == 0, fresh.stderr
     assert np.array_equal(np.load(root / "answers.npy")[:, 0], expected)
 
 
-def test_mlflow_has_one_run_a_step_and_trial_under_one_pipeline(finished: tuple[Path, str]) -> None:
+def test_mlflow_has_one_run_a_stage_and_trial_under_one_pipeline(finished: tuple[Path, str]) -> None:
     root, _ = finished
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     (experiment,) = (e for e in client.search_experiments() if e.name == "sleepmodel")
@@ -247,7 +233,7 @@ def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_clu
     smaller = (*ONE_SEED, "train.muon_lr=1e-9", "train.adam_lr=1e-9", "search=null")
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     before = client.get_model_version_by_alias("sleep-rule110", "champion").version
-    printed = run("full", root, ray_cluster, *smaller)
+    printed = completed("full", root, ray_cluster, *smaller)
     assert "does not beat champion" in printed
     assert client.get_model_version_by_alias("sleep-rule110", "champion").version == before
     assert {v.version for v in client.search_model_versions("name = 'sleep-rule110'")} > {before}
@@ -258,11 +244,11 @@ def test_a_search_survives_its_driver(ray_cluster: str, tmp_path: Path) -> None:
     """kill -9 of the driver after a trial has finished: the rest is run, no trial is lost or run as another."""
     # two cores a trial: two at a time on the session's four
     arguments = ("--set", "search.trials=3", "train.steps=100", "train.validate_every=10", "scale.cpus_per_worker=2")
-    run("generate", tmp_path, ray_cluster, *arguments)
+    completed("generate", tmp_path, ray_cluster, *arguments)
     kill_when(lambda: bool(_finished_trials(tmp_path)), "tune", tmp_path, ray_cluster, *arguments)
     before = _finished_trials(tmp_path)
     assert before and not list((tmp_path / "steps" / "tune").glob("*/SUCCESS"))
-    run("tune", tmp_path, ray_cluster, *arguments)
+    completed("tune", tmp_path, ray_cluster, *arguments)
     output = only(tmp_path, "tune")
     assert len(TRIALS.load(output)) == 3
     assert set(before) <= set(_finished_trials(tmp_path))
@@ -308,7 +294,7 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
     assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGTERM) == 128 + signal.SIGTERM
     stopped_at = latest(training / CHECKPOINTS)
     assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
-    printed = run("train", killed, ray_cluster, *SMALL)
+    printed = completed("train", killed, ray_cluster, *SMALL)
     assert "1 of 2 stages are done already" in printed
     assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
     client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
@@ -326,13 +312,13 @@ def test_a_killed_pipeline_in_a_store_ends_as_one_on_a_disk(
     """kill -9 while it trains; the same command takes its leases over, goes on from its checkpoint, and leaves what a
     local root has. A third does nothing."""
     if not list(killed.glob("steps/train-n1-seed20/*/SUCCESS")):
-        run("full", killed, ray_cluster, *SMALL)
+        completed("full", killed, ray_cluster, *SMALL)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     (expected,) = (killed / "steps" / "train-n1-seed20").iterdir()
     checkpoints = store / "steps" / "train-n1-seed20" / expected.name / CHECKPOINTS
     kill_when(lambda: latest(checkpoints) is not None, "full", store, ray_cluster, *SMALL)
     assert not has_model(checkpoints.parent) and list((store / LOCKS).iterdir())
-    printed = run("full", store, ray_cluster, *SMALL)
+    printed = completed("full", store, ray_cluster, *SMALL)
     assert "1 of 5 stages are done already" in printed and "@champion" in printed
     assert int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) > 20
     weights, others = (load(path / MODEL).state_dict() for path in (checkpoints.parent, expected))
@@ -341,7 +327,7 @@ def test_a_killed_pipeline_in_a_store_ends_as_one_on_a_disk(
         only(store, step)
     # all is given back but what the killed one held of a step that was done
     assert [path.name.partition("-")[0] for path in (store / LOCKS).iterdir()] == ["generate"]
-    assert "nothing to do: all 5 stages are done" in run("full", store, NO_RAY, *SMALL)
+    assert "nothing to do: all 5 stages are done" in completed("full", store, NO_RAY, *SMALL)
 
 
 def test_a_search_in_a_store_is_kept(ray_cluster: str, store: Path) -> None:

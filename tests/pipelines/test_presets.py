@@ -21,7 +21,7 @@ NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim
 
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
-def test_every_line_of_every_preset_takes_its_first_step(experiment: Experiment) -> None:
+def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experiment) -> None:
     """On two rows, narrow and at most four blocks deep, else as it is: windows, passes, rules, precision."""
     batches = {task: task.sample("train", 0, 0, 2).batch() for task in experiment.tasks()}
     for variant in experiment.variants:
@@ -87,7 +87,7 @@ def test_sliding_presets_grow_a_transformer() -> None:
         replace(experiment, variants=(first, replace(grown[0], mixers=("gated_delta",))))
 
 
-def test_each_field_of_a_line_reaches_its_model_or_training() -> None:
+def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
     demo = PRESETS["demo"]
     climb = Curriculum(threshold=0.5)
     variant = Variant(
@@ -113,7 +113,7 @@ def test_each_field_of_a_line_reaches_its_model_or_training() -> None:
     assert changed.variant_train(plain) == changed.train
 
 
-def test_lines_read_the_same_rows_in_the_same_order() -> None:
+def test_variants_read_the_same_rows_in_the_same_order() -> None:
     """As far as they go, and but for those that are made to read fewer rows."""
     mini = PRESETS["rule110-fig2b-mini"]
     orders = {}
@@ -124,12 +124,12 @@ def test_lines_read_the_same_rows_in_the_same_order() -> None:
     assert len(orders) > 5 and all(order == orders["n1"] for order in orders.values())
 
 
-def test_rows_that_are_limited_limit_every_line() -> None:
+def test_rows_that_are_limited_limit_every_variant() -> None:
     few = apply_overrides(PRESETS["rule110-fig2b-mini"], ["train.rows=2048"])
     assert {few.variant_train(variant).rows for variant in few.variants} == {2048}
 
 
-def test_n_of_a_line_is_the_one_that_its_curriculum_gives_the_deepest_rows() -> None:
+def test_n_of_a_variant_is_the_one_that_its_curriculum_gives_the_deepest_rows() -> None:
     mini = PRESETS["curriculum-mini"]
     by_step = next(variant for variant in mini.variants if variant.name == "pass-a-step")
     for wrong, message in (

@@ -19,7 +19,7 @@ from pipelines.stages.generate import dataset, generate_stage
 
 
 @pytest.mark.slow
-def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_path: Path) -> None:
+def test_a_damaged_shard_of_a_finished_stage_is_made_again(ray_cluster: str, tmp_path: Path) -> None:
     smoke = PRESETS["smoke"]
     data = generate_stage(smoke, smoke.task, Services(smoke, tmp_path))
     train = Stage("train", {}, lambda run: None, (data,))
@@ -42,7 +42,7 @@ def test_a_damaged_shard_of_a_finished_step_is_made_again(ray_cluster: str, tmp_
     assert not shards[1].exists()
 
 
-def test_a_repair_that_fails_is_a_failed_step_and_no_refused_input(tmp_path: Path) -> None:
+def test_a_repair_that_fails_is_a_failed_stage_and_no_refused_input(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
 
     def second_time(run: StageContext) -> None:

@@ -199,13 +199,13 @@ def test_paired_differences_are_over_the_common_seeds() -> None:
         assert difference.clear == (test.pvalue < 0.05)
 
 
-def test_lines_that_are_asked_at_other_depths_are_not_compared() -> None:
+def test_variants_that_are_asked_at_other_depths_are_not_compared() -> None:
     one, two = list(_lines(np.random.default_rng()))[:2]
     deeper = [replace(r, accuracy=replace(r.accuracy, answers={8: share(1, 2)})) for r in two.results]
     assert differences([one, VariantResults("b", deeper)]) == []
 
 
-def test_lines_at_several_etas_are_drawn_by_eta_and_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_at_several_etas_are_drawn_by_eta_and_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[int, list[tuple[float, Estimate]]] = {}
     monkeypatch.setattr("pipelines.reporting.sections.plots.by_eta", lambda variants, path: drawn.update(variants))
     monkeypatch.setattr("pipelines.reporting.sections.picture", lambda path, words: "")
@@ -226,13 +226,13 @@ def test_lines_at_several_etas_are_drawn_by_eta_and_n(tmp_path: Path, monkeypatc
     assert drawn[1][0][1] == variants[0].rows
 
 
-def test_the_floor_of_lines_on_several_tasks_is_a_range() -> None:
+def test_the_floor_of_variants_on_several_tasks_is_a_range() -> None:
     one, two = data().variants
     assert floor_of([one, two]) == "0.010"
     assert floor_of([one, VariantResults("b", [replace(r, floor=0.25) for r in two.results])]) == "0.010 to 0.250"
 
 
-def test_lines_that_are_asked_at_other_depths_share_a_table() -> None:
+def test_variants_that_are_asked_at_other_depths_share_a_table() -> None:
     def variant(name: str, depth: int) -> VariantResults:
         asked = Accuracy(share(60, 100), {depth: share(60, 100)})
         return VariantResults(name, [replace(result(name, 3, 1, 60), accuracy=asked)])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +28,7 @@ from pipelines.engine.stage import (
     state,
 )
 from pipelines.runtime.live import PlainView
+from tests.waiting import Background, run, scaled
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -91,7 +92,7 @@ def test_resources_and_the_function_do_not_shape_a_result(config: object, slots:
 
 
 @given(CONFIGS, CONFIGS)
-def test_different_configs_are_different_steps(one: object, other: object) -> None:
+def test_different_configs_are_different_stages(one: object, other: object) -> None:
     assume(_plain(one) != _plain(other))
     assert stage("s", config=one).identity != stage("s", config=other).identity
 
@@ -140,7 +141,7 @@ def test_the_identity_is_the_same_in_every_version_of_this_code() -> None:
     assert stage("train", stage("generate", config={"rows": 8}), config=Outer()).identity == "330d2dc87c205b21"
 
 
-def test_a_config_that_is_changed_later_does_not_reach_the_step() -> None:
+def test_a_config_that_is_changed_later_does_not_reach_the_stage() -> None:
     config = {"seeds": [0]}
     made = stage("s", config=config)
     config["seeds"].append(1)
@@ -160,7 +161,7 @@ def test_a_config_that_is_changed_later_does_not_reach_the_step() -> None:
         (b"x", r"config = b'x'"),
     ],
 )
-def test_a_config_that_is_not_json_names_the_step_and_the_field(config: object, field: str) -> None:
+def test_a_config_that_is_not_json_names_the_stage_and_the_field(config: object, field: str) -> None:
     with pytest.raises(ValueError, match=rf"stage train-n1: {field}"):
         stage("train-n1", config=config)
 
@@ -184,7 +185,7 @@ def test_slots_and_version_are_positive_integers(number: int) -> None:
 # directories
 
 
-def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data, other = stage("generate"), stage("other")
     run = StageContext(stage("train", data), Path("runs"))
@@ -196,7 +197,7 @@ def test_a_step_reads_its_inputs_and_no_other(tmp_path: Path, monkeypatch: pytes
             run.path(wrong)
 
 
-def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
+def test_a_finished_stage_says_what_it_was(tmp_path: Path) -> None:
     data = stage("generate")
     train = stage("train", data, config=Outer(), run=lambda run: (run.output / "model").touch())
     execute([train], tmp_path, 1)
@@ -210,7 +211,7 @@ def test_a_finished_step_says_what_it_was(tmp_path: Path) -> None:
     assert config["config"]["inner"]["sizes"] == [1, 2]
 
 
-def test_an_error_of_the_storage_does_not_make_a_finished_step_undone(tmp_path: Path) -> None:
+def test_an_error_of_the_storage_does_not_make_a_finished_stage_undone(tmp_path: Path) -> None:
     stage = Stage("work", {}, lambda run: None)
     (stage.output(tmp_path) / "SUCCESS").mkdir(parents=True)  # cannot be read, whoever runs this
     with pytest.raises(IsADirectoryError):
@@ -252,7 +253,7 @@ class Calls:
 
 
 @given(st.data())
-def test_every_step_runs_once_and_after_its_inputs(
+def test_every_stage_runs_once_and_after_its_inputs(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     root, calls, made = tmp_path_factory.mktemp("runs"), Calls(), list[Stage]()
@@ -282,7 +283,7 @@ def test_only_what_changed_and_what_depends_on_it_runs_again(tmp_path: Path) -> 
     assert calls.names == ["train-n2", "report"]
 
 
-def test_inputs_of_a_finished_step_are_not_built_again(tmp_path: Path) -> None:
+def test_inputs_of_a_finished_stage_are_not_built_again(tmp_path: Path) -> None:
     calls = Calls()
     data = calls.stage("generate")
     train = calls.stage("train", data)
@@ -307,7 +308,7 @@ def test_an_input_that_is_not_done_is_named_before_any_work(tmp_path: Path) -> N
     require_inputs([report, train], tmp_path)
 
 
-def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: Path) -> None:
+def test_two_stages_of_one_name_are_refused_and_one_stage_twice_is_one(tmp_path: Path) -> None:
     calls = Calls()
     one, twin, other = calls.stage("a"), calls.stage("a"), calls.stage("a", config=1)
     execute([one, twin, calls.stage("b", twin)], tmp_path, 1)
@@ -319,11 +320,11 @@ def test_two_steps_of_one_name_are_refused_and_one_step_twice_is_one(tmp_path: P
         stage("b", one, other)
 
 
-def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
+def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
     together = threading.Barrier(2)  # one at a time would break it
 
     def meet(run: StageContext) -> None:
-        together.wait(timeout=30)
+        together.wait(scaled())
 
     execute([stage("a", run=meet), stage("b", run=meet)], tmp_path, 2)
 
@@ -344,7 +345,7 @@ class Running(Observer):
 
 
 @pytest.mark.parametrize("slots", [None, 3, 8])
-def test_a_step_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | None) -> None:
+def test_a_stage_that_needs_all_slots_runs_alone(tmp_path: Path, slots: int | None) -> None:
     running = Running()
     wanted = [stage("a", slots=slots), stage("b"), stage("c"), stage("d", slots=slots), stage("e")]
     execute(wanted, tmp_path, 3, running)
@@ -361,7 +362,7 @@ def test_slots_are_never_oversubscribed(tmp_path_factory: pytest.TempPathFactory
         assert sum(min(s.slots or slots, slots) for s in now) <= slots
 
 
-def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path) -> None:
+def test_a_failure_lets_running_stages_finish_and_starts_no_other(tmp_path: Path) -> None:
     calls, both, told = Calls(), threading.Barrier(2), threading.Event()
 
     class Ear(io.StringIO):
@@ -371,12 +372,12 @@ def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path)
             return super().write(text)
 
     def fail(run: StageContext) -> None:
-        both.wait(timeout=30)
+        both.wait(scaled())
         raise OSError("disk [full]")
 
     def outlast(run: StageContext) -> None:
-        both.wait(timeout=30)
-        assert told.wait(timeout=30)
+        both.wait(scaled())
+        assert told.wait(scaled())
         (run.output / "model").touch()
 
     bad, good = stage("bad", run=fail), stage("good", run=outlast)
@@ -390,7 +391,7 @@ def test_a_failure_lets_running_steps_finish_and_starts_no_other(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_a_step_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_a_stage_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseException) -> None:
     def leave(run: StageContext) -> None:
         raise error
 
@@ -446,7 +447,11 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     a = stage("a")
     assert "[1/1] a: started" in said(a)
     text = said(a, stage("b", a))
-    assert "1 of 2 stages are done already" in text and "[1/1] b: started" in text and "b: done in 0.0 s" in text
+    assert (
+        "1 of 2 stages are done already" in text
+        and "[1/1] b: started" in text
+        and re.search(r"b: done in \d+\.\d s", text)
+    )
     assert said(a) == "nothing to do: all 1 stages are done\n"
 
 
@@ -497,31 +502,26 @@ execute([Stage("train", None, train, (data,))], sys.argv[1], 1, PlainView(Consol
 """
 
 
-def test_a_killed_step_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
+def test_a_killed_stage_is_broken_and_resumes_with_its_files(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "die"]
-    assert subprocess.run(command, timeout=120).returncode == 9
+    assert run(command).returncode == 9
     (output,) = (tmp_path / "steps" / "train").iterdir()
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "config.json"]
     assert not list(output.glob("SUCCESS"))
-    done = subprocess.run(command, timeout=120, capture_output=True, text=True)
+    done = run(command)
     assert done.returncode == 0 and "1 of 2 stages are done already" in done.stdout
     assert (output / "model").read_text() == "resumed from 10" and (output / "SUCCESS").exists()
 
 
-def test_an_interrupt_ends_the_run_while_a_step_works(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_run_while_a_stage_works(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "wait"]
 
     def heed_interrupts() -> None:  # which a shell's background jobs, and what they start, do not
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, preexec_fn=heed_interrupts, **pipes) as process:
-        assert process.stdout is not None
-        assert any("ready" in line for line in process.stdout)
+    with Background(command, preexec_fn=heed_interrupts) as process:
+        process.until_it_prints("ready")
         process.send_signal(signal.SIGINT)
-        try:
-            _, errors = process.communicate(timeout=60)  # the stage itself would wait for ever
-        finally:
-            process.kill()
-    assert "KeyboardInterrupt" in errors
-    assert subprocess.run(command, timeout=120).returncode == 0
+        process.until_it_ends()  # the stage itself would wait for ever
+        assert "KeyboardInterrupt" in process.output()
+    assert run(command).returncode == 0

@@ -19,6 +19,7 @@ from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+from tests.waiting import scaled
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=6)
 
@@ -82,7 +83,7 @@ def test_blocks_are_read_once_an_epoch_ahead_of_their_need_and_two_at_most_are_k
         assert np.array_equal(batch.tokens, Rows.joined(expected).tokens)
         assert len(plan.reader.there) <= 2
         if step == 0:
-            assert arrived.acquire(timeout=10) and arrived.acquire(timeout=10)  # the first, and the second ahead
+            assert all(arrived.acquire(timeout=scaled()) for _ in range(2))  # the first, and the second ahead
     visited = [block for step in order([20] * 3, plan.config) for block, _ in step]
     visits = [block for i, block in enumerate(visited) if i == 0 or block != visited[i - 1]]
     # what is in memory is not read again where the next epoch begins with it; behind the last visit one is read ahead

@@ -1,11 +1,12 @@
 """`import sleepmodel`, training by hand and the GPU benchmark need torch (and its numpy) alone: a GPU box may have
 nothing else."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import run
 
 ABSENT = """
 import importlib.abc, sys
@@ -46,5 +47,5 @@ assert provenance()["commit"] == "none"
 @pytest.mark.parametrize("code", [TRAINING, BENCHMARK])
 def test_it_runs_with_torch_alone(code: str) -> None:
     command, root = [sys.executable, "-c", ABSENT + code], Path(__file__).parents[2]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200)
+    result = run(command, cwd=root)
     assert result.returncode == 0, result.stderr

@@ -1,6 +1,5 @@
 """`python -m sleepmodel`: what a person types and reads."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from sleepmodel import save
 from sleepmodel.inference.session import Session
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.greedy import greedy
+from tests.waiting import run
 
 WORDS = ("a", "b", "c", "d", "e")
 
@@ -24,9 +24,9 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(*arguments: str, said: str = "", status: int = 0) -> str:
+def converse(*arguments: str, said: str = "", status: int = 0) -> str:
     command = [sys.executable, "-m", "sleepmodel", *arguments]
-    result = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
+    result = run(command, input=said)
     assert result.returncode == status, result.stderr
     return result.stdout if status == 0 else result.stderr
 
@@ -36,7 +36,7 @@ def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
     is what the training forward says."""
     memory = tmp_path / "memory"
     typed = ["abcd e ab", "/tokens 2", "/ask cc", "/ask cc", "/save " + str(memory), "/say 1", "/sleep 3", "/quit"]
-    out = run(str(model_path), said="\n".join(typed) + "\nnever read")
+    out = converse(str(model_path), said="\n".join(typed) + "\nnever read")
     model = build_small(dtype=torch.float32, sleep_passes=2)
     context = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 2]])
     answer = " ".join(WORDS[t] for t in greedy(model, context, 2)[0].tolist())
@@ -45,7 +45,7 @@ def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
     said = WORDS[int(greedy(model, context[:, :7], 1))]
     assert f"{said}\n[window 2/6" in out
     assert "window 0/6 | 2 sleeps" in out
-    resumed = run(str(model_path), "--memory", str(memory), said="/tokens 2\n/ask cc\n")
+    resumed = converse(str(model_path), "--memory", str(memory), said="/tokens 2\n/ask cc\n")
     assert f"{answer}\n" in resumed
 
 
@@ -62,7 +62,7 @@ def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -
         "/passes 3",
         "ab",
     ]
-    out = run(str(model_path), said="\n".join(lines))
+    out = converse(str(model_path), said="\n".join(lines))
     assert "'x' is no token; this model's are: a b c d e" in out and "error: no tokens" in out
     assert "/dance: no such command" in out and "'none': must be a whole number of at least 1" in out
     assert "gone: no memory here" in out and "several: a memory of 2 rows, a terminal takes 1" in out
@@ -74,4 +74,4 @@ def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -
     [(("--passes", "0"), "--passes 0: must be at least 1"), (("--memory", "gone"), "no memory here")],
 )
 def test_bad_options_end_it_at_once(model_path: Path, extra: tuple[str, ...], message: str) -> None:
-    assert message in run(str(model_path), *extra, status=2)
+    assert message in converse(str(model_path), *extra, status=2)
