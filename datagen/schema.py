@@ -98,7 +98,7 @@ def _split(name: str, raw: Any) -> Split:
 
 
 def fingerprint(task: Task, seed: int) -> str:
-    """A hash of everything that determines the rows (task, config, vocabulary, format version, seed), 16 hex digits."""
+    """16 hex digits of what shapes the rows: task, config, vocabulary, format version and seed."""
     shaped_by = {**task_identity(task), "vocabulary": task.vocabulary, "format": FORMAT_VERSION, "seed": seed}
     return hashlib.sha256(canonical_json(shaped_by).encode()).hexdigest()[:16]
 
