@@ -53,11 +53,11 @@ class Scribe:
         least = (2 * operations[1] + 3) * (self.longest_noun + 4)
         if tokens[0] < least:
             raise ValueError(
-                f"tokens[0] must be at least {least} to fit a problem of {operations[1]} operations, got {tokens[0]}"
+                f"tokens[0] must be at least {least} to hold a problem of {operations[1]} operations, got {tokens[0]}"
             )
         if tokens[1] - tokens[0] < self.longest_sentence:
             raise ValueError(
-                f"tokens[1] must be at least tokens[0] + {self.longest_sentence} (the longest sentence), got {tokens}"
+                f"tokens[1] must be at least tokens[0] + {self.longest_sentence}, the longest sentence, got {tokens}"
             )
 
 
