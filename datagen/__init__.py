@@ -1,4 +1,4 @@
-"""Synthetic reasoning tasks, as Parquet datasets. Importing it needs numpy alone; Ray and Arrow come on first use."""
+"""Synthetic reasoning tasks and their Parquet datasets. Importing it needs only NumPy; Ray and Arrow load later."""
 
 from __future__ import annotations
 

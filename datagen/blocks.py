@@ -1,4 +1,4 @@
-"""Rows that are read a block at a time, each small enough for memory. Needs numpy alone."""
+"""Rows read one block at a time, so that a dataset need not fit in memory. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from datagen.rows import Rows
 
 @dataclass(frozen=True)
 class Blocks:
-    """sizes: rows of each block; read: the rows of one, by its number."""
+    """A split as a sequence of blocks. sizes: rows in each block; read(i): the rows of block i."""
 
     sizes: tuple[int, ...]
     read: Callable[[int], Rows]
 
     @classmethod
     def of(cls, rows: Rows) -> Blocks:
-        """Rows in memory, as one block."""
+        """One block with all of `rows`, which are in memory already."""
         return cls((len(rows),), lambda block: rows)
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
     def first(self, rows: int) -> Blocks:
-        """The first `rows` rows, or all of them where there are fewer."""
+        """The first `rows` rows, or all rows if there are fewer."""
         sizes, left = [], rows
         for size in self.sizes:
             if left > 0:

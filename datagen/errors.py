@@ -1,20 +1,20 @@
-"""What may be wrong with a dataset on disk. Each message names the path and what to do."""
+"""Errors about stored datasets. Each message names the path and the fix."""
 
 
 class DatasetError(ValueError):
-    """Any of the errors below."""
+    """Base class of the errors below."""
 
 
 class DatasetNotFoundError(DatasetError):
-    """There is no dataset.json where one was asked for, or it cannot be understood."""
+    """The directory has no dataset.json, or the file is not valid."""
 
 
 class FormatVersionError(DatasetError):
-    """The dataset was written in a newer format than this code reads."""
+    """The dataset has a newer format version than this code can read."""
 
 
 class ForeignDatasetError(DatasetError):
-    """Where a dataset was to be made stands one of another task, config or seed."""
+    """The target directory holds a dataset of another task, config or seed."""
 
 
 class SplitNotFoundError(DatasetError):
@@ -22,16 +22,16 @@ class SplitNotFoundError(DatasetError):
 
 
 class NotEnoughRowsError(DatasetError):
-    """The split has fewer rows than asked for."""
+    """The split has fewer rows than requested."""
 
 
 class ShardMissingError(DatasetError):
-    """dataset.json lists a shard whose file is not there."""
+    """dataset.json lists a shard whose file does not exist."""
 
 
 class ShardCorruptError(DatasetError):
-    """The bytes of a shard are not those that dataset.json lists."""
+    """A shard does not match its checksum in dataset.json, or its content is not valid."""
 
 
 class MalformedLinesError(DatasetError):
-    """Lines of a file that was to be imported are not in its format."""
+    """Lines of the file to import do not follow its format, or contradict themselves."""

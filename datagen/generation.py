@@ -1,4 +1,4 @@
-"""Makes datasets with Ray tasks, one a shard. The only module of datagen that knows Ray."""
+"""Generates datasets with Ray, one Ray task per shard. The only module of datagen that imports Ray."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from datagen.shards import ensure_shard, finished_shard
 from datagen.storage import as_path
 from datagen.task import Task
 
-IN_FLIGHT_PER_CPU = 2  # one runs, one waits
+IN_FLIGHT_PER_CPU = 2  # one task runs, one waits
 
 
 def generate(
@@ -71,7 +71,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Job:
-    """The shards of one split, and what dataset.json says of them by now."""
+    """One split to generate. rows: in all its shards; listed: its entry in dataset.json before this run."""
 
     task: Task
     split: str
@@ -89,7 +89,7 @@ class Job:
         return self.listed.shards[number] if number < len(self.listed.shards) else None
 
     def finished(self) -> bool:
-        """Whether every shard is listed in dataset.json and stands there as listed."""
+        """Whether every shard is listed in dataset.json and its file matches the entry."""
         return len(self.listed.shards) == len(self.shard_rows) and all(
             finished_shard(
                 shard_path(self.path, self.split, number),
@@ -105,9 +105,9 @@ class Job:
 
 
 def _dataset(path: Path, task: Task, seed: int) -> Dataset:
-    """What stands in dataset.json, or a dataset without splits where there is none.
+    """The content of dataset.json, or a dataset without splits if there is none.
 
-    Raises ForeignDatasetError where it is that of another task or seed.
+    Raises ForeignDatasetError if it describes another task, config or seed.
     """
     ours = Dataset(FORMAT_VERSION, task.name, asdict(task), task.vocabulary, seed, splits={})
     if not (path / DATASET_FILE).exists():
@@ -117,8 +117,8 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
     if described != json.loads(ours.to_json()):
         other = [name for name, value in json.loads(ours.to_json()).items() if described[name] != value]
         raise ForeignDatasetError(
-            f"{path / DATASET_FILE} was written by another config (its {', '.join(other)} differ), and is not "
-            "replaced: move this directory away, or generate into another root"
+            f"{path / DATASET_FILE} describes another dataset ({', '.join(other)} differ) and is not overwritten: "
+            "move this directory away, or generate under another root"
         )
     return standing
 
@@ -153,7 +153,7 @@ def _run(job: Job, watch: Callable[[int, int], None] | None) -> list[Shard]:
 
 
 def _in_flight() -> int:
-    """Tasks to have at once. Asked anew each time: those that wait are what makes an autoscaler start nodes."""
+    """The most tasks to submit at once. Recomputed each time, as waiting tasks make an autoscaler add nodes."""
     return max(1, int(IN_FLIGHT_PER_CPU * ray.cluster_resources().get("CPU", 1)))
 
 

@@ -1,5 +1,7 @@
-"""Reads a dataset, whole or block by block: Parquet and numpy, no Ray. Every shard's checksum is verified as it is
-read."""
+"""Reads datasets, a split at once or block by block, and verifies the checksum of every shard that it reads.
+
+Needs NumPy and PyArrow, not Ray.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +31,26 @@ from datagen.storage import as_path
 
 BLOCK_TOKENS = 2**26  # 128 MiB of uint16
 GENERATE = "`python pipelines/generate.py`"
-_REMEDY = f"run {GENERATE} again (with --import, where it was imported), it replaces what is missing or broken"
+_REMEDY = f"run {GENERATE} again (with --import if the dataset was imported); it replaces missing and corrupt shards"
 
 
 def read_dataset(path: str | Path) -> Dataset:
-    """The parsed dataset.json of the dataset directory `path`.
+    """The content of dataset.json in the dataset directory `path`.
 
-    Raises DatasetNotFoundError, or FormatVersionError if a newer format was written there.
+    Raises DatasetNotFoundError, or FormatVersionError if the format is newer than this code reads.
     """
     file = as_path(path) / DATASET_FILE
     if not file.is_file():
-        raise DatasetNotFoundError(f"no dataset at {path} (there is no {DATASET_FILE}): make it with {GENERATE}")
+        raise DatasetNotFoundError(f"no dataset at {path} ({DATASET_FILE} is missing): generate it with {GENERATE}")
     return Dataset.from_json(file.read_bytes(), file)
 
 
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
-    """A split, or its first `rows` rows, as a table: tokens list<uint16 or uint32>, answer_* list<int32>, and where the
-    task gives one, solution: string.
+    """A split, or its first `rows` rows, as a table with the columns tokens, list<uint16 or uint32>; answer_start,
+    answer_length and answer_depth, list<int32>; and solution, string, if the task has solutions.
 
-    tokens is a fixed_size_list where all rows of the task have one length. A pad at the left of a row is the id of
-    the vocabulary's last entry, `<pad>`.
+    tokens is a fixed_size_list if all rows of the task have one length. Rows padded on the left begin with the id of
+    `<pad>`, the last entry of the vocabulary.
 
     Raises DatasetNotFoundError, FormatVersionError, SplitNotFoundError, NotEnoughRowsError,
     ShardMissingError or ShardCorruptError.
@@ -59,22 +61,24 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
-    """A split, or its first `rows` rows, in numpy arrays, without solutions; errors as in `load`.
+    """A split, or its first `rows` rows, as NumPy arrays without solutions; raises the errors of `load`.
 
-    Needs the memory of the result and of a shard or two; twice that of the result where rows differ in length.
+    Peak memory is the result plus one or two shards, or twice the result if rows differ in length.
     """
     dataset = read_dataset(path)
     return _rows(as_path(path), dataset, split, _wanted(path, dataset, split, rows))
 
 
 def stream(path: str | Path, split: str, block_tokens: int = BLOCK_TOKENS) -> Blocks:
-    """A split in blocks of neighbouring shards with about `block_tokens` tokens, at least a shard; errors as in `load`,
-    those of a shard when its block is read."""
+    """A split in blocks of consecutive shards, each block about `block_tokens` tokens and at least one shard.
+
+    Raises the errors of `load`, those about a shard when its block is read; the first shard's footer is read at once.
+    """
     path, dataset = as_path(path), read_dataset(path)
     _wanted(path, dataset, split, None)
     shards = dataset.splits[split].shards
     each = max(1, block_tokens // _tokens(shard_path(path, split, 0)))
-    # of nearly one size where they hold several shards, as a short one might lack a level of a curriculum
+    # Blocks get nearly equal sizes: a short last block could lack rows for a level of the curriculum.
     count = -(-len(shards) // each)
     edges = [len(shards) * i // count for i in range(count + 1)]
     blocks = [range(start, end) for start, end in pairwise(edges)]
@@ -91,10 +95,10 @@ def _rows(path: Path, dataset: Dataset, split: str, rows: int, shards: range | N
 
 
 def _tokens(file: Path) -> int:
-    """How many tokens a shard has, by its footer."""
+    """Tokens in a shard, according to its Parquet footer."""
     if not file.is_file():
         raise ShardMissingError(f"shard {file} is missing: {_REMEDY}")
-    content = file.read_bytes()  # whole, so that a store's own errors stay what they are
+    content = file.read_bytes()  # read here, so that only Parquet errors count as corruption
     try:
         footer = pq.read_metadata(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:  # as in read_table
@@ -103,21 +107,21 @@ def _tokens(file: Path) -> int:
 
 
 def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) -> int:
-    """How many rows to read; raises SplitNotFoundError or NotEnoughRowsError if they are not there."""
+    """The number of rows to read. Raises SplitNotFoundError, or NotEnoughRowsError if `rows` is not in 1..available."""
     if split not in dataset.splits:
         there = ", ".join(sorted(dataset.splits)) or "none"
-        raise SplitNotFoundError(f"no split {split!r} in {path} (splits there: {there}): make it with {GENERATE}")
+        raise SplitNotFoundError(f"no split {split!r} in {path} (its splits: {there}): generate it with {GENERATE}")
     available = dataset.splits[split].rows
     if rows is not None and not 1 <= rows <= available:
         raise NotEnoughRowsError(
-            f"rows must be in 1..{available}, the rows of split {split!r} in {path}, got {rows}: "
-            f"ask for fewer, or make more with {GENERATE}"
+            f"rows must be in 1..{available}, as split {split!r} of {path} has {available} rows, got {rows}: "
+            f"request fewer, or generate more with {GENERATE}"
         )
     return available if rows is None else rows
 
 
 def _tables(path: Path, dataset: Dataset, split: str, rows: int, shards: range | None = None) -> Iterator[pa.Table]:
-    """The first `rows` rows, one table a shard; of some shards, or of all."""
+    """The first `rows` rows of the given shards (None: all), one table per shard."""
     first: pa.Schema | None = None
     listed = dataset.splits[split].shards
     for number in range(len(listed)) if shards is None else shards:
@@ -127,7 +131,7 @@ def _tables(path: Path, dataset: Dataset, split: str, rows: int, shards: range |
         table = _read_shard(file, listed[number], len(dataset.vocabulary))
         first = first or table.schema
         if not table.schema.equals(first):
-            raise ShardCorruptError(f"shard {file} has columns of other types than the first: {_REMEDY}")
+            raise ShardCorruptError(f"shard {file} has other column types than the first shard: {_REMEDY}")
         table = table.slice(0, rows)
         rows -= table.num_rows
         yield table
@@ -147,7 +151,7 @@ def _read_shard(file: Path, shard: Shard, vocabulary_size: int) -> pa.Table:
 
 
 def _arrays(tables: Iterable[pa.Table], rows: int) -> dict[str, npt.NDArray[Any]]:
-    """Each column as [rows, length]: the lists of a column have one length."""
+    """Each column as an array [rows, length]; all lists of a column must have one length."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     done = 0
     for table in tables:
@@ -162,7 +166,7 @@ def _arrays(tables: Iterable[pa.Table], rows: int) -> dict[str, npt.NDArray[Any]
 
 
 def _ragged(tables: Iterable[pa.Table], rows: int) -> dict[str, Ragged]:
-    """Each column as lists of any length. The offsets are our own: Arrow's end at 2^31 values."""
+    """Each column as Ragged, with int64 offsets, as Arrow's int32 offsets end at 2^31 values."""
     table = pa.concat_tables(tables)
     return {
         name: Ragged.of(

@@ -1,4 +1,4 @@
-"""Rows of a task in memory: tokens and where their answers stand. Needs numpy alone."""
+"""Rows of a task in memory: their tokens and the positions of their answers. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PAD = -1  # a token that is none: the model ignores it
+PAD = -1  # padding in a batch, which the model ignores
 PAD_NAME = "<pad>"
 COLUMNS = ("tokens", "answer_start", "answer_length", "answer_depth")
 ALL = slice(None)
@@ -32,26 +32,26 @@ class Ragged:
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Ragged:
-        """The lists that lie one behind the other in `values`, of these lengths, integers [n]."""
+        """Split `values` into consecutive lists; lengths: integers [n]."""
         return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     @property
     def lengths(self) -> Int64:
-        """int64 [n]."""
+        """Length of each list, int64 [n]."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: Index) -> Ragged:
-        """Copies of the lists of a slice, of an index array or of a boolean mask."""
+        """Copies of the lists that a slice, an index array or a boolean mask selects."""
         starts = self.offsets[:-1][index]
         lengths = self.offsets[1:][index] - starts
         shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
         return Ragged.of(self.values[np.arange(len(shift)) + shift], lengths)
 
     def padded(self, fill: int) -> Int64:
-        """int64 [n, longest], `fill` behind each list."""
+        """int64 [n, longest], each list filled up with `fill` on the right."""
         inside = np.arange(self.lengths.max(initial=0)) < self.lengths[:, None]
         dense = np.full(inside.shape, fill, dtype=np.int64)
         dense[inside] = self.values
@@ -63,13 +63,14 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """n rows of tokens with their answers: four arrays where all rows have T tokens and A answers, else four Ragged.
+    """n rows of tokens with their answers: four arrays if every row has T tokens and A answers, else four Ragged.
 
-    Answer a of row i is ``tokens[i][start : start + length]``, asked at ``answer_depth[i][a]`` (Rule 110: steps;
-    Depo: hops). `pad` is the token id that stands for a pad, None where rows have none. `solution` is a text a row for
-    people to read, of which models see nothing.
+    Answer a of row i is ``tokens[i][start : start + length]`` with ``start = answer_start[i][a]`` and ``length =
+    answer_length[i][a]``; its depth is ``answer_depth[i][a]`` (Rule 110: steps; Depo: hops; GSM: operations). `pad` is
+    the token id of left padding, or None if rows have no padding. `solution` is one text per row for people to read;
+    models never see it.
 
-    Raises ValueError where the four do not belong together.
+    Raises ValueError if the shapes of the columns do not agree.
     """
 
     tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32] | Ragged  # [n, T]
@@ -82,7 +83,7 @@ class Rows:
     def __post_init__(self) -> None:
         tokens, *answers = columns = list(self.columns().values())
         if len({isinstance(column, Ragged) for column in columns}) == 2:
-            raise ValueError("tokens and every answer_* must be arrays, or all of them Ragged")
+            raise ValueError("tokens and every answer_* must all be arrays, or all of them Ragged")
         if isinstance(tokens, Ragged):
             alike = all(np.array_equal(column.offsets, answers[0].offsets) for column in answers)
         else:
@@ -91,7 +92,7 @@ class Rows:
             shapes = {name: getattr(column, "shape", len(column)) for name, column in self.columns().items()}
             raise ValueError(f"tokens must be [n, T] and every answer_* [n, A] with the same n and A, got {shapes}")
         if self.solution is not None and self.solution.shape != (len(tokens),):
-            raise ValueError(f"solution must be [{len(tokens)}], a text for each row, got {self.solution.shape}")
+            raise ValueError(f"solution must be [{len(tokens)}], one text per row, got {self.solution.shape}")
 
     @classmethod
     def of(
@@ -103,15 +104,15 @@ class Rows:
         pad: int | None = None,
         dtype: type[np.uint16] | type[np.uint32] = np.uint16,
     ) -> Rows:
-        """Ragged rows from one list a row each; dtype of the tokens: uint32 for a vocabulary above 65,536.
+        """Ragged rows from lists, one per row. dtype: of the tokens; uint32 for a vocabulary above 65,536 entries.
 
-        Raises OverflowError for a token that dtype cannot hold, ValueError for an answer that is not in its row.
+        Raises OverflowError if dtype cannot hold a token, and ValueError if an answer lies outside its row.
         """
         for row, (words, starts, lengths) in enumerate(zip(tokens, answer_start, answer_length, strict=True)):
             for start, length in zip(starts, lengths, strict=True):
                 if start < 0 or length < 1 or start + length > len(words):
                     raise ValueError(
-                        f"row {row}: an answer must be 1 or more of its {len(words)} tokens, "
+                        f"row {row}: an answer must span at least 1 of the row's {len(words)} tokens, "
                         f"got start {start}, length {length}"
                     )
         answers = [_ragged(column, np.int32) for column in (answer_start, answer_length, answer_depth)]
@@ -119,7 +120,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The rows of all parts, one after the other, without solutions; of one task, so that they are alike."""
+        """Concatenate the rows of all parts, without solutions. All parts must be rows of one task."""
         first, *others = parts
         if not others:
             return first
@@ -130,20 +131,20 @@ class Rows:
         return len(self.tokens)
 
     def __getitem__(self, index: Index) -> Rows:
-        """The rows of a slice (views of arrays, copies of Ragged), of an index array or of a boolean mask (copies)."""
+        """The rows that a slice (views of arrays, copies of Ragged), an index array or a mask (copies) selects."""
         solution = None if self.solution is None else self.solution[index]
         return Rows(**{name: column[index] for name, column in self.columns().items()}, pad=self.pad, solution=solution)
 
     @property
     def lengths(self) -> Int64:
-        """Tokens of each row, int64 [n], pads at its left among them."""
+        """Tokens in each row, left padding included, int64 [n]."""
         if isinstance(self.tokens, Ragged):
             return self.tokens.lengths
         return np.broadcast_to(np.int64(self.tokens.shape[1]), len(self))
 
     @property
     def pads(self) -> Int64:
-        """Pads at the left of each row, int64 [n]."""
+        """Pad tokens on the left of each row, int64 [n]."""
         if self.pad is None:
             return np.zeros(len(self), np.int64)
         real = _padded(self.tokens, self.pad) != self.pad
@@ -152,14 +153,14 @@ class Rows:
 
     @property
     def depths(self) -> Int64:
-        """The greatest depth of each row's answers, int64 [n]."""
+        """Greatest depth among each row's answers, int64 [n]."""
         deepest: Int64 = _padded(self.answer_depth, 0).max(axis=1, initial=0)
         return deepest
 
     def batch(self, index: Index = ALL) -> tuple[Int64, npt.NDArray[np.bool_]]:
-        """Tokens int64 [B, T] and loss mask bool [B, T] of the rows indexed, as a model takes them.
+        """Tokens int64 [B, T] and loss mask bool [B, T] of the selected rows, as a model takes them.
 
-        T is the longest of these rows; what lies behind a shorter one is PAD, as is a row's own pad.
+        T is the length of the longest of them. Shorter rows are filled with PAD on the right, and `pad` becomes PAD.
         """
         rows = self[index]
         tokens = _padded(rows.tokens, PAD)
@@ -168,7 +169,7 @@ class Rows:
         return tokens, rows._mask()
 
     def loss_mask(self, index: Index = ALL) -> npt.NDArray[np.bool_]:
-        """Which tokens belong to an answer, bool [B, T] as in `batch`: the union of the answers."""
+        """True where a token belongs to any answer, bool [B, T] as in `batch`."""
         return self[index]._mask()
 
     def _mask(self) -> npt.NDArray[np.bool_]:
@@ -180,16 +181,16 @@ class Rows:
         return mask
 
     def answers(self) -> tuple[Int64, Int64, Int64]:
-        """Start, length and depth of the answers, int64 [n, A]; a row with fewer than A ends in ones of length 0."""
+        """Start, length and depth of the answers, int64 [n, A]; zeros where a row has fewer than A answers."""
         return _padded(self.answer_start, 0), _padded(self.answer_length, 0), _padded(self.answer_depth, 0)
 
     def columns(self) -> dict[str, Any]:
-        """Name -> array or Ragged, in the order of the dataset's columns."""
+        """Column name -> array or Ragged, in the dataset's column order."""
         return {name: getattr(self, name) for name in COLUMNS}
 
 
 def pad_id(vocabulary: Sequence[str]) -> int | None:
-    """The token id of a vocabulary's pad: its last, if that is PAD_NAME, else None."""
+    """The token id of PAD_NAME, which may only be a vocabulary's last entry; None if it is not."""
     return len(vocabulary) - 1 if list(vocabulary[-1:]) == [PAD_NAME] else None
 
 
@@ -205,5 +206,5 @@ def _joined(columns: list[Any]) -> Any:
 
 
 def _padded(column: npt.NDArray[Any] | Ragged, fill: int) -> Int64:
-    """int64 [n, longest], `fill` behind each list; always a copy."""
+    """int64 [n, longest], filled up with `fill` on the right; always a copy."""
     return column.padded(fill) if isinstance(column, Ragged) else column.astype(np.int64)

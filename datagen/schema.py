@@ -1,4 +1,4 @@
-"""The dataset format: columns of a shard, layout of the directory, dataset.json, fingerprint.
+"""The dataset format: columns of a shard, directory layout, dataset.json and fingerprint.
 
 <root>/<task>/<fingerprint>/<split>/part-00000.parquet ...   and   <root>/<task>/<fingerprint>/dataset.json
 """
@@ -19,10 +19,10 @@ from datagen.contract import PROBE_ROWS, digest
 from datagen.errors import DatasetNotFoundError, FormatVersionError
 from datagen.task import MAX_SEED, SPLITS, Task, check_split, task_identity
 
-FORMAT_VERSION = 1  # raise it whenever the same config would give other rows or other columns
+FORMAT_VERSION = 1  # increment it when the same config gives different rows or columns
 DATASET_FILE = "dataset.json"
 SHARD_ROWS = 16_384
-SHARD_TOKENS = 2**24  # keeps a shard of very long rows in memory: 32 MiB of uint16
+SHARD_TOKENS = 2**24  # limit for shards of long rows, so that they fit in memory: 32 MiB of uint16
 MAX_SHARDS = 100_000
 
 
@@ -54,16 +54,16 @@ class Dataset:
 
     @classmethod
     def from_json(cls, text: str | bytes, path: Path) -> Dataset:
-        """Raises FormatVersionError for a newer format and DatasetNotFoundError for a text that is no dataset.json."""
+        """Raises FormatVersionError if the format is too new, DatasetNotFoundError if `text` is not valid."""
         try:
             return cls._of(json.loads(text), path)
         except FormatVersionError:
             raise
-        # a ValueError is also JSON's own, of syntax and of numbers without end
+        # json raises ValueError too, for bad syntax and for integers of too many digits.
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DatasetNotFoundError(
-                f"{path} is not the dataset.json of a dataset ({type(error).__name__}: {error!s:.200}): "
-                "delete it and run `python pipelines/generate.py`; finished shards are kept"
+                f"{path} is not a valid dataset.json ({type(error).__name__}: {error!s:.200}): "
+                "delete it and run `python pipelines/generate.py` again; finished shards are kept"
             ) from error
 
     @classmethod
@@ -72,8 +72,8 @@ class Dataset:
         require_whole("format_version", version, 1, MAX_SEED)
         if version > FORMAT_VERSION:
             raise FormatVersionError(
-                f"{path} has format version {version}, this code reads up to {FORMAT_VERSION}: "
-                "update the code, or generate the dataset again with it"
+                f"{path} has format version {version}, but this code reads versions up to {FORMAT_VERSION}: "
+                "update the code, or generate the dataset again with this code"
             )
         require_whole("seed", raw["seed"], 0, MAX_SEED)
         for name, kind in (("task", str), ("config", dict), ("vocabulary", list), ("splits", dict)):
@@ -81,13 +81,13 @@ class Dataset:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {raw[name]!r:.40}")
         vocabulary = tuple(raw["vocabulary"])
         if not vocabulary or not all(type(word) is str for word in vocabulary):
-            raise ValueError(f"vocabulary must be one or more texts, got {vocabulary!r:.40}")
+            raise ValueError(f"vocabulary must be a non-empty list of strings, got {vocabulary!r:.40}")
         splits = {name: _split(name, split) for name, split in raw["splits"].items()}
         return cls(**{**raw, "vocabulary": vocabulary, "splits": splits})
 
 
 def _split(name: str, raw: Any) -> Split:
-    """Raises ValueError, KeyError or TypeError where `raw` does not describe a split."""
+    """Raises ValueError, KeyError or TypeError if `raw` does not describe a split."""
     check_split(name)
     shards = tuple(Shard(**shard) for shard in raw["shards"])
     for shard in shards:
@@ -113,8 +113,10 @@ def fingerprint(task: Task, seed: int) -> str:
 
 
 def columns(vocabulary_size: int, row_length: int | None, solution: bool = False) -> pa.Schema:
-    """Arrow schema of a shard whose rows all have `row_length` tokens, None: any number; nothing in it may be null.
-    solution: with a text for people beside."""
+    """Arrow schema of a shard; no column may hold nulls.
+
+    row_length: tokens in every row, None if rows differ in length; solution: whether there is a solution column.
+    """
 
     def field(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
@@ -129,7 +131,7 @@ def columns(vocabulary_size: int, row_length: int | None, solution: bool = False
 
 
 def rows_per_shard(row_length: int) -> int:
-    """Rows of a full shard: SHARD_ROWS, or fewer where the longest row has more than 1,024 tokens."""
+    """Rows in a full shard: SHARD_ROWS, or fewer if the longest row of the task has more than 1,024 tokens."""
     return min(SHARD_ROWS, max(1, SHARD_TOKENS // row_length))
 
 

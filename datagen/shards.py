@@ -1,4 +1,4 @@
-"""One shard: made, written and checked. Parquet alone, no Ray."""
+"""Generates, writes and checks single shards. Needs PyArrow, not Ray."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from datagen.rows import COLUMNS, Ragged, Rows
 from datagen.schema import Shard, columns
 from datagen.task import Task
 
-HEAD_ROWS = 64  # of a shard, by which another task's is told
+HEAD_ROWS = 64  # first rows of an unlisted shard that are compared with the task's
 
 
 def ensure_shard(path: Path, task: Task, split: str, seed: int, shard: int, rows: int, listed: Shard | None) -> Shard:
-    """Makes the shard at `path` unless it stands there finished, and returns its rows and checksum.
+    """Generates the shard at `path` unless it is already finished, and returns its row count and checksum.
 
-    `listed` is what dataset.json says of this shard, None where it says nothing.
+    listed: the shard's entry in dataset.json, None if it has none.
     """
     standing = finished_shard(path, task, split, seed, shard, rows, listed)
     if standing is not None:
         return standing
     table = to_table(task.sample(split, seed, shard, rows), vocabulary_size=len(task.vocabulary))
     with replacing(path) as temporary:
-        # Three token values in dictionary pages: 13 bytes a row of 101 tokens.
+        # Parquet's dictionary encoding makes Rule 110 small: 13 bytes per row of 101 tokens.
         return write_shard(table, temporary)
 
 
 def write_shard(table: pa.Table, path: Path) -> Shard:
-    """Write a table as Parquet whose pages have checksums, which tell where a bit was flipped before the shard was
-    listed with its own."""
+    """Write a table as Parquet with page checksums.
+
+    They detect a flipped bit in a shard whose own checksum is not yet listed in dataset.json.
+    """
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
     return Shard(table.num_rows, sha256(path))
 
@@ -40,10 +42,10 @@ def write_shard(table: pa.Table, path: Path) -> Shard:
 def finished_shard(
     path: Path, task: Task, split: str, seed: int, shard: int, rows: int, listed: Shard | None
 ) -> Shard | None:
-    """The shard at `path` if it is there, sound and of this task, else None.
+    """The shard at `path` if it exists, is intact and belongs to this task, else None.
 
-    Sound is what has the listed checksum. A shard not yet listed was left by a killed run: it has to be readable, its
-    pages have to have their checksums, and it has to begin with the rows that the task begins it with.
+    A listed shard is intact if it has the listed row count and checksum. An unlisted shard was left by a killed run; it
+    is intact if it is valid Parquet with correct page checksums and its first rows are those that the task generates.
     """
     if not path.exists():
         return None
@@ -59,15 +61,15 @@ def finished_shard(
 
 
 def read_table(content: bytes, rows: int, vocabulary_size: int) -> pa.Table:
-    """A shard's bytes as the table that `to_table` made.
+    """The table that `to_table` made, from the bytes of its shard.
 
-    Raises ValueError where they are no Parquet, a page is not what its checksum says, or columns, number of rows,
-    tokens or answers are not those of a shard.
+    Raises ValueError if the bytes are not Parquet, if a page does not match its checksum, or if the columns, the number
+    of rows, the tokens or the answers are not valid for a shard.
     """
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-    except (pa.ArrowException, OSError, ValueError) as error:  # Arrow's own, a page's checksum, a name that is no text
-        raise ValueError(f"is not whole Parquet ({error!s:.200})") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # OSError: a page checksum; ValueError: a bad name
+        raise ValueError(f"is not a valid Parquet file ({error!s:.200})") from error
     kind = table.schema.field("tokens").type if "tokens" in table.column_names else pa.null()
     length = kind.list_size if pa.types.is_fixed_size_list(kind) else None
     wanted = columns(vocabulary_size, length, solution="solution" in table.column_names)
@@ -80,21 +82,21 @@ def read_table(content: bytes, rows: int, vocabulary_size: int) -> pa.Table:
 
 
 def _check_rows(table: pa.Table, vocabulary_size: int, fixed: bool) -> None:
-    """Raises ValueError where a token is not in the vocabulary or an answer not in its row."""
+    """Raises ValueError if a token is not in the vocabulary or an answer lies outside its row."""
     values = {name: table.column(name).combine_chunks() for name in COLUMNS}
     if any(column.null_count or column.flatten().null_count for column in values.values()):
-        raise ValueError("has nulls, which no column may have")
+        raise ValueError("has nulls, must have none in any column")
     tokens, *answers = (column.flatten().to_numpy() for column in values.values())
     if tokens.size and tokens.max() >= vocabulary_size:
-        raise ValueError(f"has token {tokens.max()}, must be below the {vocabulary_size} of the vocabulary")
+        raise ValueError(f"has token {tokens.max()}, must be below the vocabulary size {vocabulary_size}")
     lengths, *counts = (column.value_lengths().to_numpy() for column in values.values())
     if any((count != counts[0]).any() for count in counts) or (fixed and len(set(counts[0].tolist())) > 1):
-        raise ValueError("has answer_* of different lengths in one row, or over rows of one length")
+        raise ValueError("has answer_* lists of different lengths within a row, or between rows of fixed length")
     start, length, depth = (answer.astype(np.int64) for answer in answers)
     outside = (start < 0) | (length < 1) | (start + length > np.repeat(lengths, counts[0])) | (depth < 0)
     if outside.any():
         row = int(np.repeat(np.arange(len(table)), counts[0])[outside.argmax()])
-        raise ValueError(f"has an answer that is not in its row, {row}")
+        raise ValueError(f"row {row} has an answer outside its tokens")
 
 
 def _types(schema: pa.Schema) -> str:
@@ -102,7 +104,7 @@ def _types(schema: pa.Schema) -> str:
 
 
 def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
-    """The rows as one Arrow table of the dataset's columns."""
+    """The rows as an Arrow table with the columns of a shard."""
     row_length = None if isinstance(rows.tokens, Ragged) else rows.tokens.shape[1]
     schema = columns(vocabulary_size, row_length, solution=rows.solution is not None)
     arrays = []

@@ -1,9 +1,10 @@
-"""What differs between a root on a disk and one in an S3-compatible store, so that no other module has to know.
+"""Local disks and S3-compatible object stores behind one interface.
 
-A path on a disk is a pathlib.Path. One in a store, s3://bucket/prefix, is a UPath of universal_pathlib, which has the
-methods of a Path that are used here, and so is typed as one. There a file appears whole when it is closed, a directory
-is there while something lies in it, and nothing can be renamed: what has to appear at once needs a last file.
-Where the store is and who we are there, s3fs finds as every AWS tool does: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...
+A local path is a pathlib.Path. A path in an object store, s3://bucket/prefix, is a UPath from universal_pathlib; it is
+typed as a Path because it has all the Path methods that the project calls. An object store differs from a disk in
+three ways: a file appears, complete, when it is closed; a directory exists only while it holds files; nothing can be
+renamed, so a directory counts as complete once an agreed last file is in it.
+s3fs finds the endpoint and the credentials as every AWS tool does: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from typing import Any, cast
 
 
 def as_path(where: str | Path) -> Path:
-    """A path on a disk, or in a store where it begins with s3://.
+    """A local path, or a path in an object store if `where` begins with s3://.
 
-    Raises ValueError for another scheme, for credentials in it, and where the packages that S3 needs are missing.
+    Raises ValueError if the scheme is another one, if the URL contains credentials, or if a package that S3 needs is
+    not installed.
     """
     if not isinstance(where, str) or "://" not in where:
         return cast(Path, where) if in_store(where) else Path(where)
     scheme, _, rest = where.partition("://")
-    if "@" in rest:  # a secret may hold a slash, so that it need not stand before the first one
-        raise ValueError(f"{scheme}://***: holds credentials; give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if "@" in rest:  # anywhere, as a secret may contain a slash
+        raise ValueError(
+            f"{scheme}://***: must not contain credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
     bucket = rest.partition("/")[0]
     if scheme != "s3" or not bucket or {*where} & {*"?#*[]"}:
         raise ValueError(f"{where!r}: must be a directory, or s3://bucket/prefix without any of ? # * [ ]")
@@ -35,24 +39,24 @@ def as_path(where: str | Path) -> Path:
         from upath import UPath
     except ImportError as error:
         raise ValueError(f"{where!r}: needs {error.name}: install this package with its extra `s3`") from error
-    # others write there too, so that a listing holds for no longer than it is looked at
+    # Listings are not cached, as other processes write to the same directories.
     return cast(Path, UPath(where.rstrip("/"), use_listings_cache=False))
 
 
 def in_store(path: object) -> bool:
-    """Whether a path is one in a store."""
+    """Whether a path lies in an object store."""
     return not isinstance(path, (str, Path))
 
 
 def store_of(path: Path) -> tuple[Any, str, str]:
-    """The file system (s3fs), the bucket and the key of a path in a store."""
+    """The file system (s3fs), the bucket and the key of a path in an object store."""
     where = cast(Any, path)
     bucket, key, _ = where.fs.split_path(where.path)
     return where.fs, bucket, key
 
 
 def check_reachable(path: Path) -> None:
-    """Raise OSError, with what to do, where a path's store does not answer, has no such bucket or refuses us."""
+    """Raises OSError if the object store of `path` does not respond, has no such bucket or denies access."""
     if not in_store(path):
         return
     from botocore.exceptions import BotoCoreError
@@ -61,20 +65,21 @@ def check_reachable(path: Path) -> None:
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no bucket {bucket!r}: make it, or name another") from error
+        raise FileNotFoundError(f"{path}: bucket {bucket!r} does not exist: create it, or use another one") from error
     except PermissionError as error:
         raise PermissionError(
-            f"{path}: the store refuses us ({error}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
-            "and what they may do with this bucket"
+            f"{path}: the object store denied access ({error}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or "
+            "AWS_PROFILE, and the permissions on this bucket"
         ) from error
     except (OSError, BotoCoreError) as error:
         raise ConnectionError(
-            f"{path}: the store cannot be used ({error}): check AWS_ENDPOINT_URL, the credentials and the network"
+            f"{path}: the object store cannot be used ({error}): check AWS_ENDPOINT_URL, the credentials and the "
+            "network"
         ) from error
 
 
 def put(file: Path, path: Path) -> None:
-    """Move a local file to `path`, where it appears whole, in the place of what stood there."""
+    """Move a local file to `path` in one step, replacing any file there: readers see the old file or the new one."""
     if in_store(path):
         fs, bucket, key = store_of(path)
         fs.put_file(str(file), f"{bucket}/{key}")
@@ -84,8 +89,11 @@ def put(file: Path, path: Path) -> None:
 
 @contextmanager
 def publishing(directory: Path, last: str) -> Iterator[Path]:
-    """Yields a new local directory whose files become those of `directory`; the one named `last` is there when all
-    are, on a disk because the directory is renamed, in a store because it is sent after the others."""
+    """Yields a new local directory, whose files then become those of `directory`.
+
+    Where the file named `last` exists, all others do: a local directory is renamed in one step, and in an object store
+    `last` is uploaded after the others.
+    """
     if not in_store(directory):
         fresh = directory.with_name(f".{directory.name}.{os.getpid()}")
         fresh.mkdir(parents=True, exist_ok=True)
@@ -102,8 +110,10 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """A file or directory for code that needs it on a disk: itself, or a copy that goes again. Raises
-    FileNotFoundError where there is nothing."""
+    """Yields a local path to a file or directory: `path` itself, or a temporary download from the object store.
+
+    Raises FileNotFoundError if the object store has nothing at `path`.
+    """
     if not in_store(path):
         yield path
         return
@@ -113,7 +123,7 @@ def local_copy(path: Path) -> Iterator[Path]:
         copy = Path(temporary) / path.name
         names = [name for name, info in fs.find(source, detail=True).items() if info["type"] == "file"]
         if not names:
-            raise FileNotFoundError(f"{path}: there is nothing here")
+            raise FileNotFoundError(f"{path} does not exist: check the path, or run the command that writes it")
         for name in names:
             target = Path(f"{copy}{name.removeprefix(source)}")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,18 +132,21 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory and all in it."""
+    """Remove a directory and everything in it."""
     if in_store(directory):
         fs, bucket, key = store_of(directory)
-        with suppress(FileNotFoundError):  # a store may list for a moment what is gone
+        with suppress(FileNotFoundError):  # a listing may still name an object that is already deleted
             fs.rm(f"{bucket}/{key}", recursive=True)
     else:
         shutil.rmtree(directory)
 
 
 def for_ray(path: Path) -> tuple[str, Any]:
-    """A path as Ray Train and Tune take it: `storage_path` and `storage_filesystem`. In a store it is s3fs too, so that
-    there is one way to configure it; Ray's own choice, pyarrow's S3, reads no endpoint from the AWS config file."""
+    """(storage_path, storage_filesystem) for Ray Train and Tune.
+
+    In an object store the file system is s3fs, so that one configuration serves everything: Ray's default, pyarrow's
+    S3FileSystem, does not read the endpoint from the AWS config file.
+    """
     if not in_store(path):
         return str(path), None
     from pyarrow.fs import FSSpecHandler, PyFileSystem

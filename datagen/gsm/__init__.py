@@ -1,4 +1,4 @@
-"""Long grade-school problems of GSM-Infinite's family (arXiv 2502.05252): generator, reader, solver, vocabulary."""
+"""Long grade-school math problems in the style of GSM-Infinite (arXiv 2502.05252): generator, reader, solver."""
 
 from __future__ import annotations
 

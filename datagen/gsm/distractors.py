@@ -1,4 +1,4 @@
-"""Quantities that the answer does not need: they read the core and one another, and nothing in the core reads them."""
+"""Distractors: quantities that may depend on the core and on one another, while the core depends on none of them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from datagen.gsm.draws import Draws
 from datagen.gsm.graph import MAX_VALUE, Core, express
 from datagen.gsm.quantity import Kind, Quantity, Statement
 
-# (operands, whether with a constant) of a distractor, in about the shares of the official problems.
+# (number of operands, whether there is a constant) of a distractor, about as frequent as in the official problems.
 SHAPES = ((0, True),) * 5 + ((1, False),) * 9 + ((2, False),) * 8 + ((1, True),) * 2 + ((2, True), (3, False))
 
 
 class Distractors:
-    """Draws them one after another, values in 1..MAX_VALUE like the core's."""
+    """Draws distractors one at a time, with values in 1..MAX_VALUE as in the core."""
 
     def __init__(self, draws: Draws, core: Core, hard: bool) -> None:
         self._draws, self._theme = draws, core.theme
         self._kinds: Sequence[Kind] = ("number", "number", "average") if hard else ("number",)
         self._values = dict(core.values)
-        # Places whose total is read: what lives there is settled.
-        self._totalled = {quantity.place for quantity in core.values if not quantity.thing}
-        self._grand = {quantity.place for quantity in core.values if quantity.kind == "grand"}
+        # The totals of these places have fixed values, so no new number may be counted there.
+        self._with_total = {quantity.place for quantity in core.values if not quantity.thing}
+        self._with_grand_total = {quantity.place for quantity in core.values if quantity.kind == "grand"}
         for place in dict.fromkeys(quantity.place for quantity in core.values):
-            if place not in self._totalled and draws.below(2):
-                self._settle(place)
+            if place not in self._with_total and draws.below(2):
+                self._add_total(place)
         self._core = list(self._values)
         self._all = list(self._values)
 
     def draw(self) -> tuple[Statement, int]:
-        """A statement about a new quantity, and its value; it counts only once it is added."""
+        """The definition of a new quantity, and its value. Call `add` before another quantity may depend on it."""
         quantity = self._new()
         draws, value = self._draws, MAX_VALUE + 1
         while value > MAX_VALUE:
@@ -47,7 +47,7 @@ class Distractors:
         self._all.append(statement.quantity)
 
     def _new(self) -> Quantity:
-        """A quantity that does not stand yet and that changes no total."""
+        """A quantity that is not defined yet and does not change any total."""
         draws = self._draws
         while True:
             quantity = Quantity(
@@ -55,21 +55,21 @@ class Distractors:
             )
             if quantity in self._values:
                 continue
-            if quantity.place not in self._totalled:
+            if quantity.place not in self._with_total:
                 return quantity
-            # An average fits where its thing is already counted.
+            # An average is not counted in a total; the number that it goes with has to be counted already.
             if (
                 quantity.kind == "average"
-                and quantity.place not in self._grand
+                and quantity.place not in self._with_grand_total
                 and quantity._replace(kind="number") in self._values
             ):
                 return quantity
 
-    def _settle(self, place: str) -> None:
-        """Lets the distractors read the total of a place of the core, if all that has an average there has a number."""
+    def _add_total(self, place: str) -> None:
+        """Let distractors depend on the total of a core place, if each thing with an average there has a number."""
         here = [quantity for quantity in self._values if quantity.place == place]
         numbers = {quantity.thing: self._values[quantity] for quantity in here if quantity.kind == "number"}
         total = sum(numbers.values())
         if total <= MAX_VALUE and all(quantity.thing in numbers for quantity in here):
             self._values[Quantity("total", "", place)] = total
-            self._totalled.add(place)
+            self._with_total.add(place)

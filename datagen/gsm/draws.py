@@ -1,4 +1,7 @@
-"""Integers, choices and orders from raw random words, which numpy keeps the same in every version."""
+"""Random integers, choices and permutations that are the same in every NumPy version.
+
+They are computed from the raw words of a bit generator; NumPy may change the distributions of Generator.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,28 @@ import numpy as np
 
 T = TypeVar("T")
 
-BATCH = 1024  # words fetched at once; shapes no result
+BATCH = 1024  # words fetched at once; has no effect on the results
 
 
 class Draws:
-    """Reads the words of a bit generator one after the other."""
+    """A random number generator on the words of a bit generator; every number takes one word."""
 
     def __init__(self, stream: np.random.Philox) -> None:
         self._word = _words(stream).__next__
 
     def below(self, n: int) -> int:
-        """Uniform in 0..n-1, with a bias under n / 2**64."""
+        """Uniform in 0..n-1, with a bias below n / 2**64."""
         return self._word() * n >> 64
 
     def between(self, low: int, high: int) -> int:
-        """Uniform in low..high, both included."""
+        """Uniform in low..high, inclusive."""
         return low + self.below(high - low + 1)
 
     def choice(self, items: Sequence[T]) -> T:
         return items[self.below(len(items))]
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """The items in a uniform order (Fisher and Yates)."""
+        """A uniformly random permutation of the items (Fisher-Yates)."""
         result = list(items)
         for last in range(len(result) - 1, 0, -1):
             other = self.below(last + 1)

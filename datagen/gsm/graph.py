@@ -1,7 +1,7 @@
-"""The core of a problem: the dependency graph of the quantities that its answer needs.
+"""The core of a problem: the dependency graph of the quantities that the answer depends on.
 
-Every quantity equals a number, another quantity, a sum, a difference, a multiple or, in a grand total, a sum of
-products. Numbers and constants lie in 1..MAX_NUMBER and all values in 1..MAX_VALUE: none is negative, zero or huge.
+A quantity is defined as a number, another quantity, a sum, a difference, a multiple or, for a grand total, a sum of
+products. Numbers and constants are in 1..MAX_NUMBER, all values in 1..MAX_VALUE; so no value is negative or zero.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from dataclasses import dataclass
 
 from datagen.gsm.draws import Draws
 from datagen.gsm.quantity import UNKNOWN, Expression, Kind, Quantity, Statement
-from datagen.gsm.sketch import Sketch
 from datagen.gsm.themes import Theme
+from datagen.gsm.topology import Topology
 
 MAX_NUMBER = 4  # as in the official problems
 MAX_VALUE = 200
 
-Linear = tuple[int, int]  # (a, b) is a * x + b
+Linear = tuple[int, int]  # (a, b) means a * x + b
 
 
 @dataclass(frozen=True)
 class Core:
-    """The quantities that the answer needs, and no others.
+    """The quantities that the answer depends on, and no others.
 
-    definitions  in an order in which each reads only earlier ones; those of the totals name what they sum up.
-    asked        the last quantity; in a reverse problem a leaf, and the value of the last quantity is given instead.
+    definitions  in topological order: an expression contains only earlier quantities. A total has one as well, although
+                 the text does not state it; its operands are the quantities that it sums up.
+    values       of all quantities.
+    asked        the quantity that the question asks for. In a forward problem it is the last one; in a reverse problem
+                 it is a leaf, and the text states the value of the last quantity.
     """
 
     theme: Theme
@@ -47,7 +50,7 @@ class Core:
 
     @property
     def statements(self) -> list[Statement]:
-        """What the text must say: a total is not defined in words, but may be given."""
+        """The statements of the text: definitions, except of totals, and the value given in a reverse problem."""
         defined = [
             Statement(quantity, expression) for quantity, expression in self.definitions.items() if quantity.thing
         ]
@@ -55,15 +58,15 @@ class Core:
 
 
 def sample_core(draws: Draws, theme: Theme, operations: int, hard: bool, reverse: bool) -> Core:
-    """A core with exactly `operations` in-edges, constants included; averages and grand totals only where `hard`."""
+    """A core with exactly `operations` in-edges, constants included. Only a hard one has averages and grand totals."""
     while True:
-        sketch = Sketch(draws, theme, operations, hard)
+        topology = Topology(draws, theme, operations, hard)
         definitions: dict[Quantity, Expression] = {}
         values: dict[Quantity, int] = {}
-        for quantity, (operands, constant) in reversed(sketch.reads.items()):
+        for quantity, (operands, constant) in reversed(topology.inputs.items()):
             definitions[quantity], values[quantity] = express(draws, quantity.kind, operands, constant, values)
         asked = _leaf_to_ask(draws, definitions) if reverse else quantity
-        # Both are rare: a value too high, and a last quantity that tells no leaf.
+        # Draw again in two rare cases: a value is too high, or the last quantity determines no leaf.
         if max(values.values()) <= MAX_VALUE and asked is not None:
             if reverse:
                 definitions[asked] = UNKNOWN
@@ -71,7 +74,7 @@ def sample_core(draws: Draws, theme: Theme, operations: int, hard: bool, reverse
 
 
 def linear_forms(definitions: Mapping[Quantity, Expression], x: Quantity | None) -> dict[Quantity, Linear] | None:
-    """Every quantity as a function of x; None where one is not linear."""
+    """Every quantity as a linear function of x; None if one of them is not linear."""
     forms: dict[Quantity, Linear] = {}
     for quantity, (constant, operands, minus, times) in definitions.items():
         if quantity == x:
@@ -95,7 +98,10 @@ def linear_forms(definitions: Mapping[Quantity, Expression], x: Quantity | None)
 def express(
     draws: Draws, kind: Kind, operands: Sequence[Quantity], constant: bool, values: Mapping[Quantity, int]
 ) -> tuple[Expression, int]:
-    """Draws the operators and the numbers; returns the expression and its value, which may be above MAX_VALUE."""
+    """Draw the operators and the constant; returns the expression and its value, which may exceed MAX_VALUE.
+
+    constant: whether operands get one too (a total has none, an expression without operands always has one).
+    """
     terms = [values[operand] for operand in operands]
     if kind == "total":
         return Expression(operands=tuple(operands)), sum(terms)
@@ -104,7 +110,7 @@ def express(
     if not terms:
         number = draws.between(1, MAX_NUMBER)
         return Expression(number), number
-    # Equal operands would give a difference of zero.
+    # The difference of equal operands would be zero.
     minus = len(terms) == 2 and terms[0] != terms[1] and draws.below(3) > 0
     if minus and terms[0] < terms[1]:
         operands, terms = operands[::-1], terms[::-1]
@@ -117,7 +123,7 @@ def express(
 
 
 def _leaf_to_ask(draws: Draws, definitions: Mapping[Quantity, Expression]) -> Quantity | None:
-    """A leaf for which the last quantity's value is a linear equation with one solution; None if there is none."""
+    """A random leaf that the value of the last quantity determines by a linear equation; None if there is none."""
     for leaf in draws.shuffled([quantity for quantity, expression in definitions.items() if not expression.operands]):
         forms = linear_forms(definitions, leaf)
         if forms is not None and next(reversed(forms.values()))[0] != 0:

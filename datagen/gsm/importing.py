@@ -1,4 +1,4 @@
-"""Problems of GSM-Infinite's own generator as one of our datasets."""
+"""Imports problems from GSM-Infinite's official generator as a dataset."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from datagen.task import check_split
 
 
 def import_official(file: str | Path, root: str | Path, split: str = "test", tokenizer: str | None = None) -> Path:
-    """Write a JSONL file of official problems as one split of a new dataset and return its directory,
-    `<root>/gsm/<fingerprint>`; the fingerprint is of the file's bytes, the split and the vocabulary. Two files share
-    their token ids where they are imported with one tokenizer.
+    """Write a JSONL file of official problems as one split of a new dataset, and return the dataset's directory.
 
-    tokenizer: a tokenizer.json or a directory with one; None is one token for each word, those of the file included.
-    Raises FileNotFoundError, ValueError for another split or tokenizer, and MalformedLinesError, which names the lines
-    that are not in the format or contradict themselves; nothing is written then.
+    The directory is `<root>/gsm/<fingerprint>`; the fingerprint is a hash of the file's bytes, the split and the
+    vocabulary. Import files with the same tokenizer if they have to share token ids.
+
+    tokenizer: a tokenizer.json or a directory with one; None makes each word one token, in a vocabulary that includes
+    the words of this file.
+
+    Raises FileNotFoundError, ValueError for an unknown split or a bad tokenizer, and MalformedLinesError, which lists
+    lines that do not follow the format or contradict themselves. Nothing is written then.
     """
     check_split(split)
     problems = read_official(file)

@@ -1,4 +1,4 @@
-"""Reads problems in the official format of GSM-Infinite (arXiv 2502.05252): a JSON object a line."""
+"""Reads problems in the official format of GSM-Infinite (arXiv 2502.05252): one JSON object per line."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from datagen.gsm.solver import solve
 FIELDS = {"problem": str, "question": str, "solution": str, "op": int, "template": str, "mode": str}
 MODES: dict[str, Mode] = {"normalforward": "forward", "forwardreverse": "reverse"}
 ANSWER = "Answer: "
-NAMED_LINES = 10  # in an error
+NAMED_LINES = 10  # the most that an error lists
 
 
 def read_official(path: str | Path) -> list[Problem]:
-    """The problems of a JSONL file, each solved anew: its text must give the stated answer and number of operations.
+    """The problems of a JSONL file. Each is solved: its text must give the stated answer and number of operations.
 
-    Raises FileNotFoundError where there is no file, MalformedLinesError, which names the first lines that are not in
-    the format or not consistent, and where there is no line at all.
+    Raises FileNotFoundError, and MalformedLinesError if the file is empty or has lines that do not follow the format or
+    are inconsistent; the message lists the first ten of them.
     """
     problems: list[Problem] = []
     malformed: list[str] = []
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no file here; give the JSONL that GSM-Infinite's generator wrote")
-    # bytes, as text has line ends that JSON does not have, which may stand in a string
+        raise FileNotFoundError(f"{path} does not exist: give the path of a JSONL file from GSM-Infinite's generator")
+    # Split bytes: str.splitlines also splits at characters that JSON allows inside a string.
     for number, line in enumerate(Path(path).read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             problems.append(_read_line(line.decode()))
         except RecursionError:
-            malformed.append(f"line {number}: nested too deep, or a quantity goes back over too many others")
-        except ValueError as error:  # of JSON, of the text, of its solution, of a number or a character beyond Python's
+            malformed.append(f"line {number}: the JSON is nested too deeply, or a chain of definitions is too long")
+        except ValueError as error:  # from JSON, TextError, NoAnswerError, integers of too many digits, bad UTF-8
             malformed.append(f"line {number}: {error!s:.500}")
     if malformed:
         more = [f"and {len(malformed) - NAMED_LINES} more"] if len(malformed) > NAMED_LINES else []
         raise MalformedLinesError(
-            f"{path}, which is to be GSM-Infinite JSONL:\n" + "\n".join(malformed[:NAMED_LINES] + more)
+            f"{path} must be JSONL from GSM-Infinite's generator; malformed lines:\n"
+            + "\n".join(malformed[:NAMED_LINES] + more)
         )
     return problems
 
@@ -64,8 +65,8 @@ def _read_line(line: str) -> Problem:
         mode=MODES[raw["mode"]],
     )
     for name in ("problem", "question", "solution", "template"):
-        raw[name].encode()  # half of a character may be escaped in JSON, but cannot be written
+        raw[name].encode()  # JSON can escape half of a surrogate pair, which has no UTF-8
     solved = solve(problem.question, problem.context)
     if (solved.answer, solved.operations) != (problem.answer, problem.operations):
-        raise ValueError(f"answer {problem.answer} with op {problem.operations} is stated, the text gives {solved}")
+        raise ValueError(f"states answer {problem.answer} with op {problem.operations}, but the text gives {solved}")
     return problem

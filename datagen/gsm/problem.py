@@ -1,4 +1,4 @@
-"""One problem in words: what is asked, what is told, the answer and how to get there."""
+"""A problem as text: question, context, answer and worked solution."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Mode = Literal["forward", "reverse"]
 @dataclass(frozen=True)
 class Problem:
     question: str
-    context: str  # sentences, with one space between
+    context: str  # sentences, separated by single spaces
     answer: int
-    operations: int  # in-edges, constants included, over the quantities that the answer needs
+    operations: int  # in-edges, constants included, of all quantities that the answer depends on
     solution: str
     theme: str
-    mode: Mode  # reverse: the last quantity's value is told, and a number that it comes from is asked
+    mode: Mode  # reverse: the text states the last quantity's value and asks for a number that it depends on
 
     @property
     def prompt(self) -> str:
-        """All that stands before the answer."""
+        """Everything before the answer."""
         return f"{self.question} {self.context}{''.join(PROMPT)}"
 
     @property
@@ -34,10 +34,10 @@ class Problem:
 
 
 def write_solution(core: Core) -> str:
-    """A line of working for each quantity that the answer needs, in an order that can be followed."""
+    """A worked solution: one sentence per quantity of the core, in topological order, and the answer."""
     x = core.asked if core.reverse else None
     forms = linear_forms(core.definitions, x)
-    assert forms is not None, "sample_core asks only what is linear"
+    assert forms is not None, "sample_core asks only for a leaf in which every quantity is linear"
     sentences = [
         f"Let x be the {noun(core.theme, quantity)}."
         if quantity == x
@@ -50,7 +50,7 @@ def write_solution(core: Core) -> str:
 
 
 def _working(quantity: Quantity, expression: Expression, forms: Mapping[Quantity, Linear]) -> str:
-    """The expression in its operands' values, and what it comes to: "2 * (3 + x) = 2 * x + 6"."""
+    """The expression with its operands' values, and the result: "2 * (3 + x) = 2 * x + 6"."""
     constant, operands, minus, times = expression
     terms = [_linear(forms[operand]) for operand in operands]
     if len(terms) > 1:

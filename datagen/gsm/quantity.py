@@ -1,13 +1,13 @@
-"""What the problems speak of: quantities, and the expressions that define them."""
+"""Quantities, the expressions that define them, and statements of such definitions."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-# number   of a thing in a place: "the number of adult owl in Pine Ridge"
+# number   how many of a thing are in a place: "the number of adult owl in Pine Ridge"
 # average  per thing in a place: "the average number of newborn children per adult owl in Pine Ridge"
-# total    of all numbers of things in a place that the text names
-# grand    total over the things in a place of number times average
+# total    the sum of all numbers in a place that the text mentions
+# grand    grand total: the sum of number times average over the things in a place
 Kind = Literal["number", "average", "total", "grand"]
 
 
@@ -20,22 +20,22 @@ class Quantity(NamedTuple):
 class Expression(NamedTuple):
     """[constant plus | constant times] (operand | sum of operands | difference of two operands).
 
-    Without operands: the constant, or, without that too, an unknown number greater than 0.
+    Without operands it is the constant alone; without a constant too, an unknown number greater than 0.
     """
 
     constant: int | None = None
     operands: tuple[Quantity, ...] = ()
-    minus: bool = False  # the difference, else the sum
-    times: bool = False  # constant times, else constant plus
+    minus: bool = False  # difference of the operands instead of their sum
+    times: bool = False  # constant times instead of constant plus
 
     @property
     def edges(self) -> int:
-        """In-edges of the quantity it defines, the constant included; an unknown has one."""
+        """In-edges of the quantity that it defines: operands and constant; an unknown counts as one."""
         return (self.constant is not None) + len(self.operands) or 1
 
 
 class Statement(NamedTuple):
-    """One sentence: the quantity equals the expression."""
+    """The content of one sentence: the quantity equals the expression."""
 
     quantity: Quantity
     expression: Expression

@@ -1,4 +1,4 @@
-"""Encodes pieces of text, each once, and knows how long problems may become."""
+"""Encodes texts piece by piece, and bounds the token counts of sentences and problems."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
 
 
 class Scribe:
+    """Encodes pieces of text with a vocabulary and caches the tokens of each piece."""
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._piece = cache(vocabulary.encode)
@@ -22,12 +24,12 @@ class Scribe:
 
     @cached_property
     def longest_noun(self) -> int:
-        """Tokens of the longest quantity, its article included."""
+        """Tokens of the longest name of a quantity, with its article."""
         return max(len(self.encode(write_question(*longest)[1:2])) for longest in self._longest)
 
     @cached_property
     def longest_sentence(self) -> int:
-        """Tokens that no distractor's sentence has more of."""
+        """An upper bound on the tokens of a distractor's sentence."""
         return max(
             len(self.encode(write_sentence(theme, Statement(noun, Expression(MAX_NUMBER, (noun,) * 3)))))
             for theme, noun in self._longest
@@ -35,7 +37,7 @@ class Scribe:
 
     @cached_property
     def _longest(self) -> list[tuple[Theme, Quantity]]:
-        """The longest quantity of each theme."""
+        """For each theme, the quantity with the longest name."""
 
         def longest(names: Iterable[str]) -> str:
             return max(names, key=lambda name: len(self.encode([f" {name}"])))
@@ -43,8 +45,11 @@ class Scribe:
         return [(theme, Quantity("average", longest(theme.things), longest(theme.places))) for theme in THEMES]
 
     def check(self, operations: tuple[int, int], tokens: tuple[int, int]) -> None:
-        """Raises ValueError unless every row can have a length that is drawn from `tokens`."""
-        # An in-edge costs a noun or a number, at most four words around it, and at most one more noun, whose it is.
+        """Check the (least, greatest) operations and the (shortest, longest) row of a task.
+
+        Raises ValueError unless every problem fits into the shortest row and the lengths differ by a sentence or more.
+        """
+        # An in-edge adds a noun or a number, at most four words around it, and at most one subject of a sentence.
         least = (2 * operations[1] + 3) * (self.longest_noun + 4)
         if tokens[0] < least:
             raise ValueError(
@@ -58,5 +63,5 @@ class Scribe:
 
 @cache
 def scribe_of(tokenizer: str | None) -> Scribe:
-    """The scribe for a tokenizer's path, or for words where it is None; ValueError as in Pretrained."""
+    """The encoder for a tokenizer's path, or for one token per word if it is None. Raises ValueError as Pretrained."""
     return Scribe(Words() if tokenizer is None else Pretrained(tokenizer))

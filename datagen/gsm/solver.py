@@ -1,7 +1,7 @@
-"""An independent solver: reads the text alone, knows nothing of how a problem was made.
+"""An independent solver: it sees only the text and shares no code with the generator of the dependency graph.
 
-What a text leaves open is one number, x. Every quantity is a polynomial in x, and one that is defined and also given as
-a number is an equation for x. A total counts what the text names.
+A problem has at most one unknown, x. Every quantity is a polynomial in x; a quantity that has both a definition and a
+stated value gives an equation for x. A total sums up the numbers that the text mentions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import read_context, read_question
 
-Polynomial = tuple[int, ...]  # coefficients of 1, x, x**2, ..., the last one not zero
-MAX_DEGREE = 16  # of a polynomial: totals of totals would double it with each sentence
-MAX_COEFFICIENT = 10**12  # its divisors are found in a moment
+Polynomial = tuple[int, ...]  # coefficients of 1, x, x**2, ...; the last one is not zero
+MAX_DEGREE = 16  # a chain of grand totals could double the degree with each sentence
+MAX_COEFFICIENT = 10**12  # small enough to find all divisors by trial division
 
 
 class NoAnswerError(ValueError):
@@ -26,12 +26,15 @@ class NoAnswerError(ValueError):
 @dataclass(frozen=True)
 class Solution:
     answer: int
-    operations: int  # in-edges over the necessary quantities
+    operations: int  # in-edges of all quantities that the answer depends on
 
 
 def solve(question: str, context: str) -> Solution:
-    """Raises TextError where the text cannot be read, NoAnswerError where it has no answer or several, or numbers grow
-    beyond what any problem of the family has."""
+    """Solve a problem from its text.
+
+    Raises TextError if the text cannot be parsed, and NoAnswerError if it has no answer or several, or if a polynomial
+    exceeds MAX_DEGREE or MAX_COEFFICIENT.
+    """
     asked, text = read_question(question), _Text(read_context(context))
     value = text.value(asked)
     solutions: set[int] | None = None
@@ -41,17 +44,17 @@ def solve(question: str, context: str) -> Solution:
             if roots is not None:
                 solutions = roots if solutions is None else solutions & roots
     if solutions == set():
-        raise NoAnswerError(f"the text contradicts itself, so there is no answer to {question!r}")
+        raise NoAnswerError(f"the text contradicts itself, so {question!r} has no answer")
     if len(value) <= 1:
         return Solution(sum(value), text.operations([asked]))
     if solutions is None or len(solutions) > 1:
-        raise NoAnswerError(f"the text leaves open the answer to {question!r}")
+        raise NoAnswerError(f"the text does not determine the answer to {question!r}")
     (x,) = solutions
     return Solution(_at(value, x), text.operations(text.equations))
 
 
 class _Text:
-    """The statements of a text, sorted into definitions and equations."""
+    """The statements of a text, as definitions and equations."""
 
     def __init__(self, statements: Iterable[Statement]) -> None:
         self.definitions: dict[Quantity, Expression] = {}
@@ -63,16 +66,16 @@ class _Text:
             if not expression.operands and expression.constant is not None:
                 numbers[quantity].append(expression.constant)
             elif self.definitions.setdefault(quantity, expression) != expression:
-                raise NoAnswerError(f"two definitions of {quantity}")
-        # A number defines a quantity that nothing else does, and is an equation for one that something else does.
+                raise NoAnswerError(f"the text has two definitions of {quantity}")
+        # A stated number is an equation if the quantity is defined otherwise (totals always are), else its definition.
         for quantity, given in numbers.items():
             if quantity in self.definitions or not quantity.thing:
                 self.equations[quantity] = given
             elif len(given) == 1:
                 self.definitions[quantity] = Expression(given[0])
             else:
-                raise NoAnswerError(f"two numbers for {quantity}")
-        # place -> the numbers of things in it that the text names
+                raise NoAnswerError(f"the text states two numbers for {quantity}")
+        # place -> the number quantities there that the text mentions, in order
         self._numbers: dict[str, dict[Quantity, None]] = defaultdict(dict)
         for quantity, expression in self.definitions.items():
             for named in (quantity, *expression.operands):
@@ -89,7 +92,7 @@ class _Text:
     def value(self, quantity: Quantity) -> Polynomial:
         if quantity not in self._values:
             if quantity in self._waiting:
-                raise NoAnswerError(f"{quantity} is defined by itself")
+                raise NoAnswerError(f"{quantity} is defined by itself (the definitions form a cycle)")
             self._waiting.add(quantity)
             self._values[quantity] = self._evaluate(quantity)
         return self._values[quantity]
@@ -98,7 +101,7 @@ class _Text:
         if not quantity.thing:
             return _add([_product([self.value(factor) for factor in term]) for term in self.products(quantity)])
         if quantity not in self.definitions:
-            raise NoAnswerError(f"no definition of {quantity}")
+            raise NoAnswerError(f"the text has no definition of {quantity}")
         constant, operands, minus, times = expression = self.definitions[quantity]
         if expression == UNKNOWN:
             return (0, 1)
@@ -111,7 +114,7 @@ class _Text:
         return _product([(constant,), inner]) if times else _add([(constant,), inner])
 
     def operations(self, roots: Iterable[Quantity]) -> int:
-        """In-edges over the quantities that the roots need, the roots included, each quantity once."""
+        """In-edges of the roots and of all quantities that they depend on, each quantity counted once."""
         count, seen, waiting = 0, set(roots), list(roots)
         while waiting:
             quantity = waiting.pop()
@@ -152,7 +155,9 @@ def _trimmed(coefficients: list[int]) -> Polynomial:
     largest = max(map(abs, coefficients), default=0)
     if len(coefficients) > MAX_DEGREE + 1 or largest > MAX_COEFFICIENT:
         has = f"degree {len(coefficients) - 1} and coefficients up to {largest:.0e}"
-        raise NoAnswerError(f"a quantity has {has}: must be at most {MAX_DEGREE} and {MAX_COEFFICIENT:.0e}")
+        raise NoAnswerError(
+            f"a quantity is a polynomial with {has}: must be at most {MAX_DEGREE} and {MAX_COEFFICIENT:.0e}"
+        )
     return tuple(coefficients)
 
 
@@ -164,7 +169,7 @@ def _positive_roots(polynomial: Polynomial) -> set[int] | None:
     """The positive integers where the polynomial is zero; None if it is zero everywhere."""
     if not polynomial:
         return None
-    # A root divides the lowest coefficient that is not zero.
+    # An integer root divides the lowest nonzero coefficient.
     lowest = next(abs(coefficient) for coefficient in polynomial if coefficient)
     divisors = {d for x in range(1, math.isqrt(lowest) + 1) if lowest % x == 0 for d in (x, lowest // x)}
     return {x for x in divisors if _at(polynomial, x) == 0}

@@ -1,7 +1,7 @@
-"""The sentence forms of GSM-Infinite (arXiv 2502.05252), written and read.
+"""Writes and parses the sentence forms of GSM-Infinite (arXiv 2502.05252).
 
-The writer gives a sentence as pieces, each of which begins with a space or is punctuation, so that a piece can be
-encoded once and used often. The reader takes whole texts, with any names: our problems and the official ones alike.
+The writer returns a sentence as pieces, each of which begins with a space or is punctuation, so that the tokens of a
+piece can be cached. The parser takes whole texts with any names, so it reads generated and official problems alike.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ TOTALS: dict[str, Kind] = {
     **dict.fromkeys((theme.grand for theme in THEMES), "grand"),
 }
 
-PROMPT = (" Answer", ":")  # stands before the answer
-POSITIVE = " is greater than 0"  # of a quantity of which nothing else is told
+PROMPT = (" Answer", ":")  # the pieces just before the answer
+POSITIVE = " is greater than 0"  # the only statement about an unknown quantity
 EXISTS = f" exists, and its number{POSITIVE}"
 
 
 class TextError(ValueError):
-    """A sentence or a question is in none of the forms."""
+    """A sentence or question has none of the known forms."""
 
 
 @cache
 def noun(theme: Theme, quantity: Quantity) -> str:
-    """The quantity in words, without an article: "total number of schools in Brightford"."""
+    """The name of a quantity without an article: "total number of schools in Brightford"."""
     kind, thing, place = quantity
     if kind == "number":
         return f"number of {thing} in {place}"
@@ -75,14 +75,14 @@ def write_sentence(theme: Theme, statement: Statement) -> list[str]:
 
 
 def write_question(theme: Theme, quantity: Quantity) -> list[str]:
-    """The pieces of the question for a quantity; the first has no space before it."""
+    """The pieces of the question for a quantity; the first does not begin with a space."""
     if quantity.kind == "number":
         return ["How many", f" {quantity.thing}", " does", f" {quantity.place}", " have", "?"]
     return ["What is", _object(theme, quantity), "?"]
 
 
 def read_question(text: str) -> Quantity:
-    """The quantity that is asked for; TextError if the question is in no known form."""
+    """The quantity that the question asks for. Raises TextError if it has no known form."""
     if match := re.fullmatch(r"How many (.+) does (.+) have\?", text):
         return Quantity("number", *match.groups())
     if match := re.fullmatch(r"What is (the .+)\?", text):
@@ -91,7 +91,7 @@ def read_question(text: str) -> Quantity:
 
 
 def read_context(text: str) -> list[Statement]:
-    """The statements of a text, in order; TextError names the first sentence that is in no known form."""
+    """The statements of a text, in order. Raises TextError, which names the first sentence without a known form."""
     if not text.endswith("."):
         raise TextError(f"the text does not end with a full stop: {text[-80:]!r}")
     return [_read_sentence(sentence) for sentence in re.split(r"\. +(?=The )", text.removesuffix("."))]
@@ -112,14 +112,14 @@ def _read_expression(text: str) -> Expression:
         if match[2] is None:
             return Expression(int(match[1]))
         if re.match("[0-9]", match[3]):
-            raise TextError(f"a number more than the one before the quantities: {text!r}")
+            raise TextError(f"more than one constant before the quantities: {text!r}")
         return _read_expression(match[3])._replace(constant=int(match[1]), times=match[2] == "times")
     for form, minus in (("the sum of ", False), ("the difference between ", True)):
         if text.startswith(form):
-            # Names may hold "and": operands are told apart by their articles.
+            # Names may contain "and", so split only where an article and "number of" follow.
             nouns = re.split(r"(?:,| and|, and) (?=the (?:total |average )?number of )", text.removeprefix(form))
             if len(nouns) < 2 or (minus and len(nouns) > 2):
-                raise TextError(f"a wrong number of operands: {text!r}")
+                raise TextError(f"wrong number of operands (a sum takes 2 or more, a difference 2): {text!r}")
             return Expression(operands=tuple(_read_noun(noun) for noun in nouns), minus=minus)
     return Expression(operands=(_read_noun(text),))
 

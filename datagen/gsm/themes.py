@@ -1,4 +1,7 @@
-"""Three worlds of names, called like the official templates, whose nouns for averages and totals they use."""
+"""The names of things and places, in three themes.
+
+The themes have the names of the official templates and use their nouns for averages and totals.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, eq=False)
 class Theme:
-    """things and places multiply: each pair has a number and, in hard problems, an average."""
+    """Each pair of a thing and a place has a number and, in hard problems, an average."""
 
     name: str
-    per_thing: str  # what an average counts
-    total: str  # what a place's total counts
-    grand: str  # what a place's grand total counts
+    per_thing: str  # the noun of an average
+    total: str  # the noun of a place's total
+    grand: str  # the noun of a place's grand total
     things: tuple[str, ...]
     places: tuple[str, ...]
 

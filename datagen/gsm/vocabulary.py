@@ -1,6 +1,6 @@
-"""Text to tokens and back: words for models trained from scratch, or a pretrained model's own tokenizer.
+"""Text to tokens and back: one token per word for models trained from scratch, or a pretrained model's tokenizer.
 
-Both encode a text piece by piece (datagen.gsm.text): its tokens are those of its pieces, one after another.
+In both, the tokens of a text are the concatenated tokens of its pieces (datagen.gsm.text).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUMBERS = tuple(str(value) for value in range(MAX_VALUE + 1))
 class Vocabulary(Protocol):
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Token id -> what it stands for."""
+        """Token id -> its text."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -32,19 +32,19 @@ class Vocabulary(Protocol):
 
 
 class Words:
-    """One token for each word, number and punctuation mark; decode(encode(text)) is the text, where spaces are single.
+    """One token for each word, number and punctuation mark. decode(encode(text)) == text if all spaces are single.
 
-    A number is one token, whole: the answer is one prediction, and no model has to learn place value, which the
-    problems do not test. 0..MAX_VALUE are few enough for all that matter to be seen often.
+    A number is a single token: an answer takes one prediction, and models need not learn place value, which the
+    problems do not test. 0..MAX_VALUE is few enough numbers for the common ones to occur often.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """texts  whose words are needed beside our own: those of official problems."""
-        ours = {word for pieces in every_form() for piece in pieces for word in split(piece)}
-        others = {word for text in texts for word in split(text)} - ours
+        """texts: their words are added to those of the generator, as for official problems."""
+        known = {word for pieces in example_texts() for piece in pieces for word in split(piece)}
+        added = {word for text in texts for word in split(text)} - known
         fixed = (*PUNCTUATION, *NUMBERS)
-        # Ours first: their ids do not depend on the others.
-        self.tokens = (*fixed, *sorted(ours - set(fixed)), *sorted(others - set(fixed)))
+        # The added words come last, so that the ids of the known words do not depend on them.
+        self.tokens = (*fixed, *sorted(known - set(fixed)), *sorted(added - set(fixed)))
         self._ids = {token: i for i, token in enumerate(self.tokens)}
 
     def encode(self, text: str) -> list[int]:
@@ -62,30 +62,35 @@ class Words:
 
 
 class Pretrained:
-    """A Hugging Face tokenizer, from a tokenizer.json or the directory that holds one; adds no special tokens.
+    """A Hugging Face tokenizer from a tokenizer.json, or from a directory with one. Adds no special tokens.
 
-    It must encode the pieces of a text as it encodes the whole: byte-level BPE does (GPT-2, Llama 3, Qwen, SmolLM).
+    It must encode a text as the concatenation of its pieces. Byte-level BPE does (GPT-2, Llama 3, Qwen, SmolLM).
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises ValueError for a path without a tokenizer, or a tokenizer that sees across the borders of pieces."""
+        """Raises ValueError if there is no valid tokenizer at `path`, or if its tokens span two pieces."""
         from tokenizers import Tokenizer
 
-        # os.path answers also for what no file system takes as a name
+        # os.path, unlike pathlib, also returns False for names that no file system accepts.
         file = Path(path) / "tokenizer.json" if os.path.isdir(path) else Path(path)
         if not os.path.isfile(file):
-            there = str(file)[:200]
-            raise ValueError(f"tokenizer must be a tokenizer.json or a directory with one, there is no {there!r}")
+            missing = str(file)[:200]
+            raise ValueError(
+                f"tokenizer must be a tokenizer.json or a directory with one, but {missing!r} does not exist"
+            )
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers has no type of its own for what it cannot read
+        except Exception as error:  # tokenizers raises no narrower type
             raise ValueError(
                 f"tokenizer {file} cannot be read ({error}): give a Hugging Face tokenizer.json"
             ) from error
-        for pieces in every_form():
+        for pieces in example_texts():
             text = "".join(pieces)
             if self.encode(text) != [token for piece in pieces for token in self.encode(piece)]:
-                raise ValueError(f"tokenizer {file} encodes a text otherwise than its pieces one by one: {text!r}")
+                raise ValueError(
+                    f"tokenizer {file} must encode a text as it encodes its pieces, as byte-level BPE does, but does "
+                    f"not: {text!r}"
+                )
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -104,8 +109,8 @@ def split(text: str) -> list[str]:
     return re.findall(r"[,.?:]|[^\s,.?:]+", text)
 
 
-def every_form() -> Iterator[list[str]]:
-    """The pieces of texts with every sentence form and every name of every theme."""
+def example_texts() -> Iterator[list[str]]:
+    """Texts, as pieces, that together contain every sentence form with every name of every theme."""
     for theme in THEMES:
         for thing, place in zip(theme.things, theme.places, strict=True):
             number, average = Quantity("number", thing, place), Quantity("average", thing, place)

@@ -144,9 +144,7 @@ def test_the_dataset_of_another_config_is_refused_and_stays(ray_cluster: str, tm
     other = generate(replace(TASK, steps=5), "test", 20, 1, tmp_path)
     (path / "dataset.json").write_bytes((other / "dataset.json").read_bytes())
     before = contents(path)
-    with pytest.raises(
-        ForeignDatasetError, match=r"dataset\.json was written by another config \(its config, seed differ"
-    ):
+    with pytest.raises(ForeignDatasetError, match=r"dataset\.json describes another dataset \(config, seed differ"):
         generate(TASK, "test", 20, 0, tmp_path)
     assert contents(path) == before
 

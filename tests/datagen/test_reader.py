@@ -169,9 +169,15 @@ def _column(table: pa.Table, name: str, values: object) -> pa.Table:
     [
         (lambda table: table.drop_columns("answer_depth"), "must have"),
         (lambda table: table.slice(0, 19), "has 19 rows, must have 20"),
-        (lambda table: _column(table, "tokens", [[7] * TASK.row_length] * 20), "token 7, must be below the 3"),
-        (lambda table: _column(table, "answer_start", [[0, 1, 400]] * 20), "not in its row, 0"),
-        (lambda table: _column(table, "answer_length", [[1, 1, 1]] * 19 + [[1, 0, 1]]), "not in its row, 19"),
+        (
+            lambda table: _column(table, "tokens", [[7] * TASK.row_length] * 20),
+            "token 7, must be below the vocabulary size 3",
+        ),
+        (lambda table: _column(table, "answer_start", [[0, 1, 400]] * 20), "row 0 has an answer outside its tokens"),
+        (
+            lambda table: _column(table, "answer_length", [[1, 1, 1]] * 19 + [[1, 0, 1]]),
+            "row 19 has an answer outside its tokens",
+        ),
         (lambda table: _column(table, "answer_depth", [[1, 1, 1]] * 19 + [[1, 1]]), "different lengths"),
     ],
 )

@@ -82,7 +82,7 @@ def test_the_last_file_of_a_directory_is_sent_last(store: Path, monkeypatch: pyt
     remove_tree(store / "model")
     assert contents(store) == {}
     with (
-        pytest.raises(FileNotFoundError, match=r"s3://runs/.*/model: there is nothing here"),
+        pytest.raises(FileNotFoundError, match=r"s3://runs/.*/model does not exist"),
         local_copy(store / "model"),
     ):
         pass
@@ -104,8 +104,8 @@ def test_others_are_seen_at_once(store: Path) -> None:
         ("gs://bucket/x", "must be a directory, or s3://bucket/prefix"),
         ("s3://", "must be a directory, or s3://bucket/prefix"),
         ("s3://bucket/x?endpoint=y", "must be a directory, or s3://bucket/prefix"),
-        ("s3://me:secret@bucket/x", r"^s3://\*\*\*: holds credentials; give them in AWS_ACCESS_KEY_ID"),
-        ("s3://me:sec/ret@bucket/x", r"^s3://\*\*\*: holds credentials"),
+        ("s3://me:secret@bucket/x", r"^s3://\*\*\*: must not contain credentials: set AWS_ACCESS_KEY_ID"),
+        ("s3://me:sec/ret@bucket/x", r"^s3://\*\*\*: must not contain credentials"),
     ],
 )
 def test_what_is_no_root_is_refused(root: str, said: str) -> None:
@@ -122,9 +122,27 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("root", "variable", "value", "error", "said"),
     [
-        ("s3://nobody/x", "AWS_DEFAULT_REGION", "us-east-1", FileNotFoundError, "there is no bucket 'nobody': make it"),
-        ("s3://runs/x", "AWS_ACCESS_KEY_ID", "stranger", PermissionError, "the store refuses us .*AWS_ACCESS_KEY_ID"),
-        ("s3://runs/x", "AWS_SECRET_ACCESS_KEY", "wrong", PermissionError, "the store refuses us .*signature"),
+        (
+            "s3://nobody/x",
+            "AWS_DEFAULT_REGION",
+            "us-east-1",
+            FileNotFoundError,
+            "bucket 'nobody' does not exist: create it",
+        ),
+        (
+            "s3://runs/x",
+            "AWS_ACCESS_KEY_ID",
+            "stranger",
+            PermissionError,
+            "the object store denied access .*AWS_ACCESS_KEY_ID",
+        ),
+        (
+            "s3://runs/x",
+            "AWS_SECRET_ACCESS_KEY",
+            "wrong",
+            PermissionError,
+            "the object store denied access .*signature",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_used_is_said_so(

@@ -162,7 +162,7 @@ def test_the_command_refuses_a_missing_bucket_in_one_line(
         cli.main("full", None)
     assert ended.value.code == cli.BAD_INPUT
     said = capsys.readouterr().err
-    assert said == "error: s3://nobody/x: there is no bucket 'nobody': make it, or name another\n"
+    assert said == "error: s3://nobody/x: bucket 'nobody' does not exist: create it, or use another one\n"
 
 
 def test_stages_are_those_of_a_local_root(store: Path, tmp_path: Path) -> None:

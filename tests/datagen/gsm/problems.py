@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from datagen.gsm.draws import Draws
 from datagen.gsm.quantity import Expression, Quantity, Statement
 from datagen.gsm.themes import THEMES, Theme
-from datagen.gsm.vocabulary import every_form
+from datagen.gsm.vocabulary import example_texts
 
 WORLD = THEMES[2]
 A, B, C, D = (Quantity("number", thing, "Ruby Bay") for thing in WORLD.things[:4])
@@ -63,7 +63,7 @@ def train_tokenizer(directory: Path, across_words: bool = False) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=600, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
     )
-    tokenizer.train_from_iterator(("".join(pieces) for pieces in every_form()), trainer)
+    tokenizer.train_from_iterator(("".join(pieces) for pieces in example_texts()), trainer)
     tokenizer.post_processor = processors.TemplateProcessing("<end> $A", special_tokens=[("<end>", 0)])
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory / "tokenizer.json"

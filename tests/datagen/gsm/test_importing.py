@@ -56,7 +56,7 @@ def test_malformed_lines_are_named_and_nothing_is_written(tmp_path: Path) -> Non
     lines[1]["op"] = "two"
     lines[4]["solution"] = "Working. Answer: 999."
     file = write(tmp_path / "problems.jsonl", lines)
-    with pytest.raises(MalformedLinesError, match=r"(?s)line 2: op must be of type int.*line 5: answer 999"):
+    with pytest.raises(MalformedLinesError, match=r"(?s)line 2: op must be of type int.*line 5: states answer 999"):
         import_official(file, tmp_path / "root")
     assert not (tmp_path / "root").exists()
 

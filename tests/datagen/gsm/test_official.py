@@ -67,9 +67,12 @@ def test_a_line(tmp_path: Path) -> None:
         ({**LINE, "solution": "Answer: four."}, "solution must end with 'Answer: ' and a number"),
         ({**LINE, "question": "How many art school?"}, "not a question about a quantity: 'How many art school?'"),
         ({**LINE, "problem": "The number of art school in Ruby Bay is 4."}, "not a statement about a quantity"),
-        ({**LINE, "problem": "The number of art school in Ruby Bay exists, and its number is greater than 0."}, "open"),
-        ({**LINE, "solution": "So. Answer: 5."}, "answer 5 with op 2 is stated, the text gives"),
-        ({**LINE, "op": 3}, "answer 4 with op 3 is stated, the text gives"),
+        (
+            {**LINE, "problem": "The number of art school in Ruby Bay exists, and its number is greater than 0."},
+            "not determine",
+        ),
+        ({**LINE, "solution": "So. Answer: 5."}, "states answer 5 with op 2, but the text gives"),
+        ({**LINE, "op": 3}, "states answer 4 with op 3, but the text gives"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, line: Any, why: str) -> None:

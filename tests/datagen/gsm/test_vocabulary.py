@@ -78,11 +78,11 @@ def test_pretrained_from_a_directory(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no .*tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"but .*tokenizer\.json' does not exist"):
         Pretrained(tmp_path)
 
 
 def test_a_tokenizer_that_joins_pieces_is_refused(tmp_path: Path) -> None:
     file = train_tokenizer(tmp_path, across_words=True)
-    with pytest.raises(ValueError, match="otherwise than its pieces"):
+    with pytest.raises(ValueError, match="must encode a text as it encodes its pieces"):
         Pretrained(file)
