@@ -38,8 +38,8 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
         if length == 0:
             raise ValueError(f"row {row} has only pads; give each row a prompt of at least one token")
         if room == 0:
-            limit = f"a window of {config.window} tokens: the answer's window must begin with a token of the prompt"
-            raise ValueError(f"row {row}: its {length} tokens must not fill {limit}; add one, such as a query token")
+            limit = f"the last window of {config.window}: the answer's window must begin with a prompt token"
+            raise ValueError(f"row {row}: its {length} tokens fill {limit}; add one, such as a query token")
         if not 1 <= n <= room:
             stands = f"row {row}'s {length} tokens leave {room} in a window of {config.window}"
             raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; use a smaller n or another prompt")

@@ -61,8 +61,8 @@ def tracking_uri(root: str | Path) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and "://" in str(root):
         raise ValueError(
-            f"{root}: an object store cannot hold an MLflow database; set MLFLOW_TRACKING_URI to an MLflow server, or to "
-            "a database that all nodes can reach"
+            f"{root}: an object store cannot hold an MLflow database; set MLFLOW_TRACKING_URI to an MLflow server "
+            "or to a database that all nodes can reach"
         )
     uri = uri or f"{SQLITE}{root}/mlflow.db"
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri

@@ -616,7 +616,7 @@ GOOD = np.ones((2, 19), np.int64)
         (GOOD.astype(float), 1, r"integers.*float64"),
         (np.where(np.arange(19) == 5, 3, GOOD), 1, r"tokens\[0, 5\] = 3: .*0 to 2"),
         (np.where([[False], [True]], -1, GOOD), 1, "row 1 has only pads"),
-        (GOOD[:, :16], 1, "row 0: its 16 tokens must not fill a window of 8"),
+        (GOOD[:, :16], 1, "row 0: its 16 tokens fill the last window of 8: .* must begin with a prompt token"),
         (np.where(np.arange(19) < [[3], [11]], -1, GOOD), 6, "n = 6: must be 1 to 5, as row 0's 16 tokens"),
         (GOOD, 6, r"n = 6: must be 1 to 5"),
         (GOOD, 0, r"n = 0: must be 1 to 5"),
