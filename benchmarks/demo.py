@@ -1,4 +1,4 @@
-"""Publish a finished demo: `python -m benchmarks.demo --root runs` copies its results into benchmarks/results/demo."""
+"""Copy the results of a finished demo to benchmarks/results/demo: `python -m benchmarks.demo --root runs`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pipelines.config.presets import PRESETS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipeline's root")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="the root that the demo was run with")
     print(f"published {publish(PRESETS['demo'], parser.parse_args().root.absolute(), 'demo')}")
 
 

@@ -1,4 +1,9 @@
-"""What training at large N takes: peak memory by what the backward recomputes, gradient norms by N and truncation."""
+"""Measure training at large N: peak memory for each recomputation setting, gradient norms for each N and truncation.
+
+    python -m benchmarks.depth
+
+Writes benchmarks/results/depth.json and depth.png.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +33,9 @@ from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train
 
 PASSES = (1, 2, 4, 8)
-BATCH, WIDTH = 64, 128  # of the memory's part; the rest is the paper's Rule 110 model
+BATCH, WIDTH = 64, 128  # of the memory measurement; all other settings are those of the paper's Rule 110 model
 STEPS, VALIDATION_ROWS, SEED = 300, 1024, 0
-TRUNCATIONS = {None: (1, 2, 4, 8), 2: (4, 8), 1: (4, 8)}  # K -> N
+TRUNCATIONS = {None: (1, 2, 4, 8), 2: (4, 8), 1: (4, 8)}  # K (None: no truncation) -> the values of N
 
 
 def main() -> None:
@@ -45,7 +50,7 @@ def main() -> None:
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of live tensors, and their peak, which the peak of a process hides behind its allocator."""
+    """Counts the bytes of live tensors and their peak. The peak of the process would include the allocator's cache."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,24 +63,24 @@ class LiveTensors(TorchDispatchMode):
         result = function(*arguments, **(named or {}))
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(tensor, torch.Tensor):
-                self._follow(tensor.untyped_storage())
+                self._track(tensor.untyped_storage())
         return result
 
-    def _follow(self, storage: torch.UntypedStorage) -> None:
+    def _track(self, storage: torch.UntypedStorage) -> None:
         address, size = storage.data_ptr(), storage.nbytes()
         if size and address not in self._known:
             self._known.add(address)
             self.bytes += size
             self.peak = max(self.peak, self.bytes)
-            weakref.finalize(storage, self._gone, address, size)
+            weakref.finalize(storage, self._release, address, size)
 
-    def _gone(self, address: int, size: int) -> None:
+    def _release(self, address: int, size: int) -> None:
         self._known.discard(address)
         self.bytes -= size
 
 
 def one_step(passes: int, recompute: str) -> dict[str, Any]:
-    """Peak bytes of the tensors that a forward and backward makes, and its seconds, measured apart."""
+    """Peak memory of one forward and backward, in MiB, and its seconds, which a separate run measures."""
     experiment = PRESETS["rule110-fig2b"]
     model = SleepModel(replace(experiment.model, d_model=WIDTH, sleep_passes=passes), recompute)
     tokens, mask = map(torch.from_numpy, experiment.task.sample("train", 0, 0, BATCH).batch())
@@ -88,7 +93,10 @@ def one_step(passes: int, recompute: str) -> dict[str, Any]:
 
 
 def trained(passes: int, kept: int | None) -> dict[str, Any]:
-    """A short training of the demo's model at N, of whose sleeps the last K passes are differentiated."""
+    """Train the demo's model briefly at N = `passes` and return its gradient norms, accuracy and tokens/s.
+
+    kept: K, the last passes of each sleep that are differentiated; None: all of them.
+    """
     demo = PRESETS["demo"]
     config = replace(demo.train, steps=STEPS, validate_every=STEPS, seed=SEED, truncation=Truncation(passes=kept))
     engine = LocalEngine(build_model(replace(demo.model, sleep_passes=passes), config), config)
@@ -97,11 +105,11 @@ def trained(passes: int, kept: int | None) -> dict[str, Any]:
     norms: list[float] = []
     step = engine.step
 
-    def noted(rate: float) -> float:
+    def recorded_step(rate: float) -> float:
         norms.append(step(rate))
         return norms[-1]
 
-    engine.step = noted  # type: ignore[method-assign]
+    engine.step = recorded_step  # type: ignore[method-assign]
     history = train(
         engine, rows, config, lambda model, level: accuracy(model, held_out).rows.value, lambda at, write: None
     )
@@ -118,13 +126,21 @@ def trained(passes: int, kept: int | None) -> dict[str, Any]:
 
 def _show(memory: list[dict[str, Any]], norms: list[dict[str, Any]]) -> None:
     table = Table(
-        "N", *(f"{r}: MB (s)" for r in RECOMPUTE), title="peak memory of a training step, by what is recomputed"
+        "N", *(f"{r}: MB (s)" for r in RECOMPUTE), title="peak memory of a training step, by recomputation setting"
     )
     for n in PASSES:
         row = [at for at in memory if at["passes"] == n]
         table.add_row(str(n), *(f"{at['megabytes']:.0f} ({at['seconds']:.1f})" for at in row))
     Console().print(table)
-    table = Table("N", "K", "gradient norm: median", "max", "accuracy", "tokens/s", title=f"{STEPS} steps of the demo")
+    table = Table(
+        "N",
+        "K",
+        "gradient norm: median",
+        "max",
+        "accuracy",
+        "tokens/s",
+        title=f"{STEPS} training steps of the demo model",
+    )
     for at in norms:
         numbers = (f"{at['median_norm']:.2f}", f"{at['max_norm']:.2f}", f"{at['accuracy']:.3f}")
         table.add_row(str(at["passes"]), str(at["kept"] or "all"), *numbers, f"{at['tokens_per_second']:,.0f}")
@@ -136,7 +152,7 @@ def _draw(memory: list[dict[str, Any]], norms: list[dict[str, Any]]) -> None:
     for recompute in RECOMPUTE:
         line = [at["megabytes"] for at in memory if at["recompute"] == recompute]
         left.plot(PASSES, line, "o-", label=f"recompute {recompute}")
-    left.set(xlabel="sleep passes N", ylabel="MB of a step", ylim=(0, None), xticks=PASSES)
+    left.set(xlabel="sleep passes N", ylabel="peak memory of a step, MB", ylim=(0, None), xticks=PASSES)
     left.legend(fontsize="small")
     for at in norms:
         if at["kept"] is None:

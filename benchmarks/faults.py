@@ -1,6 +1,9 @@
-"""What a whole pipeline survives: full.py on a Ray of its own, a fault made while it trains, the same command again.
+"""Inject faults into a whole pipeline: start full.py on its own Ray, break it while it trains, run the command again.
 
-Each fault has a root of its own; the weights it ends with are compared with those of a run to which nothing happened.
+    python -m benchmarks.faults
+
+Each fault gets its own root. The final weights are compared with those of an undisturbed run. Writes
+benchmarks/results/faults.json and exits with status 1 if the pipeline did not survive a fault.
 """
 
 from __future__ import annotations
@@ -36,8 +39,12 @@ Fault = Callable[[psutil.Process, Path], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run. commands: how often full.py was started; at: the last step that was saved as the fault was
-    made; runs: MLflow runs of the training; reports: points of its curve, and how many it should have."""
+    """The result of one fault.
+
+    commands: how often full.py was started; at: the last step with a checkpoint when the fault was injected;
+    same_weights: whether the final weights equal those of the undisturbed run; runs: MLflow runs of the training;
+    reports, expected: points of its learning curve, as logged and as they should be.
+    """
 
     fault: str
     commands: int
@@ -80,7 +87,7 @@ def terminate_driver(driver: psutil.Process, root: Path) -> None:
 
 
 def kill_and_tear(driver: psutil.Process, root: Path) -> None:
-    """The cluster dies, and the last checkpoint has lost half of each file."""
+    """Kill the cluster and cut each file of the last checkpoint to half its length."""
     kill_cluster(driver, root)
     saved = latest(checkpoints(root))
     assert saved is not None
@@ -101,7 +108,7 @@ FAULTS: dict[str, Fault] = {
 def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         whole = Path(directory) / "whole"
-        assert _start(whole).wait(TIMEOUT) == 0, "the pipeline fails undisturbed"
+        assert _start(whole).wait(TIMEOUT) == 0, "the undisturbed pipeline failed; run full.py smoke to see why"
         outcomes = [_survive(name, Path(directory) / str(i), whole) for i, name in enumerate(FAULTS)]
     _show(outcomes)
     rows = [{**asdict(outcome), "survived": outcome.survived} for outcome in outcomes]
@@ -115,7 +122,7 @@ def checkpoints(root: Path) -> Path:
 
 def _start(root: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "pipelines/full.py", "smoke", "--root", str(root), "--set", *SMALL]
-    environment = {**os.environ, "RAY_ADDRESS": "local"}  # never one that runs here
+    environment = {**os.environ, "RAY_ADDRESS": "local"}  # never use a Ray that already runs on this machine
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=ROOT.parent, env=environment, stdout=quiet, stderr=quiet)
 
@@ -125,11 +132,13 @@ def _survive(name: str, root: Path, whole: Path) -> Outcome:
     shutil.copytree(whole / "steps" / "generate", root / "steps" / "generate")
     process, commands = _start(root), 1
     while (saved := latest(checkpoints(root))) is None or saved.step < 2 * EVERY:
-        assert process.poll() is None and time.monotonic() - begin < TIMEOUT, f"{name}: it never trained"
+        assert process.poll() is None and time.monotonic() - begin < TIMEOUT, (
+            f"{name}: full.py did not reach step {2 * EVERY} within {TIMEOUT} s"
+        )
         time.sleep(0.2)
     FAULTS[name](psutil.Process(process.pid), root)
     while process.wait(TIMEOUT) != 0:
-        assert commands < 3, f"{name}: full.py fails again and again in {root}"
+        assert commands < 3, f"{name}: full.py failed {commands} times in {root}"
         process, commands = _start(root), commands + 1
     runs, reports = _logged(root)
     seconds = time.monotonic() - begin
@@ -151,8 +160,8 @@ def _logged(root: Path) -> tuple[int, int]:
 
 
 def _show(outcomes: list[Outcome]) -> None:
-    table = Table(title=f"full.py, two workers, {STEPS} steps, a report every {EVERY}")
-    for column in ("fault", "commands", "saved by then", "weights", "MLflow runs", "reports", "s"):
+    table = Table(title=f"full.py with two workers, {STEPS} steps, a report every {EVERY} steps")
+    for column in ("fault", "commands", "last checkpoint", "weights", "MLflow runs", "reports", "seconds"):
         table.add_column(column)
     for o in outcomes:
         weights = "equal" if o.same_weights else "DIFFER"

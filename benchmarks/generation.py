@@ -1,6 +1,8 @@
-"""Rows per second of each task: sampled in one process, and written as Parquet on the local Ray.
+"""Measure the rows per second of each task: sampled in one process, and written as Parquet by Ray tasks.
 
-python -m benchmarks.generation [--shards 48]
+    python -m benchmarks.generation [--shards 48]
+
+Writes benchmarks/results/generation.json.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from datagen import Depo, Gsm, Rule110, generate, read_rows
 from datagen.schema import SHARD_ROWS, rows_per_shard
 from datagen.task import Task
 
-# task -> full shards of it, as a share of the --shards asked for: a GSM row is a thousand times the work of others
+# task -> its shards, as a fraction of --shards: a GSM row takes about a thousand times as long as a row of the others
 TASKS: dict[Task, float] = {
     Rule110(cells=24, states=4, steps=32): 1,
     Rule110(cells=16, states=1, steps=6): 1,
@@ -30,7 +32,7 @@ TASKS: dict[Task, float] = {
     Gsm(): 1 / 12,
     Gsm(hard=True): 1 / 12,
 }
-SAMPLED = 5  # times that one process samples
+SAMPLED = 5  # repetitions of the single-process measurement, of which the fastest counts
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -40,7 +42,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
-    """Rows/s: the best of some shards for one process; all shards, the cluster being up, for Ray and for reading."""
+    """Rows per second of sampling (one process, the fastest of SAMPLED shards), of generation on a running Ray, and of
+    reading all shards."""
     shard_rows = rows_per_shard(task.row_length)
     rows = shards * shard_rows
     sampled = min(shard_rows, 1024) if isinstance(task, Gsm) else shard_rows
@@ -59,13 +62,17 @@ def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=48, help="full shards to generate of each task")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.generation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shards", type=int, default=48, help="full shards to generate of each task (a twelfth of them for GSM)"
+    )
     shards = parser.parse_args().shards
     ray.init(log_to_driver=False)
     cpus = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as root:
-        generate(next(iter(TASKS)), "test", 2 * cpus * SHARD_ROWS, 0, root)  # starts the workers
+        generate(next(iter(TASKS)), "test", 2 * cpus * SHARD_ROWS, 0, root)  # so that Ray's workers are running
         measured = [measure(task, max(1, round(shards * share)), root) for task, share in TASKS.items()]
 
     table = Table(title=f"rows per second, Ray on {cpus} CPUs")

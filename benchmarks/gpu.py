@@ -1,9 +1,10 @@
-"""Training on one GPU, with torch and numpy alone: tokens/s, MFU, and minutes to the 5 billion tokens of Fig. 2b.
+"""Measure training on one GPU: tokens/s, MFU, and minutes for the 5 billion tokens of the paper's figure 2b.
 
     python -m benchmarks.gpu [--batch 512] [--rounds 10]
 
-A step is forward, backward and optimiser in bfloat16, of the preset's architecture on rows of its task, plain and under
-torch.compile. `--device cpu --batch 2 --rounds 1` shows that it runs where there is no GPU; such figures are not kept.
+It needs torch and numpy alone. A step is the forward, the backward and the optimiser in bfloat16, with the architecture
+and the rows of `rule110-fig2b`, eager and under torch.compile. Writes benchmarks/results/gpu.json. To try the script
+without a GPU, use `--device cpu --batch 2 --rounds 1`, which writes nothing.
 """
 
 from __future__ import annotations
@@ -35,17 +36,21 @@ WARMUP = 3
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--batch", type=int, default=PRESET.train.batch_size, help="rows of a step")
-    parser.add_argument("--rounds", type=int, default=10, help="steps timed, of each N and form in turn")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to train")
+    parser.add_argument("--batch", type=int, default=PRESET.train.batch_size, help="rows in a step")
+    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each N, eager and compiled")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("no CUDA device here; run it on a GPU machine, or look with --device cpu --batch 2 --rounds 1")
+        sys.exit(
+            "--device cuda: no CUDA device here; run this on a GPU machine, or try --device cpu --batch 2 --rounds 1"
+        )
     device = torch.device(given.device)
     peak = matmul_peak(device)
     forms = FORMS if device.type == "cuda" else {"eager": False}
-    print(f"{name_of(device)}, bfloat16, {given.batch} rows a step")
+    print(f"{name_of(device)}, bfloat16, {given.batch} rows in a step")
     print(f"{'form':<10}{'N':>3}{'tokens/s':>14}{'MFU':>8}{'GB':>8}{'minutes to 5e9 tokens':>24}")
     payload: dict[str, Any] = {
         "device": name_of(device),
@@ -62,13 +67,14 @@ def main(arguments: list[str] | None = None) -> None:
             speed = f"{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}"
             print(f"{row['form']:<10}{row['passes']:>3}{speed}{row['peak_bytes'] / 1e9:>8.2f}{minutes:>24,.0f}")
             payload["rows"].append(row)
-        # after each form, as the next may not compile, or not fit
+        # write after each form: the next one may fail to compile or run out of memory
         if device.type == "cuda":
             print(write_result("gpu", payload))
 
 
 def measure(device: torch.device, batch: int, rounds: int, form: str, compiled: bool) -> list[dict[str, Any]]:
-    """Median step of each N, the N in turn."""
+    """The median step of each N, with its rates and its peak memory in bytes. The values of N take turns, so that a
+    change of the clock rate affects all of them."""
     tokens, mask = map(torch.from_numpy, PRESET.task.sample("train", 0, 0, batch).batch())
     train = replace(PRESET.train, precision="bfloat16", batch_size=batch)
     engines, seconds, peaks = {}, {n: [] for n in PASSES}, dict.fromkeys(PASSES, 0)
@@ -106,7 +112,7 @@ def step(engine: LocalEngine, tokens: Tensor, mask: Tensor) -> None:
 
 
 def matmul_peak(device: torch.device, rounds: int = 10) -> float:
-    """FLOP/s of a large bfloat16 product here: what MFU is a share of."""
+    """FLOP/s of a large bfloat16 matmul on this device, measured. MFU is relative to it."""
     size = MATMUL_SIZE[device.type]
     a, b = torch.randn(2, size, size, dtype=torch.bfloat16, device=device)
     took = [timed(device, lambda: a @ b) for _ in range(WARMUP + rounds)][WARMUP:]
@@ -114,7 +120,7 @@ def matmul_peak(device: torch.device, rounds: int = 10) -> float:
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds until the device has done it."""
+    """Seconds until the device has finished `work`."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":

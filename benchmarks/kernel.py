@@ -1,4 +1,9 @@
-"""The gated delta rule against transformers' `torch_chunk_gated_delta_rule`: forward + backward, in one run."""
+"""Compare the gated delta rule with transformers' `torch_chunk_gated_delta_rule`: forward and backward, in one process.
+
+    python -m benchmarks.kernel
+
+Writes benchmarks/results/kernel.json.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ from sleepmodel.training.allocator import keep_freed_memory
 SHAPES = [(256, 1, 24, 64), (256, 4, 24, 64), (256, 4, 24, 32), (64, 4, 75, 64), (4, 8, 512, 64), (1, 16, 2000, 96)]
 ROUNDS, LONGEST_RECURRENCE = 9, 512
 OURS, PEER, PEER_ONE_CHUNK, RECURRENT = "ours", "transformers", "transformers, one chunk", "recurrence"
-TOLERANCE = 1e-3  # relative, float32, of outputs, states and gradients: all must be the same function
+TOLERANCE = 1e-3  # relative error in float32 of outputs, states and gradients, within which all rules must agree
 Rule = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -68,11 +73,14 @@ def _require_equal(rules: dict[str, Rule], inputs: tuple[Tensor, ...]) -> None:
         for got, want in zip(_step(rule, inputs)(), expected, strict=True):
             error = float((got - want).norm() / want.norm())
             if not error <= TOLERANCE:
-                raise SystemExit(f"{name} is another function than ours: relative error {error:.1e}")
+                raise SystemExit(
+                    f"{name} differs from ours: relative error {error:.1e}, at most {TOLERANCE:.0e} is allowed"
+                )
 
 
 def _step(rule: Rule, inputs: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
-    """Forward + backward: output, final state and the gradients of all inputs, from gradients as dense as a model's."""
+    """A forward and backward: returns output, final state and the gradients of all inputs. The incoming gradients are
+    dense, as in a model."""
     v, state = inputs[2].detach(), inputs[5].detach()
 
     def step() -> tuple[Tensor, ...]:
@@ -83,7 +91,7 @@ def _step(rule: Rule, inputs: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, 
 
 
 def _show(rows: list[dict[str, object]]) -> None:
-    table = Table("B, H, T, K", "ms: ours", title="forward + backward; times: the other's time over ours")
+    table = Table("B, H, T, K", "ours", title="forward + backward, ms; in brackets: time relative to ours")
     others = (PEER, PEER_ONE_CHUNK, RECURRENT)
     for other in others:
         table.add_column(other)

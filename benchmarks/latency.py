@@ -1,6 +1,8 @@
-"""What a session's user waits for: milliseconds a token awake, and a window's sleep, by N, in turn.
+"""Measure the latency of a session for each N: milliseconds per token awake, and per window asleep.
 
-Fills its table in docs/evidence.md.
+    python -m benchmarks.latency
+
+Writes benchmarks/results/latency.json and latency.png, and fills the latency table of docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ def main() -> None:
             at = row["passes"][str(n)]
             times = f"{at['awake_ms']:.3f}", f"{at['awake_over_n1']:.3f}", f"{at['sleep_ms']:.2f}"
             lines.append((str(row["width"]), str(row["window"]), str(n), *times))
-    head = ("width", "window", "N", "awake, ms a token", "over N = 1", "asleep, ms a window")
+    head = ("width", "window", "N", "awake, ms per token", "relative to N = 1", "asleep, ms per window")
     block = markdown_table(head, lines)
     fill(EVIDENCE, {"latency": f"{block}\n\n![awake and asleep](../benchmarks/results/latency.png)"})
     print(block)
     for row in rows:
-        pace = f"{row['ms_per_pass']:.2f} ms a pass behind the first"
+        pace = f"{row['ms_per_pass']:.2f} ms for each pass after the first"
         print(f"width {row['width']}: a sleep takes {pace}, R2 {row['r2']:.4f}")
     path = write_result("latency", {"threads": torch.get_num_threads(), "rounds": ROUNDS, "models": rows})
     draw(rows)
@@ -49,7 +51,8 @@ def main() -> None:
 
 
 def measure(width: int) -> dict:
-    """One model at each N: a window read token by token, then its sleep. N takes turns, and so does who is first."""
+    """Measure one model at each N: it reads a window token by token, then sleeps. The values of N take turns, in an
+    order that rotates, so that other load on the machine affects all of them alike."""
     config = PRESETS[MODELS[width]].model
     torch.manual_seed(0)
     model = SleepModel(replace(config, max_positions=None)).eval()
@@ -83,7 +86,7 @@ def measure(width: int) -> dict:
 
 
 def one_window(session: Session, tokens: torch.Tensor) -> tuple[float, float]:
-    """Seconds a token of all but the last of a window, and seconds of the sleep that the last one brings."""
+    """Seconds per token of a window without its last one, and seconds of the sleep that the last one triggers."""
     before, start = session.seconds_asleep, time.perf_counter()
     for token in tokens[:, :-1].T:
         session.read(token[:, None], last=True)
@@ -94,7 +97,10 @@ def one_window(session: Session, tokens: torch.Tensor) -> tuple[float, float]:
 
 def draw(rows: list[dict]) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for key, title, axis in (("awake_ms", "awake: ms a token", axes[0]), ("sleep_ms", "asleep: ms a window", axes[1])):
+    for key, title, axis in (
+        ("awake_ms", "awake: ms per token", axes[0]),
+        ("sleep_ms", "asleep: ms per window", axes[1]),
+    ):
         for row in rows:
             axis.plot(PASSES, [row["passes"][str(n)][key] for n in PASSES], "o-", label=f"width {row['width']}")
         axis.set_title(title)

@@ -1,5 +1,10 @@
-"""Training throughput of the whole model, forward + backward: over N, in float32 and bfloat16, as a share of the
-machine's matmul peak, and against the same architecture built from transformers' gated-delta modules."""
+"""Measure the training throughput of the whole model, forward and backward, for each N in float32 and bfloat16.
+
+    python -m benchmarks.model
+
+It is compared with the machine's matmul peak, and with the same architecture built from transformers' gated-delta
+modules (the peer). Writes benchmarks/results/model.json.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +38,16 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     rows = [row for preset in MODELS.values() for row in measure(PRESETS[preset])]
-    shares = profiled(PRESETS[MODELS[256]])
+    shares = profile_shares(PRESETS[MODELS[256]])
     columns = (
         "width",
         "precision",
         "N",
         "tokens/s",
-        "time over N = 1",
+        "time relative to N = 1",
         "matmul GFLOP/s",
-        "share of it",
-        "over the peer",
+        "share of the peak",
+        "speed relative to the peer",
     )
     table = Table(*columns, title=f"forward + backward, batch {BATCH}")
     for row in rows:
@@ -50,13 +55,15 @@ def main() -> None:
         cells += [f"{row['time_over_n1']:.2f}", f"{row['matmul_peak_flops'] / 1e9:.0f}", f"{row['share_of_peak']:.0%}"]
         table.add_row(*map(str, cells), f"{row['times_the_peer']:.2f} x" if "times_the_peer" in row else "-")
     Console().print(table)
-    print("where the time goes at width 256 in bfloat16, N = 2:", ", ".join(f"{k} {v:.0%}" for k, v in shares.items()))
+    print(
+        "time by kind of kernel at width 256, N = 2, in bfloat16:", ", ".join(f"{k} {v:.0%}" for k, v in shares.items())
+    )
     payload = {"threads": torch.get_num_threads(), "batch": BATCH, "rounds": ROUNDS, "rows": rows}
     print(write_result("model", {**payload, "profile_bfloat16_width_256_n_2": shares}))
 
 
 def measure(experiment: Experiment) -> list[dict[str, Any]]:
-    """The preset's architecture on rows of its task at each N, the peer's, and large matmuls, in turn."""
+    """Time the preset's architecture at each N, the peer and large matmuls, in turns, on rows of the preset's task."""
     tokens, mask = _batch(experiment)
     models = {n: SleepModel(replace(experiment.model, sleep_passes=n)) for n in PASSES}
     peers = {n: PeerModel(replace(experiment.model, sleep_passes=n)) for n in PASSES}
@@ -64,24 +71,24 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
     contestants = {
         **steps,
         **{f"{PEER} {n}": _step(model, lambda m: m(tokens, mask)) for n, model in peers.items()},
-        **{f"{BF16} {n}": _halved(step) for n, step in steps.items()},
+        **{f"{BF16} {n}": _in_bfloat16(step) for n, step in steps.items()},
         MATMUL: matmul(),
         f"{BF16} {MATMUL}": matmul(torch.bfloat16),
     }
     seconds = interleaved(contestants, ROUNDS, warmup=1)
     rows = []
     for n, model in models.items():
-        step_flops = 3 * tokens.shape[0] * flops(model, tokens.shape[1])  # a backward costs two forwards
+        step_flops = 3 * tokens.shape[0] * flops(model, tokens.shape[1])  # a backward costs as much as two forwards
         plain = _row(experiment, seconds, "", n, tokens.numel(), step_flops)
         rows += [plain | {"times_the_peer": median_ratio(seconds, f"{PEER} {n}", str(n))}]
         rows += [_row(experiment, seconds, f"{BF16} ", n, tokens.numel(), step_flops)]
     return rows
 
 
-def profiled(experiment: Experiment) -> dict[str, float]:
+def profile_shares(experiment: Experiment) -> dict[str, float]:
     """The share of a training step's time in each kind of kernel, largest first."""
     tokens, mask = _batch(experiment)
-    step = _halved(_step(SleepModel(replace(experiment.model, sleep_passes=2)), lambda m: m(tokens, mask).loss))
+    step = _in_bfloat16(_step(SleepModel(replace(experiment.model, sleep_passes=2)), lambda m: m(tokens, mask).loss))
     step()
     with profile(activities=[ProfilerActivity.CPU]) as found:
         step()
@@ -114,7 +121,7 @@ def _step(model: torch.nn.Module, loss: Callable[[Any], torch.Tensor]) -> Callab
     return lambda: torch.autograd.grad(loss(model), list(model.parameters()), allow_unused=True)
 
 
-def _halved(step: Callable[[], object]) -> Callable[[], object]:
+def _in_bfloat16(step: Callable[[], object]) -> Callable[[], object]:
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             step()

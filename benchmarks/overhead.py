@@ -1,5 +1,9 @@
-"""What DeepSpeed and Ray cost: the demo's training by the plain loop, by DeepSpeed's engine, and under Ray Train; and
-the time from a command to its first training step."""
+"""Measure the overhead of DeepSpeed and Ray Train over the plain training loop, and the time to the first step.
+
+    python -m benchmarks.overhead
+
+Each trains the demo's model at N = 2 on one thread. Writes benchmarks/results/overhead.json.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
-        # started before the process group, whose variables its workers would inherit
+        # before the process group is set up, as Ray's workers would inherit its environment variables
         ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
         sizes = {"train": CONFIG.steps * CONFIG.batch_size, "validation": DEMO.data.validation_rows}
         for split, rows in sizes.items():
@@ -66,8 +70,8 @@ def main() -> None:
 
 
 def _compare(job: TrainingJob) -> dict[str, Seconds]:
-    """Seconds a step, with and without what happens between steps, of the three in turn. Each validates on the same
-    rows and writes a checkpoint at each report."""
+    """Seconds per step of the three ways of training, in turns, with and without the work between steps. Each validates
+    on the same rows and writes a checkpoint at each report."""
     runs: dict[str, Callable[[TrainingJob], list[Progress]]] = {
         PLAIN: lambda job: _in_process(LocalEngine(build_model(job.model, job.train), job.train), job),
         DEEPSPEED: lambda job: _in_process(
@@ -98,19 +102,19 @@ def _under_ray(job: TrainingJob) -> list[Progress]:
 
 
 def _stepping(history: list[Progress]) -> float:
-    """Seconds a step between reports; the first report's steps warm up."""
+    """Seconds per step between reports, median; the steps before the first report are warm-up."""
     tokens = history[0].tokens / history[0].step
     return statistics.median(tokens / at.tokens_per_second for at in history[1:])
 
 
 def _reporting(history: list[Progress]) -> float:
-    """Seconds a step from the first report to the last, with all that is done at a report."""
+    """Seconds per step from the first report to the last, with validation and checkpoints."""
     return (history[-1].seconds - history[0].seconds) / (history[-1].step - history[0].step)
 
 
 @contextmanager
 def _process_group() -> Iterator[None]:
-    """This process as a group of one, as Ray Train would set it up."""
+    """Make this process a process group of one, as Ray Train would."""
     settings = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     os.environ.update(settings)
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
@@ -122,15 +126,15 @@ def _process_group() -> Iterator[None]:
 
 
 def _fit_to_first_report(job: TrainingJob) -> float:
-    """Seconds from calling `fit` for a single step to the history that follows its report."""
+    """Seconds from calling `fit` for a single step until its history is written."""
     start = time.time()
     fit(replace(job, train=replace(job.train, steps=1)))
     return (Path(job.output) / MODEL / TRAINING.name).stat().st_mtime - start
 
 
 def _command_to_first_report() -> float:
-    """Seconds from the command of a whole pipeline, in a fresh process with a Ray of its own, to its first training
-    report: imports, Ray's start and the generation of the data are in it."""
+    """Seconds from starting `full.py smoke`, in a fresh process with its own Ray, to its first training report. They
+    include imports, the start of Ray and data generation."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         start = time.monotonic()
         command = [
@@ -149,7 +153,7 @@ def _command_to_first_report() -> float:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # so that Ray's processes can be ended with it
+            start_new_session=True,  # a process group of its own, so that Ray's processes are killed with it
         ) as process:
             assert process.stdout is not None
             output = []
@@ -159,11 +163,11 @@ def _command_to_first_report() -> float:
                     seconds = time.monotonic() - start
                     os.killpg(process.pid, signal.SIGKILL)
                     return seconds
-    raise RuntimeError(f"{' '.join(command)}: ended without a training step:\n{''.join(output)}")
+    raise RuntimeError(f"{' '.join(command)}: exited before its first training step:\n{''.join(output)}")
 
 
 def _show(seconds: dict[str, Seconds], over: dict[str, dict[str, float]], first: Seconds) -> None:
-    table = Table("", "ms a step", "over the plain loop", title=f"demo model, N = 2, one thread, {ROUNDS} rounds")
+    table = Table("", "ms per step", "overhead", title=f"demo model, N = 2, one thread, {ROUNDS} rounds")
     for of, contestants in seconds.items():
         table.add_section()
         for name, times in contestants.items():
@@ -171,7 +175,7 @@ def _show(seconds: dict[str, Seconds], over: dict[str, dict[str, float]], first:
             table.add_row(f"{name}, {of}", f"{1e3 * statistics.median(times):.1f}", share)
     Console().print(table)
     for name, times in first.items():
-        print(f"{name} to the first training report: {', '.join(f'{t:.1f}' for t in times)} s")
+        print(f"from {name} to the first training report: {', '.join(f'{t:.1f}' for t in times)} s")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The same architecture built from transformers' own gated-delta modules: the peer that model.py measures against.
+"""The same architecture built from transformers' own gated-delta modules: the peer of benchmarks/model.py.
 
-Algorithm 1 as one would write it around them: window by window, whole blocks in every pass, the recurrent state handed
-on through the cache that the modules expect.
+It implements Algorithm 1 directly: window by window, all blocks in every pass, with the recurrent state in the cache
+object that the modules expect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sleepmodel.model import MLP
 
 
 class RecurrentState:
-    """What a Qwen3NextGatedDeltaNet asks of a cache, for one layer, without a convolution's state."""
+    """The cache interface of Qwen3NextGatedDeltaNet, for one layer, without the state of a convolution."""
 
     def __init__(self) -> None:
         self.state: Tensor | None = None
@@ -40,7 +40,7 @@ class RecurrentState:
 
 
 class PeerModel(nn.Module):
-    """Attention, MLP, norms and embeddings as ours; the fast weights are transformers', their convolution 1 wide."""
+    """Our attention, MLP, norms and embeddings with transformers' fast-weight layers, whose convolution has width 1."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,7 +66,8 @@ class PeerModel(nn.Module):
         self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, loss_mask: Tensor) -> Tensor:
-        """The loss of a batch whose rows all answer in the same windows; shapes as SleepModel.forward."""
+        """The mean cross-entropy of a batch whose rows have their answers in the same windows. Shapes as in
+        SleepModel.forward."""
         caches, losses = [RecurrentState() for _ in self.mixers], []
         position = torch.arange(tokens.shape[1])
         window = self.config.window

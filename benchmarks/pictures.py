@@ -1,9 +1,9 @@
-"""The pictures of docs/operating.md, taken by a real browser over a real run.
+"""Take the screenshots of docs/operating.md, with a real browser, of a real run.
 
     python -m benchmarks.pictures
 
-Needs Chromium (apt-get install chromium) and the extra `pictures`. Everything goes to /srv/sleep, a name that may be
-seen, and is removed again.
+Needs Chromium (apt-get install chromium) and the extra `pictures`. The run writes to /srv/sleep, as the path shows in
+the screenshots; the directory is removed at the end.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SMOKE = "python pipelines/full.py smoke --set search.trials=8 search.grace=4 tra
 
 def main() -> None:
     if HOME.exists():
-        sys.exit(f"{HOME} exists: move it away; the pictures' run goes there")
+        sys.exit(f"{HOME}: must not exist, as the run for the screenshots writes there; move it away")
     PICTURES.mkdir(exist_ok=True)
     browser = shutil.which("chromium")
     if browser is None:
-        sys.exit("no chromium on the PATH: apt-get install chromium")
+        sys.exit("chromium: not on the PATH; run apt-get install chromium")
     try:
         with sync_playwright() as playwright:
             page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(viewport=SIZE)
@@ -50,19 +50,19 @@ def main() -> None:
 
 
 def take(page: Page, name: str) -> None:
-    page.wait_for_timeout(3000)  # charts are drawn after their data has come
+    page.wait_for_timeout(3000)  # charts are drawn some time after their data has arrived
     page.screenshot(path=PICTURES / f"{name}.png")
     print(PICTURES / f"{name}.png", flush=True)
 
 
 def ray_job(page: Page) -> None:
-    """The job while its search runs: its page, and the log on it."""
-    # port 0 is any: a Ray of somebody else may run here
+    """The page of the Ray job, and its log, while the search runs."""
+    # port 0 takes a free one, as another Ray may run on this machine
     node = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": _free_port(), "dashboard_agent_listen_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     dashboard = cluster.head_node.webui_url
     client = JobSubmissionClient(f"http://{dashboard}")
-    time.sleep(20)  # until the dashboard knows of an agent that can run a job
+    time.sleep(20)  # until the dashboard has found an agent that can run a job
     job = client.submit_job(entrypoint=SMOKE, runtime_env={"env_vars": {"SLEEPMODEL_ROOT": str(HOME)}})
     while client.get_job_logs(job).count("tune-N") < 12:
         assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
@@ -96,14 +96,14 @@ def mlflow(page: Page) -> None:
         page.get_by_text("Model training", exact=True).click()
         page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
         page.goto(runs)
-        for run in ("smoke", "tune"):  # open what is nested in them
+        for run in ("smoke", "tune"):  # show their nested runs
             page.get_by_role("link", name=run, exact=True).locator("xpath=../..//button").first.click()
         page.get_by_role("link", name="tune-N1-eta1.00").wait_for()
         take(page, "mlflow-runs")
         page.goto(f"{runs}?compareRunsMode=CHART")
         page.wait_for_selector("text=accuracy")
         page.mouse.move(880, 450)
-        page.mouse.wheel(0, 450)  # past the test's two numbers, to the curves
+        page.mouse.wheel(0, 450)  # past the two test metrics, to the curves
         take(page, "mlflow-compare")
         page.goto(f"{url}/#/models/sleep-rule110")
         page.wait_for_selector("text=champion")
@@ -118,14 +118,16 @@ def _free_port() -> int:
 
 @contextmanager
 def _serving(*command: str) -> Iterator[str]:
-    """A server of this environment on a free port of loopback, while the block runs."""
+    """Run a server of this environment on a free loopback port; yields its URL."""
     port = _free_port()
     program = [str(Path(sys.executable).parent / command[0]), *command[1:], "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not _answers(url):
-            assert process.poll() is None, f"{' '.join(program)}: did not start"
+            assert process.poll() is None, (
+                f"{' '.join(program)}: exited with status {process.returncode} before it answered"
+            )
             time.sleep(0.5)
         yield url
     finally:

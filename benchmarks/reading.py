@@ -1,8 +1,8 @@
-"""Reading training rows block by block, against all of them in memory: rows per second and peak memory by dataset size.
+"""Compare reading training rows block by block with reading all of them into memory: rows per second and peak memory.
 
     python -m benchmarks.reading [--rows 10000 100000 1000000 10000000]
 
-Each figure is a process of its own that reads one epoch in batches of 512, from the start of the first read on.
+Each measurement is a fresh process that reads one epoch in batches of 512 rows. Writes benchmarks/results/reading.json.
 """
 
 from __future__ import annotations
@@ -34,27 +34,29 @@ WAYS = {"stream": lambda path: stream(path, "train"), "whole": lambda path: Bloc
 
 
 def epoch(way: str, path: Path) -> dict[str, Any]:
-    """In a fresh process: read every batch of an epoch."""
+    """Read every batch of an epoch, in a fresh process; `way` is a key of WAYS."""
     before = _peak_bytes()
     begin = time.perf_counter()
     blocks = WAYS[way](path)
-    plan = BatchSampler(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
-    for step in range(plan.config.steps):
-        plan.batch(step)
+    sampler = BatchSampler(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
+    for step in range(sampler.config.steps):
+        sampler.batch(step)
     seconds = time.perf_counter() - begin
-    rate = plan.config.steps * BATCH / seconds
+    rate = sampler.config.steps * BATCH / seconds
     return {"blocks": len(blocks.sizes), "rows_per_s": round(rate), "peak_bytes": _peak_bytes() - before}
 
 
 def _peak_bytes() -> int:
-    # of this program alone: ru_maxrss begins with that of the process which started it
+    # of this process alone: ru_maxrss starts at the value of the parent process
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(peak) * 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.reading", description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="sizes of the datasets")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.reading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="sizes of the datasets, in rows")
     parser.add_argument("--epoch", nargs=2, metavar=("WAY", "DATASET"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.epoch:
@@ -70,7 +72,9 @@ def main() -> None:
                 command = [sys.executable, "-m", "benchmarks.reading", "--epoch", way, str(path)]
                 printed = subprocess.run(command, cwd=ROOT.parent, check=True, capture_output=True, text=True).stdout
                 measured.append({"rows": rows, "way": way, **json.loads(printed)})
-    table = Table("rows", "way", "blocks", "rows/s", "peak MB", title=f"batches of {BATCH} rows of {TASK.row_length}")
+    table = Table(
+        "rows", "way", "blocks", "rows/s", "peak MB", title=f"batches of {BATCH} rows of {TASK.row_length} tokens"
+    )
     for found in measured:
         cells = (f"{found['rows']:,}", found["way"], str(found["blocks"]), f"{found['rows_per_s']:,}")
         table.add_row(*cells, f"{found['peak_bytes'] / 1e6:,.0f}")

@@ -1,9 +1,9 @@
-"""What the paper's presets would cost on 1, 8 and 64 GPUs, from measured rates: the tables of docs/scaling.md.
+"""Estimate what the paper's presets cost on 1, 8 and 64 GPUs, and fill the tables of docs/scaling.md.
 
     python -m benchmarks.scaling
 
-Reads benchmarks/results/generation.json, and gpu.json where a GPU was measured; without it the rate of a
-GPU is ASSUMED_FLOPS, which the page says.
+Reads benchmarks/results/generation.json and, if there is one, gpu.json. Without a measured GPU the estimate assumes
+ASSUMED_FLOPS, and the page says so.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ PAPER = [
 ]
 GPUS = (1, 8, 64)
 ASSUMED_FLOPS = 1e14  # a tenth of an H100's dense bfloat16 peak
-# bytes/s that a worker's all-reduce gets, by how many workers there are: within a machine, between machines of 8
+# number of workers -> assumed bytes/s of all-reduce for each: 8 share a machine, 64 are on 8 machines
 LINKS = {1: math.inf, 8: 1e11, 64: 5e9}
-LEAST_TRAININGS = 4  # of a search: eight trials, halved after a quarter and after a half of the steps
-LAUNCH_SECONDS = 5e-3  # a step's least, of kernels that wait to be launched
+LEAST_TRAININGS = (
+    4  # in whole trainings, of a search: eight trials, of which ASHA keeps half after a quarter and half of the steps
+)
+LAUNCH_SECONDS = 5e-3  # lower bound of a step: its kernel launches
 GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class TrainingLoad:
-    """A training of a preset: its steps, and FLOPs and bytes of gradients of a step."""
+    """One training of a preset: its steps, and the FLOPs and bytes of gradients of each step."""
 
     name: str
     steps: int
@@ -48,14 +50,14 @@ class TrainingLoad:
     gradients: int
 
     def seconds(self, gpus: int, rate: float) -> float:
-        """On so many GPUs, data-parallel, at `rate` FLOP/s each: what is computed and launched, then what is sent."""
+        """Seconds on `gpus` data-parallel GPUs of `rate` FLOP/s: max(compute, launches) + all-reduce."""
         sent = 2 * (gpus - 1) / gpus * self.gradients / LINKS[gpus]
         return self.steps * (max(self.flops / gpus / rate, LAUNCH_SECONDS) + sent)
 
 
 def main() -> None:
     measured = _result("gpu.json")
-    # of N = 1 to 4, without torch.compile, as the presets run
+    # at N = 1 to 4 without torch.compile, which is the setting of the presets
     eager = [row["flops_per_second"] for row in measured["rows"] if row["form"] == "eager"] if measured else []
     rate = statistics.median(eager) if measured else ASSUMED_FLOPS
     source = f"measured on {measured['device']}" if measured else "assumed, not measured"
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def training_loads(experiment: Experiment) -> list[TrainingLoad]:
-    """A training of each of a preset's lines."""
+    """The training of each variant of a preset, for one seed."""
     return [_training_load(experiment, variant) for variant in experiment.variants]
 
 
@@ -93,7 +95,7 @@ def _parameters(experiment: Experiment, variant: Variant) -> int:
 def _generation() -> str:
     """CPU hours and bytes of each preset's training rows."""
     rates = _result("generation.json")
-    assert rates is not None, "run python -m benchmarks.generation first"
+    assert rates is not None, "generation.json: missing in benchmarks/results; run python -m benchmarks.generation"
     rows = []
     for experiment in PAPER:
         found = _rate_of(experiment, rates["tasks"])
@@ -105,14 +107,15 @@ def _generation() -> str:
 
 
 def _rate_of(experiment: Experiment, tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured of the preset's task, of the same config where it was, else of its kind."""
+    """The measured generation of the preset's task: of the same config if there is one, else of the same kind."""
     alike = [found for found in tasks if found["task"] == experiment.task.name]
     config = json.loads(json.dumps(asdict(experiment.task)))
     return next((found for found in alike if found["config"] == config), alike[0])
 
 
 def _training(rate: float) -> str:
-    """All trainings of a preset, one a GPU: as long as the longest with what it starts from, or as all shared out."""
+    """A table of all trainings of each preset on one GPU each. They take as long as the longest chain of a training and
+    the one that it starts from, or as their sum divided by the number of GPUs, whichever is longer."""
     rows = []
     for experiment in PAPER:
         hours = {load.name: load.seconds(1, rate) / 3600 for load in training_loads(experiment)}
@@ -127,14 +130,14 @@ def _training(rate: float) -> str:
         "preset",
         "trainings",
         "GPU hours",
-        "longest way, h",
+        "longest chain, h",
         *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS),
     )
     return markdown_table(head, rows)
 
 
 def _parallel(rate: float) -> str:
-    """The longest training of a preset, data-parallel."""
+    """A table of the longest training of each preset, data-parallel."""
     rows = []
     for experiment in PAPER:
         load = max(training_loads(experiment), key=lambda load: load.seconds(1, rate))
@@ -147,7 +150,8 @@ def _parallel(rate: float) -> str:
 
 
 def _tuning(rate: float) -> str:
-    """A search with the default settings, a trial a GPU: ASHA ends half of the trials at each rung, or none."""
+    """A table of a search with the default settings and one trial per GPU. The shortest search stops half of the trials
+    at each rung of ASHA, the longest none."""
     search, rows = Search(), []
     for experiment in PAPER:
         each = [

@@ -1,4 +1,4 @@
-"""Timing contestants side by side: round by round in turn, so that a machine whose speed drifts is fair to all."""
+"""Time contestants in turns, round by round, so that a drift of the machine's speed affects all of them alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MATMUL_FLOPS = 2 * MATMUL_SIZE**3
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> Seconds:
-    """Seconds of each round of each contestant; the warm-up rounds are not counted."""
+    """The seconds of each round for each contestant, without the warm-up rounds."""
     seconds: Seconds = {name: [] for name in contestants}
     for turn in range(warmup + rounds):
         for name, call in contestants.items():
@@ -32,6 +32,6 @@ def median_ratio(seconds: Seconds, numerator: str, denominator: str) -> float:
 
 
 def matmul(dtype: torch.dtype = torch.float32) -> Callable[[], object]:
-    """A contestant: a product of MATMUL_FLOPS, whose pace is what a model can at most reach."""
+    """A contestant that computes one matmul of MATMUL_FLOPS: an upper bound for the FLOP/s of a model."""
     a, b = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE, dtype=dtype)
     return lambda: a @ b

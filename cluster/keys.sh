@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make what the nodes of a cluster share and nobody else may have, where it is not there yet: Ray's token, and the
-# authority that signs each node's certificate.
+# Create the secrets that the nodes of a cluster share: Ray's token, and the certificate authority that signs each node's
+# certificate. Existing ones are kept.
 set -euo pipefail
 umask 077
 ray get-auth-token --generate > /dev/null

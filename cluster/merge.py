@@ -1,4 +1,4 @@
-"""Print ray_cluster.yaml with overrides merged over it, as RFC 7396 merges JSON: mappings key by key, null removes.
+"""Print ray_cluster.yaml with overrides merged into it by JSON merge patch (RFC 7396): a null removes its key.
 
 python cluster/merge.py OVERRIDES.yaml [MORE.yaml ...] > my_cluster.yaml
 """
@@ -13,7 +13,7 @@ CLUSTER = Path(__file__).parents[1] / "ray_cluster.yaml"
 
 
 def merged(base: Any, patch: Any) -> Any:
-    """`base` with `patch` over it; neither is changed."""
+    """A new document: `base` with `patch` applied."""
     if not isinstance(patch, dict):
         return patch
     base = base if isinstance(base, dict) else {}

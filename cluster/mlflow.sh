@@ -1,5 +1,5 @@
-# Sourced on the head before Ray starts. MLFLOW_TRACKING_URI stays as it is; without one a server is started here, which
-# the cluster's nodes reach, and is left alone where it runs already.
+# The head sources this file before it starts Ray. If MLFLOW_TRACKING_URI is not set, it starts an MLflow server that the
+# nodes of the cluster can reach, unless that server is running already, and sets the variable.
 if [ -z "${MLFLOW_TRACKING_URI:-}" ]; then
     export MLFLOW_TRACKING_URI=http://$NODE_ADDRESS:5000
     answers() { curl -fs --max-time 5 "$@" "$MLFLOW_TRACKING_URI/health" > /dev/null; }

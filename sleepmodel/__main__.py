@@ -1,4 +1,4 @@
-"""Talk to a model in a terminal: type context for it to read, ask, watch its window fill and see it sleep."""
+"""Use a model in a terminal: type context for it to read, ask questions, and see when it sleeps and for how long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from sleepmodel.accounting import n_params
 from sleepmodel.hub import load
 from sleepmodel.inference.session import Session
-from sleepmodel.inference.terminal import HELP, Terminal, remembering
+from sleepmodel.inference.terminal import HELP, Terminal, resumed_session
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,15 +19,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m sleepmodel", description=__doc__, epilog=HELP, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("model", help="models:/<name>@<alias>, models:/<name>/<version>, or a model's directory")
-    parser.add_argument("--passes", type=int, help="N of every sleep; the model's own without it")
-    parser.add_argument("--memory", help="a file to go on from")
+    parser.add_argument("--passes", type=int, help="N, the passes of each sleep; default: the model's")
+    parser.add_argument("--memory", help="a memory file to resume from")
     given = parser.parse_args(arguments)
     try:
         if given.passes is not None and given.passes < 1:
             raise ValueError(f"--passes {given.passes}: must be at least 1")
         model = load(given.model)
         session = (
-            remembering(model, given.memory, given.passes) if given.memory else Session(model, 1, None, given.passes)
+            resumed_session(model, given.memory, given.passes)
+            if given.memory
+            else Session(model, 1, None, given.passes)
         )
     except (ValueError, OSError) as error:
         parser.error(str(error))

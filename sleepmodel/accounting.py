@@ -1,4 +1,4 @@
-"""What a model costs and holds, by arithmetic: FLOPs, bytes, weights, and the fingerprint of them."""
+"""FLOPs, bytes and number of weights of a model, by arithmetic, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sleepmodel.states import named_tensors
 
 
 def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
-    """Forward matmul FLOPs of one row of `tokens` tokens: every window is slept on but the last, which answers.
+    """Forward matmul FLOPs of one row of `tokens` tokens, with a sleep on every window but the last, which answers.
 
-    sleep_passes: N; None is the config's.
+    sleep_passes: N; None is the config's. A multiplication with its addition counts as 2 FLOPs.
     """
     config = model.config
     schedule = model.sleep_schedule(model.checked_passes(sleep_passes), config.eviction)
@@ -27,23 +27,23 @@ def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> in
 
 
 def n_params(model: SleepModel) -> int:
-    """Number of trained weights."""
+    """Number of trainable weights."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def state_bytes(model: SleepModel, batch_size: int) -> int:
-    """Bytes of fast weights for `batch_size` rows: under hard eviction all that is kept of what was read."""
+    """Bytes of the fast weights of `batch_size` rows. Under hard eviction nothing else survives a full window."""
     return sum(leaf.nbytes for _, leaf in named_tensors(model.initial_states(batch_size), "states"))
 
 
 def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
-    """Bytes of keys and values of `tokens` tokens of `batch_size` rows; a window's L is the most there ever is."""
+    """Bytes of the keys and values of `tokens` tokens of `batch_size` rows. A session holds at most L tokens."""
     attention = sum(isinstance(block.mixer, Attention) for block in model.stack)
     return 2 * attention * batch_size * tokens * model.config.d_model * model.lm_head.weight.element_size()
 
 
 def fingerprint(model: SleepModel) -> str:
-    """16 hex digits of config and weights: what a Memory belongs to."""
+    """16 hex digits that identify config and weights: a hash. A Memory holds the fingerprint of its model."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, weight in model.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Loading a trained model from wherever it is kept."""
+"""Load a trained model from a directory, an object store or the MLflow registry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sleepmodel.serialization.model_dir import load_directory
 
 
 def load(source: str | Path) -> SleepModel:
-    """The model in a directory that `save` wrote, in an object store ("s3://bucket/model"), or in the MLflow registry
-    ("models:/sleep-rule110@champion").
+    """Load a model from a directory that `save` wrote, from an object store ("s3://bucket/model"), or from the MLflow
+    registry ("models:/sleep-rule110@champion").
 
-    It is on the CPU, in evaluation mode. Raises FileNotFoundError where there is no model, ConnectionError where the
-    registry does not answer, ValueError where a file is damaged, weights are not finite, or config, weights and
-    vocabulary do not fit together.
+    The model is on the CPU, in evaluation mode. Raises FileNotFoundError if there is no model, ConnectionError if the
+    registry does not answer, ValueError if a file is damaged, a weight is not finite, or config, weights and vocabulary
+    do not match.
     """
     if str(source).startswith("models:/"):
         from sleepmodel.tracking.registry import download_model  # importing MLflow takes seconds

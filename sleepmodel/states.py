@@ -1,4 +1,7 @@
-"""States as trees: tuples and NamedTuples of tensors whose first axis is the batch, or 1 where the rows agree."""
+"""Functions on states, which are trees: nested tuples and NamedTuples of tensors.
+
+The first dimension of each tensor is the batch, or 1 if all rows share it.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from sleepmodel.mixers.base import FAR
 
 
 def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
-    """A tree of function(leaf, leaf of each other tree ...)."""
+    """The tree of function(leaf, *the same leaf of each other tree)."""
     if isinstance(tree, Tensor):
         return function(tree, *others)
     return _like(tree, [map_tensors(function, *parts) for parts in zip(tree, *others, strict=True)])
 
 
 def named_tensors(tree: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """(name, leaf) of each leaf, in order; names are paths of field names and positions: "memory.states.0.k"."""
+    """Yield (name, leaf) for each leaf, in order. A name is the path of fields and positions: "memory.states.0.k"."""
     if isinstance(tree, Tensor):
         yield prefix, tree
         return
@@ -28,14 +31,14 @@ def named_tensors(tree: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def select_rows(tree: Any, rows: Tensor) -> Any:
-    """The rows (int64 indices) of every leaf."""
+    """The tree with only these rows (int64 indices) of every leaf."""
     return map_tensors(lambda leaf: leaf if len(leaf) == 1 else leaf.index_select(0, rows), tree)
 
 
 def merge_rows(tree: Any, part: Any, rows: Tensor | None) -> Any:
-    """`tree` with `part` for these rows; None is all of them.
+    """`tree` with `part` in place of these rows; None is all of them.
 
-    Where one holds fewer tokens than the other, it is filled up on the left: places with FAR, all else with zeros.
+    If one of them has fewer tokens, it is padded on the left: places with FAR, everything else with zeros.
     """
     if rows is None:
         return part

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.evidence`: run experiments and publish what they found."""
+"""`python -m benchmarks.evidence`: run the experiments of docs/evidence.md and publish their results."""
 
 from benchmarks.evidence.experiments import main
 

@@ -1,10 +1,11 @@
-"""When a sleep has paid for itself: questions on one context, slept on once, against a transformer that reads it again.
+"""Measure from which question on it is faster to sleep on a context once than to read it again for each question.
 
     python -m benchmarks.evidence.breakeven [--root runs]
 
-The models are those that `python -m benchmarks.evidence gsm` trained: N = 1, 2, 4, and the transformer with its whole
-cache, which reads context and question anew each time, or keeps the keys and values of the context. One row, one core,
-turns; contexts are random tokens, as time does not depend on them. Fills its table in docs/evidence.md.
+The models are those that `python -m benchmarks.evidence gsm` trained: N = 1, 2, 4 and a transformer with an unlimited
+window, which either reads context and question again each time or keeps the context's keys and values. One row on one
+core; the models take turns. Contexts are random tokens, as latency does not depend on them. Writes
+benchmarks/results/evidence/breakeven.json and breakeven.png, and fills the breakeven table of docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ ROUNDS, WARMUP = 7, 1
 
 @dataclass(frozen=True)
 class Reader:
-    """Milliseconds: reading a context once, and then each question on it; bytes that are kept between questions."""
+    """The cost of one model on one context: milliseconds to read the context (with its sleeps) and then each question,
+    and the bytes of the session's memory between questions."""
 
     variant: str
     length: int
@@ -52,14 +54,18 @@ class Reader:
     kept_bytes: int
 
     def questions(self, again_ms: float) -> int | None:
-        """Questions after which this was quicker than `again_ms` for each of them; None where it never is."""
+        """The number of questions from which this is faster than spending `again_ms` on each; None if it never is."""
         saved = again_ms - self.question_ms
         return math.ceil(self.context_ms / saved) if saved > 0 else None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.evidence.breakeven", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.evidence.breakeven",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="the root that the experiments were run with")
     models = trained(parser.parse_args().root.absolute())
     torch.set_num_threads(1)
     rows = []
@@ -72,20 +78,20 @@ def main() -> None:
     head = (
         "context",
         "model",
-        "read once, ms",
-        "a question, ms",
-        "read again, ms",
-        "paid after questions",
-        "kept, bytes",
+        "read context, ms",
+        "per question, ms",
+        "re-read, ms",
+        "break-even, questions",
+        "memory, bytes",
     )
     block = markdown_table(head, [shown(row) for row in rows])
-    picture = f"![a question and what is kept](../benchmarks/results/{RESULTS}/breakeven.png)"
+    picture = f"![latency of a question and size of the memory](../benchmarks/results/{RESULTS}/breakeven.png)"
     fill(EVIDENCE, {"breakeven": f"{block}\n\n{picture}"})
     print(f"{block}\npage    {EVIDENCE}")
 
 
 def trained(root: Path) -> dict[str, SleepModel]:
-    """The models by line, of the first seed; the transformer's window holds any context here."""
+    """The models by variant, of the first seed. The transformer's window is widened to hold every context."""
     experiment = EXPERIMENTS["gsm"]
     stages = {step.name: step for step in plan(experiment.experiment, Services(experiment.experiment, root))}
     models = {
@@ -99,7 +105,7 @@ def trained(root: Path) -> dict[str, SleepModel]:
 
 @torch.no_grad()
 def measure(models: dict[str, SleepModel], length: int) -> tuple[float, list[Reader]]:
-    """Milliseconds of reading context and question anew with the whole cache; every model as a reader."""
+    """The milliseconds in which the transformer reads context and question together, and a Reader for each model."""
     vocabulary = models[WHOLE].config.vocab_size
     context, question = torch.randint(0, vocabulary, (1, length)), torch.randint(0, vocabulary, (1, QUESTION))
     both = torch.cat((context, question), 1)
@@ -134,13 +140,13 @@ def shown(row: dict[str, Any]) -> tuple[str, ...]:
 def draw(rows: list[dict[str, Any]]) -> Path:
     figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     again = {row["length"]: row["again_ms"] for row in rows}
-    asking.plot(list(again), list(again.values()), "ks--", label="read again")
+    asking.plot(list(again), list(again.values()), "ks--", label="transformer, re-reading")
     for variant in (*SLEEPERS, WHOLE):
         own = [row for row in rows if row["variant"] == variant]
-        label = "its whole cache kept" if variant == WHOLE else variant
+        label = "transformer, cache kept" if variant == WHOLE else variant
         asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", label=label)
         keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", label=label)
-    for axis, title in ((asking, "ms a question"), (keeping, "bytes kept")):
+    for axis, title in ((asking, "ms per question"), (keeping, "memory, bytes")):
         axis.set(title=title, xlabel="tokens of context", xscale="log", yscale="log")
         axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS])
         axis.minorticks_off()

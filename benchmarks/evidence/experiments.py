@@ -1,9 +1,9 @@
-"""What sleep buys: every experiment of docs/evidence.md through the pipeline, and its tables and pictures.
+"""Run the experiments of docs/evidence.md through the pipeline and publish their tables and pictures.
 
     python -m benchmarks.evidence [EXPERIMENT ...] [--root runs]
 
-runs the experiments that are not finished, one after the other (kill it at any time and type it again), publishes each
-in benchmarks/results/evidence, and writes its tables into docs/evidence.md, whose prose is written by hand.
+runs the experiments that are not finished, one after the other, publishes each in benchmarks/results/evidence, and
+fills its tables in docs/evidence.md. You can interrupt it at any time and run it again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ RESULTS = "evidence"
 
 @dataclass(frozen=True)
 class Question:
-    """A mini preset on these seeds.
+    """A mini preset and the seeds that it is run with.
 
-    pairs: lines whose difference is what the experiment asks for; speed: it asks how fast training is, and no model of
-        it has learned anything.
+    pairs: (variant, baseline) pairs whose difference the page shows; speed: the experiment measures training speed
+        alone, with runs too short to learn.
     """
 
     preset: str
@@ -79,18 +79,20 @@ EXPERIMENTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.evidence", description=__doc__)
-    parser.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help=f"of {', '.join(EXPERIMENTS)}; all without"
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root")
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}; default: all"
+    )
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root; default: runs")
     given = parser.parse_args()
     unknown = [name for name in given.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"{unknown[0]!r}: must be one of {', '.join(EXPERIMENTS)}")
     chosen, outcomes = given.experiments or list(EXPERIMENTS), {}
     for name in chosen:
-        outcomes[name] = "published" if run(name, given.root.absolute()) else "failed: see above; type it again"
+        outcomes[name] = "published" if run(name, given.root.absolute()) else "failed: see above, then run it again"
     table = Table("experiment", "preset", "seeds", "outcome")
     for name, outcome in outcomes.items():
         question = EXPERIMENTS[name]
@@ -100,20 +102,20 @@ def main() -> None:
 
 
 def run(name: str, root: Path) -> bool:
-    """Finish an experiment and publish it; whether it could."""
+    """Run an experiment and publish it; False if the pipeline failed."""
     question = EXPERIMENTS[name]
     command = [sys.executable, "pipelines/full.py", question.preset, "--root", str(root)]
     finished = subprocess.run([*command, "--set", f"seeds={list(question.seeds)}"], cwd=ROOT.parent)
     if finished.returncode:
         return False
     published = publish(question.experiment, root, f"{RESULTS}/{name}")
-    told = _speed(published) if question.speed else _quoted(published / "report.md")
-    fill(EVIDENCE, {name: told + _differences(published, question)})
+    results = _speed(published) if question.speed else _quoted(published / "report.md")
+    fill(EVIDENCE, {name: results + _differences(published, question)})
     return True
 
 
 def _differences(published: Path, question: Question) -> str:
-    """The differences that an experiment asks for, as a table; "" where it asks for none."""
+    """A table of the differences between the experiment's pairs; "" if it has none."""
     variants = {variant.name: variant for variant in published_variants(published)}
     found = [difference(variants[better], variants[other]) for better, other in question.pairs]
     rows = [
@@ -121,12 +123,12 @@ def _differences(published: Path, question: Question) -> str:
         for each in found
         if each
     ]
-    head = ("rows right, seed against the same seed", "difference, 95 % interval", "seeds", "clear of 0")
+    head = ("rows right, paired by seed", "difference, 95 % interval", "seeds", "clear of 0")
     return "\n\n" + markdown_table(head, rows) if rows else ""
 
 
 def _speed(published: Path) -> str:
-    """Tokens per second of training by window and N, and as shares of those at N = 1."""
+    """A table of training tokens/s by window and N; in brackets, relative to N = 1."""
     results = PUBLISHED.load(published)
     rates: dict[int, dict[int, float]] = {}
     for cost in results.costs:
@@ -141,6 +143,6 @@ def _speed(published: Path) -> str:
 
 
 def _quoted(report: Path) -> str:
-    """A report without its title, its pictures found from the page."""
+    """The text of a report without its title, with links to its pictures that work from docs/."""
     body = report.read_text().split("\n", 1)[1].strip()
     return re.sub(r"\]\(([^)/]+\.png)\)", rf"](../{report.parent.relative_to(ROOT.parent)}/\1)", body)

@@ -1,8 +1,9 @@
-"""A sleep whose passes are steps of Rule 110: how moonshot.py trains a line and asks it.
+"""Iterated sleep: each pass computes one step of Rule 110. moonshot.py trains and tests its variants with this module.
 
-A token sees what stands before it, so that in one pass it cannot know its cell's right neighbour. In a frame that
-moves by a cell each step it need not: position p then holds cell p - 1, made from positions p - 2 to p. Positions 0 and
-1 alone want the end of the window, which the fast weights hold of the pass before; so a first pass only reads.
+Attention is causal, so in one pass a token cannot know its cell's right neighbour. Labels therefore move one cell to
+the right with each step: position p computes the new state of cell p - 1, from positions p - 2 to p. Only positions 0
+and 1 need the end of the window, which they read from the fast weights that the pass before has written. The first pass
+therefore only reads.
 """
 
 from __future__ import annotations
@@ -26,27 +27,29 @@ from sleepmodel.states import map_tensors
 from sleepmodel.training.optim import build_optimizers, peak_rates, set_rates
 
 VALIDATE_EVERY, VALIDATION_ROWS, TEST_ROWS = 100, 256, 512
-DRAWN = 6400  # rows that are made at a time
+DRAWN = 6400  # rows generated at a time
 ASKED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-DIFFERENTIATED = 2  # passes that a gradient goes through
-FRONT = 0.5  # share of batches with the deepest open t; the others draw theirs below it
+DIFFERENTIATED = 2  # passes between two truncations of the gradient
+FRONT = 0.5  # share of batches with the deepest open t; the others draw t uniformly from the open ones
 TRAIN = TrainConfig(warmup_steps=50)
-VERSION = 1  # raised by a change here or in the model that changes what is trained
+VERSION = 1  # raise it when a change here or in the model changes the result of a training
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a line is trained.
+    """How a variant is trained.
 
-    steps       of the optimizer, each on `batch` fresh rows.
-    iterated    t + 1 passes for t steps; else one pass for whatever t is open.
-    shallowest  t in training, from here to `deepest`: each opens when the one before it is learned.
-    carry       what a pass hands to the next: "token", the embeddings of what its readout finds likeliest (with the
-                gradient of their mixture); "mixture", that mixture; "hidden", its normalised hidden vectors.
-    frame       cells by which the labels move to the right with each step.
-    traced      each pass's own readout of the window is trained on the state that it should hold.
-    reads_first the first pass only writes its fast weights; the second begins with the window's tokens again.
-    opens_at    share of validation cells at which the next t opens.
+    steps: optimiser steps, each on `batch` fresh rows.
+    iterated: t + 1 passes for t steps (t without `reads_first`); else one pass for every t.
+    shallowest, deepest: t in training. It starts at `shallowest`; each further t opens when the one before is learned.
+    carry: what a pass hands to the next. "token": the embedding of the token that its readout finds most likely, with
+        the gradient of "mixture" (straight-through); "mixture": the embeddings weighted by the readout's probabilities;
+        "hidden": its normalised hidden vectors.
+    frame: cells by which the labels move to the right with each step.
+    traced: whether the readout of each pass has a loss against the state after as many steps.
+    reads_first: whether the first pass only writes fast weights, so that the second starts from the window's tokens.
+    opens_at: the share of validation cells right at which the next t opens.
+    eta: the learning rate of the fast weights; states: windows in a row, of `cells` cells each.
     """
 
     steps: int = 2400
@@ -67,7 +70,7 @@ class Recipe:
 
     @property
     def model(self) -> ModelConfig:
-        """Of a row of `states` windows, and a window of answers for each of them."""
+        """A model for rows of `states` windows and as many windows of answers."""
         return ModelConfig(
             vocab_size=3,
             d_model=64,
@@ -85,14 +88,15 @@ class Recipe:
 
 
 class Read(NamedTuple):
-    """traces: of each pass, logits [rows, windows, cells, vocab] of the window; answers: logits of the same shape."""
+    """traces: for each pass, the logits of the window, float32 [rows, windows, cells, vocab]; answers: logits of the
+    answers, of the same shape."""
 
     traces: list[Tensor]
     answers: Tensor
 
 
 class Rows:
-    """Fresh rows of a split, without end."""
+    """An endless supply of fresh rows of a split."""
 
     def __init__(self, recipe: Recipe, split: str, seed: int) -> None:
         self.recipe, self.split, self.seed = recipe, split, seed
@@ -101,7 +105,7 @@ class Rows:
         self.left = np.empty((0, recipe.states, recipe.cells), np.uint8)
 
     def draw(self, rows: int, t: int) -> list[Tensor]:
-        """The states after 0, 1, ..., t steps, each in its frame: int64 [rows, windows, cells]."""
+        """The states after 0, 1, ..., t steps: int64 [rows, windows, cells], moved right by `frame` cells per step."""
         while len(self.left) < rows:
             tokens = self.task.sample(self.split, self.seed, next(self.shards), max(rows, DRAWN)).tokens
             context = tokens[:, : self.task.context_length].astype(np.uint8)
@@ -115,14 +119,15 @@ class Rows:
 
 
 def read(model: SleepModel, recipe: Recipe, states: Tensor, answers: Tensor, passes: int) -> Read:
-    """Sleep on each window of `states`, then be asked every cell. states, answers: int64 [rows, windows, cells]."""
+    """Sleep on each window of `states`, then predict every cell of `answers` from the fast weights, given the answers
+    before it. states, answers: int64 [rows, windows, cells]."""
     rows, windows, cells = states.shape
     span, weights = Span.whole(cells, states.device), model.initial_states(rows)
     traces: list[list[Tensor]] = [[] for _ in range(passes)]
     for i in range(windows):
         place = torch.tensor([[i * cells]])
         begin = h = model.embedded(states[:, i], place, span)
-        empty = begin - model.embed(states[:, i])  # where the tokens stand, and no token
+        empty = begin - model.embed(states[:, i])  # the position embeddings alone
         for j in range(passes):
             if j:
                 if j % DIFFERENTIATED == 0:
@@ -150,7 +155,10 @@ def _carried(model: SleepModel, recipe: Recipe, h: Tensor, empty: Tensor) -> Ten
 
 
 def loss_of(model: SleepModel, recipe: Recipe, states: list[Tensor], t: int) -> Tensor:
-    """Mean cross-entropy of the answers in nats, and that of the traces."""
+    """The mean cross-entropy of the answers in nats, plus that of the traces if the recipe is `traced`.
+
+    states: as `Rows.draw` returns them.
+    """
     found = read(model, recipe, states[0], states[t], recipe.passes(t))
     loss = _cross_entropy(found.answers, states[t])
     if recipe.iterated and recipe.traced:
@@ -165,7 +173,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: SleepModel, recipe: Recipe, states: list[Tensor], t: int) -> dict[str, float]:
-    """Shares of cells, of first cells of all windows together (what the paper asks), and of whole rows right."""
+    """The shares right of all cells ("cells"), of rows by the first cell of each window, which is the paper's question
+    ("first"), and of rows by all cells ("rows")."""
     right = read(model, recipe, states[0], states[t], recipe.passes(t)).answers.argmax(-1) == states[t]
     first = right[..., recipe.frame * t % recipe.cells].all(1)
     shares = {"cells": right, "first": first, "rows": right.flatten(1).all(1)}
@@ -173,8 +182,11 @@ def accuracy(model: SleepModel, recipe: Recipe, states: list[Tensor], t: int) ->
 
 
 def unread(recipe: Recipe, t: int, seed: int) -> float:
-    """Share of cells right for who has not read the row and goes by the right answers before each alone: the commonest
-    next cell in as many rows as a training reads. It is a floor for the `cells` of `accuracy`; states: 1."""
+    """The share of cells that are right when each is guessed from the right answers before it, without reading the row.
+
+    The guess is the most frequent next cell after these answers, in as many rows as a training reads. This is a floor
+    for the "cells" of `accuracy`. The recipe must have one state in a row.
+    """
     rows, test = (Rows(recipe, split, seed) for split in ("train", "test"))
     known = np.concatenate([rows.draw(DRAWN, t)[t][:, 0] for _ in range(recipe.steps * recipe.batch // DRAWN)])
     asked = test.draw(DRAWN, t)[t][:, 0].numpy()
@@ -188,9 +200,10 @@ def unread(recipe: Recipe, t: int, seed: int) -> float:
     return float(np.mean(right))
 
 
-def trained(recipe: Recipe, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
-    """How a model of this recipe came about: shares right on held-out test rows at each t when it was learned
-    and, at the end, at every t of ASKED (or the deepest open one). `told` hears of each validation."""
+def trained(recipe: Recipe, seed: int, report: Callable[[str], None]) -> dict[str, Any]:
+    """Train a model of this recipe and return its record: the validation curve, and the shares right on held-out test
+    rows, at each t when it was learned ("learned") and at every t of ASKED after the training ("test"; a model with one
+    pass is tested at its deepest open t alone). report: called with a line of text after each validation."""
     torch.manual_seed(seed)
     model, draw = SleepModel(recipe.model), np.random.default_rng(seed)
     optimizers = build_optimizers(model, TRAIN)
@@ -198,11 +211,11 @@ def trained(recipe: Recipe, seed: int, told: Callable[[str], None]) -> dict[str,
     rows, held_out, test = (Rows(recipe, split, seed) for split in ("train", "validation", "test"))
     t, passes, learned, curve = recipe.shallowest, 0, list[dict[str, Any]](), list[dict[str, Any]]()
     for step in range(1, recipe.steps + 1):
-        # one pass does not see how many steps are asked, so that there is one answer to learn at a time
+        # a model with one pass cannot tell which t is meant, so it trains one t at a time
         drawn = t if not recipe.iterated or draw.random() < FRONT else int(draw.integers(recipe.shallowest, t + 1))
         loss_of(model, recipe, rows.draw(recipe.batch, drawn), drawn).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.grad_clip)
-        # linear to nothing: what a thousand passes repeat has to be exact
+        # decay linearly to 0: a pass that is repeated hundreds of times has to be exact
         set_rates(optimizers, peaks, min(step / TRAIN.warmup_steps, 1 - (step - 1) / recipe.steps))
         for optimizer in optimizers:
             optimizer.step()
@@ -211,7 +224,7 @@ def trained(recipe: Recipe, seed: int, told: Callable[[str], None]) -> dict[str,
         if step % VALIDATE_EVERY == 0:
             found = accuracy(model, recipe, held_out.draw(VALIDATION_ROWS, t), t)
             curve.append({"step": step, "t": t, **found})
-            told(f"step {step:,} of {recipe.steps:,}, t = {t}: {found['cells']:.4f} of cells")
+            report(f"step {step:,} of {recipe.steps:,}, t = {t}: {found['cells']:.4f} of cells")
             if found["cells"] >= recipe.opens_at and t < recipe.deepest:
                 learned.append({"step": step, "t": t, **accuracy(model, recipe, test.draw(TEST_ROWS, t), t)})
                 t += 1

@@ -1,10 +1,10 @@
-"""Rule 110 at t = 32 and far beyond: a sleep whose passes are steps, learned at t <= 4 and then only repeated.
+"""Iterated sleep on Rule 110: each pass computes one step. Training is at t <= 4, the test runs up to t = 256.
 
     python -m benchmarks.evidence.moonshot [VARIANT ...] [--root runs]
 
-trains every variant on its seeds, as many side by side as there are cores, unless ROOT/moonshot has them (kill it
-at any time and type it again), publishes accuracy by t on held-out states, and fills the table of
-docs/iterated-sleep.md.
+trains every variant on its seeds, one process per core, publishes the accuracy by t on held-out states, and fills the
+table of docs/iterated-sleep.md. Finished trainings are kept in ROOT/moonshot: you can interrupt the command at any time
+and run it again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipelines.reporting.markdown import markdown_table
 from sleepmodel.evaluation.statistics import Estimate, Mean
 from sleepmodel.training.allocator import keep_freed_memory
 
-SOLVED = 0.95  # of all cells
+SOLVED = 0.95  # share of cells right at which a t counts as solved
 FIVE, THREE = (60, 61, 62, 63, 64), (60, 61, 62)
 ITERATED = Recipe()
 ONE = Recipe(iterated=False, traced=False, reads_first=False, deepest=32, opens_at=SOLVED)
@@ -43,7 +43,7 @@ ONE = Recipe(iterated=False, traced=False, reads_first=False, deepest=32, opens_
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe, its seeds (no setting was chosen on them), and what it is there for."""
+    """A recipe, its seeds (no setting was chosen on them), and a description for the table."""
 
     recipe: Recipe
     seeds: tuple[int, ...]
@@ -55,24 +55,30 @@ VARIANTS = {
     "one-pass": Variant(ONE, FIVE, "N = 1, the same tokens; t opens at 95 % of cells"),
     "one-pass-compute": Variant(replace(ONE, steps=6300), FIVE, "N = 1, the same FLOPs"),
     "one-pass-far": Variant(replace(ONE, steps=25200), THREE, "N = 1, four times the FLOPs"),
-    "four-states": Variant(replace(ITERATED, states=4, batch=16), THREE, "a row of four states, a sleep for each"),
+    "four-states": Variant(replace(ITERATED, states=4, batch=16), THREE, "rows of four states, with a sleep on each"),
     "one-pass-at-32": Variant(replace(ONE, steps=6300, shallowest=32), THREE, "N = 1, t = 32 from the first step"),
-    "hidden": Variant(replace(ITERATED, carry="hidden"), THREE, "a pass hands on its hidden vectors, as the paper's"),
-    "untraced": Variant(replace(ITERATED, traced=False), THREE, "no loss on the passes, the answers' alone"),
-    "fixed-frame": Variant(replace(ITERATED, frame=0), THREE, "labels stay where their cells were read"),
-    "eta-1": Variant(replace(ITERATED, eta=1.0), THREE, "the fast weights cannot overwrite whole"),
+    "hidden": Variant(replace(ITERATED, carry="hidden"), THREE, "a pass hands on its hidden vectors, as in the paper"),
+    "untraced": Variant(replace(ITERATED, traced=False), THREE, "a loss on the answers alone, not on each pass"),
+    "fixed-frame": Variant(replace(ITERATED, frame=0), THREE, "labels do not move between steps"),
+    "eta-1": Variant(replace(ITERATED, eta=1.0), THREE, "a write cannot fully replace a value"),
     "delta": Variant(replace(ITERATED, mixers=("attention", "delta")), THREE, "the fast weights do not decay"),
     "mixture": Variant(replace(ITERATED, carry="mixture"), THREE, "a pass hands on a mixture of embeddings"),
-    "no-reading": Variant(replace(ITERATED, reads_first=False), THREE, "t passes, the first steps as well"),
+    "no-reading": Variant(replace(ITERATED, reads_first=False), THREE, "t passes: the first is a step as well"),
     "one-head": Variant(replace(ITERATED, fast_heads=1), THREE, "one head of fast weights"),
     "one-pass-deep": Variant(replace(ONE, mixers=ONE.mixers * 4), THREE, "N = 1, eight blocks, more FLOPs"),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.evidence.moonshot", description=__doc__)
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; all without")
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="where finished trainings are kept")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.evidence.moonshot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"one of {', '.join(VARIANTS)}; default: all")
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs"), help="where finished trainings are kept; default: runs"
+    )
     given = parser.parse_args()
     unknown = [name for name in given.variants if name not in VARIANTS]
     if unknown:
@@ -81,7 +87,7 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for name in given.variants or VARIANTS for seed in VARIANTS[name].seeds]
     missing = [each for each in wanted if not record(directory, *each).exists()]
-    # a process each, none of them a fork, which torch's threads do not survive
+    # a process for each training, spawned: torch's threads do not survive a fork
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), keep_freed_memory) as pool:
         for path in pool.imap_unordered(partial(run, directory), missing):
             print(f"done: {path}", flush=True)
@@ -89,13 +95,13 @@ def main() -> None:
 
 
 def record(directory: Path, name: str, seed: int) -> Path:
-    """Where a training's result lies; named by all that shapes it."""
+    """The path of a training's result; the hash in its name covers everything that shapes the result."""
     identity = json.dumps({"recipe": asdict(VARIANTS[name].recipe), "version": VERSION}, sort_keys=True)
     return directory / f"{name}-seed{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
 
 
 def run(directory: Path, wanted: tuple[str, int]) -> Path:
-    """Train a line on a seed; returns its record."""
+    """Train a variant on a seed and return the path of its result."""
     name, seed = wanted
     torch.set_num_threads(1)
     path = record(directory, name, seed)
@@ -106,7 +112,7 @@ def run(directory: Path, wanted: tuple[str, int]) -> Path:
 
 
 def publish(directory: Path) -> None:
-    """What is finished, as numbers, as a picture and as the page's table."""
+    """Publish the finished trainings as JSON, as a picture and as the table of the page."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, variant in VARIANTS.items():
         paths = [record(directory, name, seed) for seed in variant.seeds]
@@ -119,7 +125,7 @@ def publish(directory: Path) -> None:
     floor = {t: unread(ITERATED, t, FIVE[0]) for t in ASKED}
     print(f"results {write_result('evidence/moonshot', {'variants': found, 'unread': floor})}")
     shares = ("cells at t = 4", "t = 32", "t = 256", "rows at t = 256")
-    head = ("variant", "what", "seeds", "largest t solved", *shares, "tokens", "FLOPs", "s")
+    head = ("variant", "description", "seeds", "largest t solved", *shares, "tokens", "FLOPs", "seconds")
     rows = [_row(name, each) for name, each in runs.items()]
     table = Table(*head)
     for row in rows:
@@ -127,10 +133,11 @@ def publish(directory: Path) -> None:
     Console(width=180).print(table)
     picture = ROOT / "results" / "evidence" / "moonshot.png"
     _draw(runs, floor, picture)
-    knows_nothing = ", ".join(f"{floor[t]:.3f} at t = {t}" for t in (4, 32, 256))
+    guessed = ", ".join(f"{floor[t]:.3f} at t = {t}" for t in (4, 32, 256))
     parts = (
         markdown_table(head, rows),
-        f"Who has not read the row and goes by the right answers before each cell has {knows_nothing}.",
+        "Guessing each cell from the right answers before it, without reading the row, gets this share of cells "
+        f"right: {guessed}.",
         f"![cells right by t](../benchmarks/results/evidence/{picture.name})",
     )
     fill(ITERATED_SLEEP, {"moonshot": "\n\n".join(parts)})
@@ -138,14 +145,14 @@ def publish(directory: Path) -> None:
 
 
 def by_t(run: dict[str, Any], of: str = "cells") -> dict[int, float]:
-    """Share of held-out cells (or of "rows", wholly) right, by t: at the end, and for one pass, which knows one t at a
-    time, when t opened."""
+    """The share of held-out cells (or "rows", with all cells) right, by t: after the training; for a model with one
+    pass, which learns one t at a time, right before the next t opened."""
     learned = run["learned"] if len(run["test"]) == 1 else []
     return {at["t"]: at[of] for at in learned + run["test"]}
 
 
 def solved(run: dict[str, Any]) -> int:
-    """The largest t that was asked and solved; 0 for none."""
+    """The largest t that was tested and solved; 0 if there is none."""
     return max((t for t, cells in by_t(run).items() if cells >= SOLVED), default=0)
 
 

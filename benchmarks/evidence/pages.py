@@ -1,4 +1,4 @@
-"""Pages of docs/ whose prose is written by hand and whose tables are filled in."""
+"""Fill in the tables of the pages of docs/. Their prose is written by hand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EVIDENCE, ITERATED_SLEEP, SCALING = (
 
 
 def fill(page: Path, blocks: Mapping[str, str]) -> None:
-    """Replace what stands on the page between `<!-- NAME -->` and `<!-- end -->` by each of `blocks`.
+    """Replace the text between `<!-- NAME -->` and `<!-- end -->` on the page, for each (NAME, text) of `blocks`.
 
-    Raises KeyError for a block that the page has no place for; nothing is written then.
+    Raises KeyError if the page lacks one of the markers, and writes nothing then.
     """
     missing = set(blocks)
 

@@ -1,8 +1,9 @@
-"""What short GSM problems give away: who says the number that the text tells most often is right how often?
+"""Measure how often the most frequent number of a short GSM problem is its answer, which a model can thus guess.
 
     python -m benchmarks.evidence.shortcut
 
-The test problems of `benchmarks.evidence gsm`, by mode and by operations; fills its table in docs/evidence.md.
+Reads the test problems of `benchmarks.evidence gsm`, by mode and by operations. Writes
+benchmarks/results/evidence/told.json and fills the `told` table of docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from datagen.gsm.text import read_context
 from pipelines.reporting.markdown import markdown_table
 
 
-def most_told(problem: Problem) -> int | None:
-    """The number that most quantities are said to equal, the first one of equals; None where none is."""
-    told = [definition.constant for _, definition in read_context(problem.context) if not definition.operands]
-    counted = Counter(number for number in told if number is not None)
+def most_frequent_number(problem: Problem) -> int | None:
+    """The number that the text assigns to most quantities, the first of equals; None if it assigns none."""
+    constants = [definition.constant for _, definition in read_context(problem.context) if not definition.operands]
+    counted = Counter(number for number in constants if number is not None)
     return counted.most_common(1)[0][0] if counted else None
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         for mode in (problem.mode, "both"):
             for operations in (f"{problem.operations} operations", "all"):
                 asked[mode, operations] += 1
-                right[mode, operations] += most_told(problem) == problem.answer
+                right[mode, operations] += most_frequent_number(problem) == problem.answer
     modes, columns = sorted({mode for mode, _ in asked}), sorted({operations for _, operations in asked})
     rows = [(mode, *(f"{right[mode, c] / asked[mode, c]:.3f}" for c in columns)) for mode in modes]
     counts = [
@@ -44,7 +45,7 @@ def main() -> None:
         for mode, operations in sorted(asked)
     ]
     print(f"results {write_result('evidence/told', {'preset': experiment.name, 'shares': counts})}")
-    block = markdown_table(("the number told most often", *columns), rows)
+    block = markdown_table(("problems", *columns), rows)
     fill(EVIDENCE, {"told": block})
     print(f"{block}\npage    {EVIDENCE}")
 

@@ -1,1 +1,1 @@
-"""What a trained model gets right, how sure that is, and what it costs."""
+"""Accuracy of a trained model with its intervals, and its cost at inference."""

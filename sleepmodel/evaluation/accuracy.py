@@ -1,4 +1,4 @@
-"""What a model gets right: exact match by answer, by row and by depth, with intervals."""
+"""Exact-match accuracy of a model, by row, by answer depth and by kind of problem, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ BATCH_ROWS, BATCH_TOKENS = 512, 2**16
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Exact match: a row is right when all its answers are (the paper's metric on Rule 110); an answer when all its
-    tokens are. `answers` is keyed by depth (Rule 110: automaton steps), `kinds`, rows again, by kind of problem where a
-    task has several (GSM: forward, reverse)."""
+    """Exact match: an answer is right if all its tokens are, a row if all its answers are (the paper's metric on Rule
+    110).
+
+    rows: the share of rows right; answers: of answers, by depth (Rule 110: steps of the automaton); kinds: of rows, by
+    kind of problem, for tasks that have several (GSM: forward and reverse).
+    """
 
     rows: Share
     answers: dict[int, Share]
@@ -31,7 +34,8 @@ class Accuracy:
 
 
 def batch_rows(rows: Rows) -> int:
-    """Rows of a batch of `predict`: as many as fit into BATCH_TOKENS, were they all as long as the longest."""
+    """The batch size of `predict`, in rows: as many as fit into BATCH_TOKENS when padded to the longest row, at most
+    BATCH_ROWS."""
     return min(BATCH_ROWS, max(1, BATCH_TOKENS // int(rows.lengths.max())))
 
 
@@ -43,9 +47,11 @@ def predict(
     batch_size: int | None = None,
     curriculum: Curriculum = NO_CURRICULUM,
 ) -> Int64:
-    """The most likely token at each answer token: int64 [n, T], T the longest row's; -1 where there is no answer.
-    sleep_passes: N, None is the model's, but for a `curriculum` that sets it by level; batch_size: rows, None is
-    `batch_rows`."""
+    """The most likely token at each answer position: int64 [n, T], with T the longest row's length; -1 elsewhere.
+
+    sleep_passes: N; None is the model's. A `curriculum` with steps_per_pass sets N by level instead. batch_size: in
+    rows; None is `batch_rows`.
+    """
     device = next(model.parameters()).device
     predicted = np.full((len(rows), rows.lengths.max()), -1, np.int64)
     if curriculum.steps_per_pass is not None:
@@ -65,7 +71,7 @@ def predict(
 
 
 def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which answers have `predict`'s tokens right, bool [n, A]; True where a row has fewer than A answers."""
+    """Which answers `predict` got right: bool [n, A]; True where a row has fewer than A answers."""
     tokens, _ = rows.batch()
     start, length, _ = rows.answers()
     wrong = np.zeros((len(rows), tokens.shape[1] + 1), np.int64)
@@ -75,8 +81,10 @@ def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
 
 
 def score(predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str] = ()) -> Accuracy:
-    """Exact match of `predict`'s tokens with the rows' own; intervals of so many `resamples`, 0: none; kinds: of each
-    row, or of none."""
+    """Exact match of `predict`'s tokens with those of the rows.
+
+    resamples: of the bootstrap for the intervals; 0: no intervals. kinds: the kind of each row; (): no kinds.
+    """
     right = right_answers(predicted, rows)
     _, length, depth = rows.answers()
     asked = length > 0
@@ -84,7 +92,7 @@ def score(predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str]
     of_depth = [asked & (depth == d) for d in depths]
     names, whole = sorted(set(kinds)), right.all(1)
     of_kind = [np.array([kind == name for kind in kinds]) for name in names]
-    # a column each: whole rows, those of each kind, then the answers of each depth
+    # columns: all rows, the rows of each kind, then the answers of each depth
     groups = [np.ones(len(rows), np.bool_), *of_kind]
     total = np.stack([*groups, *(which.sum(1) for which in of_depth)], axis=1, dtype=np.int64)
     parts = [*(whole & group for group in groups), *((right & which).sum(1) for which in of_depth)]
@@ -100,5 +108,5 @@ def score(predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str]
 def accuracy(
     model: SleepModel, rows: Rows, sleep_passes: int | None = None, curriculum: Curriculum = NO_CURRICULUM
 ) -> Accuracy:
-    """Exact match of a model on rows; N as in `predict`."""
+    """The exact-match accuracy of a model on rows. Arguments as in `predict`."""
     return score(predict(model, rows, sleep_passes, curriculum=curriculum), rows)

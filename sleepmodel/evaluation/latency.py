@@ -1,4 +1,4 @@
-"""What a trained model costs its user: milliseconds awake and asleep, and bytes of what it remembers."""
+"""The cost of a trained model at inference: milliseconds awake and asleep, and bytes of its state."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TIMED_TOKENS = 8
 
 @dataclass(frozen=True)
 class InferenceCost:
-    """Of one row, read by a Session on one core.
+    """The cost of one row in a Session on one core.
 
-    awake_ms: of reading a token, median; sleep_ms: of sleeping on a full window with `sleep_passes`, median;
-    state_bytes: of the fast weights; token_bytes: of a token's keys and values; window: tokens after which it sleeps.
+    awake_ms: median milliseconds to read a token; sleep_ms: median milliseconds to sleep on a full window with
+    N = `sleep_passes`; state_bytes: of the fast weights; token_bytes: of a token's keys and values; window: L.
     """
 
     variant: str
@@ -34,7 +34,7 @@ class InferenceCost:
     token_bytes: int
 
     def bytes(self, tokens: int) -> int:
-        """The most that is kept while `tokens` tokens are read: fast weights, keys and values of one window."""
+        """Peak bytes while reading `tokens` tokens: fast weights, and the keys and values of at most one window."""
         return self.state_bytes + self.token_bytes * min(tokens, self.window)
 
 
@@ -71,7 +71,7 @@ def _one_window(model: SleepModel, passes: int) -> tuple[float, float]:
     session, config = Session(model, sleep_passes=passes), model.config
     tokens = torch.arange(min(config.window, config.max_positions or config.window)) % config.vocab_size
     timed = min(TIMED_TOKENS, len(tokens) - 1)
-    # the last token brings the sleep
+    # the last token triggers the sleep
     session.read(tokens[None, : len(tokens) - 1 - timed], last=True)
     start = time.perf_counter()
     for token in tokens[len(tokens) - 1 - timed : -1]:

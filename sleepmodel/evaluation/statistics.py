@@ -1,4 +1,4 @@
-"""Shares, means and their 95 % intervals."""
+"""Shares and means with 95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `total` are right; interval: of the share, 95 %, where `score` was asked for it."""
+    """How many of `total` are right. interval: of the share, 95 %; None unless `score` was called with resamples."""
 
     right: int
     total: int
@@ -32,12 +32,13 @@ class Share:
 
 
 def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
-    """Percentile bootstrap over rows (Efron 1979), as answers of one row hang together: an interval a column.
+    """95 % percentile bootstrap intervals (Efron 1979) of the share right, one for each column.
 
-    hits, total: int64 [n, columns], right and asked of each row. Rows in another order give the same intervals. Where
-    all or none are right no resample differs, so that Wilson's interval stands in, on as many draws as rows were asked.
+    hits, total: int64 [n, columns]: answers right and answers asked in each of n rows. Rows are resampled, not answers,
+    as the answers of a row are correlated. The order of the rows does not matter. If all answers of a column are right,
+    or none, no resample differs: Wilson's interval is returned instead, with the rows that were asked as its trials.
     """
-    # resampling n rows is one multinomial draw over the different ones, of which there are often few
+    # resampling n rows is one multinomial draw over the distinct rows, of which there are often few
     kinds, times = np.unique(np.concatenate([hits, total], axis=1), axis=0, return_counts=True)
     stream = np.random.Generator(np.random.PCG64(seed))
     drawn = stream.multinomial(len(hits), times / len(hits), size=resamples)
@@ -52,14 +53,14 @@ def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int =
 
 
 def _wilson(share: int, total: int) -> Interval:
-    """Wilson's interval where none (share 0) or all (1) of `total` are right."""
+    """Wilson's interval if none (share 0) or all (share 1) of `total` are right."""
     low, high = stats.binomtest(share * total, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over seeds with Student's 95 % interval; infinitely wide for a single seed."""
+    """A mean over seeds with Student's 95 % interval, which is infinitely wide for a single seed."""
 
     mean: float
     half_width: float
@@ -75,13 +76,13 @@ class Mean:
 
     @property
     def interval(self) -> Interval:
-        """Of a mean of shares: cut to [0, 1]."""
+        """The interval of a mean of shares, clipped to [0, 1]."""
         return max(0.0, self.mean - self.half_width), min(1.0, self.mean + self.half_width)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share and its 95 % interval: over seeds where there are several, else over the test rows."""
+    """A share and its 95 % interval: over seeds if there are several, else over the test rows."""
 
     value: float
     interval: Interval
@@ -92,7 +93,7 @@ class Estimate:
 
     @classmethod
     def of(cls, seeds: Sequence[Share]) -> Estimate:
-        """From the share of each seed; that of a single one must have its interval."""
+        """The estimate from the share of each seed. A single share must have an interval."""
         if len(seeds) == 1:
             assert seeds[0].interval is not None
             return cls(seeds[0].value, seeds[0].interval)

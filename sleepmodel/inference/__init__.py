@@ -1,1 +1,1 @@
-"""Reading and generating with a model that sleeps."""
+"""Inference: sessions that read, sleep and generate, their memory, and a terminal."""

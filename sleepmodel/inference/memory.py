@@ -1,4 +1,4 @@
-"""What a session remembers, as a file."""
+"""The memory of a session, as a file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMAT, VERSION = "sleepmodel-memory", "2"
 
 @dataclass(frozen=True)
 class Memory:
-    """What a session knows, apart from its model: resume it anywhere with `Session(model, memory=...)`.
+    """Everything that a session knows, except its model. `Session(model, memory=...)` resumes the session anywhere.
 
-    tensors: by name; right after a sleep under hard eviction almost all of it is fast weights;
-    fingerprint: of the model (accounting.fingerprint), without which it means nothing.
+    tensors: by name; right after a sleep under hard eviction, almost all bytes are fast weights.
+    fingerprint: of the model that wrote it (accounting.fingerprint), the only one that can use it.
     """
 
     tensors: dict[str, Tensor]
@@ -25,30 +25,33 @@ class Memory:
 
     @property
     def batch_size(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.tensors["state.filled"])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; it appears whole or not at all."""
+        """Write a safetensors file, atomically."""
         write_tensors(Path(path), self.tensors, {"format": FORMAT, "version": VERSION, "model": self.fingerprint})
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
-        """Read a file that `save` wrote. Raises FileNotFoundError where there is none, ValueError where it is damaged,
-        was changed since, or is of another kind or version. The sum guards against accidents, not against forgers."""
+        """Read a file that `save` wrote.
+
+        Raises FileNotFoundError if there is none, ValueError if the file is damaged, was changed, or is of another kind
+        or version. Its checksum detects accidents, not forgery.
+        """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no memory here; give a file that Memory.save wrote")
         facts, tensors = read_tensors(Path(path))
         if facts.get("format") != FORMAT:
-            raise ValueError(f"{path}: a safetensors file, but no memory; give a file that Memory.save wrote")
+            raise ValueError(f"{path}: a safetensors file, but not a memory; give a file that Memory.save wrote")
         if facts.get("version") != VERSION:
             version = facts.get("version")
             raise ValueError(
-                f"{path}: memory of version {version}, this code reads {VERSION}; use the code that wrote it"
+                f"{path}: memory of version {version}, but this code reads {VERSION}; use the code that wrote it"
             )
         return cls(tensors, facts.get("model", ""))

@@ -1,20 +1,20 @@
-"""How a token is drawn from logits."""
+"""Sampling of tokens from logits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-MIN_TEMPERATURE = 1e-6  # below it nothing but the likeliest token is left
+MIN_TEMPERATURE = 1e-6  # at lower ones the most likely token has all the probability
 
 
 def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """One token of each row of logits [B, vocab]: int64 [B]."""
+    """Choose a token from each row of logits [B, vocab]; returns int64 [B]. Temperature 0 takes the most likely one."""
     if temperature == 0:
         return logits.argmax(-1)
     scaled = (logits - logits.amax(-1, keepdim=True)) / max(temperature, MIN_TEMPERATURE)
     probability, token = scaled.softmax(-1).sort(-1, descending=True)
-    # a token is kept as long as those before it hold less than top_p, the likeliest one always
+    # keep a token if those before it have a probability below top_p in sum; always keep the most likely one
     kept = probability.cumsum(-1) - probability < top_p
     kept[:, 0] = True
     probability = probability * kept

@@ -1,4 +1,4 @@
-"""A model that reads on and on: awake token by token, asleep whenever its window is full."""
+"""Inference on a stream of tokens: a session reads awake, and sleeps whenever its window is full."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_row
 
 
 class SessionState(NamedTuple):
-    """All that a session knows, by row.
+    """Everything that a session knows. B is the number of rows, J the number of tokens in the fullest window.
 
-    states: of the blocks; before: those of the blocks behind the loop, as the window began;
-    h, place: the window's tokens as the loop left them, [B, J, d], and where they stand (Span), [B, J];
-    filled: tokens in the window; skipped: its places that a row's left pads took; read: tokens in all; slept: sleeps,
-    each int64 [B, 1];
-    logits: [B, vocab], of the last token; zeros before the first.
+    states: of the blocks; before: of the blocks after the loop, at the start of the window;
+    h: [B, J, d_model], the hidden vectors of the window's tokens after the loop; place: int64 [B, J], their places in
+    the window (see Span);
+    filled, skipped, read, slept: int64 [B, 1], tokens in the window, places of the window that left pads take, tokens
+    read in all, and sleeps;
+    logits: [B, vocab], after the last token; zeros before the first.
     """
 
     states: States
@@ -47,10 +48,15 @@ class SessionState(NamedTuple):
 
 
 class Session:
-    """Batched inference. Logits equal those of the training forward, up to the end of the first window that holds
-    answers, for every split of the tokens into reads; every full window is slept on, also what the model said itself.
+    """Batched inference with sleep (paper, Algorithm 1).
 
-    batch_size: rows; None is the memory's, or one. seconds_asleep: time spent on sleeps, all of them together.
+    A session sleeps on every full window, including the tokens that it has generated. However the tokens are split into
+    reads, the logits equal those of the training forward, up to the end of the first window that holds answers: on that
+    one, training does not sleep.
+
+    batch_size: number of rows; None is that of the memory, or 1 without one. memory: a memory of this model, to resume
+    from. sleep_passes: N; None is the model's. Raises ValueError if one of them does not fit.
+    seconds_asleep: seconds spent on all sleeps so far.
     """
 
     def __init__(
@@ -68,11 +74,13 @@ class Session:
             else _restored_state(memory, model)
         )
         if batch_size is not None and batch_size != self.batch_size:
-            raise ValueError(f"batch_size = {batch_size}: must be {self.batch_size}, the memory's rows, or be left out")
+            raise ValueError(
+                f"batch_size = {batch_size}: must be {self.batch_size}, the rows of the memory; leave it out"
+            )
 
     @property
     def sleep_passes(self) -> int:
-        """N; it may be set at any time."""
+        """N, the passes of each sleep. It can be set at any time."""
         return self._sleep_passes
 
     @sleep_passes.setter
@@ -81,28 +89,28 @@ class Session:
 
     @property
     def batch_size(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self._state.filled)
 
     @property
     def filled(self) -> Tensor:
-        """Tokens in each row's window, int64 [B]."""
+        """Number of tokens in each row's window, int64 [B]."""
         return self._state.filled[:, 0]
 
     @property
     def sleeps(self) -> Tensor:
-        """Sleeps of each row so far, int64 [B]."""
+        """Number of sleeps of each row so far, int64 [B]."""
         return self._state.slept[:, 0]
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that the KV caches keep of the longest row, at most L."""
+        """Number of tokens in the KV caches of the longest row, at most L."""
         caches = [leaf for name, leaf in named_tensors(self._state.states, "states") if name.endswith(".place")]
         return max((int((leaf > FAR // 2).sum(1).max()) for leaf in caches if leaf.numel()), default=0)
 
     @property
     def memory(self) -> Memory:
-        """A snapshot, which later reads do not change."""
+        """A snapshot of the session, which later reads do not change."""
         tensors = {name: tensor.clone() for name, tensor in named_tensors(self._state, "state")}
         return Memory(tensors, self._fingerprint)
 
@@ -111,8 +119,8 @@ class Session:
         return fingerprint(self.model)
 
     def fork(self, copies: int = 1) -> Session:
-        """An independent session that knows what this one knows, each row `copies` times: row r's are
-        r * copies ... r * copies + copies - 1."""
+        """An independent session with `copies` copies of each row. The copies of row r are the rows r * copies to
+        r * copies + copies - 1."""
         session = Session(self.model, 0, sleep_passes=self.sleep_passes)
         rows = torch.arange(self.batch_size).repeat_interleave(copies).to(self._state.filled.device)
         session._state = map_tensors(lambda leaf: leaf.expand(self.batch_size, *leaf.shape[1:])[rows], self._state)
@@ -120,22 +128,23 @@ class Session:
 
     @torch.no_grad()
     def read(self, tokens: Tensor, last: bool = False) -> Tensor:
-        """Read int64 [B, T], negative where a row has fewer tokens than others: such pads are passed over, but those
-        before a row's first token, of this read and of earlier ones, take up places of its first window, as in
-        training.
+        """Read tokens, int64 [B, T], and sleep whenever a row's window is full.
 
-        Returns the logits of what follows each token, [B, T, vocab], zeros at pads; with `last` those of each row's
-        last token so far alone, [B, vocab], zeros before the first. Raises ValueError on other shapes, tokens that are
-        not in the vocabulary, and rows that become longer than max_positions.
+        Negative tokens are pads, for rows with fewer tokens than others. Pads are skipped, except that pads before a
+        row's first token, in this read or an earlier one, take places of its first window, as in training.
+
+        Returns the logits after each token, [B, T, vocab], zeros at pads. With `last`, returns only those after each
+        row's last token so far, [B, vocab], zeros before its first. Raises ValueError for other shapes or dtypes,
+        tokens outside the vocabulary, and rows that become longer than max_positions.
         """
         self._check(tokens)
-        # an interrupted sleep leaves a full window
+        # if a sleep was interrupted, its window is still full
         self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
         tokens = tokens.to(self._state.filled.device)
         real = tokens >= 0
         pads = (real.cumsum(1) == 0).sum(1, keepdim=True).masked_fill(self._state.read > 0, 0)
         self._state = self._state._replace(skipped=(self._state.skipped + pads) % self.model.config.window)
-        # each row's own tokens first
+        # move the tokens of each row before its pads
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
         left, taken = real.sum(1, keepdim=True), torch.zeros_like(self._state.filled)
         packed = tokens.gather(1, order)
@@ -155,7 +164,8 @@ class Session:
 
     @torch.no_grad()
     def sleep(self, passes: int | None = None) -> None:
-        """Sleep now, on what is in the window; a row whose window is empty has nothing to sleep on."""
+        """Sleep now, on the tokens in the window; rows with an empty window do not sleep. passes: N; None is
+        `sleep_passes`."""
         passes = self.sleep_passes if passes is None else self.model.checked_passes(passes)
         self._sleep_where(self._state.filled[:, 0] > 0, passes)
 
@@ -168,36 +178,38 @@ class Session:
         stop: tuple[int, ...] = (),
         seed: int | None = None,
     ) -> Tensor:
-        """Say and read n tokens: int64 [B, n], with pads (-1) behind a row's first token of `stop`.
+        """Generate n tokens, int64 [B, n], and read them. After its first token of `stop`, a row has pads (-1).
 
-        temperature 0 takes the likeliest token; above 0 they are sampled, from the fewest tokens that hold `top_p` of
-        the probability. The same seed gives the same tokens to the same rows; None takes torch's global generator.
-        Raises ValueError where nothing has been read yet, where n tokens are too many for max_positions, or on n,
-        temperature or top_p out of range.
+        temperature: 0 takes the most likely token; above 0 tokens are sampled. top_p: sample from the fewest tokens
+        whose probabilities sum to top_p (nucleus sampling). seed: the same seed gives the same rows the same tokens;
+        None uses torch's global generator. Raises ValueError if a row has not read a token yet, if its length would
+        exceed max_positions, or if n, temperature or top_p is out of range.
         """
         if n < 0 or not temperature >= 0 or not 0 < top_p <= 1:
             given = f"n = {n}, temperature = {temperature}, top_p = {top_p}"
-            raise ValueError(f"{given}: must be at least 0, at least 0, and in (0, 1]")
+            raise ValueError(f"{given}: n and temperature must be at least 0, and top_p in (0, 1]")
         if (self._state.read == 0).any():
             row = int((self._state.read[:, 0] == 0).nonzero()[0])
-            raise ValueError(f"row {row} has nothing to go on from: read at least one token before generate")
+            raise ValueError(f"row {row} has read no token: read at least one before generate")
         self._check_length(torch.full_like(self._state.read, n))
         device = self._state.filled.device
         generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         ends, stopped = torch.tensor(stop, dtype=torch.int64, device=device), torch.zeros_like(self.filled) > 0
-        said = []
+        generated = []
         for _ in range(n):
             token = _choose(self._state.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
-            said.append(token)
+            generated.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)
-        return torch.stack(said, 1) if said else self.filled.new_zeros(self.batch_size, 0)
+        return torch.stack(generated, 1) if generated else self.filled.new_zeros(self.batch_size, 0)
 
     def _check(self, tokens: Tensor) -> None:
         size = self.model.config.vocab_size
         if tokens.dim() != 2 or len(tokens) != self.batch_size or tokens.dtype != torch.int64:
             shape = f"{tokens.dtype} {list(tokens.shape)}"
-            raise ValueError(f"tokens: must be int64 [{self.batch_size}, T], one row each of the session, is {shape}")
+            raise ValueError(
+                f"tokens: must be int64 [{self.batch_size}, T], one row for each of the session, is {shape}"
+            )
         if tokens.numel() and int(tokens.max()) >= size:
             row, column = map(int, (tokens >= size).nonzero()[0])
             raise ValueError(f"tokens[{row}, {column}] = {int(tokens[row, column])}: must be below vocab_size = {size}")
@@ -211,11 +223,12 @@ class Session:
             )
 
     def _room(self) -> Tensor:
-        """Tokens that each row's window still takes, int64 [B, 1]."""
+        """The number of tokens that still fit in each row's window, int64 [B, 1]."""
         return self.model.config.window - self._state.filled - self._state.skipped
 
     def _wake(self, piece: Tensor, reading: Tensor, last: bool) -> Tensor:
-        """Read a piece [B, T] that ends inside every row's window; its logits, or those of the last tokens alone."""
+        """Read the tokens of a piece [B, T] where `reading` is true; they must fit in every row's window. Returns the
+        logits after each, [B, T, vocab], or with `last` those after each row's last token, [B, vocab]."""
         model, state = self.model, self._state
         count = reading.sum(1, keepdim=True)
         span = Span.of(reading, state.filled)
@@ -269,31 +282,35 @@ class Session:
 
 
 def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
-    """The state in a memory. Raises ValueError where it belongs to another model, or no session can have written it."""
+    """The state in a memory. Raises ValueError if it belongs to another model, or if no session can have written it."""
     if memory.fingerprint != fingerprint(model):
         raise ValueError(
-            f"this memory is of model {memory.fingerprint}, not of this one, {fingerprint(model)}: fast weights mean "
-            "something to the model alone that wrote them; load the model that they came from"
+            f"this memory is of model {memory.fingerprint}, not of this one, {fingerprint(model)}: fast weights are "
+            "valid only for the model that wrote them; load that model"
         )
     empty = SessionState.empty(model, 1)
     wanted = dict(named_tensors(empty, "state"))
     if set(wanted) != set(memory.tensors):
-        raise ValueError(f"this memory lacks {sorted(set(wanted) ^ set(memory.tensors))}; take another copy of it")
+        raise ValueError(
+            f"this memory lacks or should not have {sorted(set(wanted) ^ set(memory.tensors))}; take another copy of it"
+        )
     rows = memory.batch_size if memory.tensors["state.filled"].dim() else 0
     lengths: dict[str, int] = {}
     for name, leaf in wanted.items():
         found = memory.tensors[name]
-        # rows that agree may share their places, and a cache without tokens
+        # rows may share their places, if these are equal, and a cache without tokens
         alike = name.endswith(".place") or not found.numel()
         fits = (
             found.dim() == leaf.dim() and found.dtype == leaf.dtype and len(found) in ({1, rows} if alike else {rows})
         )
         for size, fixed in zip(found.shape[1:], leaf.shape[1:], strict=False):
-            # an axis that is empty in the beginning holds tokens: as many as all of that state
+            # a dimension that is 0 in a new session counts tokens, equally in all tensors of a state
             fits &= size == (fixed or lengths.setdefault(name.rpartition(".")[0], size))
         if not fits or not found.isfinite().all():
             shape = f"{found.dtype} {list(found.shape[:9])}"
-            raise ValueError(f"this memory's {name} is {shape}, or not finite; take another copy of it")
+            raise ValueError(
+                f"this memory's {name} has the wrong shape or dtype ({shape}) or is not finite; take another copy of it"
+            )
     tensors = iter(memory.tensors[name].to(model.lm_head.weight.device) for name in wanted)
     state: SessionState = map_tensors(lambda leaf: next(tensors), empty)
     counts = (state.filled, state.skipped, state.read, state.slept)
@@ -304,5 +321,7 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
         or (state.filled + state.skipped > window).any()
         or (state.filled > state.read.clamp(max=lengths["state"])).any()
     ):
-        raise ValueError("this memory's counts of tokens are not those of a session; take another copy of it")
+        raise ValueError(
+            "this memory's token counts do not fit its model's window or its tensors; take another copy of it"
+        )
     return state

@@ -1,4 +1,4 @@
-"""The commands of a terminal around a session; `python -m sleepmodel` starts one."""
+"""A terminal for a session and its commands; `python -m sleepmodel` starts one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from sleepmodel.inference.session import Session
 from sleepmodel.model import SleepModel
 
 HELP = """\
-Type tokens for the model to read, with spaces between (or none, where every token is one character). Or a command:
-  /ask TOKENS       what the model says next to TOKENS; it forgets the question: the memory stays as it is
-  /tokens N         say N tokens to a question, 1 at first
-  /say [N]          the model goes on by itself, and reads what it says
+Type tokens for the model to read, separated by spaces (optional if every token is one character), or a command:
+  /ask TOKENS       show what the model generates after TOKENS; the session itself does not change
+  /tokens N         generate N tokens after each question (1 at the start)
+  /say [N]          generate N tokens (1 by default) and read them
   /sleep [N]        sleep now, with N passes
-  /passes N         sleep with N passes from now on
-  /save FILE, /load FILE   the memory
-  /forget           begin with nothing
-  /help, /quit"""
+  /passes N         set the passes of all further sleeps
+  /save FILE        save the memory
+  /load FILE        load a memory
+  /forget           start a new session
+  /help             show this text
+  /quit             end"""
 
 
 class Terminal:
-    """One conversation. Every line of input is answered by lines of text."""
+    """A session of one row that is driven by lines of text. `show` is called with each line of output."""
 
     def __init__(self, model: SleepModel, session: Session, show: Callable[[str], None]) -> None:
         self.model, self.session, self.show, self.count = model, session, show, 1
@@ -44,7 +46,7 @@ class Terminal:
         }
 
     def enter(self, line: str) -> bool:
-        """Do what a line says; False where it says to quit."""
+        """Execute a line of input; False if it is /quit or /exit. Errors are shown."""
         command, _, rest = line.strip().partition(" ")
         if command in ("/quit", "/exit"):
             return False
@@ -55,7 +57,7 @@ class Terminal:
             elif command[1:] in self.commands:
                 self.commands[command[1:]](rest.strip())
             else:
-                self.show(f"{command}: no such command\n{HELP}")
+                self.show(f"{command}: no such command; the commands are:\n{HELP}")
         except (ValueError, OSError) as error:
             self.show(f"error: {error}")
         return True
@@ -84,7 +86,7 @@ class Terminal:
         self.count = _positive(rest)
 
     def load(self, path: str) -> None:
-        self.session = remembering(self.model, path, self.session.sleep_passes)
+        self.session = resumed_session(self.model, path, self.session.sleep_passes)
         self.timed(lambda: None)
 
     def forget(self, _: str) -> None:
@@ -95,13 +97,13 @@ class Terminal:
         self.session.read(context, last=True)
 
     def timed(self, work: Callable[[], Tensor | None], session: Session | None = None) -> None:
-        """Run `work`, show the tokens [1, n] that it said, if any, and how the session stands."""
+        """Run `work`; show the tokens [1, n] that it returns, if any, the status of the session, and the time."""
         session = session or self.session
         slept, asleep, start = int(session.sleeps[0]), session.seconds_asleep, time.perf_counter()
-        said = work()
+        generated = work()
         seconds = time.perf_counter() - start
-        if said is not None:
-            self.show(" ".join(self.words[token] for token in said[0].tolist()))
+        if generated is not None:
+            self.show(" ".join(self.words[token] for token in generated[0].tolist()))
         slept, asleep = int(session.sleeps[0]) - slept, session.seconds_asleep - asleep
         times = f"awake {1e3 * (seconds - asleep):.1f} ms"
         if slept:
@@ -109,14 +111,14 @@ class Terminal:
         self.show(f"[{self.status(session)} | {times}]")
 
     def status(self, session: Session) -> str:
-        """Window fill, sleeps, and the bytes of what is kept."""
+        """Tokens in the window, sleeps, and bytes of fast weights and KV cache."""
         state, kv = state_bytes(self.model, 1), kv_bytes(self.model, 1, session.kv_tokens)
         filled, window = int(session.filled[0]), self.model.config.window
         sleeps = f"{int(session.sleeps[0])} sleeps, N = {session.sleep_passes}"
         return f"window {filled}/{window} | {sleeps} | fast weights {state:,} B, KV {kv:,} B"
 
     def encode(self, text: str) -> Tensor:
-        """int64 [1, T]. Raises ValueError on what is no token of the model."""
+        """Encode text as tokens, int64 [1, T]. Raises ValueError for text that is not a token of the model."""
         places = {word: token for token, word in enumerate(self.words)}
         words = text.split()
         if all(len(word) == 1 for word in self.words):
@@ -124,17 +126,17 @@ class Terminal:
         unknown = [word for word in words if word not in places]
         if unknown or not words:
             known = " ".join(self.words[:20]) + (" ..." if len(self.words) > 20 else "")
-            what = f"{unknown[0]!r} is no token" if unknown else "no tokens"
-            raise ValueError(f"{what}; this model's are: {known}")
+            what = f"{unknown[0]!r} is not a token" if unknown else "there are no tokens"
+            raise ValueError(f"{what}; this model's tokens are: {known}")
         return torch.tensor([[places[word] for word in words]])
 
 
-def remembering(model: SleepModel, path: str, passes: int | None) -> Session:
-    """A session that goes on from a memory's file. Raises ValueError where that holds several conversations."""
+def resumed_session(model: SleepModel, path: str, passes: int | None) -> Session:
+    """A session that resumes from a memory file. Raises ValueError if the memory has more than one row."""
     session = Session(model, memory=Memory.load(path), sleep_passes=passes)
     if session.batch_size != 1:
         raise ValueError(
-            f"{path}: a memory of {session.batch_size} rows, a terminal takes 1; save a session of one row"
+            f"{path}: a memory of {session.batch_size} rows, but a terminal takes 1; use a memory of one row"
         )
     return session
 

@@ -1,9 +1,10 @@
 """The gated delta rule: S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, o_t = S_t q_t.
 
-`recurrent` is the definition, one token at a time. `chunkwise` is the same function by matrix products: inside a chunk
-of C tokens the errors W solve one unit-triangular system, (I + A) W = R. gated_delta.cpp is
-that form as one kernel, for float32 on a CPU. `gated_delta_rule` picks the form.
-Here the state is kept as [K, V], the transpose of the paper's S. The decay acts before the error is taken.
+`recurrent` is the definition, one token at a time. `chunkwise` computes the same function with matrix products: within
+a chunk of C tokens, the errors W solve one unit-triangular system, (I + A) W = R. gated_delta.cpp implements that form
+as one kernel, for float32 on a CPU. `gated_delta_rule` selects the form by device and dtype.
+
+The state is stored as [K, V], the transpose of the paper's S. The state decays before the error is computed.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ HAS_FLA = importlib.util.find_spec("fla") is not None
 def gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read and write a fast-weight matrix over T tokens (paper, "The mechanism").
+    """Write T tokens to the fast weights, and read them at each token (paper, "The mechanism").
 
-    q, k: [B, T, H, K], k of unit norm (q is scaled by K**-0.5 inside); v: [B, T, H, V];
-    log_decay, beta: [B, T, H], alpha = exp(log_decay), log_decay <= 0, beta in [0, 2];
+    q, k: [B, T, H, K]; the caller normalises k to unit norm, and q is scaled by K**-0.5 here; v: [B, T, H, V];
+    log_decay, beta: [B, T, H]; alpha = exp(log_decay), with log_decay <= 0 and beta in [0, 2];
     initial_state: [B, H, K, V], float32 (float64 for float64 inputs); None is zero.
     Returns o [B, T, H, V] in v's dtype and the final state [B, H, K, V] in float32 (float64).
+    Raises ValueError for inputs of other shapes where the CPU kernel runs.
     """
     half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else v.dtype
     if HAS_FLA and q.is_cuda and half in (torch.bfloat16, torch.float16):
@@ -42,14 +44,15 @@ def gated_delta_rule(
 
 
 def gated_delta_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor) -> Tensor:
-    """The final state of `gated_delta_rule`, for a window whose outputs nobody reads."""
+    """The final state of `gated_delta_rule`, without computing its outputs."""
     return _rule(None, k, v, log_decay, beta, initial_state)[1]
 
 
 def recurrent(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The rule token by token: the reference to which every other form is held. Shapes as in `gated_delta_rule`."""
+    """The rule token by token. It is the reference that all other forms are tested against. Arguments and result as in
+    `gated_delta_rule`."""
     dtype, out_dtype = _state_dtype(v), v.dtype
     q, k, v, log_decay, beta = (x.to(dtype) for x in (q, k, v, log_decay, beta))
     state = _start(initial_state, k, v)
@@ -63,9 +66,10 @@ def recurrent(
 
 
 def chunk_length(tokens: int) -> int:
-    """Tokens solved at once, by measurement on CPU (benchmarks/kernel.py): small windows are one chunk.
+    """The chunk length C for a window of `tokens` tokens. Small windows are one chunk.
 
-    From 129 tokens on the kernel would gain a tenth with 32, but the torch form would lose.
+    The limits were measured on a CPU (benchmarks/kernel.py). From 129 tokens on, C = 32 would make the kernel a tenth
+    faster, but the torch form slower.
     """
     if tokens <= 48:
         return tokens
@@ -81,7 +85,7 @@ def chunkwise(
     initial_state: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The rule by chunks of `chunk` tokens (None: `chunk_length`). Shapes as in `gated_delta_rule`."""
+    """The rule in chunks of `chunk` tokens; None: `chunk_length`. Arguments and result as in `gated_delta_rule`."""
     return _chunks(q, k, v, log_decay, beta, initial_state, chunk or chunk_length(q.shape[1]))
 
 
@@ -89,9 +93,9 @@ def _rule(
     q: Tensor | None, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None
 ) -> tuple[Any, Tensor]:
     chunk = chunk_length(k.shape[1])
-    # a compiler cannot see into the kernel
-    ours = k.device.type == "cpu" and _state_dtype(v) == torch.float32 and not torch.compiler.is_compiling()
-    if ours and gated_delta_cpu.available():
+    # torch.compile cannot trace the kernel
+    fits_kernel = k.device.type == "cpu" and _state_dtype(v) == torch.float32 and not torch.compiler.is_compiling()
+    if fits_kernel and gated_delta_cpu.available():
         reads = None if q is None else q.float()
         o, state = gated_delta_cpu.rule(
             reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk
@@ -113,7 +117,8 @@ def _chunks(
 
     inputs = [pieces(x) for x in (k, v, log_decay, beta)]
     outputs = []
-    with torch.autocast(k.device.type, enabled=False):  # the state is float32, and no half precision solves
+    # the state is float32, and solve_triangular does not take half precision
+    with torch.autocast(k.device.type, enabled=False):
         for i in range(len(inputs[0])):
             part = None if q is None else pieces(q)[i]
             output, state = _Chunk.apply(part, *(x[i] for x in inputs), state)  # type: ignore[no-untyped-call]
@@ -138,8 +143,8 @@ def _start(initial_state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
 class _Chunk(torch.autograd.Function):
     """One chunk: q, k [M, C, K], v [M, C, V], g, beta [M, C], S [M, K, V] -> o [M, C, V], S [M, K, V].
 
-    Without q there is no o. The backward recomputes the C x C matrices from the inputs instead of keeping them: at
-    fast-weight sizes the products are cheaper than the memory traffic of what autograd would save.
+    Without q, o is None. The backward recomputes the C x C matrices from the inputs: at the sizes of fast weights these
+    products are cheaper than the memory traffic of the tensors that autograd would save.
     """
 
     @staticmethod
@@ -148,7 +153,7 @@ class _Chunk(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor]:
         D, e, f = _decays(g)
         A = torch.bmm(k, k.mT).mul_(D).mul_(beta.unsqueeze(-2))
-        # unitriangular reads the strict lower part of A alone
+        # with unitriangular=True, only the strictly lower part of A is read
         W = torch.linalg.solve_triangular(A, torch.baddbmm(v, k * e, S, alpha=-1), upper=False, unitriangular=True)
         ctx.save_for_backward(q, k, g, beta, S, W)
         U = W * beta.unsqueeze(-1)
@@ -161,7 +166,7 @@ class _Chunk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dS_out: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(dS_out.device.type, enabled=False):  # whoever calls it, from within which context
+        with torch.autocast(dS_out.device.type, enabled=False):  # the caller may be under autocast
             return _Chunk._gradients(ctx, do, dS_out)
 
     @staticmethod
@@ -170,8 +175,8 @@ class _Chunk(torch.autograd.Function):
         D, e, f = _decays(g)
         b = beta.unsqueeze(-1)
         U = W * b
-        # G enters with the rows of q and k alone: exp(G_i) where they read, exp(-G_i) where k writes. Its gradient is
-        # q dq + k dk_read - k dk_write, and <S_out, dS_out> at the last token, as S_out goes with exp(G_C)
+        # G scales the rows of q and k alone: by exp(G_i) where they read, by exp(-G_i) where k writes. Its gradient is
+        # therefore q dq + k dk_read - k dk_write, plus <S_out, dS_out> at the last token, as exp(G_C) scales S_out
         dk_write = torch.bmm(U * f, dS_out.mT)
         last = (S * dS_out).sum((1, 2)) * e[:, -1, 0] + (k * dk_write).sum((1, 2))
         dU = torch.bmm(k * f, dS_out)
@@ -189,7 +194,7 @@ class _Chunk(torch.autograd.Function):
             dS.baddbmm_(q.mT, do)
             dG = (q * dq).sum(-1)
 
-        # the solve, in U = b W: (I + b KD) U = b R, so dU turns into (I + b KD)^-T dU
+        # the solve, with U = b W: (I + b KD) U = b R, so the gradient of b R is (I + b KD)^-T dU
         KD = torch.bmm(k, k.mT).mul_(D).tril_(-1)
         dU = torch.linalg.solve_triangular((KD * b).mT, dU, upper=True, unitriangular=True)
         dbeta = (dU * W).sum(-1)
@@ -206,8 +211,8 @@ class _Chunk(torch.autograd.Function):
 
 
 def _decays(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """With G = cumsum(g): D_ij = exp(G_i - G_j) for i >= j, else 0, [M, C, C]; exp(G) and exp(G_C - G), [M, C, 1]."""
+    """With G = cumsum(g): D [M, C, C], D_ij = exp(G_i - G_j) for i >= j, else 0; exp(G) and exp(G_C - G), [M, C, 1]."""
     G = g.cumsum(-1)
-    # masked before the exponential too: above the diagonal the difference is positive and may overflow
+    # also mask before the exponential: above the diagonal the difference is positive and may overflow
     D = (G.unsqueeze(-1) - G.unsqueeze(-2)).tril_().exp_().tril_()
     return D, G.exp().unsqueeze(-1), D[:, -1].unsqueeze(-1)

@@ -44,13 +44,16 @@ def available() -> bool:
 def rule(
     q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor | None, chunk: int
 ) -> tuple[Tensor | None, Tensor]:
-    """`gated_delta_rule` by chunks of `chunk` tokens, all float32; without q there is no o."""
+    """`gated_delta_rule` in chunks of `chunk` tokens, all tensors float32; without q, o is None.
+
+    Raises ValueError for a tensor of another shape or dtype.
+    """
     batch, _, heads, key = k.shape
     value, per_token = v.shape[-1], k.shape[:3]
     tensors = {"q": q, "k": k, "v": v, "log_decay": g, "beta": beta, "initial_state": start}
     shapes = (k.shape, k.shape, (*per_token, value), per_token, per_token, (batch, heads, key, value))
     for (name, x), shape in zip(tensors.items(), shapes, strict=True):
-        # the kernel would read past the end of a smaller tensor
+        # the kernel does not check: it would read past the end of a smaller tensor
         if x is not None and (x.shape != shape or x.dtype != torch.float32):
             raise ValueError(f"{name} is {x.dtype} {list(x.shape)}: must be float32 {list(shape)}")
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors.values())
@@ -85,11 +88,11 @@ def _compiled() -> Path:
 
 
 def _call(name: str, value: int, chunk: int, *tensors: Tensor | None) -> None:
-    """The kernel `name` on tensors [B, T, H, ...], in the order of its source's enum."""
+    """Call the kernel `name` with tensors [B, T, H, ...], in the order of the enum in gated_delta.cpp."""
     library, k = _library(), tensors[1]
     assert library is not None and k is not None
     batch, tokens, heads, key = k.shape
-    # rows of any stride are read where they are, but within a row the stride is 1
+    # the kernel takes any stride, except in the last dimension, where it must be 1
     dense = [x.contiguous() if x is not None and x.dim() == 4 and x.stride(3) != 1 else x for x in tensors]
     views = (_View * len(dense))(*(_View() if x is None else _View(x.data_ptr(), *x.stride()[:3]) for x in dense))
     sizes = _Sizes(batch, heads, tokens, key, value, chunk, torch.get_num_threads())
@@ -97,7 +100,7 @@ def _call(name: str, value: int, chunk: int, *tensors: Tensor | None) -> None:
 
 
 def _rows(state: Tensor | None) -> Tensor | None:
-    """States [B, H, K, V] as [B, K, H, V], which is how the kernel addresses all tensors."""
+    """View states [B, H, K, V] as [B, K, H, V], the layout in which the kernel addresses all tensors."""
     return None if state is None else state.transpose(1, 2)
 
 
@@ -105,8 +108,8 @@ def _rows(state: Tensor | None) -> Tensor | None:
 def _forward(
     q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor | None, chunk: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """o, the final state, and for the backward the errors [B, T, H, V] and the later chunks' first states
-    [B, H, chunks * K, V]; o without q, and the last two without `keep`, are empty."""
+    """o, the final state and, for the backward, the errors [B, T, H, V] and the states in which the chunks after the
+    first begin, [B, H, (chunks - 1) * K, V]. o is empty without q, the last two without `keep`."""
     (batch, tokens, heads, key), value = k.shape, v.shape[-1]
     later = (tokens - 1) // chunk
     o, errors = (v.new_empty((batch, tokens, heads, value) if wanted else 0) for wanted in (q is not None, keep))
@@ -131,7 +134,7 @@ def _backward(
     starts: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q (empty without do), k, v, g, beta and start."""
+    """Gradients of q (empty without do), k, v, g, beta and start."""
     (batch, _, heads, key), value = k.shape, errors.shape[-1]
     dq = k.new_empty(0 if do is None else k.shape)
     dk, dv, dg, dbeta = (torch.empty(x.shape) for x in (k, errors, g, beta))
@@ -168,7 +171,7 @@ class _Rule(torch.autograd.Function):
         return None if do is None else dq, *others, None, None
 
 
-# torch counts the FLOPs of operators that it knows: here the products of `chunkwise`, and like there not the solves
+# torch's FLOP counter needs a formula for each custom operator: it counts the products of `chunkwise`, not its solves
 @register_flop_formula(torch.ops.sleepmodel.gated_delta_forward)
 def _forward_flops(
     q: Shape | None, k: Shape, v: Shape, g: Any, beta: Any, start: Any, chunk: int, *_: Any, **__: Any
@@ -185,7 +188,7 @@ def _backward_flops(do: Shape | None, dstate: Any, q: Any, k: Shape, *tensors: A
 
 
 def _flops(k: Shape, chunk: int, square: int, token: int) -> int:
-    """Of products that take `square` multiplications for each pair of tokens of a chunk, and `token` for each token."""
+    """FLOPs of products with `square` multiplications per pair of tokens of a chunk, and `token` per token."""
     batch, tokens, heads, _ = k
     lengths = (min(chunk, tokens - first) for first in range(0, tokens, chunk))
     return 2 * batch * heads * sum(c * c * square + c * token for c in lengths)

@@ -1,6 +1,6 @@
 """The Hebbian rule with decay (Mamba-2's): S_t = alpha_t S_{t-1} + beta_t v_t k_t^T, o_t = S_t q_t.
 
-`recurrent` is the definition; `hebbian_rule` computes it by chunks of matrix products. The state is kept as [K, V].
+`recurrent` is the definition. `hebbian_rule` computes it in chunks, with matrix products. The state is [K, V].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sleepmodel.ops.gated_delta import chunk_length
 def recurrent(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule token by token: the reference to which `hebbian_rule` is held."""
+    """The rule token by token, with the arguments and result of `hebbian_rule`, which is tested against it."""
     state, outputs = initial_state, []
     for t in range(q.shape[1]):
         write = torch.einsum("bhk,bhv->bhkv", k[:, t], beta[:, t, :, None] * v[:, t])
@@ -26,29 +26,30 @@ def recurrent(
 def hebbian_rule(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Read and write a fast-weight matrix over T tokens. Shapes, dtypes and ranges as in `gated_delta_rule`."""
+    """Write T tokens to the fast weights, and read them at each token. Shapes, dtypes and ranges as in
+    `gated_delta_rule`."""
     with torch.autocast(k.device.type, enabled=False):  # the state is float32
         state, outputs = initial_state, []
         for qc, kc, vc, gc, bc in zip(*(_chunks(x, initial_state) for x in (q, k, v, log_decay, beta)), strict=True):
             G = gc.cumsum(-1)
-            # masked before the exponential too: above the diagonal the difference is positive and may overflow
+            # also mask before the exponential: above the diagonal the difference is positive and may overflow
             D = (G.unsqueeze(-1) - G.unsqueeze(-2)).tril().exp().tril()
             inside = (qc @ kc.mT * D) @ (vc * bc.unsqueeze(-1))
             outputs.append((inside + (qc * G.exp().unsqueeze(-1)) @ state) * q.shape[-1] ** -0.5)
-            state = _after(kc, vc, G, bc, state)
+            state = _next_state(kc, vc, G, bc, state)
     return torch.cat(outputs, 2).transpose(1, 2).to(v.dtype), state
 
 
 def hebbian_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor) -> Tensor:
-    """The final state of `hebbian_rule`, for a window whose outputs nobody reads."""
+    """The final state of `hebbian_rule`, without computing its outputs."""
     with torch.autocast(k.device.type, enabled=False):
         state = initial_state
         for kc, vc, gc, bc in zip(*(_chunks(x, initial_state) for x in (k, v, log_decay, beta)), strict=True):
-            state = _after(kc, vc, gc.cumsum(-1), bc, state)
+            state = _next_state(kc, vc, gc.cumsum(-1), bc, state)
     return state
 
 
-def _after(k: Tensor, v: Tensor, G: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+def _next_state(k: Tensor, v: Tensor, G: Tensor, beta: Tensor, state: Tensor) -> Tensor:
     strength = beta * (G[..., -1:] - G).exp()
     return state * G[..., -1, None, None].exp() + k.mT @ (v * strength.unsqueeze(-1))
 

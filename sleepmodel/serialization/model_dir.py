@@ -17,8 +17,8 @@ CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.js
 
 
 def save(model: SleepModel, directory: Path) -> None:
-    """Write config, weights and, where it is known, the vocabulary into `directory`, which is made; each file appears
-    whole or not at all."""
+    """Write config, weights and the vocabulary, if the model has one, to `directory`, which is created if necessary.
+    Each file is written atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
     texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
@@ -30,10 +30,10 @@ def save(model: SleepModel, directory: Path) -> None:
 
 
 def load_directory(directory: Path) -> SleepModel:
-    """The model in a local directory that `save` wrote, on the CPU and in evaluation mode.
+    """Load a model from a local directory that `save` wrote, on the CPU and in evaluation mode.
 
-    Raises FileNotFoundError where there is no model, ValueError where a file is damaged, weights are not finite, or
-    config, weights and vocabulary do not fit together.
+    Raises FileNotFoundError if there is no model, ValueError if a file is damaged, a weight is not finite, or config,
+    weights and vocabulary do not match.
     """
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
@@ -43,7 +43,7 @@ def load_directory(directory: Path) -> SleepModel:
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}; take another copy of the model") from error
     _, weights = read_tensors(directory / WEIGHTS)
-    # on no device at first: a config that asks for more than the file holds must not get it
+    # on the meta device first, so that a config cannot allocate more memory than the file justifies
     with torch.device("meta"):
         model = SleepModel(config)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -51,10 +51,10 @@ def load_directory(directory: Path) -> SleepModel:
     if wanted != found:
         name = min(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         sizes = f"{name} must be {_size(wanted.get(name))}, is {_size(found.get(name))}"
-        raise ValueError(f"{directory}: {WEIGHTS} is not the model of {CONFIG}: {sizes}; take both from one model")
+        raise ValueError(f"{directory}: {WEIGHTS} does not match {CONFIG}: {sizes}; take both from one model")
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"{directory / WEIGHTS}: {name} is not finite; take an earlier model")
+            raise ValueError(f"{directory / WEIGHTS}: {name} has values that are not finite; take an earlier model")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     if (directory / VOCABULARY).is_file():
         model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
@@ -62,11 +62,11 @@ def load_directory(directory: Path) -> SleepModel:
 
 
 def _read_json(path: Path) -> Any:
-    """Raises ValueError where the file holds no JSON."""
+    """Read a JSON file. Raises ValueError if the file is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except RecursionError as error:
-        raise ValueError("nested too deep to be read") from error
+        raise ValueError("nested too deeply to be read") from error
 
 
 def _read_vocabulary(path: Path, size: int) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _read_vocabulary(path: Path, size: int) -> tuple[str, ...]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another copy of the model") from error
     if not isinstance(words, list) or len(words) != size or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{path}: must be a list of vocab_size = {size} texts; take another copy of the model")
+        raise ValueError(f"{path}: must be a list of vocab_size = {size} strings; take another copy of the model")
     return tuple(words)
 
 

@@ -1,1 +1,1 @@
-"""MLflow: runs, and the registry of models."""
+"""MLflow: runs and the model registry."""

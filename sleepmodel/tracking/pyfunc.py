@@ -1,4 +1,4 @@
-"""A SleepModel as MLflow's pyfunc. MLflow stores this file beside the weights and runs it where the model is loaded."""
+"""A SleepModel as an MLflow pyfunc. MLflow stores this file with the weights and runs it where the model is loaded."""
 
 from __future__ import annotations
 
@@ -17,51 +17,57 @@ from sleepmodel.serialization.model_dir import load_directory
 
 
 def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) -> None:
-    """Raise ValueError where a model of `config` cannot give n tokens to each of the prompts tokens [B, T]."""
+    """Raise ValueError if a model of `config` cannot generate n tokens after each row of `tokens`, integers [B, T]."""
     if tokens.ndim != 2 or 0 in tokens.shape or not np.issubdtype(tokens.dtype, np.integer):
         stands = f"{tokens.dtype} {list(tokens.shape)}"
-        raise ValueError(f"tokens: must be integers [B, T] with B and T at least 1, is {stands}; give one row a prompt")
+        raise ValueError(
+            f"tokens: must be integers [B, T] with B and T at least 1, is {stands}; give one row per prompt"
+        )
     bad = np.argwhere(tokens >= config.vocab_size)
     if len(bad):
         row, column = map(int, bad[0])
         value, allowed = tokens[row, column], f"0 to {config.vocab_size - 1}, or negative for a pad"
-        raise ValueError(f"tokens[{row}, {column}] = {value}: must be in the vocabulary, {allowed}; encode it so")
+        raise ValueError(
+            f"tokens[{row}, {column}] = {value}: must be in the vocabulary, {allowed}; encode the prompt again"
+        )
     real = tokens >= 0
     lengths, pads = real.sum(1), (real.cumsum(1) == 0).sum(1)
-    # pads before a row's first token take up places of its first window
+    # pads before a row's first token fill places of its first window
     rooms = -(lengths + pads) % config.window
     for row, (length, room) in enumerate(zip(lengths.tolist(), rooms.tolist(), strict=True)):
         if length == 0:
-            raise ValueError(f"row {row} has pads alone; give each row a prompt of at least one token")
+            raise ValueError(f"row {row} has only pads; give each row a prompt of at least one token")
         if room == 0:
-            limit = f"the window of {config.window}; a prompt token opens the answer's window"
-            raise ValueError(f"row {row}: its {length} tokens must not end with {limit}")
+            limit = f"the last window of {config.window}: the answer's window must begin with a prompt token"
+            raise ValueError(f"row {row}: its {length} tokens fill {limit}; add one, such as a query token")
         if not 1 <= n <= room:
             stands = f"row {row}'s {length} tokens leave {room} in a window of {config.window}"
-            raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; ask for fewer tokens or prompt otherwise")
+            raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; use a smaller n or another prompt")
         if config.max_positions is not None and length + n > config.max_positions:
             limit = f"at most max_positions = {config.max_positions}"
-            raise ValueError(f"row {row}: prompt and answer have {length + n} tokens: must have {limit}; shorten it")
+            raise ValueError(
+                f"row {row}: prompt and answer have {length + n} tokens: must have {limit}; shorten the prompt"
+            )
 
 
 class Answers(PythonModel):
-    """Greedy answers to prompts."""
+    """Greedy answers to prompts: the pyfunc that MLflow serves."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self.model = load_directory(Path(context.artifacts["model"]))
 
-    # model_input is a dict of arrays, but MLflow takes no hint that says so
+    # model_input is a dict of arrays, but MLflow rejects a type hint that says so
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> dict[str, npt.NDArray[np.int64]]:
-        """{"tokens": int64 [B, T]} -> {"answer": int64 [B, n]}, the n tokens that follow each row; params: n, or 1.
-        Negative tokens are pads, as in Session.read.
+        """Generate the n tokens that follow each row, greedily: {"tokens": int64 [B, T]} -> {"answer": int64 [B, n]}.
 
-        Raises ValueError on prompts that the model cannot answer.
+        Negative tokens are pads, as in Session.read. params: {"n": number of tokens}; 1 by default.
+        Raises ValueError for prompts that the model cannot answer.
         """
         tokens, n = _prompts(model_input), (params or {}).get("n", 1)
         if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
-            raise ValueError(f"n = {n!r:.200}: must be an integer, the number of tokens to answer with")
+            raise ValueError(f"n = {n!r:.200}: must be an integer of at least 1, the number of tokens to generate")
         n = int(n)
         check_prompts(self.model.config, tokens, n)
         session = Session(self.model, len(tokens))
@@ -70,10 +76,10 @@ class Answers(PythonModel):
 
 
 def _prompts(model_input: object) -> npt.NDArray[Any]:
-    """The prompts of a request, of whatever numbers they are; ValueError where it holds none."""
+    """The prompts of a request, as an array of any shape and dtype. Raises ValueError if there is none."""
     if not isinstance(model_input, dict) or "tokens" not in model_input:
         given = sorted(map(str, model_input)) if isinstance(model_input, dict) else type(model_input).__name__
-        raise ValueError(f'input {given}: must be {{"tokens": integers [B, T]}}, one row a prompt')
+        raise ValueError(f'input {given}: must be {{"tokens": integers [B, T]}}, one row per prompt')
     try:
         return np.asarray(model_input["tokens"])
     except (ValueError, TypeError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Text without the secrets that an address may hold. Standard library only."""
+"""Remove secrets from addresses in text. Uses the standard library alone."""
 
 from __future__ import annotations
 
@@ -9,5 +9,6 @@ _PARAMETER = re.compile(r"(?i)([?&;][\w.-]*(?:pass|pwd|secret|token|key|sig|cred
 
 
 def redacted(text: object) -> str:
-    """`text` with what stands before the @ of an address, and its secret parameters, as ***; for all that is shown."""
+    """`text` with *** for the user and password of each address and for its secret parameters. Everything that is shown
+    or logged must pass through here."""
     return _PARAMETER.sub(r"\1***", _USER.sub("://***@", str(text)))

@@ -1,4 +1,4 @@
-"""Models in the MLflow registry: registered as code and safetensors, found by alias or version."""
+"""The MLflow model registry: register a model as code and safetensors, and find one by alias or version."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PACKAGES = (Path(__file__).parents[1], Path(datagen.files.__file__).parent)
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model. tags: those it was registered with."""
+    """A version of a registered model. tags: those that it was registered with."""
 
     name: str
     version: str
@@ -51,10 +51,11 @@ def register(
     answers: int,
     tags: Mapping[str, str],
 ) -> str:
-    """Log a model with its run and register it; the new version, or the one that this run has already.
+    """Log a model to its run and register it. Returns the new version, or the version that this run already has.
 
-    name: of the registered model; example: prompts int64 [n, T]; answers: how many tokens answer them.
-    Raises ValueError where the model cannot answer the example.
+    name: of the registered model; example: prompts int64 [n, T], stored as the input example; answers: the number of
+    tokens that answer each of them, the default n of the pyfunc.
+    Raises ValueError if the model cannot answer the example.
     """
     pyfunc.check_prompts(model.config, example, answers)
     client = client_of(store)
@@ -70,7 +71,7 @@ def register(
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    # by place: given as models:/<id>, MLflow would look for it in the global store
+    # by location: MLflow would look up models:/<id> in its global store
     version = client.create_model_version(name, logged.artifact_location, run_id, dict(tags), model_id=logged.model_id)
     return str(version.version)
 
@@ -91,34 +92,35 @@ def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.N
             ParamSchema([ParamSpec("n", "integer", answers)]),
         ),
         input_example={"tokens": example},
-        # a local version such as 2.13.0+cpu is in no index
+        # without the local part, as in 2.13.0+cpu: package indexes do not have those versions
         pip_requirements=[f"{p}=={metadata.version(p).split('+')[0]}" for p in ("numpy", "safetensors", "torch")],
     )
 
 
 def promote(store: TrackingStore, name: str, version: str) -> None:
-    """Give a version the alias `champion`."""
+    """Set the alias `champion` to a version."""
     client_of(store).set_registered_model_alias(name, CHAMPION, version)
 
 
 def champion(store: TrackingStore, name: str) -> Version | None:
-    """The champion of a registered model; None where there is no such model or alias."""
+    """The champion of a registered model; None if there is no such model or alias."""
     found = _by_alias(client_of(store), name, CHAMPION)
     return Version(name, str(found.version), dict(found.tags)) if found else None
 
 
 def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
-    """The champion's model, on the CPU in evaluation mode; None where there is none."""
+    """The champion, loaded on the CPU in evaluation mode; None if there is none."""
     client = client_of(store)
     found = _by_alias(client, name, CHAMPION)
     return load_directory(_download(store.uri, client, found)) if found else None
 
 
 def download_model(uri: str) -> Path:
-    """The local directory with the config and weights of "models:/<name>@<alias>" or "models:/<name>/<version>".
+    """Download "models:/<name>@<alias>" or "models:/<name>/<version>" and return the directory of config and weights.
 
-    The store is $MLFLOW_TRACKING_URI, else the SQLite database under $SLEEPMODEL_ROOT, else under ./runs. Raises
-    ValueError on another URI, FileNotFoundError where there is no such model, ConnectionError as `open_store`.
+    The store is $MLFLOW_TRACKING_URI if set, else the SQLite database under $SLEEPMODEL_ROOT, else under ./runs. Raises
+    ValueError for another form of URI, FileNotFoundError if there is no such model, and ConnectionError if the store
+    does not answer.
     """
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if parts is None:
@@ -127,7 +129,7 @@ def download_model(uri: str) -> Path:
     store_uri = tracking_uri(os.path.expanduser(os.environ.get("SLEEPMODEL_ROOT") or "runs"))
     help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
     if store_uri.startswith(SQLITE) and not Path(store_uri.removeprefix(SQLITE)).is_file():
-        raise FileNotFoundError(f"{uri}: there is no MLflow database {redacted(store_uri)}; {help_text}")
+        raise FileNotFoundError(f"{uri}: the MLflow database {redacted(store_uri)} does not exist; {help_text}")
     with first_contact(store_uri):
         client = MlflowClient(store_uri, store_uri)
         found = _by_alias(client, name, alias) if alias else _by_number(client, name, number)
@@ -148,6 +150,6 @@ def _by_number(client: MlflowClient, name: str, number: str) -> ModelVersion | N
 
 
 def _download(uri: str, client: MlflowClient, version: ModelVersion) -> Path:
-    """Where the model's own files lie, after a download to a temporary directory where the store is a server."""
+    """The directory of the model's files. If the store is a server, they are downloaded to a temporary directory."""
     place = client.get_model_version_download_uri(version.name, version.version)
     return Path(download_artifacts(f"{place}/artifacts/{WEIGHTS_FOLDER}", tracking_uri=uri, registry_uri=uri))

@@ -1,6 +1,7 @@
-"""MLflow runs: one for each identity, with learning curves without doubled points.
+"""MLflow runs: one for each identity, with no duplicate points in their learning curves.
 
-Every call names its store; MLflow's global state (tracking URI, active run) is left alone, so threads may share this.
+Every function takes its store as an argument and leaves MLflow's global state (tracking URI, active run) alone, so
+threads can use this module concurrently.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from requests.exceptions import RequestException
 from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, environment
 from sleepmodel.tracking.redact import redacted
 
-if TYPE_CHECKING:  # at run time this module does without datagen, so that a registered model carries all it needs
+if TYPE_CHECKING:  # a type alone: at run time it would import datagen
     from sleepmodel.training.progress import Progress
 
 
@@ -34,10 +35,10 @@ PROBE_SECONDS = 5
 RETRY_SECONDS = 60.0
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# MLflow's own defaults wait up to half an hour for a server that has gone
+# MLflow's defaults wait up to half an hour for a server that is down
 for _limit, _value in (("TIMEOUT", "30"), ("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1")):
     os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_limit}", _value)
-# else a server's runs end with two lines each in the log
+# otherwise MLflow prints two lines at the end of each run on a server
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -45,30 +46,32 @@ for _noisy in ("mlflow", "alembic"):
 
 @dataclass(frozen=True)
 class TrackingStore:
-    """An MLflow tracking store and registry, and an experiment in it. Can be sent to workers. uri: not shown, as it may
-    hold a password."""
+    """An MLflow tracking store with its registry, and an experiment in it. Can be pickled and sent to workers.
+
+    uri: left out of the repr, as it may hold a password.
+    """
 
     uri: str = field(repr=False)
     experiment_id: str
 
 
 def tracking_uri(root: str | Path) -> str:
-    """$MLFLOW_TRACKING_URI, else a SQLite database under `root`; the path of a database is made absolute, as the
-    processes of a run differ in their current directory. Raises ValueError where the root can hold no database."""
+    """$MLFLOW_TRACKING_URI if set, else a SQLite database under `root`. The path of a database is made absolute, as
+    the processes of a run have different working directories. Raises ValueError if the root is in an object store."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and "://" in str(root):
         raise ValueError(
-            f"{root}: a store can hold no MLflow database: set MLFLOW_TRACKING_URI to an MLflow server, or to a "
-            "database that all nodes reach"
+            f"{root}: an object store cannot hold an MLflow database; set MLFLOW_TRACKING_URI to an MLflow server "
+            "or to a database that all nodes can reach"
         )
     uri = uri or f"{SQLITE}{root}/mlflow.db"
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
 def open_store(root: Path, experiment: str = "sleepmodel") -> TrackingStore:
-    """Open or create the store and the experiment; call it in the driver, before workers use the store.
+    """Open the store and the experiment, or create them. Call it in the driver, before workers use the store.
 
-    Without a server artifacts go to <root>/mlartifacts. Raises ConnectionError where no store answers.
+    Without a server, artifacts go to <root>/mlartifacts. Raises ConnectionError if the store does not answer.
     """
     uri = tracking_uri(root)
     with first_contact(uri):
@@ -76,7 +79,7 @@ def open_store(root: Path, experiment: str = "sleepmodel") -> TrackingStore:
         known = client.get_experiment_by_name(experiment)
     if known is not None:
         return TrackingStore(uri, known.experiment_id)
-    # MLflow's own default is relative to the current directory, which differs between processes
+    # MLflow's default is relative to the working directory, which differs between processes
     artifacts = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
     return TrackingStore(uri, client.create_experiment(experiment, artifacts))
 
@@ -91,7 +94,8 @@ def client_of(store: TrackingStore) -> MlflowClient:
 
 @contextmanager
 def first_contact(uri: str) -> Iterator[None]:
-    """First contact: MLflow would retry for minutes a server that is not there."""
+    """Fail fast at the first request: MLflow would retry for minutes if the server is down. Raises ConnectionError in
+    place of MLflow's exception."""
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
@@ -100,10 +104,10 @@ def first_contact(uri: str) -> Iterator[None]:
     except MlflowException as error:
         raise ConnectionError(
             redacted(
-                f"MLflow store {uri}: cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one "
+                f"MLflow store {uri} cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one "
             )
             + "that runs, or unset it to use a SQLite database under the root"
-        ) from None  # what MLflow raised holds the address with its secrets
+        ) from None  # MLflow's exception holds the address with its secrets
     finally:
         for name, value in before.items():
             os.environ.pop(name)
@@ -119,11 +123,11 @@ def start_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> str:
-    """The id of the one run of an identity: reopened where it exists, else made.
+    """Reopen the run of an identity, or create it if there is none. Returns its id.
 
-    parent: id of the run it is shown under; params: nested dicts become dotted names, values strings, of which MLflow
-    keeps 6,000 characters; tags: of a new run, beside those of its environment. Raises MlflowException where a
-    parameter was logged before with another value.
+    parent: id of the run that it is nested under; params: nested dicts become dotted names, and values strings, of
+    which MLflow keeps 6,000 characters; tags: added to a new run, besides those of its environment. Raises
+    MlflowException if a parameter was logged before with another value.
     """
     client = client_of(store)
     run_id = find_run(store, identity)
@@ -138,15 +142,15 @@ def start_run(
 
 
 def find_run(store: TrackingStore, identity: str) -> str | None:
-    """The id of the run of an identity, the oldest if there are more, as it stands."""
+    """The id of the run of an identity, the oldest if there are several; None if there is none. Does not reopen it."""
     wanted = f"tags.`{IDENTITY}` = '{identity}'"
     runs = client_of(store).search_runs([store.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
     return runs[0].info.run_id if runs else None
 
 
 def commit_of_run(store: TrackingStore, identity: str) -> str:
-    """The commit of the code that made the run of an identity, "-dirty" behind it where files had been changed since;
-    "" where there is no such run, or its code was in no checkout."""
+    """The commit of the code that made the run of an identity, with "-dirty" appended if the code had uncommitted
+    changes; "" if there is no such run, or its code was not in a git checkout."""
     run_id = find_run(store, identity)
     tags = client_of(store).get_run(run_id).data.tags if run_id else {}
     dirty = "-dirty" if tags.get(DIRTY_TAG) == "true" else ""
@@ -154,15 +158,17 @@ def commit_of_run(store: TrackingStore, identity: str) -> str:
 
 
 def end_run(store: TrackingStore, run_id: str, status: str) -> None:
-    """Close a run: FINISHED, FAILED or KILLED."""
+    """End a run. status: FINISHED, FAILED or KILLED."""
     client_of(store).set_terminated(run_id, status)
 
 
 def log_metrics(
     store: TrackingStore, run_id: str, metrics: Mapping[str, float], step: int, milliseconds: int | None = None
 ) -> None:
-    """Log metrics at a step, which is a number of training tokens in all our runs; milliseconds: since 1970, None is
-    now. A point that is logged again with the same time is one point."""
+    """Log metrics at a step, which is the number of training tokens in all our runs.
+
+    milliseconds: since 1970; None is now. A point that is logged twice with the same time is stored once.
+    """
     when = _now() if milliseconds is None else milliseconds
     points = [Metric(name, float(value), when, step) for name, value in metrics.items()]
     client_of(store).log_batch(run_id, metrics=points)
@@ -173,24 +179,25 @@ def _now() -> int:
 
 
 def log_artifact(store: TrackingStore, run_id: str, path: Path, folder: str | None = None) -> None:
-    """Copy a file or directory into a run's artifacts, under `folder`."""
+    """Copy a file or directory to the artifacts of a run, under `folder`; None is their top level."""
     client_of(store).log_artifact(run_id, str(path), folder)
 
 
 class ProgressLog:
-    """A run's learning curve over tokens. What an earlier process has logged of it is not logged again.
+    """Logs the learning curve of a run, over training tokens. Points that an earlier process logged are not repeated.
 
-    A store that does not answer holds nothing up and loses nothing: its points wait here for a later report.
+    A store that does not answer neither blocks the training nor loses a point: the points are sent with a later report.
     """
 
     def __init__(self, store: TrackingStore, run_id: str) -> None:
         self.store, self.run_id = store, run_id
-        self.waiting: list[tuple[Progress, int]] = []  # with their milliseconds
-        self._logged: set[int] | None = None  # steps that the store has, once it was asked
+        self.waiting: list[tuple[Progress, int]] = []  # reports, each with its time in milliseconds
+        self._logged: set[int] | None = None  # steps that the store has; None: not known yet
         self._silent_until = 0.0
 
     def log(self, at: Progress) -> None:
-        """Log a report and all that wait, or keep them; a store that failed is left alone for RETRY_SECONDS."""
+        """Log a report and all that are waiting. If the store does not answer, keep them and do not try again for
+        RETRY_SECONDS."""
         self.waiting.append((at, _now()))
         if time.monotonic() < self._silent_until:
             return
@@ -198,24 +205,27 @@ class ProgressLog:
             self.send()
         except MlflowException as error:
             self._silent_until = time.monotonic() + RETRY_SECONDS
-            print(redacted(f"MLflow does not answer, {len(self.waiting)} points wait: {error!s:.300}"), flush=True)
+            print(
+                redacted(f"MLflow does not answer; {len(self.waiting)} points are kept for later: {error!s:.300}"),
+                flush=True,
+            )
 
     def send(self) -> None:
-        """Log all that wait. Raises MlflowException, and keeps what is left, where the store does not answer."""
+        """Log all waiting reports. Raises MlflowException, and keeps the rest, if the store does not answer."""
         if self._logged is None:
             points = client_of(self.store).get_metric_history(self.run_id, "step")
             self._logged = {int(point.value) for point in points}
         while self.waiting:
             at, when = self.waiting[0]
             if at.step not in self._logged:
-                # a call without an answer may have been heard: the same time makes it the same point
+                # a request that failed may have been stored: with the same time it is the same point
                 log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens, when)
                 self._logged.add(at.step)
             self.waiting.pop(0)
 
 
 def send_curve(store: TrackingStore, run_id: str, history: list[Progress]) -> None:
-    """Log what the store lacks of a finished training's curve. Raises ConnectionError where it does not answer."""
+    """Log the points of a finished curve that the store lacks. Raises ConnectionError if the store does not answer."""
     log = ProgressLog(store, run_id)
     log.waiting = [(at, _now()) for at in history]
     with as_connection_error(store):
@@ -224,7 +234,7 @@ def send_curve(store: TrackingStore, run_id: str, history: list[Progress]) -> No
 
 @contextmanager
 def as_connection_error(store: TrackingStore) -> Iterator[None]:
-    """Raises ConnectionError in place of MLflow's own where a server does not answer."""
+    """Raise ConnectionError in place of MLflow's exception if a server does not answer."""
     try:
         yield
     except MlflowException as error:
@@ -232,7 +242,7 @@ def as_connection_error(store: TrackingStore) -> Iterator[None]:
             raise
         raise ConnectionError(
             redacted(f"MLflow store {store.uri} does not answer any more: {error!s:.300}. ")
-            + "What was computed is kept: start the server and run the same command again"
+            + "All results so far are kept: start the server and run the same command again"
         ) from None
 
 

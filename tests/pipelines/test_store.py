@@ -149,7 +149,7 @@ def test_a_store_without_conditional_writes_is_refused(store_port: int, monkeypa
 
 def test_a_store_needs_an_mlflow_elsewhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ValueError, match="a store can hold no MLflow database: set MLFLOW_TRACKING_URI"):
+    with pytest.raises(ValueError, match="an object store cannot hold an MLflow database; set MLFLOW_TRACKING_URI"):
         cli.run("full", PRESETS["smoke"], store, Console(file=io.StringIO()))
     assert not store.exists()
 

@@ -34,5 +34,5 @@ def test_weights_of_another_config_are_refused(make_model: MakeModel, tmp_path: 
     save(make_model(dtype=torch.float32), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "d_model": 32}))
-    with pytest.raises(ValueError, match=r"model.safetensors is not the model of config.json"):
+    with pytest.raises(ValueError, match=r"model.safetensors does not match config.json"):
         load(tmp_path)

@@ -63,9 +63,9 @@ def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -
         "ab",
     ]
     out = converse(str(model_path), said="\n".join(lines))
-    assert "'x' is no token; this model's are: a b c d e" in out and "error: no tokens" in out
+    assert "'x' is not a token; this model's tokens are: a b c d e" in out and "error: there are no tokens" in out
     assert "/dance: no such command" in out and "'none': must be a whole number of at least 1" in out
-    assert "gone: no memory here" in out and "several: a memory of 2 rows, a terminal takes 1" in out
+    assert "gone: no memory here" in out and "several: a memory of 2 rows, but a terminal takes 1" in out
     assert "window 2/6 | 0 sleeps, N = 3" in out
 
 
