@@ -5,6 +5,7 @@
 trains every variant on its seeds, one process per core, publishes the accuracy by t on held-out states, and fills the
 table of docs/iterated-sleep.md. Finished trainings are kept in ROOT/moonshot: you can interrupt the command at any time
 and run it again.
+With --redraw it trains nothing and draws the picture of the published numbers again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import statistics
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +33,13 @@ from benchmarks.evidence.iterated import ASKED, VERSION, Recipe, trained, unread
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.results_file import ROOT, provenance, write_result
 from datagen.files import replacing
+from pipelines.reporting import plots
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.evaluation.statistics import Estimate, Mean
 from sleepmodel.training.allocator import keep_freed_memory
 
 SOLVED = 0.95  # share of cells right at which a t counts as solved
+PICTURE = ROOT / "results" / "evidence" / "moonshot.png"
 FIVE, THREE = (60, 61, 62, 63, 64), (60, 61, 62)
 ITERATED = Recipe()
 ONE = Recipe(iterated=False, traced=False, reads_first=False, deepest=32, opens_at=SOLVED)
@@ -79,7 +83,11 @@ def main() -> None:
     parser.add_argument(
         "--root", type=Path, default=Path("runs"), help="where finished trainings are kept; default: runs"
     )
+    parser.add_argument("--redraw", action="store_true", help="draw the published numbers again, without any training")
     given = parser.parse_args()
+    if given.redraw:
+        redraw()
+        return
     unknown = [name for name in given.variants if name not in VARIANTS]
     if unknown:
         parser.error(f"{unknown[0]!r}: must be one of {', '.join(VARIANTS)}")
@@ -122,7 +130,7 @@ def publish(directory: Path) -> None:
         name: {"what": VARIANTS[name].what, "recipe": asdict(VARIANTS[name].recipe), "runs": runs[name]}
         for name in runs
     }
-    floor = {t: unread(ITERATED, t, FIVE[0]) for t in ASKED}
+    floor = _unread()
     print(f"results {write_result('evidence/moonshot', {'variants': found, 'unread': floor})}")
     shares = ("cells at t = 4", "t = 32", "t = 256", "rows at t = 256")
     head = ("variant", "description", "seeds", "largest t solved", *shares, "tokens", "FLOPs", "seconds")
@@ -131,17 +139,29 @@ def publish(directory: Path) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=180).print(table)
-    picture = ROOT / "results" / "evidence" / "moonshot.png"
-    _draw(runs, floor, picture)
+    _draw(runs, floor, PICTURE)
     guessed = ", ".join(f"{floor[t]:.3f} at t = {t}" for t in (4, 32, 256))
     parts = (
         markdown_table(head, rows),
         "Guessing each cell from the right answers before it, without reading the row, gets this share of cells "
         f"right: {guessed}.",
-        f"![cells right by t](../benchmarks/results/evidence/{picture.name})",
+        f"![cells right by t](../benchmarks/results/evidence/{PICTURE.name})",
     )
     fill(ITERATED_SLEEP, {"moonshot": "\n\n".join(parts)})
-    print(f"picture {picture}\npage    {ITERATED_SLEEP}")
+    print(f"picture {PICTURE}\npage    {ITERATED_SLEEP}")
+
+
+def redraw() -> None:
+    """Draw the picture of the published numbers."""
+    published = json.loads(PICTURE.with_suffix(".json").read_text())
+    runs = {name: variant["runs"] for name, variant in published["variants"].items()}
+    _draw(runs, _unread(), PICTURE)
+    print(f"picture {PICTURE}")
+
+
+def _unread() -> dict[int, float]:
+    """The share of cells right, by t, of guesses from the right answers before each cell."""
+    return {t: unread(ITERATED, t, FIVE[0]) for t in ASKED}
 
 
 def by_t(run: dict[str, Any], of: str = "cells") -> dict[int, float]:
@@ -172,22 +192,43 @@ def _mean(values: list[float]) -> str:
     return str(Estimate(mean.mean, mean.interval))
 
 
+def _headline(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """How far the two get that the page is about."""
+    largest = {
+        name: statistics.median_low(solved(run) for run in runs[name])
+        for name in ("iterated", "one-pass-compute")
+        if name in runs
+    }
+    words = "; ".join(f"{name} solves t = {t}" for name, t in largest.items())
+    return f"{words} (median of seeds; at least {SOLVED:.0%} of cells)"
+
+
 def _draw(runs: dict[str, list[dict[str, Any]]], floor: dict[int, float], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for i, (name, each) in enumerate(runs.items()):
-        # filled: passes that are steps; empty: one pass
-        face = f"C{i % 10}" if VARIANTS[name].recipe.iterated else "none"
-        for j, run in enumerate(each):
-            shares = sorted(by_t(run).items())
-            label = None if j else name
-            style = {"color": f"C{i % 10}", "marker": "os^"[i // 10], "markerfacecolor": face, "alpha": 0.6, "lw": 1}
-            axes.plot([t for t, _ in shares], [share for _, share in shares], label=label, **style)
+    """Means over seeds in their 95 % intervals, seeds as faint dots. Filled: passes that are steps; empty: one pass."""
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    style = plots.styles(list(runs))
+    for name, each in runs.items():
+        look, found = style[name], [by_t(run) for run in runs[name]]
+        ts = sorted({t for shares in found for t in shares})
+        values = [[shares[t] for shares in found if t in shares] for t in ts]
+        for t, shares in zip(ts, values, strict=True):
+            axes.plot([t] * len(shares), shares, "o", color=look.colour, alpha=plots.FAINT, ms=3.5, mew=0)
+        means = [Mean.of(shares) for shares in values]
+        low, high = zip(*((mean.interval if mean.seeds > 1 else (mean.mean,) * 2) for mean in means), strict=True)
+        axes.fill_between(ts, low, high, color=look.colour, alpha=0.08, lw=0)
+        face = look.colour if VARIANTS[name].recipe.iterated else "none"
+        mark: dict[str, Any] = {"marker": look.marker, "markerfacecolor": face, "linestyle": look.line, "lw": 1.2}
+        label = f"{name} ({len(each)} seeds)"
+        axes.plot(ts, [mean.mean for mean in means], color=look.colour, ms=5, label=label, **mark)
     axes.axhline(SOLVED, color="grey", lw=0.8, ls=":")
     axes.plot(list(floor), list(floor.values()), color="grey", lw=1, ls="--", label="unread")
-    axes.set(xscale="log", xlabel="t, steps of Rule 110", ylabel="share of held-out cells right; a line a seed")
+    axes.set(xscale="log", xlabel="t, steps of Rule 110", ylabel="share of held-out cells right")
+    lowest = min(share for each in runs.values() for run in each for share in by_t(run).values())
+    axes.set_ylim(lowest - 0.05, 1.03)  # the interval of two seeds reaches far below any of them
     axes.set_xticks(ASKED, [str(t) for t in ASKED])
     axes.minorticks_off()
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(loc="outside lower left", fontsize="small", ncols=3, frameon=False)
+    figure.suptitle(_headline(runs), x=0.01, ha="left", fontsize="medium", fontweight="bold")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -1,9 +1,15 @@
-"""The pictures of a report. Each function draws one PNG."""
+"""The pictures of a report. Each function draws one PNG, under the sentence that it is there to show.
+
+A variant has one style in all pictures of a report; means stand with their 95 % interval, seeds as faint dots.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -11,143 +17,200 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import EngFormatter
 
+from pipelines.reporting import headlines
+from pipelines.reporting.comparison import VariantResults
 from sleepmodel.distributed.ray_tune import TrialResult
 from sleepmodel.evaluation.latency import InferenceCost
-from sleepmodel.evaluation.statistics import Estimate
+from sleepmodel.evaluation.statistics import Estimate, Mean
 from sleepmodel.training.progress import Progress
 
 matplotlib.use("Agg")
 
+# Okabe and Ito's, which colour-blind readers tell apart, without yellow, which is hardly seen on white
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS, LINES = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
+FAINT = 0.4
+INCH = 11  # characters of a title
+LEGEND_LINE = 0.22  # inches
+SIDE_BY_SIDE = 8  # variants whose marks stand apart from each other
 
-def comparison(variants: Mapping[str, tuple[Sequence[float], Estimate, float]], path: Path) -> None:
-    """Accuracy of each line of the comparison: its seeds as dots, the estimate with its interval; and the accuracy of
-    always giving the commonest answer, as a grey bar. lines: label -> (accuracy of each seed, estimate, that floor)."""
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.7 * len(variants)), layout="constrained")
-    for y, (values, estimate, floor) in enumerate(variants.values()):
-        axes.errorbar(estimate.value, y, xerr=_arms(estimate), fmt="s", capsize=5, color=f"C{y}", markersize=9)
-        axes.plot([floor], [y], "|", color="grey", markersize=24, label=None if y else "the commonest answer, always")
-        if len(values) > 1:
-            axes.plot(values, [y + 0.2] * len(values), "o", color=f"C{y}", alpha=0.5, markersize=4)
-    axes.set_yticks(range(len(variants)), list(variants))
+
+@dataclass(frozen=True)
+class Style:
+    """How a variant is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+Styles = Mapping[str, Style]
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each name, by its place: colours, and further round other markers and lines too."""
+    rounds = [divmod(i, len(PALETTE)) for i in range(len(names))]
+    return {
+        name: Style(PALETTE[colour], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
+        for name, (turn, colour) in zip(names, rounds, strict=True)
+    }
+
+
+def comparison(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
+    """Share of rows right of each variant; and that of always giving the commonest answer, as a grey bar."""
+    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(variants)), layout="constrained")
+    for y, variant in enumerate(variants):
+        look, estimate = style[variant.name], variant.rows
+        if len(variant.values) > 1:
+            axes.plot(variant.values, [y + 0.2] * len(variant.values), "o", color=look.colour, alpha=FAINT, ms=5, mew=0)
+        mark: dict[str, Any] = {"fmt": look.marker, "capsize": 5, "color": look.colour, "markersize": 8}
+        axes.errorbar(estimate.value, y, xerr=_arms(estimate), **mark)
+        label = None if y else "the commonest answer, always"
+        axes.plot([variant.results[0].floor], [y], "|", color="grey", markersize=24, label=label)
+    axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
-    axes.set_xlabel("share of held-out rows right, with its 95 % interval; small dots are seeds")
-    axes.legend(loc="lower center", fontsize="small", markerscale=0.4)
-    _write(figure, path)
+    axes.set_xlabel("share of held-out rows right, with its 95 % interval; faint dots are seeds")
+    figure.legend(loc="outside lower right", fontsize="small", markerscale=0.4, frameon=False)
+    _write(figure, headlines.comparison(variants), path)
 
 
-def by_depth_and_passes(variants: Mapping[str, tuple[int, Mapping[int, Estimate]]], path: Path) -> None:
-    """Share of answers right over their depth, a curve a line; and over N, a colour a depth.
-    lines: name -> (N, depth -> estimate)."""
-    depths = sorted({depth for _, estimates in variants.values() for depth in estimates})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for i, (name, (passes, estimates)) in enumerate(variants.items()):
-        # a little aside, so that intervals at one depth or N do not cover each other
-        aside = (i - (len(variants) - 1) / 2) / max(len(variants), 8)
-        _bars(
-            left,
-            [depths.index(d) + 0.5 * aside for d in estimates],
-            estimates.values(),
-            f"C{i}",
-            f"{name}, N = {passes}",
-        )
-        for depth, estimate in estimates.items():
-            # the name of a depth stands in the legend once
-            known = right.get_legend_handles_labels()[1]
-            label = f"depth {depth}" if f"depth {depth}" not in known else None
-            _bars(right, [passes + 0.5 * aside], [estimate], f"C{depths.index(depth)}", label)
+def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
+    """Share of answers right over their depth; and at the greatest depth of each variant over N."""
+    depths = sorted({depth for variant in variants for depth in variant.answers})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    for i, variant in enumerate(variants):
+        look, aside, answers = style[variant.name], 0.5 * _aside(i, len(variants)), variant.answers
+        deepest = max(answers)
+        places = [depths.index(depth) + aside for depth in answers]
+        beside = aside + 0.2 * _aside(1, 2)
+        for result in variant.results if len(variant.results) > 1 else ():
+            shares = [result.accuracy.answers[depth].value for depth in answers]
+            faint: dict[str, Any] = {"color": look.colour, "alpha": FAINT, "ms": 4, "mew": 0}
+            left.plot([depths.index(depth) + beside for depth in answers], shares, "o", **faint)
+            right.plot([variant.sleep_passes + beside], [result.accuracy.answers[deepest].value], "o", **faint)
+        _bars(left, places, answers.values(), look, f"{variant.name}, N = {variant.sleep_passes}")
+        _bars(right, [variant.sleep_passes + aside], [answers[deepest]], look)
     left.set_xticks(range(len(depths)), [str(depth) for depth in depths])
     left.set_xlim(-0.6, len(depths) - 0.4)
     left.set_xlabel("depth")
     left.set_ylabel("share of answers right")
-    _ticks(right, [passes for passes, _ in variants.values()])
-    right.set_xlabel("sleep passes N, a dot a line")
-    for axes in (left, right):
-        axes.legend(fontsize="small")
-    _write(figure, path)
+    _ticks(right, [variant.sleep_passes for variant in variants])
+    right.set_xlabel("sleep passes N; answers at each variant's greatest depth")
+    _legend(figure, len(variants))
+    _write(figure, headlines.depths(variants), path)
 
 
-def learning_curves(variants: Mapping[str, Sequence[Sequence[Progress]]], path: Path) -> None:
-    """Validation accuracy over training tokens and over training FLOPs; a thin line a seed.
-    lines: name -> history of each seed."""
-    figure, (over_tokens, over_flops) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for i, (name, seeds) in enumerate(variants.items()):
-        for j, history in enumerate(seeds):
-            accuracy, label = [at.accuracy for at in history], None if j else name
-            over_tokens.plot([at.tokens for at in history], accuracy, ".-", color=f"C{i}", lw=1, label=label)
-            over_flops.plot([at.flops for at in history], accuracy, ".-", color=f"C{i}", lw=1)
+def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style: Styles, path: Path) -> None:
+    """Validation accuracy over training tokens and over training FLOPs: the mean over seeds in its interval.
+    histories: name -> history of each seed."""
+    figure, (over_tokens, over_flops) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    for name, seeds in histories.items():
+        look = style[name]
+        at = list(zip(*seeds, strict=False))  # each report of all seeds; those of a variant have the same steps
+        means = [Mean.of([each.accuracy for each in reports]) for reports in at]
+        for axes, x in (
+            (over_tokens, [[each.tokens for each in reports] for reports in at]),
+            (over_flops, [[each.flops for each in reports] for reports in at]),
+        ):
+            middle = [float(np.mean(xs)) for xs in x]
+            label = name if axes is over_tokens else None
+            axes.plot(middle, [mean.mean for mean in means], look.line, color=look.colour, lw=1.5, label=label)
+            if len(seeds) > 1:
+                low, high = zip(*(mean.interval for mean in means), strict=True)
+                axes.fill_between(middle, low, high, color=look.colour, alpha=0.12, lw=0)
+                dots = [(x[i][j], each.accuracy) for i, reports in enumerate(at) for j, each in enumerate(reports)]
+                axes.plot(*zip(*dots, strict=True), "o", color=look.colour, alpha=FAINT, ms=2.5, mew=0)
     over_tokens.set_xlabel("training tokens")
+    over_tokens.xaxis.set_major_formatter(EngFormatter(sep=""))
     over_flops.set_xlabel("training FLOPs")
+    over_flops.set_xscale("log")  # variants differ by factors
     over_tokens.set_ylabel("share of validation rows right")
-    over_tokens.legend(fontsize="small")
-    _write(figure, path)
+    _legend(figure, len(histories))
+    _write(figure, headlines.learning_curves(histories), path)
 
 
-def by_eta(variants: Mapping[int, Sequence[tuple[float, Estimate]]], path: Path) -> None:
-    """Share of test rows right over eta, a curve for each N. lines: N -> (eta, estimate), ascending."""
+def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path) -> None:
+    """Share of test rows right over eta, a curve for each N. variants: by N, their etas ascending.
+
+    A curve joins several variants, so that its colour is none of theirs: the darker, the fewer passes.
+    """
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for passes, points in variants.items():
-        etas, values = [eta for eta, _ in points], [estimate.value for _, estimate in points]
-        errors = [[abs(estimate.value - estimate.interval[end]) for _, estimate in points] for end in (0, 1)]
-        axes.errorbar(etas, values, yerr=errors, fmt=".-", capsize=3, lw=1, label=f"N = {passes}")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xlabel("fast-weight learning rate eta")
+    shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(variants)))
+    for i, (passes, group) in enumerate(variants.items()):
+        look = Style(matplotlib.colors.to_hex(shades[i]), MARKERS[i % len(MARKERS)], "-")
+        etas = [variant.results[0].fast_weight_lr for variant in group]
+        for eta, variant in zip(etas, group, strict=True):
+            if len(variant.values) > 1:
+                axes.plot([eta] * len(variant.values), variant.values, "o", color=look.colour, alpha=FAINT, ms=4, mew=0)
+        _bars(axes, etas, [variant.rows for variant in group], look, f"N = {passes}")
+    _log_etas(axes, [variant.results[0].fast_weight_lr for group in variants.values() for variant in group])
     axes.set_ylabel("share of test rows right")
-    axes.legend(fontsize="small")
-    _write(figure, path)
+    _legend(figure, len(variants))
+    _write(figure, headlines.etas([variant for group in variants.values() for variant in group]), path)
 
 
 def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> None:
     """The trials in the plane of N and eta, coloured by accuracy; those that ASHA stopped are small."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     etas, passes = [t.fast_weight_lr for t in trials], [t.sleep_passes for t in trials]
     sizes = [160 if trial.complete else 50 for trial in trials]
-    dots = axes.scatter(etas, passes, c=[t.accuracy for t in trials], s=sizes, cmap="viridis", edgecolors="black")
-    axes.scatter(
-        [winner.fast_weight_lr], [winner.sleep_passes], s=420, facecolors="none", edgecolors="red", label="winner"
-    )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_yticks(sorted(set(passes)))
-    axes.set_xlabel("fast-weight learning rate eta")
+    shade: dict[str, Any] = {"c": [t.accuracy for t in trials], "cmap": "cividis"}
+    dots = axes.scatter(etas, passes, s=sizes, edgecolors="black", **shade)
+    axes.scatter([], [], s=50, facecolors="none", edgecolors="black", label="stopped early")
+    ring: dict[str, Any] = {"s": 420, "facecolors": "none", "edgecolors": PALETTE[1], "linewidths": 2}
+    axes.scatter([winner.fast_weight_lr], [winner.sleep_passes], label="winner", **ring)
+    _log_etas(axes, etas)
+    axes.set_yscale("log", base=2)
+    axes.set_yticks(sorted(set(passes)), [str(n) for n in sorted(set(passes))])
+    axes.set_ylim(min(passes) / 1.5, max(passes) * 1.5)
     axes.set_ylabel("sleep passes N")
-    axes.legend(fontsize="small")
-    figure.colorbar(dots, label="validation accuracy at the last report")
-    _write(figure, path)
+    figure.colorbar(dots, label="validation accuracy")
+    figure.legend(loc="outside lower right", fontsize="small", markerscale=0.5, frameon=False)
+    _write(figure, headlines.search(trials, winner), path)
 
 
-def costs(measured: Sequence[InferenceCost], path: Path) -> None:
-    """Milliseconds a token awake, and a window asleep, of each line over its N."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+def costs(measured: Sequence[InferenceCost], style: Styles, path: Path) -> None:
+    """Milliseconds a token awake, and a window asleep, of each variant over its N."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for i, cost in enumerate(measured):
-        aside = 0.3 * (i - (len(measured) - 1) / 2) / max(len(measured), 8)
+        look, place = style[cost.variant], cost.sleep_passes + 0.3 * _aside(i, len(measured))
         for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
-            axis.plot([cost.sleep_passes + aside], [milliseconds], "o", color=f"C{i}", label=cost.variant)
-    for axis, label in zip(axes, ("awake: ms a token", "asleep: ms a window"), strict=True):
+            label = cost.variant if axis is axes[0] else None
+            axis.plot([place], [milliseconds], look.marker, color=look.colour, label=label)
+    for axis, words in zip(axes, ("awake: ms a token", "asleep: ms a window"), strict=True):
         _ticks(axis, [cost.sleep_passes for cost in measured])
         axis.set_xlabel("sleep passes N")
-        axis.set_ylabel(label)
+        axis.set_ylabel(words)
         axis.set_ylim(0, 1.2 * max(axis.get_ylim()[1], 1e-6))
-    axes[0].legend(fontsize="small")
-    _write(figure, path)
+    _legend(figure, len(measured))
+    _write(figure, headlines.costs(measured), path)
 
 
-def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], path: Path) -> None:
-    """Bytes that a row needs over its length: what a sleeping model keeps, and the KV cache that is never dropped."""
+def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: Styles, path: Path) -> None:
+    """Bytes that a row needs over its length: what a sleeping model keeps, and the KV cache that is never dropped.
+    kinds: by the names of the variants that are alike; the first of them lends its style."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for i, (name, cost) in enumerate(kinds.items()):
-        axes.plot(lengths, [cost.bytes(n) for n in lengths], "o-", color=f"C{i}", label=f"{name}: kept")
+    for names, cost in kinds.items():
+        look, short = style[cost.variant], textwrap.shorten(names, 60, placeholder=" ...")
+        axes.plot(
+            lengths, [cost.bytes(n) for n in lengths], f"{look.marker}-", color=look.colour, label=f"{short}: kept"
+        )
         if cost.token_bytes:
             whole = [cost.token_bytes * n for n in lengths]
-            axes.plot(lengths, whole, "--", color=f"C{i}", label=f"{name}: KV cache never dropped")
+            axes.plot(lengths, whole, "--", color=look.colour, label=f"{short}: KV cache never dropped")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xlabel("tokens read")
     axes.set_ylabel("bytes a row")
-    axes.legend(fontsize="small")
-    _write(figure, path)
+    _legend(figure, 2 * len(kinds), columns=1)
+    _write(figure, headlines.memory({cost.variant: cost for cost in kinds.values()}, lengths[-1]), path)
+
+
+def _aside(i: int, count: int) -> float:
+    """How far the i-th of `count` marks at one place stands beside it, so that intervals do not cover each other."""
+    return (i - (count - 1) / 2) / max(count, SIDE_BY_SIDE)
 
 
 def _ticks(axes: Axes, passes: Sequence[int]) -> None:
@@ -156,12 +219,29 @@ def _ticks(axes: Axes, passes: Sequence[int]) -> None:
     axes.set_xlim(min(passes) - 0.7, max(passes) + 0.7)
 
 
-def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], colour: str, label: str | None) -> None:
-    """Dots with their intervals, joined by a thin line."""
+def _log_etas(axes: Axes, etas: Sequence[float]) -> None:
+    """A logarithmic axis of eta, with a tick at each half power of two."""
+    axes.set_xscale("log", base=2)
+    low, high = min(etas) / 1.1, max(etas) * 1.1
+    ticks = [2 ** (half / 2) for half in range(-20, 21) if low <= 2 ** (half / 2) <= high]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.set_xlim(low, high)
+    axes.set_xlabel("fast-weight learning rate eta")
+
+
+def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], look: Style, label: str | None = None) -> None:
+    """Marks with their intervals, joined by a thin line."""
     estimates = list(estimates)
-    variants = np.concatenate([_arms(estimate) for estimate in estimates], axis=1)
+    arms = np.concatenate([_arms(estimate) for estimate in estimates], axis=1)
     values = [estimate.value for estimate in estimates]
-    axes.errorbar(x, values, yerr=variants, fmt="o-", lw=1, markersize=5, capsize=3, color=colour, label=label)
+    mark: dict[str, Any] = {
+        "fmt": f"{look.marker}{look.line}",
+        "lw": 1,
+        "markersize": 5,
+        "capsize": 3,
+        "color": look.colour,
+    }
+    axes.errorbar(x, values, yerr=arms, label=label, **mark)
 
 
 def _arms(estimate: Estimate) -> npt.NDArray[np.float64]:
@@ -170,7 +250,16 @@ def _arms(estimate: Estimate) -> npt.NDArray[np.float64]:
     return np.maximum([[estimate.value - low], [high - estimate.value]], 0)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _legend(figure: Figure, entries: int, columns: int | None = None) -> None:
+    """Below the axes, where it covers nothing."""
+    columns = columns or min(entries, 4 if figure.get_figwidth() > 8 else 3)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (entries // columns))
+    figure.legend(loc="outside lower left", fontsize="small", ncols=columns, frameon=False)
+
+
+def _write(figure: Figure, title: str, path: Path) -> None:
+    words = textwrap.fill(title, int(INCH * figure.get_figwidth()))
+    figure.suptitle(words, x=0.01, ha="left", fontsize="medium", fontweight="bold")
     with path.open("wb") as file:  # it knows no path in a store
         figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

@@ -41,15 +41,16 @@ class ReportData:
 
 def sections(data: ReportData, pictures: Path) -> list[Section]:
     """The sections of the report, in the order to read them; their pictures are drawn into the directory `pictures`."""
+    style = plots.styles([variant.name for variant in data.variants])
     found = [
-        _comparison(data.variants, pictures),
-        _depths(data.variants, pictures),
+        _comparison(data.variants, style, pictures),
+        _depths(data.variants, style, pictures),
         *_differences(data.variants),
-        _curves(data, pictures),
+        _curves(data, style, pictures),
         *_etas(data.variants, pictures),
         *(_search(trials, winner, pictures) for trials, winner in data.searches),
-        *_costs(data.costs, pictures),
-        *_memory(data.costs, pictures),
+        *_costs(data.costs, style, pictures),
+        *_memory(data.costs, style, pictures),
         *_mistakes(data.mistakes),
         _provenance(data.variants),
         _settings(data.settings),
@@ -57,11 +58,9 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
     return found
 
 
-def _comparison(variants: list[VariantResults], pictures: Path) -> Section:
+def _comparison(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:
     file = pictures / COMPARISON
-    plots.comparison(
-        {variant.label: (variant.values, variant.rows, variant.results[0].floor) for variant in variants}, file
-    )
+    plots.comparison(variants, style, file)
     words = (
         f"Shares of held-out test rows with their {interval_of(variants)}. A row is right when all its answers are, an "
         "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]: how far trainings differ. "
@@ -72,9 +71,9 @@ def _comparison(variants: list[VariantResults], pictures: Path) -> Section:
     return "Comparison", body
 
 
-def _depths(variants: list[VariantResults], pictures: Path) -> Section:
+def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:
     file = pictures / DEPTHS
-    plots.by_depth_and_passes({variant.name: (variant.sleep_passes, variant.answers) for variant in variants}, file)
+    plots.by_depth_and_passes(variants, style, file)
     rows = [
         (variant.name, variant.sleep_passes, depth, variant.results[0].accuracy.answers[depth].total, estimate)
         for variant in variants
@@ -98,20 +97,20 @@ def _differences(variants: list[VariantResults]) -> list[Section]:
     return [("Paired differences", text(words) + table(("variants", "difference", "seeds", "clear"), rows))]
 
 
-def _curves(data: ReportData, pictures: Path) -> Section:
+def _curves(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
     file = pictures / CURVES
-    plots.learning_curves({variant.name: data.histories[variant.name] for variant in data.variants}, file)
+    plots.learning_curves({variant.name: data.histories[variant.name] for variant in data.variants}, style, file)
     return "Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs")
 
 
 def _etas(variants: list[VariantResults], pictures: Path) -> list[Section]:
-    points: dict[int, list[tuple[float, Estimate]]] = {}
+    by_passes: dict[int, list[VariantResults]] = {}
     for variant in sorted(variants, key=lambda variant: variant.results[0].fast_weight_lr):
-        points.setdefault(variant.sleep_passes, []).append((variant.results[0].fast_weight_lr, variant.rows))
-    if max(len({eta for eta, _ in found}) for found in points.values()) < 3:
+        by_passes.setdefault(variant.sleep_passes, []).append(variant)
+    if max(len({variant.results[0].fast_weight_lr for variant in group}) for group in by_passes.values()) < 3:
         return []
     file = pictures / ETAS
-    plots.by_eta(dict(sorted(points.items())), file)
+    plots.by_eta(dict(sorted(by_passes.items())), file)
     return [("N and eta", picture(file, f"share of test rows right by eta and N, with its {interval_of(variants)}"))]
 
 
@@ -130,11 +129,11 @@ def _search(trials: list[TrialResult], winner: TrialResult, pictures: Path) -> S
     return "Search over N and eta", text(words) + picture(file, "trials by N and eta") + table(head, rows)
 
 
-def _costs(costs: list[InferenceCost], pictures: Path) -> list[Section]:
+def _costs(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> list[Section]:
     if not costs:
         return []
     file = pictures / COSTS
-    plots.costs(costs, file)
+    plots.costs(costs, style, file)
     words = (
         "One row read by a session on one core; medians of turns that the variants take in rotation. Awake is a "
         "token read and answered, asleep is what the last token of a window brings."
@@ -145,14 +144,14 @@ def _costs(costs: list[InferenceCost], pictures: Path) -> list[Section]:
     return [("Wake latency and sleep cost", body)]
 
 
-def _memory(costs: list[InferenceCost], pictures: Path) -> list[Section]:
+def _memory(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> list[Section]:
     if not costs:
         return []
     file, alike = pictures / MEMORY, dict[tuple[int, int, int], list[InferenceCost]]()
     for cost in costs:
         alike.setdefault((cost.state_bytes, cost.token_bytes, cost.window), []).append(cost)
     kinds = {", ".join(cost.variant for cost in group): group[0] for group in alike.values()}
-    plots.memory(kinds, LENGTHS, file)
+    plots.memory(kinds, LENGTHS, style, file)
     words = (
         "Bytes for one row: the fast weights, and the keys and values of the window at its fullest; beside them, in "
         "brackets, the KV cache of the same attention layers were it never dropped."

@@ -46,7 +46,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (run.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(run.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=3)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=4)
 
 
 def _markdown(title: str, data: ReportData) -> str:

@@ -1,0 +1,98 @@
+"""What each picture says, in one sentence with its numbers: computed from the data that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipelines.reporting.comparison import VariantResults
+from sleepmodel.distributed.ray_tune import TrialResult, best
+from sleepmodel.evaluation.latency import InferenceCost
+from sleepmodel.training.progress import Progress
+
+PAPER_ETA = 1.0
+
+
+def comparison(variants: Sequence[VariantResults]) -> str:
+    """The best variant's share of rows beside that of the first, the baseline."""
+    return _two({variant.name: variant.rows.value for variant in variants}, "test rows")
+
+
+def depths(variants: Sequence[VariantResults]) -> str:
+    """The same for the answers at the greatest depth that any variant is asked at."""
+    deepest = max(depth for variant in variants for depth in variant.answers)
+    shares = {variant.name: variant.answers[deepest].value for variant in variants if deepest in variant.answers}
+    return f"At depth {deepest}, {_two(shares, 'answers')}"
+
+
+def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]]) -> str:
+    """The same for validation rows as training ends."""
+    ends = {name: sum(seed[-1].accuracy for seed in seeds) / len(seeds) for name, seeds in histories.items()}
+    return f"At the end of training, {_two(ends, 'validation rows')}"
+
+
+def etas(variants: Sequence[VariantResults]) -> str:
+    """The best pair of N and eta, and what the paper's eta reaches at that N."""
+    first = max(variants, key=lambda variant: variant.rows.value)
+    words = f"{_setting(first)} is right in {_share(first.rows.value)} of test rows, the most of all"
+    paper = [v for v in variants if v.sleep_passes == first.sleep_passes and _eta(v) == PAPER_ETA]
+    if not paper or _eta(first) == PAPER_ETA:
+        return words
+    return f"{words}; eta = 1 reaches {_share(paper[0].rows.value)} there"
+
+
+def search(trials: Sequence[TrialResult], winner: TrialResult) -> str:
+    """The winner beside the best of the paper's eta."""
+    words = f"N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g} wins with {_share(winner.accuracy)}"
+    paper = [trial for trial in trials if trial.complete and trial.fast_weight_lr == PAPER_ETA]
+    if not paper or winner.fast_weight_lr == PAPER_ETA:
+        return words
+    return f"{words}; eta = 1 reaches {_share(best(paper).accuracy)} at best"
+
+
+def costs(measured: Sequence[InferenceCost]) -> str:
+    """Awake for all N, asleep for the least and the greatest N."""
+    awake = sorted(cost.awake_ms for cost in measured)
+    few, many = (pick(measured, key=lambda cost: cost.sleep_passes) for pick in (min, max))
+    a_token = f"{awake[0]:.2g}" if f"{awake[0]:.2g}" == f"{awake[-1]:.2g}" else f"{awake[0]:.2g} to {awake[-1]:.2g}"
+    words = f"A token awake takes {a_token} ms; a sleep takes {few.sleep_ms:.2g} ms at N = {few.sleep_passes}"
+    return (
+        words if few.sleep_passes == many.sleep_passes else f"{words}, {many.sleep_ms:.2g} at N = {many.sleep_passes}"
+    )
+
+
+def memory(kinds: Mapping[str, InferenceCost], length: int) -> str:
+    """Of the first kind with fast weights and a window: what it keeps, and what its cache would be."""
+    name, cost = max(kinds.items(), key=lambda kind: (kind[1].state_bytes > 0) + (kind[1].token_bytes > 0))
+    kept = f"After {length:,} tokens {name} keeps {_bytes(cost.bytes(length))} a row"
+    return f"{kept}; its KV cache would be {_bytes(cost.token_bytes * length)}" if cost.token_bytes else kept
+
+
+def _two(shares: Mapping[str, float], of: str) -> str:
+    """The best and the first of these; the worst where the first is the best."""
+    top = max(shares, key=lambda name: shares[name])
+    first = next(iter(shares))
+    other = min(shares, key=lambda name: shares[name]) if top == first else first
+    if len(shares) > 1 and shares[top] == shares[other]:
+        return f"every variant is right in {_share(shares[top])} of {of}"
+    words = f"{top} is right in {_share(shares[top])} of {of}"
+    return words if other == top else f"{words}, {other} in {_share(shares[other])}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _eta(variant: VariantResults) -> float:
+    return variant.results[0].fast_weight_lr
+
+
+def _setting(variant: VariantResults) -> str:
+    return f"N = {variant.sleep_passes}, eta = {_eta(variant):.3g}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} GB"
