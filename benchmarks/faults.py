@@ -107,9 +107,9 @@ FAULTS: dict[str, Fault] = {
 
 def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        whole = Path(directory) / "whole"
-        assert _start(whole).wait(TIMEOUT) == 0, "the undisturbed pipeline failed; run full.py smoke to see why"
-        outcomes = [_survive(name, Path(directory) / str(i), whole) for i, name in enumerate(FAULTS)]
+        undisturbed = Path(directory) / "undisturbed"
+        assert _start(undisturbed).wait(TIMEOUT) == 0, "the undisturbed pipeline failed; run full.py smoke to see why"
+        outcomes = [_survive(name, Path(directory) / str(i), undisturbed) for i, name in enumerate(FAULTS)]
     _show(outcomes)
     rows = [{**asdict(outcome), "survived": outcome.survived} for outcome in outcomes]
     print(write_result("faults", {"steps": STEPS, "report_every": EVERY, "workers": 2, "faults": rows}))
@@ -127,9 +127,9 @@ def _start(root: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT.parent, env=environment, stdout=quiet, stderr=quiet)
 
 
-def _survive(name: str, root: Path, whole: Path) -> Outcome:
+def _survive(name: str, root: Path, undisturbed: Path) -> Outcome:
     begin = time.monotonic()
-    shutil.copytree(whole / "steps" / "generate", root / "steps" / "generate")
+    shutil.copytree(undisturbed / "steps" / "generate", root / "steps" / "generate")
     process, commands = _start(root), 1
     while (saved := latest(checkpoints(root))) is None or saved.step < 2 * EVERY:
         assert process.poll() is None and time.monotonic() - begin < TIMEOUT, (
@@ -142,13 +142,15 @@ def _survive(name: str, root: Path, whole: Path) -> Outcome:
         process, commands = _start(root), commands + 1
     runs, reports = _logged(root)
     seconds = time.monotonic() - begin
-    outcome = Outcome(name, commands, saved.step, _same(root, whole), runs, reports, STEPS // EVERY, seconds)
+    outcome = Outcome(
+        name, commands, saved.step, _same_weights(root, undisturbed), runs, reports, STEPS // EVERY, seconds
+    )
     print(f"{name}: {'survived' if outcome.survived else 'NOT survived'}", flush=True)
     return outcome
 
 
-def _same(root: Path, whole: Path) -> bool:
-    one, other = (load(checkpoints(each).parent / MODEL).state_dict() for each in (root, whole))
+def _same_weights(root: Path, undisturbed: Path) -> bool:
+    one, other = (load(checkpoints(each).parent / MODEL).state_dict() for each in (root, undisturbed))
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
