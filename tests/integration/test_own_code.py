@@ -65,13 +65,13 @@ class Fading(GatedDelta):
 
 
 def test_they_run_as_ours_do(ray_cluster: str, tmp_path: Path) -> None:
-    """Workers import the task (generation), the mixer (training, search, evaluation) and a module that it needs; this
+    """Workers import the task (generation), the mixer (training, evaluation) and a module that it needs; this
     Ray was started without their directory."""
     (tmp_path / "own_words.py").write_text('LABELS = ("zero", "one")\n')
     (tmp_path / "own_tasks.py").write_text(TASKS)
     (tmp_path / "own_rules.py").write_text(RULES)
     root = tmp_path / "runs"
-    assignments = ["task=own_tasks:Majority", "task.bits=12", "model.window=12", "seeds=[20]"]
+    assignments = ["task=own_tasks:Majority", "task.bits=12", "model.window=12", "seeds=[20]", "search=null"]
     assignments += ["model.mixers=[attention, 'own_rules:Fading']", "model.d_model=8", "data.validation_rows=32"]
     result = subprocess.run(
         [sys.executable, str(ROOT / "pipelines/full.py"), "smoke", "--root", str(root), "--set", *assignments],
