@@ -155,7 +155,7 @@ def require_inputs(stages: Sequence[Stage], root: str | Path) -> None:
 def plan_table(stages: Sequence[Stage], root: str | Path) -> Table:
     """What `execute` would look at, in the order it would run: a table for --dry-run."""
     table = Table(title="outputs in <root>/steps/<stage>/<identity>")
-    for column in ("step", "identity", "state"):
+    for column in ("stage", "identity", "state"):
         table.add_column(column, no_wrap=True)
     table.add_column("inputs")
     for stage, status in execution_plan(stages, root):

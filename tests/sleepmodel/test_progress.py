@@ -15,7 +15,7 @@ import ray
 from datagen import generate
 from sleepmodel import Scale
 from sleepmodel.config import Search
-from sleepmodel.distributed.job import TrainingJob, read_history
+from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.progress import ProgressMailbox, SendProgress
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.distributed.ray_tune import search
@@ -83,7 +83,7 @@ def test_the_driver_hears_trainings_and_trials(job: TrainingJob, tmp_path: Path)
         ray.get(ray.remote(num_cpus=0)(fit).remote(two_workers))
         trials = ray.get(ray.remote(num_cpus=0)(search).remote(searched, config, 2))
     events = heard.of("train-n1")
-    assert [event.report for event in events if event.report] == read_history(tmp_path / "train")
+    assert [event.report for event in events if event.report] == read_training(tmp_path / "train").history
     assert events[0].step == 0 and {(event.name, event.steps) for event in events} == {("n1", CONFIG.steps)}
     ends = [event for event in heard.of("tune") if event.ended]
     assert {event.name for event in ends} == {"tune-N1-eta1.00", "tune-N2-eta1.00"}
@@ -96,7 +96,7 @@ def test_the_driver_hears_trainings_and_trials(job: TrainingJob, tmp_path: Path)
 def test_a_training_ends_as_ever_where_nobody_listens(ray_cluster: str, job: TrainingJob, tmp_path: Path) -> None:
     silent = replace(job, output=str(tmp_path))
     ray.get(ray.remote(num_cpus=0)(fit).remote(silent))
-    assert read_history(tmp_path)[-1].step == CONFIG.steps
+    assert read_training(tmp_path).history[-1].step == CONFIG.steps
 
 
 def test_a_mailbox_that_dies_is_no_ones_error_and_comes_back(ray_cluster: str) -> None:
