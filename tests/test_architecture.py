@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import run
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datagen", "sleepmodel", "pipelines")
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
@@ -46,7 +48,7 @@ BREACHES = [
 
 def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    return run(command, cwd=folder)
 
 
 @pytest.fixture(scope="module")

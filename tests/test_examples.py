@@ -2,11 +2,12 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -20,14 +21,8 @@ PRINTED = {
 @pytest.mark.parametrize("script", PRINTED)
 def test_it_runs(script: str, tmp_path: Path) -> None:
     """From another directory, so that it needs nothing but the installed packages and the files beside it."""
-    result = subprocess.run(
-        [sys.executable, str(EXAMPLES / script)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = run([sys.executable, str(EXAMPLES / script)], cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     found = re.search(PRINTED[script], result.stdout)
     assert found, result.stdout

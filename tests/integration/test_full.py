@@ -33,7 +33,7 @@ from sleepmodel.distributed.ray_tune import search
 from sleepmodel.evaluation.accuracy import predict
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
-from tests.waiting import Background, run
+from tests.waiting import Background, run, scaled
 
 pytestmark = pytest.mark.slow
 long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
@@ -144,7 +144,7 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[str,
             except OSError:  # Linux says so when nobody has the other end any longer
                 break
         os.close(ours)
-        return printed.decode().replace("\r\n", "\n"), process.wait(timeout=60)
+        return printed.decode().replace("\r\n", "\n"), process.wait(scaled())
 
 
 def plain(text: str) -> str:

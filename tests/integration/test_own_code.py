@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +56,7 @@ class Majority(Task):
 """
 RULES = """
 from sleepmodel.mixers.gated_delta import GatedDelta
+from tests.waiting import run
 
 class Fading(GatedDelta):
     def log_decay(self, x):
@@ -73,11 +73,9 @@ def test_they_run_as_ours_do(ray_cluster: str, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     assignments = ["task=own_tasks:Majority", "task.bits=12", "model.window=12", "seeds=[20]", "search=null"]
     assignments += ["model.mixers=[attention, 'own_rules:Fading']", "model.d_model=8", "data.validation_rows=32"]
-    result = subprocess.run(
+    result = run(
         [sys.executable, str(ROOT / "pipelines/full.py"), "smoke", "--root", str(root), "--set", *assignments],
-        capture_output=True,
-        text=True,
-        timeout=800,
+        limit=800,
         cwd=tmp_path,
         env={**os.environ, "RAY_ADDRESS": ray_cluster, "COLUMNS": "200"},
     )

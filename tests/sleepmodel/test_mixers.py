@@ -1,6 +1,5 @@
 """Each mixer is its recurrence, in one piece or several, and does at a border what its docstring says."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -46,6 +45,7 @@ def test_a_mixer_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
 import torch
 from sleepmodel import ModelConfig, SleepModel, load, save
 from pathlib import Path
+from tests.waiting import run
 model = SleepModel(ModelConfig(vocab_size=5, d_model=16, n_heads=2, window=6, mixers=("attention", "my_rules:Oja")))
 assert type(model.stack[1].mixer).__name__ == "Oja"
 tokens, mask = torch.randint(0, 5, (2, 9)), torch.arange(9).expand(2, 9) == 8
@@ -53,7 +53,8 @@ model(tokens, mask).loss.backward()
 save(model, Path("saved"))
 assert torch.equal(load("saved")(tokens, mask).logits, model.eval()(tokens, mask).logits)
 """
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300)
+    result = run([sys.executable, "-c", program], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
