@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from datagen.reader import read_dataset
 from pipelines.stages.generate import dataset
 from sleepmodel.config import ModelConfig
+from tests.waiting import run
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,6 @@ class Majority(Task):
 """
 RULES = """
 from sleepmodel.mixers.gated_delta import GatedDelta
-from tests.waiting import run
 
 class Fading(GatedDelta):
     def log_decay(self, x):

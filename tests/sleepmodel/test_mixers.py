@@ -18,6 +18,7 @@ from sleepmodel.reference import BlockState, attention, fast_weights, initial_st
 from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs
+from tests.waiting import run
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -45,7 +46,6 @@ def test_a_mixer_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
 import torch
 from sleepmodel import ModelConfig, SleepModel, load, save
 from pathlib import Path
-from tests.waiting import run
 model = SleepModel(ModelConfig(vocab_size=5, d_model=16, n_heads=2, window=6, mixers=("attention", "my_rules:Oja")))
 assert type(model.stack[1].mixer).__name__ == "Oja"
 tokens, mask = torch.randint(0, 5, (2, 9)), torch.arange(9).expand(2, 9) == 8
