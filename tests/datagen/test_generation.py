@@ -41,6 +41,13 @@ def test_shards_are_the_same_bytes_alone_and_on_ray(ray_cluster: str, tmp_path: 
     assert sorted(contents(on_ray / "train")) == [f"part-0000{i}.parquet" for i in range(3)]
 
 
+def test_a_watcher_is_told_of_every_shard(ray_cluster: str, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    rows = 2 * SHARD_ROWS + 100
+    generate(TASK, "train", rows, 0, tmp_path, watch=lambda done, all_rows: told.append((done, all_rows)))
+    assert len(told) == 3 and told == sorted(told) and told[-1] == (rows, rows)
+
+
 def test_same_bytes_from_a_second_run_elsewhere(ray_cluster: str, tmp_path: Path) -> None:
     first, second = (generate(TASK, "test", SHARD_ROWS + 7, 0, tmp_path / name) for name in ("a", "b"))
     assert contents(first) == contents(second)
