@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -23,10 +23,7 @@ from requests.exceptions import RequestException
 
 from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, environment
 from sleepmodel.tracking.redact import redacted
-
-if TYPE_CHECKING:  # a type alone: at run time it would import datagen
-    from sleepmodel.training.progress import Progress
-
+from sleepmodel.training.progress import Progress
 
 IDENTITY = "sleepmodel.identity"
 SQLITE = "sqlite:///"
