@@ -1,4 +1,4 @@
-"""Whether a task keeps what it promises: run before a pipeline starts on a task that is not ours, and in its tests."""
+"""Checks a task against its interface. Pipelines run it on tasks from outside this package, and tests should."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ PROBE_ROWS = 16
 
 
 def check_task(task: Task) -> None:
-    """Make a few rows of each split, and raise ValueError, which names the split, where they are not what the task
-    says of itself, or are not the same when they are made again."""
+    """Sample a few rows of each split. Raises ValueError, which names the split, if they contradict the task's
+    properties, or if sampling them again gives other rows."""
     for split in SPLITS:
         rows = task.sample(split, 0, 0, PROBE_ROWS)
         _check_rows(task, split, rows)
@@ -21,7 +21,7 @@ def check_task(task: Task) -> None:
                 raise _broken(
                     task,
                     split,
-                    f"its first {fewer} rows are others when they are made again: draw them from "
+                    f"its first {fewer} rows differ when they are sampled again: draw them from "
                     "datagen.task.random_stream alone, row by row",
                 )
 
@@ -40,7 +40,7 @@ def _check_rows(task: Task, split: str, rows: Rows) -> None:
     if rows.lengths.max() > task.row_length:
         raise _broken(task, split, f"row_length must be at least {rows.lengths.max()}, a row's, got {task.row_length}")
     if ((start < 0) | (start + length > rows.lengths[:, None])).any():
-        raise _broken(task, split, "an answer must lie in its row: answer_start + answer_length is behind its end")
+        raise _broken(task, split, "an answer must lie in its row: answer_start + answer_length exceeds its length")
     if not (length.max(axis=1) > 0).all():
         raise _broken(task, split, "every row must have an answer")
     if depth.max() > task.max_depth:
@@ -48,7 +48,7 @@ def _check_rows(task: Task, split: str, rows: Rows) -> None:
 
 
 def digest(rows: Rows) -> str:
-    """What tells rows from others: SHA-256, hex, of their tokens and answers."""
+    """SHA-256 of the tokens and answers of rows, in hex."""
     tokens, _ = rows.batch()
     columns = (rows.lengths, tokens, *rows.answers())
     return hashlib.sha256(b"".join(column.astype("<i8").tobytes() for column in columns)).hexdigest()

@@ -1,6 +1,6 @@
 """Depo (Physics of Language Models: Part 4.1; arXiv 2605.26099, figure 3): which node is k hops from node a?
 
-Needs numpy alone. `datagen.depo_text` reads the rows back.
+Needs only NumPy. `datagen.depo_text` parses rows.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from datagen.wording import AnsweredQuestion, QuestionText
 
 SYMBOLS = 50
 FIRST, LAST, QUERY = 0, SYMBOLS, 2 * SYMBOLS  # ids: the first of two symbols; the last or only one; the first query
-ONE_TOKEN, NAMES = SYMBOLS, SYMBOLS + SYMBOLS**2  # names of one token, of one or two
+ONE_TOKEN, NAMES = SYMBOLS, SYMBOLS + SYMBOLS**2  # number of names with one token; number of all names
 MIN_NODES = 3
 MAX_HOPS = 4096
-SMALL_NODES = 7  # up to here two draws may well meet the same context
+SMALL_NODES = 7  # up to here two random contexts may well be equal
 QUESTION = 6  # slots of a question: query, name, "=", name
 NONE = np.uint16(2**16 - 1)  # an empty slot
-INDEX_BITS = np.uint64(12)  # of a sort key; NAMES fits
-BLOCK_ROWS, BLOCK_WORDS = 4096, 2**20  # drawn at a time, so that they stay in the cache: they shape no result
+INDEX_BITS = np.uint64(12)  # low bits of a sort key that hold an index; NAMES fits
+BLOCK_ROWS, BLOCK_WORDS = 4096, 2**20  # drawn at a time, so that they fit the cache; no effect on the results
 
 UInt16 = npt.NDArray[np.uint16]
 UInt64 = npt.NDArray[np.uint64]
@@ -40,29 +40,29 @@ SPELLING = np.stack([np.where(_FIRST < 0, NONE, FIRST + _FIRST), LAST + _LAST], 
 
 @dataclass(frozen=True)
 class Depo(Task):
-    """The edges of a directed cycle in random order, then questions with their answers: `?k a = b`, b k hops from a.
+    """A row is the edges of a directed cycle in random order, then questions `?k a = b`, where b is k hops from a.
 
-    nodes    3..2550, of the largest cycle, N; there are 2,550 names.
-    hops     1..4096, the largest k; it may pass the cycle's length.
-    queries  1..2550, questions in a row; as no node is asked twice, a cycle of fewer nodes has one for each.
+    nodes    3..2550, N, the nodes of the largest cycle; there are 2,550 names.
+    hops     1..4096, the largest k; it may exceed the length of the cycle.
+    queries  1..2550, questions in a row. No node is asked about twice, so a cycle of fewer nodes has one for each node.
 
-    Train rows have n nodes, n in 3..N with p(n) ~ 1 / (n + sqrt(N)), and k uniform in 1..hops; validation and test
-    rows have N nodes and k uniform among the powers of two up to hops. A name has one or two symbols by a fair coin; a
-    name that is there already is drawn again. (Where n starts is a guess: among 50 official samples with N = 75 the
-    least n is 4; that none is 3 or less has a probability of 0.11 if n starts at 3, and of 0.01 if it starts at 2.)
+    Train rows have n nodes, n in 3..N with p(n) ~ 1 / (n + sqrt(N)), and k uniform in 1..hops. Validation and test rows
+    have N nodes and k uniform among the powers of two up to hops. A name has one or two symbols with equal probability;
+    duplicate names are drawn again. (The least n is inferred: the smallest among 50 official samples with N = 75 is 4.
+    The probability that none has 3 nodes or fewer is 0.11 if n starts at 3, and 0.01 if it starts at 2.)
 
     Vocabulary, in the order of its ids: x1..x50, the first of two symbols; y1..y50, the last or only symbol, so that no
-    name begins another; ?1..?hops, the queries; `=`, which stands before every answer; `<pad>`.
+    name is a prefix of another; ?1..?hops, the queries; `=`, which precedes every answer; `<pad>`.
 
-    Layout: the context, padded at its left to 4 * nodes tokens, then the questions, 4 to 6 tokens each; no token at the
-    start or the end. An answer is the tokens of its name alone, asked at depth k.
+    Layout: the context, padded on the left to 4 * nodes tokens, then the questions, 4 to 6 tokens each. There is no BOS
+    and no EOS. An answer is the one or two tokens of its name; its depth is k.
 
-    The questions begin where a window does whose length divides 4 * nodes; where it takes them all, at most 6 * queries
-    tokens, no answer begins a window.
+    If the window length divides 4 * nodes, the questions begin a window. If they all fit into it (at most 6 * queries
+    tokens), no answer is the first token of a window.
 
-    No two splits share a context, whatever their seeds: up to 7 nodes every context belongs to one split by its hash,
-    about 1/8 to test and 1/8 to validation. From 8 nodes on contexts are drawn freely, as a collision is negligible:
-    10 million train rows and 10,000 test rows of 8 nodes share one with a probability below 1e-11, of 75 below 1e-290.
+    No two splits share a context, whatever their seeds. Up to 7 nodes a hash assigns each context to one split, about
+    1/8 to test and 1/8 to validation. From 8 nodes on contexts are drawn independently, as collisions are negligible:
+    10 million train rows and 10,000 test rows share one with a probability below 1e-11 at 8 nodes, 1e-290 at 75.
     """
 
     nodes: int = 75
@@ -81,12 +81,12 @@ class Depo(Task):
 
     @property
     def context_length(self) -> int:
-        """Tokens before the first query token, pads among them."""
+        """Tokens before the first query token, padding included."""
         return 4 * self.nodes
 
     @property
     def row_length(self) -> int:
-        """Tokens in the longest row: every name has two."""
+        """Tokens in the longest row, in which every name has two."""
         return self.context_length + QUESTION * self._most_queries
 
     @property
@@ -99,7 +99,7 @@ class Depo(Task):
         return min(self.queries, self.nodes)
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
-        """The cycle from the node that is asked about, and where on it the given node lies."""
+        """The cycle, starting at the node in question, and the given node's distance from it."""
         puzzle = parse(asked.words)
         question = next(q for q in puzzle.questions if q.start == asked.start)
         following, cycle = dict(puzzle.edges), [question.node]
@@ -139,7 +139,7 @@ class Depo(Task):
         """Rows from raw words, uint64 [n, 1 + 4 * nodes + queries], queries at most nodes (here and below)."""
         size_words, *node_words, hop_words = np.split(words, np.arange(5) * self.nodes + 1, axis=1)
         size = self._sizes(size_words, split)
-        # Names come in the order of their draw, short ones sooner: only their places on the cycle are random.
+        # Short names tend to be drawn first, so their places on the cycle are shuffled.
         cycle = np.take_along_axis(_names(node_words[0]), _shuffled(node_words[1], size), axis=1)
         return self._laid_out(
             cycle,
@@ -153,7 +153,7 @@ class Depo(Task):
         """Nodes of each cycle, int64 [n, 1], from words [n, 1]."""
         if split != "train":
             return np.full(words.shape, self.nodes)
-        # Sum, root and quotient are the same on every machine: IEEE 754, one after the other.
+        # IEEE 754 makes sums, roots and quotients in a fixed order the same on every machine.
         share = np.cumsum(1 / (np.arange(MIN_NODES, self.nodes + 1) + np.sqrt(self.nodes)))
         uniform = (words >> np.uint64(11)) * 2.0**-53
         return MIN_NODES + np.searchsorted(share / share[-1], uniform, side="right")
@@ -164,7 +164,7 @@ class Depo(Task):
         return np.take(choices, words % np.uint64(len(choices)))
 
     def _laid_out(self, cycle: UInt16, size: Int64, edges: Int64, asked: Int64, hops: Int64) -> Draft:
-        """cycle [n, nodes], names; size [n, 1]; edges [n, nodes] and asked [n, queries], places on the cycle."""
+        """cycle [n, nodes]: names; size [n, 1]; edges [n, nodes] and asked [n, queries]: indices into the cycle."""
         n, marker, pad = len(cycle), QUERY + self.hops, QUERY + self.hops + 1
 
         def spell(places: Int64) -> UInt16:
@@ -196,15 +196,15 @@ class Depo(Task):
         )
 
     def _belongs(self, draft: Draft, split: str) -> npt.NDArray[np.bool_]:
-        """Which rows, bool [n], have a context that the split may have."""
+        """Whether the context of each row belongs to the split, bool [n]."""
         if self.nodes > SMALL_NODES:
             return np.ones(len(draft.tokens), dtype=np.bool_)
         return split_of(_words_of(draft.tokens[:, : self.context_length])) == split
 
 
 class Draft(NamedTuple):
-    """n rows as arrays: tokens uint16 [n, row_length], NONE where there is none; answers int32 [n, queries], depth 0
-    where none is asked."""
+    """n rows as arrays: tokens uint16 [n, row_length], NONE in empty slots; answers int32 [n, queries], with depth 0 in
+    empty slots."""
 
     tokens: npt.NDArray[Any]
     start: npt.NDArray[Any]
@@ -217,14 +217,14 @@ def _node(name: Name) -> str:
 
 
 def _names(words: UInt64) -> UInt16:
-    """Different names for each row, uint16 [n, m] below NAMES, from words [n, m].
+    """Distinct names for each row, uint16 [n, m] below NAMES, from words [n, m].
 
-    As a fair coin between one token and two, the symbols at random, and another draw for a name that is there. Of the
-    names left, each short one is then SYMBOLS times as likely as each long one.
+    The distribution is that of a fair coin between one token and two, random symbols, and a new draw for a duplicate.
+    Among the remaining names, each short one is therefore SYMBOLS times as likely as each long one.
     """
     n, m = words.shape
     row = np.arange(n)
-    urn = np.tile(np.arange(NAMES, dtype=np.uint16), (n, 1))  # short names, long ones; those left lie in front of each
+    urn = np.tile(np.arange(NAMES, dtype=np.uint16), (n, 1))  # short, then long names; the unused first in each part
     short, long = np.full(n, ONE_TOKEN), np.full(n, NAMES - ONE_TOKEN)
     drawn = np.empty((n, m), dtype=np.uint16)
     for column in range(m):
@@ -239,7 +239,7 @@ def _names(words: UInt64) -> UInt16:
 
 
 def _shuffled(words: UInt64, size: Int64) -> Int64:
-    """0..size-1 in random order, then the others, int64 [n, m], from words [n, m] and size [n, 1]."""
+    """A random permutation of 0..size-1, then size..m-1, int64 [n, m], from words [n, m] and size [n, 1]."""
     index = np.arange(words.shape[1], dtype=np.uint64)
     beyond = (index >= size.astype(np.uint64)).astype(np.uint64) << np.uint64(63)
     keys = beyond | (words >> np.uint64(1) + INDEX_BITS << INDEX_BITS) | index

@@ -1,4 +1,4 @@
-"""A reader of the samples of Depo's official generator (Physics of Language Models: Part 4.1)."""
+"""Reads samples of Depo's official generator (Physics of Language Models: Part 4.1)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BOS, OFFICIAL_FIRST, OFFICIAL_QUERY, OFFICIAL_ANSWER = 0, 1, 9000, 9500
 
 
 def read_official(path: str | Path, task: Depo) -> Rows:
-    """The samples of the official generator as rows of `task`: its vocabulary, without BOS, left-padded.
+    """Samples of the official generator as rows of `task`: in its vocabulary, without BOS, padded on the left.
 
-    path: JSON lines, each with the token ids `text`. Only the answers' own tokens are answers here; the official
-    `label` trains the token before them too.
-    Raises ValueError, with the line, for what is no sample, or does not fit into the task's nodes, hops and queries.
+    path: JSON lines, each with the token ids `text`. An answer is only the tokens of its name; the official `label`
+    includes the `=` before it.
+    Raises ValueError, which names the line, if a sample is malformed or exceeds the task's nodes, hops or queries.
     """
     vocabulary = task.vocabulary
     ids = {OFFICIAL_FIRST + i: FIRST + i for i in range(QUERY)}
@@ -39,7 +39,7 @@ def read_official(path: str | Path, task: Depo) -> Rows:
         if bos != BOS or len(puzzle.edges) > task.nodes or len(puzzle.questions) > task.queries:
             raise ValueError(
                 f"{path}, line {number}: must begin with {BOS} and have at most {task.nodes} nodes and {task.queries} "
-                f"queries, got {bos}, {len(puzzle.edges)} and {len(puzzle.questions)}: ask for a larger task"
+                f"queries, got {bos}, {len(puzzle.edges)} and {len(puzzle.questions)}: use a larger task"
             )
         context = next(i for i, token in enumerate(tokens) if token >= QUERY)
         pads.append(task.context_length - context)

@@ -1,4 +1,4 @@
-"""Depo's rows as text: a parser and solver that knows the grammar alone.
+"""Parses and solves rows of Depo; it shares no code with the generator.
 
 row = <pad>* edge+ question+        edge = name name        question = ?k name = name        name = [x] y
 """
@@ -21,7 +21,7 @@ Name = tuple[str, ...]  # one or two vocabulary entries
 
 @dataclass(frozen=True)
 class Question:
-    """Which node is `hops` hops from `node`? `answer` is what the row says, from its token number `start` on."""
+    """Which node is `hops` hops from `node`? answer: as the row states it, beginning at token `start`."""
 
     hops: int
     node: Name
@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A row: its edges (from, to) and its questions, in their order."""
+    """A parsed row: its edges (from, to) and its questions, in order."""
 
     edges: tuple[tuple[Name, Name], ...]
     questions: tuple[Question, ...]
@@ -43,12 +43,12 @@ class Puzzle:
             seen.add(node)
             node = following[node]
         if node != self.edges[0][0] or len(seen) != len(self.edges):
-            raise ValueError(f"the {len(self.edges)} edges must be one directed cycle, got {self.edges}")
+            raise ValueError(f"the {len(self.edges)} edges must form one directed cycle, got {self.edges}")
         if not {question.node for question in self.questions} <= seen:
-            raise ValueError("every node that is asked about must be on the cycle")
+            raise ValueError("every question must ask about a node on the cycle")
 
     def solve(self, question: Question) -> Name:
-        """The node that the edges lead to."""
+        """The right answer, found by following the edges."""
         following, node = dict(self.edges), question.node
         for _ in range(question.hops):
             node = following[node]
@@ -58,7 +58,7 @@ class Puzzle:
 def parse(words: Sequence[str]) -> Puzzle:
     """Read a row, given as vocabulary entries: `[vocabulary[token] for token in tokens]`.
 
-    Raises ValueError where it does not follow the grammar, or its edges are no directed cycle.
+    Raises ValueError if the row does not follow the grammar, or if its edges do not form one directed cycle.
     """
     text = "".join(f"{word} " for word in words)
     row = _ROW.fullmatch(text)

@@ -1,4 +1,4 @@
-"""Files that are never seen half-written."""
+"""Writes files atomically: a reader sees the old file or the new one, never a part. Checksums of files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from datagen.storage import in_store, put
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, or on a local disk where that is in a store, and puts what was written
-    there in the place of `path` in one step.
+    """Yields a temporary path and then replaces `path` by the file written there, in one step.
 
-    An error removes the temporary file, and an OSError, as of a full disk, is raised again with the name of `path`; a
-    killed process leaves the file behind for `remove_temporaries`.
+    The temporary file lies beside `path`, or on a local disk if `path` is in an object store. It is removed after an
+    error; an OSError, as of a full disk, is raised again with the name of `path`. A killed process leaves the temporary
+    file, which `remove_temporaries` deletes.
     """
     with tempfile.TemporaryDirectory() if in_store(path) else nullcontext(path.parent) as directory:
-        # The random part lets a task that Ray runs twice write twice at once.
+        # The random name allows two processes, as of a task that Ray retries, to write at the same time.
         temporary = Path(directory) / f".{path.name}.{uuid4().hex}.tmp"
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -36,11 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_temporaries(directory: Path) -> None:
+    """Remove the temporary files that killed processes left in `directory`."""
     for temporary in directory.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
-    """The checksum of the file's bytes, in hex."""
+    """SHA-256 of the file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

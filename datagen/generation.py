@@ -38,22 +38,23 @@ IN_FLIGHT_PER_CPU = 2  # one task runs, one waits
 def generate(
     task: Task, split: str, rows: int, seed: int, root: str | Path, *, watch: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Makes at least `rows` rows of a split of a task's dataset and returns the dataset's directory.
+    """Generate at least `rows` rows of one split of a task's dataset, and return the dataset's directory.
 
-    The directory is `<root>/<task>/<fingerprint>/`; the root may be s3://bucket/prefix. Uses the Ray that this process
-    is connected to, else connects to $RAY_ADDRESS, else starts a local Ray, which then stays up. Shards that stand
-    there finished are kept, and a split never shrinks: where it holds more rows than asked for,
-    `read_rows(path, split, rows)` reads the first `rows`, which are the same ones. Where all is there, Ray is not
-    touched. Only one process at a time may generate a split.
+    The directory is `<root>/<task>/<fingerprint>/`; the root may be s3://bucket/prefix. The shards are generated on the
+    Ray cluster that this process is connected to, else on $RAY_ADDRESS, else on a local Ray, which is started and left
+    running. Finished shards are kept, and Ray is not used if all are finished. A split never shrinks: if it has more
+    rows than requested, `read_rows(path, split, rows)` reads the first `rows`, which are the same. Only one process at
+    a time may generate a split.
 
     watch: called with the rows that are done and the rows of the split after each shard, instead of the bar on the
     terminal.
 
-    Raises ValueError for a bad split, number of rows, seed or root, before any work; so too ForeignDatasetError, a
-    dataset.json that cannot be understood (DatasetNotFoundError) and one of a newer format (FormatVersionError).
+    Raises, before any work: ValueError for a bad split, number of rows, seed or root; ForeignDatasetError if the
+    directory holds another dataset; DatasetNotFoundError if its dataset.json is not valid; FormatVersionError if its
+    format is newer than this code reads.
     """
     require_whole("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
-    task.sample(split, seed, shard=0, rows=1)  # refuses a bad split or seed
+    task.sample(split, seed, shard=0, rows=1)  # raises for a bad split or seed
     path = as_path(root).absolute() / task.name / fingerprint(task, seed)
     remove_temporaries(path)
     remove_temporaries(path / split)
@@ -61,7 +62,7 @@ def generate(
     job = Job(task, split, seed, path, max(rows, listed.rows), listed)
     if not job.finished():
         shards = tuple(_run(job, watch))
-        # Read again: another split may have been listed meanwhile.
+        # Read it again, as another process may have added another split.
         dataset = _dataset(path, task, seed)
         splits = {**dataset.splits, split: Split(job.rows, shards)}
         with replacing(path / DATASET_FILE) as temporary:
@@ -124,7 +125,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
 
 
 def _run(job: Job, watch: Callable[[int, int], None] | None) -> list[Shard]:
-    """Runs a Ray task for each shard, a bounded number at a time, and returns what they made."""
+    """Run one Ray task per shard, a bounded number at a time; returns the shards in order."""
     if not ray.is_initialized():
         ray.init()
     ensure = ray.remote(ensure_shard)
@@ -163,7 +164,7 @@ class RowsPerSecond(ProgressColumn):
 
 
 def _progress(shown: bool) -> Progress:
-    """A progress bar on the terminal; nothing where there is none."""
+    """A progress bar, if standard error is a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

@@ -1,6 +1,6 @@
-"""Rule 110 (arXiv 2605.26099, section "Rule 110", figure 2): what are cells of each state after `steps` steps?
+"""Rule 110 (arXiv 2605.26099, section "Rule 110", figure 2): predict cells of each state after `steps` steps.
 
-Needs numpy alone.
+Needs only NumPy.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from datagen.splits import draw_contexts
 from datagen.task import Task, random_stream, raw_words
 from datagen.wording import AnsweredQuestion, QuestionText, spoken
 
-QUERY, FRONT = 2, 3  # the ids of "?" and of the pad or the first token of steps; "0" and "1" are the cells themselves
+QUERY, FRONT = 2, 3  # ids of "?", and of the pad or the first number of steps; cells have ids 0 and 1
 
 UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Rule110(Task):
-    """`states` random states of `cells` cells, then `?`, then the first cell of each state after `steps` steps.
+    """A row is `states` random states of `cells` cells, then `?`, then the first cell of each after `steps` steps.
 
-    cells       3..4096, cells of a state; the border is periodic.
+    cells       3..4096, cells in a state; the boundary is periodic.
     states      1..64, states in a row.
-    steps       0..4096, steps of the automaton; the answers' depth.
-    shallowest  null, or 0..steps: each row's own steps are drawn evenly from shallowest..steps, and a token before the
-                states tells them.
-    labels      "first", of each state its first cell (the paper's); "all", every cell of every state. Context and `?`
-                with labels are then equally long, so that each is one window: a pad stands before the states where
-                no token of steps does.
+    steps       0..4096, steps of the automaton; the depth of the answers.
+    shallowest  null, or 0..steps: the steps of each row are drawn uniformly from shallowest..steps, and the row begins
+                with a token that states their number.
+    labels      "first": the first cell of each state, as in the paper; "all": every cell of every state. With "all" the
+                context is as long as `?` with the labels, so that each fills one window; for that, the row begins with
+                a pad if it does not begin with the number of steps.
 
-    No two splits share a context, whatever their seeds: up to 40 bits (cells * states) every context belongs to one
-    split by its hash, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn freely, as a collision
-    is negligible: of 10 million train rows of 41 bits, one test row in 200,000 would meet its like; at 96 bits, none.
+    No two splits share a context, whatever their seeds. Up to 40 bits (cells * states) a hash assigns each context to
+    one split, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn independently, as collisions
+    are negligible: of 10 million train rows, 41 bits let one test row in 200,000 recur in train, 96 bits none.
     """
 
     cells: int = 24
@@ -57,8 +57,8 @@ class Rule110(Task):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        told = () if self.shallowest is None else tuple(f"t{t}" for t in range(self.shallowest, self.steps + 1))
-        return ("0", "1", "?", *told, *([PAD_NAME] if self._padded else []))
+        steps = () if self.shallowest is None else tuple(f"t{t}" for t in range(self.shallowest, self.steps + 1))
+        return ("0", "1", "?", *steps, *([PAD_NAME] if self._padded else []))
 
     @property
     def _padded(self) -> bool:
@@ -66,12 +66,12 @@ class Rule110(Task):
 
     @property
     def asked(self) -> int:
-        """Cells of a state that a row asks."""
+        """Cells of each state that a row asks for."""
         return self.cells if self.labels == "all" else 1
 
     @property
     def context_length(self) -> int:
-        """Tokens before the query token: the states, and before them a pad or what tells the steps, if anything."""
+        """Tokens before the query token: the states, and the pad or the number of steps before them, if any."""
         return self.cells * self.states + (self.labels == "all" or self.shallowest is not None)
 
     @property
@@ -89,13 +89,13 @@ class Rule110(Task):
         return replace(self, steps=depth)
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
-        """The state that is asked about, and which of its cells."""
-        # a row asks as many cells of each state, in one answer or several, one state after the other
+        """The state, and the cell that is asked for."""
+        # A row asks for the same number of cells of each state, in one answer or several, state by state.
         state, part = divmod(asked.number, len(asked.starts) // self.states)
         first = part * asked.length + 1
         cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {first + asked.length - 1}"
         which = f"State {state + 1} of {self.states}: " if self.states > 1 else ""
-        # a pad may stand before the states, `?` stands behind
+        # A pad may precede the states; `?` follows them.
         start = asked.starts[0] - 1 - (self.states - state) * self.cells
         read = "".join(asked.words[start : start + self.cells])
         problem = f"{which}{read}. {cell} after {asked.depth} steps?"
@@ -105,7 +105,7 @@ class Rule110(Task):
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
 
         split is train, validation or test; seed and shard are 0 or more, rows 1 or more; else ValueError.
-        Returns tokens uint16 [rows, row_length] and an answer of one token for each cell asked, state by state:
+        Returns tokens uint16 [rows, row_length] and one answer of one token for each requested cell, state by state:
         answer_* int32 [rows, states * asked].
         """
         stream = random_stream(self, split, seed, shard)
@@ -136,17 +136,17 @@ class Rule110(Task):
         """Steps of each row, int32 [rows]."""
         if self.shallowest is None:
             return np.full(rows, self.steps, dtype=np.int32)
-        # far behind what contexts are drawn from
+        # jumped: words that the contexts never reach
         words = raw_words(stream.jumped(), rows)
         return (self.shallowest + words % np.uint64(self.steps - self.shallowest + 1)).astype(np.int32)
 
 
 def evolved(states: UInt8, steps: int, asked: int) -> UInt8:
-    """The first `asked` cells of each state after `steps` steps of rule 110, periodic border.
+    """The first `asked` cells of each state after `steps` steps of Rule 110 with a periodic boundary.
 
     states uint8 [n, cells] of 0 and 1; returns uint8 [n, asked].
     """
-    # Eight states share a byte, so that each bitwise operation steps all of them: [cells, n / 8].
+    # Eight states share a byte, so one bitwise operation advances all eight: [cells, n / 8].
     centre = np.packbits(states.T, axis=1)
     for _ in range(steps):
         left, right = np.roll(centre, 1, axis=0), np.roll(centre, -1, axis=0)

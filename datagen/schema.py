@@ -101,10 +101,10 @@ def _split(name: str, raw: Any) -> Split:
 
 
 def fingerprint(task: Task, seed: int) -> str:
-    """16 hex digits of what shapes the rows: task, config, vocabulary, format version and seed.
+    """A hash of everything that determines the rows: task, config, vocabulary, format version, seed. 16 hex digits.
 
-    FORMAT_VERSION is raised when the code of a task in this package makes other rows. Of any other task the first rows
-    of each split count too, so that nobody reads the rows of a task as it was before it was edited.
+    For the tasks of this package, FORMAT_VERSION stands for their code. For any other task the hash includes the first
+    rows of each split, so that a dataset made before the task was edited is not used afterwards.
     """
     shaped_by = {**task_identity(task), "vocabulary": task.vocabulary, "format": FORMAT_VERSION, "seed": seed}
     if not type(task).__module__.startswith(f"{__package__}."):

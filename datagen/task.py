@@ -1,4 +1,4 @@
-"""What every task promises, how a task is found by its name, and the randomness it may use. Needs numpy alone."""
+"""The interface of a task, the lookup of tasks by name, and their random streams. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MAX_SEED = 2**63 - 1
 
 
 class Task(Wording, ABC):
-    """What makes rows: a frozen dataclass that checks itself when built, and whose fields are the task's config.
+    """Base class of tasks. A task is a frozen dataclass that validates its fields, the config, and generates rows.
 
-    A subclass defines `vocabulary`, `row_length` and `sample`; all else has a default. `name` is the class's name in
-    lower case unless the class says otherwise: it is a directory of the dataset and a part of the registered model's
-    name. docs/extending.md writes one, `datagen.check_task` tests it.
+    A subclass defines `vocabulary`, `row_length` and `sample`; everything else has a default. `name` is the class name
+    in lower case unless the class sets it; the dataset's directory and the registered model are named after it.
+    docs/extending.md shows an example; `datagen.check_task` tests a task.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -43,13 +43,13 @@ class Task(Wording, ABC):
                 f"name = {cls.name!r}: is the task {known.__module__}:{known.__qualname__} already; give "
                 f"{cls.__module__}:{cls.__qualname__} another name"
             )
-        _TASKS[cls.name] = cls  # a module that was loaded again has the class anew
+        _TASKS[cls.name] = cls  # a reloaded module defines the class again
 
     @staticmethod
     def named(path: str) -> type[Task]:
-        """The task class of that name, or of that place: "module:Class".
+        """The task class with this name, or at this path "module:Class".
 
-        Raises ValueError, which says what is there instead, for a path that leads to no task.
+        Raises ValueError, which lists the tasks that exist, if there is no such task.
         """
         if path in _TASKS:
             return _TASKS[path]
@@ -81,44 +81,44 @@ class Task(Wording, ABC):
     @property
     @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
-        """Token id -> what it stands for; the last may be PAD_NAME, if rows have pads at their left."""
+        """Token id -> its text. The last entry is PAD_NAME if rows are padded on the left."""
 
     @property
     @abstractmethod
     def row_length(self) -> int:
-        """Tokens in the longest row that the task can make."""
+        """Tokens in the longest row that the task can generate."""
 
     @abstractmethod
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
-        """The first `rows` rows of a shard: a function of (config, split, seed, shard), fewer rows being a prefix."""
+        """The first `rows` rows of a shard, a function of (config, split, seed, shard); fewer rows must be a prefix."""
 
     @property
     def context_length(self) -> int | None:
-        """Tokens before the first question, the same in every row; None where rows differ in it."""
+        """Tokens before the first question; None if rows differ in this number."""
         return None
 
     @property
     def max_depth(self) -> int:
-        """The greatest depth of an answer; what a depth is, the task says."""
+        """The greatest depth of an answer; each task defines what its depth counts."""
         return 1
 
     def with_depth(self, depth: int) -> Task:
-        """The same task with another greatest depth. Raises ValueError for one that has no other."""
+        """The same task with another greatest depth. Raises ValueError if the task has only one."""
         raise ValueError(f"depth = {depth!r:.200}: the task {self.name} has one depth; it does not define with_depth")
 
     @classmethod
     def wording(cls, config: Mapping[str, Any]) -> Wording:
-        """How rows of a dataset read, given the config in its dataset.json. Raises ValueError or TypeError for one that
-        is not this task's."""
-        # JSON made lists of tuples
+        """What writes a dataset's rows as text, from the config in its dataset.json. Raises ValueError or TypeError if
+        the config is not one of this task."""
+        # JSON stores tuples as lists.
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items()})
 
     def check_window(self, window: int) -> None:
-        """Raise ValueError, which begins with "window", where a model of this window could not read the rows: where a
-        border would fall before an answer, or split a context that it must not.
+        """Raise ValueError, which begins with "window", if a model with this window cannot read the rows: if an answer
+        would begin a window, or if the context would not fill its windows.
 
-        By default the context fills whole windows, as training sleeps on full ones alone, and one window holds all that
-        comes after it. A task without a `context_length` allows every window.
+        The default requires that the context fills whole windows, as training sleeps only on full windows, and that the
+        rest of the row fits into one window. A task without a `context_length` allows every window.
         """
         context = self.context_length
         if context is None:
@@ -142,8 +142,10 @@ _TASKS: dict[str, type[Task]] = {}
 
 
 def wording_of(name: str, config: Mapping[str, Any]) -> Wording:
-    """How rows of a dataset read, given the task and the config in its dataset.json: plain words of the vocabulary for
-    a task that is not known here, and for a config that its class no longer takes."""
+    """What writes a dataset's rows as text, from the task and the config in its dataset.json.
+
+    If the task is unknown, or its class no longer accepts the config, the rows are shown as words of the vocabulary.
+    """
     try:
         return _TASKS[name].wording(config) if name in _TASKS else Wording()
     except (TypeError, ValueError):
@@ -151,6 +153,7 @@ def wording_of(name: str, config: Mapping[str, Any]) -> Wording:
 
 
 def task_identity(task: Task) -> dict[str, Any]:
+    """What identifies a task: its name and its config."""
     return {"name": task.name, "config": asdict(task)}
 
 
@@ -162,7 +165,7 @@ def check_split(split: object) -> None:
 def random_stream(task: Task, split: str, seed: int, shard: int) -> np.random.Philox:
     """The bit generator of one shard.
 
-    Read only its raw words: numpy keeps those the same in every version, but not the distributions of Generator.
+    Use only its raw words: NumPy keeps them the same in every version, but not the distributions of Generator.
     """
     check_split(split)
     require_whole("seed", seed, 0, MAX_SEED)

@@ -1,4 +1,4 @@
-"""How the rows of a task read to a person. Needs the standard library alone."""
+"""Rows of a task as text for people to read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from datagen.rows import PAD_NAME
 
 
 class AnsweredQuestion(NamedTuple):
-    """One question of a row and what a model answered, each token as the word that stands for it in the vocabulary.
+    """One question of a row and a model's answer to it; tokens are given as words of the vocabulary.
 
-    words: of the whole row, with the pads at its left; starts: where each of the row's answers starts;
-    number: which of them this is; length: its tokens; depth: at which it is asked; given: the words predicted.
+    words: the whole row, left padding included; starts: the position of each answer in the row; number: the index of
+    this answer; length: its number of tokens; depth: its depth; given: the model's answer.
     """
 
     words: Sequence[str]
@@ -28,12 +28,12 @@ class AnsweredQuestion(NamedTuple):
 
     @property
     def right(self) -> Sequence[str]:
-        """The words of the right answer."""
+        """The right answer."""
         return self.words[self.start : self.start + self.length]
 
 
 class QuestionText(NamedTuple):
-    """A question as a person would write it, its right answer, and the answer that was given."""
+    """A question in plain text, its right answer, and the model's answer."""
 
     problem: str
     right: str
@@ -41,10 +41,10 @@ class QuestionText(NamedTuple):
 
 
 class Wording:
-    """How a dataset's rows read, where nothing is known of its task: the words of its vocabulary, all of one kind."""
+    """Writes the rows of a dataset as text. This default shows the words of the vocabulary; tasks override it."""
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
-        """A question in plain words."""
+        """The question and both answers as plain text."""
         return QuestionText(
             spoken(asked.words[: asked.start]),
             spoken(asked.right),
@@ -52,10 +52,10 @@ class Wording:
         )
 
     def kinds(self, rows: Iterable[Sequence[str]]) -> list[str]:
-        """The kind of each row, given as its words; accuracy is reported for each kind. [] where all are of one."""
+        """The kind of each row, given as its words; accuracy is reported per kind. [] if there is only one kind."""
         return []
 
 
 def spoken(words: Iterable[str]) -> str:
-    """The words with spaces between, without pads."""
+    """The words, separated by spaces, without padding."""
     return " ".join(word for word in words if word != PAD_NAME)

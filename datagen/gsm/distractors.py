@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datagen.gsm.draws import Draws
 from datagen.gsm.graph import MAX_VALUE, Core, express
 from datagen.gsm.quantity import Kind, Quantity, Statement
+from datagen.gsm.rng import Rng
 
 # (number of operands, whether there is a constant) of a distractor, about as frequent as in the official problems.
 SHAPES = ((0, True),) * 5 + ((1, False),) * 9 + ((2, False),) * 8 + ((1, True),) * 2 + ((2, True), (3, False))
 
 
 class Distractors:
-    """Draws distractors one at a time, with values in 1..MAX_VALUE as in the core."""
+    """Rng distractors one at a time, with values in 1..MAX_VALUE as in the core."""
 
-    def __init__(self, draws: Draws, core: Core, hard: bool) -> None:
-        self._draws, self._theme = draws, core.theme
+    def __init__(self, rng: Rng, core: Core, hard: bool) -> None:
+        self._rng, self._theme = rng, core.theme
         self._kinds: Sequence[Kind] = ("number", "number", "average") if hard else ("number",)
         self._values = dict(core.values)
         # The totals of these places have fixed values, so no new number may be counted there.
         self._with_total = {quantity.place for quantity in core.values if not quantity.thing}
         self._with_grand_total = {quantity.place for quantity in core.values if quantity.kind == "grand"}
         for place in dict.fromkeys(quantity.place for quantity in core.values):
-            if place not in self._with_total and draws.below(2):
+            if place not in self._with_total and rng.below(2):
                 self._add_total(place)
         self._core = list(self._values)
         self._all = list(self._values)
@@ -31,15 +31,15 @@ class Distractors:
     def draw(self) -> tuple[Statement, int]:
         """The definition of a new quantity, and its value. Call `add` before another quantity may depend on it."""
         quantity = self._new()
-        draws, value = self._draws, MAX_VALUE + 1
+        rng, value = self._rng, MAX_VALUE + 1
         while value > MAX_VALUE:
-            wanted, constant = draws.choice(SHAPES)
+            wanted, constant = rng.choice(SHAPES)
             operands: list[Quantity] = []
             while len(operands) < min(wanted, len(self._all)):
-                operand = draws.choice(self._core if draws.below(2) else self._all)
+                operand = rng.choice(self._core if rng.below(2) else self._all)
                 if operand not in operands:
                     operands.append(operand)
-            expression, value = express(draws, quantity.kind, operands, constant, self._values)
+            expression, value = express(rng, quantity.kind, operands, constant, self._values)
         return Statement(quantity, expression), value
 
     def add(self, statement: Statement, value: int) -> None:
@@ -48,11 +48,9 @@ class Distractors:
 
     def _new(self) -> Quantity:
         """A quantity that is not defined yet and does not change any total."""
-        draws = self._draws
+        rng = self._rng
         while True:
-            quantity = Quantity(
-                draws.choice(self._kinds), draws.choice(self._theme.things), draws.choice(self._theme.places)
-            )
+            quantity = Quantity(rng.choice(self._kinds), rng.choice(self._theme.things), rng.choice(self._theme.places))
             if quantity in self._values:
                 continue
             if quantity.place not in self._with_total:

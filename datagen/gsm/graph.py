@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from datagen.gsm.draws import Draws
 from datagen.gsm.quantity import UNKNOWN, Expression, Kind, Quantity, Statement
+from datagen.gsm.rng import Rng
 from datagen.gsm.themes import Theme
 from datagen.gsm.topology import Topology
 
@@ -57,15 +57,15 @@ class Core:
         return [*defined, Statement(self.last, Expression(self.values[self.last]))] if self.reverse else defined
 
 
-def sample_core(draws: Draws, theme: Theme, operations: int, hard: bool, reverse: bool) -> Core:
+def sample_core(rng: Rng, theme: Theme, operations: int, hard: bool, reverse: bool) -> Core:
     """A core with exactly `operations` in-edges, constants included. Only a hard one has averages and grand totals."""
     while True:
-        topology = Topology(draws, theme, operations, hard)
+        topology = Topology(rng, theme, operations, hard)
         definitions: dict[Quantity, Expression] = {}
         values: dict[Quantity, int] = {}
         for quantity, (operands, constant) in reversed(topology.inputs.items()):
-            definitions[quantity], values[quantity] = express(draws, quantity.kind, operands, constant, values)
-        asked = _leaf_to_ask(draws, definitions) if reverse else quantity
+            definitions[quantity], values[quantity] = express(rng, quantity.kind, operands, constant, values)
+        asked = _leaf_to_ask(rng, definitions) if reverse else quantity
         # Draw again in two rare cases: a value is too high, or the last quantity determines no leaf.
         if max(values.values()) <= MAX_VALUE and asked is not None:
             if reverse:
@@ -96,7 +96,7 @@ def linear_forms(definitions: Mapping[Quantity, Expression], x: Quantity | None)
 
 
 def express(
-    draws: Draws, kind: Kind, operands: Sequence[Quantity], constant: bool, values: Mapping[Quantity, int]
+    rng: Rng, kind: Kind, operands: Sequence[Quantity], constant: bool, values: Mapping[Quantity, int]
 ) -> tuple[Expression, int]:
     """Draw the operators and the constant; returns the expression and its value, which may exceed MAX_VALUE.
 
@@ -108,23 +108,23 @@ def express(
     if kind == "grand":
         return Expression(operands=tuple(operands)), sum(a * b for a, b in zip(terms[::2], terms[1::2], strict=True))
     if not terms:
-        number = draws.between(1, MAX_NUMBER)
+        number = rng.between(1, MAX_NUMBER)
         return Expression(number), number
     # The difference of equal operands would be zero.
-    minus = len(terms) == 2 and terms[0] != terms[1] and draws.below(3) > 0
+    minus = len(terms) == 2 and terms[0] != terms[1] and rng.below(3) > 0
     if minus and terms[0] < terms[1]:
         operands, terms = operands[::-1], terms[::-1]
     value = terms[0] - terms[1] if minus else sum(terms)
     if not constant:
         return Expression(None, tuple(operands), minus), value
-    times = draws.below(2) == 0
-    number = draws.between(2 if times else 1, MAX_NUMBER)
+    times = rng.below(2) == 0
+    number = rng.between(2 if times else 1, MAX_NUMBER)
     return Expression(number, tuple(operands), minus, times), number * value if times else number + value
 
 
-def _leaf_to_ask(draws: Draws, definitions: Mapping[Quantity, Expression]) -> Quantity | None:
+def _leaf_to_ask(rng: Rng, definitions: Mapping[Quantity, Expression]) -> Quantity | None:
     """A random leaf that the value of the last quantity determines by a linear equation; None if there is none."""
-    for leaf in draws.shuffled([quantity for quantity, expression in definitions.items() if not expression.operands]):
+    for leaf in rng.shuffled([quantity for quantity, expression in definitions.items() if not expression.operands]):
         forms = linear_forms(definitions, leaf)
         if forms is not None and next(reversed(forms.values()))[0] != 0:
             return leaf

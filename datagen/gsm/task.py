@@ -1,6 +1,6 @@
-"""Long grade-school problems of GSM-Infinite's family (arXiv 2502.05252; arXiv 2605.26099, experiment 3).
+"""Long grade-school math problems in the style of GSM-Infinite (arXiv 2502.05252; arXiv 2605.26099, experiment 3).
 
-Needs numpy alone; `tokenizers` too where a tokenizer is named.
+Needs only NumPy, and `tokenizers` if a task names a tokenizer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from datagen.checks import require_whole
 from datagen.gsm.distractors import Distractors
-from datagen.gsm.draws import Draws
 from datagen.gsm.graph import Core, sample_core
+from datagen.gsm.piece_encoder import PieceEncoder, encoder_of
 from datagen.gsm.problem import Problem, write_solution
 from datagen.gsm.quantity import Statement
-from datagen.gsm.scribe import Scribe, scribe_of
+from datagen.gsm.rng import Rng
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.gsm.vocabulary import Vocabulary
@@ -28,33 +28,33 @@ from datagen.task import Task, random_stream
 from datagen.wording import Wording
 
 MAX_OPERATIONS = 16
-MAX_TOKENS = 8192  # the names do not run out
-WINDOW_STEP = 8  # no answer token stands at a multiple of it
+MAX_TOKENS = 8192  # up to here there are enough names
+WINDOW_STEP = 8  # no answer token has a position that is a multiple of it
 
 
 class Sample(NamedTuple):
     problem: Problem
     tokens: list[int]
-    answer_length: int  # the answer is the last tokens
+    answer_length: int  # the answer is the last answer_length tokens
 
 
 @dataclass(frozen=True)
 class Gsm(GsmWording, Task):
-    """A question, the sentences of the problem in random order, "Answer:", and the answer.
+    """A row is a question, the sentences of the problem in random order, "Answer:", and the answer.
 
-    operations  (fewest, most), 1..16: in-edges over the quantities that the answer needs; the answer's depth.
+    operations  (fewest, most), 1..16: in-edges of the quantities that the answer depends on; the depth of the answer.
     tokens      (shortest, longest), up to 8192: the length of a row, answer included.
-    hard        with averages, "average number of ... per ...", and the totals that they give.
-    tokenizer   a tokenizer.json, or a directory with one; None is one token for each word and number.
+    hard        adds averages, "average number of ... per ...", and the grand totals computed from them.
+    tokenizer   a tokenizer.json, or a directory with one; None makes each word and each number one token.
 
-    Theme, mode (forward, reverse) and operations are uniform. The text is filled with distractors up to a length drawn
-    uniformly, and overshoots it by less than a sentence.
+    Theme, mode (forward, reverse) and the number of operations are uniform. Distractors fill the text up to a uniformly
+    drawn length; the row exceeds that length by less than a sentence.
 
-    No output survives the end of a window, so no answer token may be the first of a window. Where windows have a
-    multiple of 8 tokens (512, 1000, 2000, ...) and the first one starts with the row, none is: rows have only lengths
-    for which that holds. For other windows the caller pads such rows on the left, or leaves them out.
+    No output crosses the end of a window, so an answer token may not be the first token of a window. In the generated
+    rows it never is, provided that windows have a multiple of 8 tokens (512, 1000, 2000, ...) and the first one starts
+    with the row. With other windows the caller pads the offending rows on the left, or drops them.
 
-    Splits are drawn freely: even the shortest rows hold so many names that two never meet.
+    Splits are drawn independently: even the shortest rows contain so many names that two equal rows never occur.
     """
 
     operations: tuple[int, int] = (1, 8)
@@ -68,13 +68,13 @@ class Gsm(GsmWording, Task):
         if type(self.hard) is not bool:
             raise ValueError(f"hard must be a bool, got {self.hard!r:.200}")
         if self.tokenizer is None:
-            scribe_of(None).check(self.operations, self.tokens)
+            encoder_of(None).check(self.operations, self.tokens)
         elif type(self.tokenizer) is not str:
             raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r:.200}")
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        return scribe_of(self.tokenizer).vocabulary.tokens
+        return encoder_of(self.tokenizer).vocabulary.tokens
 
     @property
     def row_length(self) -> int:
@@ -88,56 +88,56 @@ class Gsm(GsmWording, Task):
 
     def check_window(self, window: int) -> None:
         if window % WINDOW_STEP:
-            raise ValueError(f"window = {window}: must be a multiple of {WINDOW_STEP}, as the task's rows ask")
+            raise ValueError(f"window = {window}: must be a multiple of {WINDOW_STEP}, lest an answer begin a window")
 
     @classmethod
     def wording(cls, config: Mapping[str, Any]) -> Wording:
         return Imported(**config) if "imported_sha256" in config else super().wording(config)
 
     def samples(self, split: str, seed: int, shard: int) -> Iterator[Sample]:
-        """The rows of a shard, without end, a function of (config, split, seed, shard) alone.
+        """The rows of a shard, without end: a function of (config, split, seed, shard) alone.
 
-        Raises ValueError for a bad split, seed or shard, and for a tokenizer that does not serve (Pretrained) or that
+        Raises ValueError for a bad split, seed or shard, for a tokenizer that Pretrained rejects, and for one that
         makes a problem too long for `tokens`.
         """
-        scribe = scribe_of(self.tokenizer)
-        scribe.check(self.operations, self.tokens)
-        # Where the tokenizer lies shapes nothing.
-        draws = Draws(random_stream(replace(self, tokenizer=None), split, seed, shard))
+        encoder = encoder_of(self.tokenizer)
+        encoder.check(self.operations, self.tokens)
+        # The path of the tokenizer does not affect the rows.
+        rng = Rng(random_stream(replace(self, tokenizer=None), split, seed, shard))
         while True:
             core = sample_core(
-                draws,
-                theme=draws.choice(THEMES),
-                operations=draws.between(*self.operations),
+                rng,
+                theme=rng.choice(THEMES),
+                operations=rng.between(*self.operations),
                 hard=self.hard,
-                reverse=draws.below(2) == 1,
+                reverse=rng.below(2) == 1,
             )
-            yield self._fill(draws, core, scribe)
+            yield self._fill(rng, core, encoder)
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, ragged, each with one answer at its end; ValueError as in `samples`."""
         require_whole("rows", rows, 1, 2**31 - 1)
         return to_rows(islice(self.samples(split, seed, shard), rows), len(self.vocabulary))
 
-    def _fill(self, draws: Draws, core: Core, scribe: Scribe) -> Sample:
-        """Adds distractors until the row is as long as a length drawn for it."""
+    def _fill(self, rng: Rng, core: Core, encoder: PieceEncoder) -> Sample:
+        """Add distractors until the row reaches a random length."""
         question = write_question(core.theme, core.asked)
-        answer = scribe.encode([f" {core.answer}"])
-        ends = scribe.encode(question), [*scribe.encode(PROMPT), *answer]
-        sentences = [_sentence(core, statement, scribe) for statement in core.statements]
+        answer = encoder.encode([f" {core.answer}"])
+        ends = encoder.encode(question), [*encoder.encode(PROMPT), *answer]
+        sentences = [_sentence(core, statement, encoder) for statement in core.statements]
         length = sum(map(len, ends)) + sum(len(tokens) for _, tokens in sentences)
-        target = draws.between(self.tokens[0], self.tokens[1] - scribe.longest_sentence + 1)
-        distractors = Distractors(draws, core, self.hard)
+        target = rng.between(self.tokens[0], self.tokens[1] - encoder.longest_sentence + 1)
+        distractors = Distractors(rng, core, self.hard)
         while length < target or not _answerable(length, len(answer)):
             statement, value = distractors.draw()
-            text, tokens = _sentence(core, statement, scribe)
+            text, tokens = _sentence(core, statement, encoder)
             longer = length + len(tokens)
-            # The last sentence is drawn again where the answer would be the first of a window.
+            # Draw the last sentence again if an answer token would be the first of a window.
             if longer < target or _answerable(longer, len(answer)):
                 distractors.add(statement, value)
                 sentences.append((text, tokens))
                 length = longer
-        sentences = draws.shuffled(sentences)
+        sentences = rng.shuffled(sentences)
         problem = Problem(
             question="".join(question),
             context="".join(text for text, _ in sentences).removeprefix(" "),
@@ -152,16 +152,16 @@ class Gsm(GsmWording, Task):
 
 
 def encode(problem: Problem, vocabulary: Vocabulary) -> Sample:
-    """A problem from elsewhere as a row; ValueError for a word that the vocabulary does not have."""
+    """An imported problem as a row. Raises ValueError if the vocabulary lacks one of its words."""
     answer = vocabulary.encode(problem.completion)
     return Sample(problem, vocabulary.encode(problem.prompt) + answer, len(answer))
 
 
 def to_rows(samples: Iterable[Sample], vocabulary_size: int) -> Rows:
-    """Ragged rows, each with one answer at its end, whose depth is the number of operations, and its solution."""
+    """Ragged rows with solutions. Each has one answer, at its end, whose depth is the number of operations."""
     tokens, start, length, depth = list[list[int]](), list[list[int]](), list[list[int]](), list[list[int]]()
     solutions = list[str]()
-    # The texts go as they come: a shard of them takes more memory than its tokens.
+    # Keep only the solutions: the texts of a shard take more memory than its tokens.
     for sample in samples:
         tokens.append(sample.tokens)
         start.append([len(sample.tokens) - sample.answer_length])
@@ -172,13 +172,13 @@ def to_rows(samples: Iterable[Sample], vocabulary_size: int) -> Rows:
     return replace(rows, solution=np.array(solutions, dtype=object))
 
 
-def _sentence(core: Core, statement: Statement, scribe: Scribe) -> tuple[str, list[int]]:
+def _sentence(core: Core, statement: Statement, encoder: PieceEncoder) -> tuple[str, list[int]]:
     pieces = write_sentence(core.theme, statement)
-    return "".join(pieces), scribe.encode(pieces)
+    return "".join(pieces), encoder.encode(pieces)
 
 
 def _answerable(length: int, answer_length: int) -> bool:
-    """Whether no token of an answer at the end of a row stands at a multiple of WINDOW_STEP."""
+    """Whether no token of an answer at the end of a row has a position that is a multiple of WINDOW_STEP."""
     return (length - 1) % WINDOW_STEP >= answer_length
 
 

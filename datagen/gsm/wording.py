@@ -1,4 +1,4 @@
-"""How problems of GSM-Infinite's family read, whether we made them or imported them."""
+"""GSM-Infinite problems, generated or imported, as text for people to read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from datagen.wording import AnsweredQuestion, QuestionText, Wording
 CONTEXT_CHARACTERS = 400
 GAP = " …"
 
-# byte-level tokenizers (GPT-2's alphabet) write these bytes as themselves, the others as U+0100 and on
+# Byte-level tokenizers (GPT-2's alphabet) write these bytes as themselves, and the others as U+0100, U+0101, ...
 _PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
 BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {chr(256 + i): byte for i, byte in enumerate(_HIDDEN)}
 
 
 class GsmWording(Wording):
-    """Needs the words of the vocabulary, and whether a tokenizer made them: not the tokenizer itself."""
+    """Decodes tokens from the vocabulary alone; it needs to know whether there is a tokenizer, but not its file."""
 
     tokenizer: str | None
 
@@ -28,12 +28,12 @@ class GsmWording(Wording):
         """The question, the beginning of the context, and the numbers."""
         before, right, given = map(self.text, (asked.words[: asked.start], asked.right, asked.given))
         question, mark, context = before.partition("?")
-        told = textwrap.shorten(context, CONTEXT_CHARACTERS, placeholder=GAP)
-        return QuestionText(f"{question}{mark} {told}", right, given)
+        shown = textwrap.shorten(context, CONTEXT_CHARACTERS, placeholder=GAP)
+        return QuestionText(f"{question}{mark} {shown}", right, given)
 
     def kinds(self, rows: Iterable[Sequence[str]]) -> list[str]:
-        """forward or reverse, of each row."""
-        # only a reverse problem holds a quantity of which nothing else is told
+        """ "forward" or "reverse" for each row."""
+        # Only a reverse problem contains an unknown quantity.
         return ["reverse" if f"{POSITIVE}." in self.text(words) else "forward" for words in rows]
 
     def text(self, words: Iterable[str]) -> str:
@@ -46,8 +46,8 @@ class GsmWording(Wording):
 
 @dataclass(frozen=True)
 class Imported(GsmWording):
-    """The config of a dataset that was imported. imported_sha256: of the file; split: the split that it became;
-    tokenizer: the name of the tokenizer's file, None is one token a word."""
+    """The config of an imported dataset. imported_sha256: checksum of the imported file; split: the split it became;
+    tokenizer: the name of the tokenizer's file, None if each word is one token."""
 
     imported_sha256: str
     split: str

@@ -142,7 +142,7 @@ def test_sizes_follow_the_task_unless_they_are_set(last: type[Task]) -> None:
         (f"{MODULE}:Wide", "Wide has fields without a default; set them too: task.width=..."),
         ("last/of/all", "must be depo, gsm, rule110"),
         ("../x:Last", "module:Class for a task of your own"),
-        (f"{MODULE}:Drifting", "its first 16 rows are others when they are made again"),
+        (f"{MODULE}:Drifting", "its first 16 rows differ when they are sampled again"),
     ],
 )
 def test_what_is_no_task_is_refused_with_the_fix(last: type[Task], path: str, message: str) -> None:
@@ -152,7 +152,7 @@ def test_what_is_no_task_is_refused_with_the_fix(last: type[Task], path: str, me
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("task.bits=1", "task.bits must be an int in 2..64, got 1 (set by task="),
+        ("task.bits=1", "task.bits = 1: must be an integer of at least 2, and at most 64 (set by task="),
         ("task.bits=x", "task.bits=x: must be an integer"),
         ("task.bots=3", "task has no field 'bots'; its fields are bits; did you mean 'bits'?"),
         ("task.bits=20", "model.window = 16: must be a divisor of the task's context of 20 tokens, so that all of it"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from datagen.gsm.draws import Draws
 from datagen.gsm.quantity import Expression, Quantity, Statement
+from datagen.gsm.rng import Rng
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import example_texts
 
@@ -21,8 +21,8 @@ TOTAL, GRAND = Quantity("total", "", "Ruby Bay"), Quantity("grand", "", "Ruby Ba
 NUMBERS = st.integers(0, 999)
 
 
-def draws(seed: int) -> Draws:
-    return Draws(np.random.Philox(key=seed))
+def rng(seed: int) -> Rng:
+    return Rng(np.random.Philox(key=seed))
 
 
 @st.composite

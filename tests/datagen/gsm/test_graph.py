@@ -16,7 +16,7 @@ from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.solver import Solution, solve
 from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES
-from tests.datagen.gsm.problems import draws
+from tests.datagen.gsm.problems import rng
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Made:
 
 @st.composite
 def made(draw: st.DrawFn, most_distractors: int = 60) -> Made:
-    source, hard = draws(draw(st.integers(0, 2**32))), draw(st.booleans())
+    source, hard = rng(draw(st.integers(0, 2**32))), draw(st.booleans())
     core = sample_core(source, draw(st.sampled_from(THEMES)), draw(st.integers(1, 16)), hard, draw(st.booleans()))
     distractors, drawn = Distractors(source, core, hard), []
     for _ in range(draw(st.integers(0, most_distractors))):
@@ -63,7 +63,7 @@ def test_answer_and_operations_without_the_distractors_or_with_some(problem: Mad
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_operations_are_those_asked_for(hard: bool, reverse: bool) -> None:
-    source = draws(1)
+    source = rng(1)
     for operations in range(1, 17):
         for _ in range(50):
             core = sample_core(source, source.choice(THEMES), operations, hard, reverse)
@@ -105,7 +105,7 @@ def test_nothing_is_negative_zero_or_huge(problem: Made) -> None:
 
 
 def test_values_come_near_the_limit_and_stay_below() -> None:
-    source, of_cores, of_distractors = draws(3), [0], [0]
+    source, of_cores, of_distractors = rng(3), [0], [0]
     for _ in range(400):
         core = sample_core(source, THEMES[0], 16, hard=True, reverse=False)
         of_cores += core.values.values()
@@ -146,7 +146,7 @@ def test_averages_where_a_total_is_read_are_of_things_that_are_counted(problem: 
 
 
 def test_all_kinds_of_problem_are_made() -> None:
-    source = draws(2)
+    source = rng(2)
     cores = [sample_core(source, THEMES[0], 8, True, reverse=bool(i % 2)) for i in range(2000)]
     asked = Counter((core.reverse, core.asked.kind) for core in cores)
     assert min(asked[False, kind] for kind in ("number", "average", "total", "grand")) > 100

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Gsm
-from datagen.gsm.scribe import scribe_of
+from datagen.gsm.piece_encoder import encoder_of
 from datagen.gsm.solver import Solution, solve
 from datagen.gsm.task import MAX_TOKENS, Sample
 from datagen.gsm.text import read_context, read_question
@@ -27,7 +27,7 @@ from datagen.task import SPLITS
 from tests.datagen.gsm.problems import train_tokenizer
 
 SHORT = (350, 450)
-LONGEST = scribe_of(None).longest_sentence
+LONGEST = encoder_of(None).longest_sentence
 WINDOWS = (8, 24, 512, 1000, 2000)
 
 seeds = st.integers(0, 2**63 - 1)
@@ -72,7 +72,7 @@ def check(task: Gsm, samples: list[Sample], vocabulary: Vocabulary) -> None:
 def test_thousands_of_rows_are_solved(hard: bool) -> None:
     task = Gsm(tokens=SHORT, hard=hard)
     samples = take(task, 3000)
-    check(task, samples, scribe_of(None).vocabulary)
+    check(task, samples, encoder_of(None).vocabulary)
     made = Counter((problem.theme, problem.mode, problem.operations) for problem, _, _ in samples)
     assert len(made) == len(THEMES) * 2 * 8
     assert min(made.values()) > 30  # 62.5 each on average
@@ -82,7 +82,7 @@ def test_thousands_of_rows_are_solved(hard: bool) -> None:
 def test_rows_of_full_length_are_solved(hard: bool) -> None:
     task = Gsm(hard=hard)
     samples = take(task, 300)
-    check(task, samples, scribe_of(None).vocabulary)
+    check(task, samples, encoder_of(None).vocabulary)
     lengths = np.array([len(sample.tokens) for sample in samples])
     # Uniform: the mean's standard deviation is 1300 / 12**0.5 / 300**0.5 = 22.
     assert abs(lengths.mean() - 2650) < 100
@@ -93,7 +93,7 @@ def test_rows_of_full_length_are_solved(hard: bool) -> None:
 @given(tasks(), st.sampled_from(SPLITS), seeds)
 def test_every_config(task: Gsm, split: str, seed: int) -> None:
     samples = take(task, 3, split, seed)
-    check(task, samples, scribe_of(None).vocabulary)
+    check(task, samples, encoder_of(None).vocabulary)
     for problem, _, _ in samples:
         assert task.operations[0] <= problem.operations <= task.operations[1]
         assert task.hard or "average" not in problem.question + problem.context
@@ -105,20 +105,20 @@ def test_the_length_is_hit_within_a_sentence(tokens: int, hard: bool, seed: int)
     for problem, row, _ in take(task, 2, seed=seed):
         # The target is `tokens` or one more; the last sentence may overshoot it.
         sentences = problem.context.removesuffix(".").split(". ")
-        longest = max(len(scribe_of(None).vocabulary.encode(sentence)) + 1 for sentence in sentences)
+        longest = max(len(encoder_of(None).vocabulary.encode(sentence)) + 1 for sentence in sentences)
         assert tokens <= len(row) <= tokens + 1 + longest
 
 
 def test_names_do_not_run_out() -> None:
     task = Gsm(operations=(16, 16), tokens=(MAX_TOKENS - LONGEST, MAX_TOKENS))
-    check(task, take(task, 20), scribe_of(None).vocabulary)
+    check(task, take(task, 20), encoder_of(None).vocabulary)
 
 
 def test_pretrained_rows(tokenizer: str) -> None:
     for hard in (False, True):
         task = Gsm(tokens=(2000, 3300), hard=hard, tokenizer=tokenizer)
         samples = take(task, 100)
-        check(task, samples, scribe_of(tokenizer).vocabulary)
+        check(task, samples, encoder_of(tokenizer).vocabulary)
         assert {answer_length for _, _, answer_length in samples} >= {2, 3}  # a space and one token a digit
 
 

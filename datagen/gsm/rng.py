@@ -15,7 +15,7 @@ T = TypeVar("T")
 BATCH = 1024  # words fetched at once; has no effect on the results
 
 
-class Draws:
+class Rng:
     """A random number generator on the words of a bit generator; every number takes one word."""
 
     def __init__(self, stream: np.random.Philox) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.datagen.gsm.problems import draws
+from tests.datagen.gsm.problems import rng
 
 
 def test_uniform() -> None:
-    source = draws(0)
+    source = rng(0)
     counts = Counter(source.between(1, 6) for _ in range(60_000))
     assert sorted(counts) == [1, 2, 3, 4, 5, 6]
     # 5 standard deviations of a count.
@@ -16,14 +16,14 @@ def test_uniform() -> None:
 
 
 def test_every_order_is_as_likely() -> None:
-    source = draws(1)
+    source = rng(1)
     counts = Counter(tuple(source.shuffled("abc")) for _ in range(6000))
     assert len(counts) == 6
     assert max(abs(count - 1000) for count in counts.values()) < 5 * (6000 * 5 / 36) ** 0.5
 
 
 def test_the_same_in_every_version() -> None:
-    source = draws(5)
+    source = rng(5)
     assert [source.below(1000) for _ in range(5)] == [733, 590, 207, 443, 248]
     assert source.choice("abcdefgh") == "f"
     assert source.shuffled(range(5)) == [1, 0, 2, 4, 3]

@@ -12,7 +12,7 @@ from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
 
 
-class Scribe:
+class PieceEncoder:
     """Encodes pieces of text with a vocabulary and caches the tokens of each piece."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -62,6 +62,6 @@ class Scribe:
 
 
 @cache
-def scribe_of(tokenizer: str | None) -> Scribe:
+def encoder_of(tokenizer: str | None) -> PieceEncoder:
     """The encoder for a tokenizer's path, or for one token per word if it is None. Raises ValueError as Pretrained."""
-    return Scribe(Words() if tokenizer is None else Pretrained(tokenizer))
+    return PieceEncoder(Words() if tokenizer is None else Pretrained(tokenizer))
