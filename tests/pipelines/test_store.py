@@ -106,7 +106,7 @@ def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path, given_back: bo
         else:
             lease.write_text(json.dumps(STRANGER))
         assert holder.until_it_ends() == -signal.SIGTERM
-        assert "was taken over by another pipeline, or may be: this one ends" in holder.output()
+        assert "was lost, another pipeline may hold it: this one ends" in holder.output()
     assert not lease.exists() if given_back else json.loads(lease.read_text()) == STRANGER
 
 
@@ -140,7 +140,7 @@ def test_a_store_without_conditional_writes_is_refused(store_port: int, monkeypa
         with careless_store() as address:
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
             lease = as_path("s3://runs/x/locks/a")
-            said = pytest.raises(OSError, match=r"s3://runs/x/locks/a: this store ignores If-None-Match")
+            said = pytest.raises(OSError, match=r"s3://runs/x/locks/a: this object store ignores If-None-Match")
             with said, leases.hold_lease(lease, STRANGER):
                 pytest.fail("nobody can hold a lease there")
     finally:
