@@ -24,7 +24,7 @@ from sleepmodel.serialization.model_dir import save
 from sleepmodel.tracking.runs import TrackingStore
 from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
-from sleepmodel.training.progress import Progress, Watcher, print_progress
+from sleepmodel.training.progress import Progress, ProgressCallback, print_progress
 from sleepmodel.warm_start import warm_start
 
 MODEL = "model"
@@ -61,7 +61,7 @@ class TrainingJob:
     store: TrackingStore | None = None
     run: str | None = None
     stop: str | None = None
-    watch: Watcher = print_progress
+    watch: ProgressCallback = print_progress
 
     def rows(self) -> Blocks:
         """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sleepmodel.accounting import fingerprint
 from sleepmodel.inference.memory import Memory
-from sleepmodel.inference.sampling import _choose
+from sleepmodel.inference.sampling import choose_tokens
 from sleepmodel.mixers.base import FAR, PAD, Span
 from sleepmodel.model import SleepModel, States
 from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_rows
@@ -197,7 +197,7 @@ class Session:
         ends, stopped = torch.tensor(stop, dtype=torch.int64, device=device), torch.zeros_like(self.filled) > 0
         generated = []
         for _ in range(n):
-            token = _choose(self._state.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
+            token = choose_tokens(self._state.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
             generated.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)
