@@ -146,19 +146,19 @@ class Session:
         self._state = self._state._replace(skipped=(self._state.skipped + pads) % self.model.config.window)
         # move the tokens of each row before its pads
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
-        left, taken = real.sum(1, keepdim=True), torch.zeros_like(self._state.filled)
+        count, done = real.sum(1, keepdim=True), torch.zeros_like(self._state.filled)
         packed = tokens.gather(1, order)
         out = [] if last else [self._state.h.new_zeros(*tokens.shape, self.model.config.vocab_size)]
-        while (left > taken).any():
-            take = torch.minimum(self._room(), left - taken)
-            at = taken + torch.arange(int(take.max()), device=tokens.device)
-            reading = at < taken + take
+        while (done < count).any():
+            part = torch.minimum(self._room(), count - done)
+            at = done + torch.arange(int(part.max()), device=tokens.device)
+            reading = at < done + part
             piece = packed.gather(1, at.clamp(max=tokens.shape[1] - 1)).masked_fill(~reading, PAD)
             logits = self._wake(piece, reading, last)
             if out:
                 row, column = reading.nonzero(as_tuple=True)
                 out[0][row, order[row, at[row, column]]] = logits[row, column].to(out[0].dtype)
-            taken = taken + take
+            done = done + part
             self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
         return out[0] if out else self._state.logits
 
