@@ -35,6 +35,12 @@ def _passes(field: str, values: object) -> None:
         require_whole(field, passes, 1, MAX_SIZE)
 
 
+def check_jet_window(config: ModelConfig) -> None:
+    """Raise ValueError if sliding eviction would keep inputs of Jet's convolution from before the window."""
+    allowed = "at least 3 where jet meets sliding eviction, as its convolution takes in the 3 tokens before each token"
+    require(config.eviction != "sliding" or config.window >= 3, "window", config.window, allowed)
+
+
 def _names_mixer(name: object) -> bool:
     return isinstance(name, str) and (name in MIXERS or _PATH.fullmatch(name) is not None)
 
@@ -84,8 +90,8 @@ class ModelConfig:
         named = isinstance(self.mixers, tuple) and self.mixers and all(map(_names_mixer, self.mixers))
         require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
         require(len(self.mixers) <= MAX_BLOCKS, "mixers", len(self.mixers), f"at most {MAX_BLOCKS} blocks")
-        short = "jet" in self.mixers and self.eviction == "sliding" and self.window < 3
-        require(not short, "window", self.window, "at least 3 where jet's convolution of 4 slides over borders")
+        if "jet" in self.mixers:
+            check_jet_window(self)
         if self.loop is not None:
             allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
             pair = isinstance(self.loop, tuple) and len(self.loop) == 2 and all(type(i) is int for i in self.loop)

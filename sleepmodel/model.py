@@ -130,10 +130,10 @@ class SleepModel(nn.Module):
             states, differentiated = self._truncated(states, answers, i)
             with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
                 h = self.embedded(chunk, position, span)
-                if sleeping.any():
+                if sleeping.any():  # consolidation phase: N passes
                     rows, part = _select(sleeping, (h, states, span))
                     states = merge_rows(states, self.sleep(*part, passes, eviction), rows)
-                if answering.any():
+                if answering.any():  # prediction phase: one pass
                     rows, (h, read, part_span) = _select(answering, (h, states, span))
                     h, read = self.run_blocks(h, read, part_span)
                     states = merge_rows(states, self.evict(read, part_span, eviction), rows)
@@ -142,7 +142,7 @@ class SleepModel(nn.Module):
                     logits.append(self.readout(h[row, column - 1]))
                     places.append((row if rows is None else rows[row]) * tokens.shape[1] + i * window + column)
             position = position + span.length()
-        out = torch.cat(logits)[torch.cat(places).argsort()]
+        out = torch.cat(logits)[torch.cat(places).argsort()]  # from window by window to row by row
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
         return Output(F.cross_entropy(wide, tokens[loss_mask]), out)
 
@@ -242,6 +242,7 @@ class SleepModel(nn.Module):
         return eviction
 
     def _run_passes(self, schedule: list[list[int]], h: Tensor, states: States, span: Span) -> States:
+        """The states after the passes of a schedule. With truncation, only the last K passes are differentiated."""
         last, kept, learning = len(schedule) - 1, self.truncation.passes or len(schedule), torch.is_grad_enabled()
         for i, blocks in enumerate(schedule):
             if i:
@@ -279,7 +280,8 @@ class SleepModel(nn.Module):
     def _truncated(self, states: States, answers: Tensor, i: int) -> tuple[States, bool]:
         """The states with which window i begins, and whether any loss is differentiated through this window.
 
-        The states of a row are detached M - 1 windows before its answers begin (see Truncation)."""
+        The states of a row are detached M - 1 windows before its answers begin (see Truncation).
+        """
         reach = self.truncation.windows
         if reach is None or not torch.is_grad_enabled():
             return states, True

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config import ModelConfig, check_jet_window
 from sleepmodel.mixers.base import Span, zero_linear
 from sleepmodel.mixers.gated_delta import GatedDelta
 
@@ -33,6 +33,7 @@ class Jet(GatedDelta):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
+        check_jet_window(config)  # here too, as a config does not know the subclasses that a path names
         width, channels = config.d_model, config.fast_heads * config.value_dim
         self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
