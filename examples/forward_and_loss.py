@@ -1,4 +1,4 @@
-"""Forward and loss of a batch, and one step of the optimiser."""
+"""Compute the loss of a batch, and take one step of the optimiser."""
 
 import torch
 

@@ -201,3 +201,16 @@ def test_the_site_turns_links_out_of_the_docs_into_what_it_holds() -> None:
         "![a](../benchmarks/results/latency.png) [b](../ray_cluster.yaml) [c](../nowhere.md) [d](usage.md#sessions)"
     )
     assert rewritten == "![a](results/latency.png) `ray_cluster.yaml` [c](../nowhere.md) [d](usage.md#sessions)"
+
+
+def test_the_site_lists_each_field_of_a_docstring_in_a_line_of_its_own() -> None:
+    pytest.importorskip("griffe")
+    spec = importlib.util.spec_from_file_location("fields", ROOT / "docs/fields.py")
+    assert spec and spec.loader
+    fields = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fields)
+    docstring = "A thing.\n\na, b: two; c: the third,\n    over two lines. note: no field. Raises ValueError."
+    listed = (
+        "A thing.\n\n- **a, b**: two.\n- **c**: the third,\n    over two lines. note: no field.\n\nRaises ValueError."
+    )
+    assert fields.as_list(docstring, {"a", "b", "c"}) == listed
