@@ -1,4 +1,4 @@
-"""Typed JSON files: what writes one and what reads it name its type once."""
+"""Typed JSON files, written and read through one definition."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Artifact(Generic[T]):
-    """The file `name` of a directory, on a disk or in an object store, and the type of its content: a dataclass, or
-    lists and dicts of them. remedy: what to do where the file is missing or holds something else."""
+    """A JSON file that directories, on a disk or in an object store, may hold.
+
+    name: of the file; content: its type, a dataclass or lists and dicts of them; remedy: what to do if the file is
+    missing or its content is of another type.
+    """
 
     name: str
     content: type[T]
@@ -29,14 +32,14 @@ class Artifact(Generic[T]):
         return TypeAdapter(self.content)
 
     def save(self, directory: Path, value: T) -> None:
-        """Write the file; it appears whole or not at all. Raises ValueError where `value` is of another type."""
+        """Write the file atomically. Raises ValueError if `value` is of another type."""
         fields = self._adapter.dump_python(value, mode="json", warnings="error")
         with replacing(directory / self.name) as temporary:
-            # pydantic's own JSON turns nan, which a loss may be, into null
+            # pydantic's own JSON turns nan, a possible loss, into null
             temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
     def load(self, directory: Path) -> T:
-        """What `save` wrote. Raises FileNotFoundError, or ValueError where the content is of another type."""
+        """Read the file. Raises FileNotFoundError, or ValueError if the content is of another type."""
         path = directory / self.name
         try:
             return self._adapter.validate_json(path.read_bytes(), strict=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""The one text of a value, and the fingerprint that names it."""
+"""Canonical JSON, and fingerprints of values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces."""
+    """JSON with sorted keys and no spaces, so that equal values have equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def fingerprint_of(value: Any) -> str:
-    """The first 16 hex digits of the SHA-256 of a value's JSON; the order of keys does not count."""
+    """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

@@ -1,23 +1,23 @@
-"""What a wrong value is told, in the same words everywhere: its field, itself, and what is allowed."""
+"""Checks of config fields. Every error names the field, its value and what is allowed."""
 
 from __future__ import annotations
 
-MOST = 2**31 - 1  # of anything that is counted
+MOST = 2**31 - 1  # the default limit of a count
 
 
 def require(ok: bool, field: str, value: object, allowed: str) -> None:
-    """Raise the one error of a bad field: its name first, then its value and what is allowed."""
+    """Raise ValueError unless `ok`: "<field> = <value>: must be <allowed>"."""
     if not ok:
         raise ValueError(f"{field} = {shortened(repr(value))}: must be {allowed}")
 
 
 def require_whole(field: str, value: object, low: int, high: int = MOST) -> None:
-    """`require` for an integer in low..high, bool not among them."""
+    """Raise ValueError unless the value is an integer in low..high. A bool is not an integer here."""
     above = type(value) is int and value > high
     allowed = f"an integer of at least {low}" + (f", and at most {high}" if above or high < MOST else "")
     require(type(value) is int and low <= value <= high, field, value, allowed)
 
 
 def shortened(text: str, length: int = 200) -> str:
-    """A value in a message, which names it and does not print a file."""
+    """The text, cut off after `length` characters for use in a message."""
     return text if len(text) <= length else text[:length] + "..."

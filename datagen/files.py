@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
             put(temporary, path)
         except OSError as error:
             raise OSError(
-                f"{path} cannot be written ({error}); what stood there is as it was: make room, and run the same again"
+                f"{path} cannot be written ({error}); an existing file is unchanged: make room, and run the same again"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)

@@ -59,7 +59,7 @@ def generate(
     remove_temporaries(path)
     remove_temporaries(path / split)
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
-    job = Job(task, split, seed, path, max(rows, listed.rows), listed)
+    job = SplitJob(task, split, seed, path, max(rows, listed.rows), listed)
     if not job.finished():
         shards = tuple(_run(job, watch))
         # Read it again, as another process may have added another split.
@@ -71,7 +71,7 @@ def generate(
 
 
 @dataclass(frozen=True)
-class Job:
+class SplitJob:
     """One split to generate. rows: in all its shards; listed: its entry in dataset.json before this run."""
 
     task: Task
@@ -124,7 +124,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
     return standing
 
 
-def _run(job: Job, watch: Callable[[int, int], None] | None) -> list[Shard]:
+def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]:
     """Run one Ray task per shard, a bounded number at a time; returns the shards in order."""
     if not ray.is_initialized():
         ray.init()

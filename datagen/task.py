@@ -123,18 +123,17 @@ class Task(Wording, ABC):
         context = self.context_length
         if context is None:
             return
-        behind = self.row_length - context
-        fitting = [each for each in range(context, 1, -1) if context % each == 0 and each >= behind][:3]
+        rest = self.row_length - context
+        fitting = [each for each in range(context, 1, -1) if context % each == 0 and each >= rest][:3]
         such = f", such as {', '.join(map(str, fitting))}" if fitting else ""
         if context % window:
             raise ValueError(
                 f"window = {window}: must be a divisor of the task's context of {context} tokens, so that all of it is "
                 f"slept on{such}"
             )
-        if behind > window:
+        if rest > window:
             raise ValueError(
-                f"window = {window}: must be at least {behind}, so that the query and its answers lie in one window"
-                f"{such}"
+                f"window = {window}: must be at least {rest}, so that the query and its answers lie in one window{such}"
             )
 
 

@@ -1,7 +1,7 @@
-"""Language models that sleep: hybrid attention + fast weights with offline recurrent passes (arXiv 2605.26099).
+"""Language models that sleep: attention and fast weights, refined by offline recurrent passes (arXiv 2605.26099).
 
-Importing this needs torch, numpy and safetensors alone; sleepmodel.distributed and sleepmodel.tracking bring Ray,
-DeepSpeed and MLflow.
+`import sleepmodel` needs only torch, numpy and safetensors. sleepmodel.distributed imports Ray and DeepSpeed,
+sleepmodel.tracking imports MLflow.
 """
 
 from __future__ import annotations

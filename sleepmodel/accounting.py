@@ -1,4 +1,4 @@
-"""FLOPs, bytes and number of weights of a model, by arithmetic, and its fingerprint."""
+"""FLOPs, bytes and number of weights of a model, computed from its sizes, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sleepmodel.states import named_tensors
 
 
 def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
-    """Forward matmul FLOPs of one row of `tokens` tokens, with a sleep on every window but the last, which answers.
+    """Forward matmul FLOPs for one row of `tokens` tokens, with a sleep on each window except the last, which answers.
 
     sleep_passes: N; None is the config's. A multiplication with its addition counts as 2 FLOPs.
     """
@@ -44,6 +44,7 @@ def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
 
 def fingerprint(model: SleepModel) -> str:
     """16 hex digits that identify config and weights: a hash. A Memory holds the fingerprint of its model."""
+    # with spaces, unlike canonical_json: existing memories hold this fingerprint
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, weight in model.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""What shapes a model and its training: typed, frozen, checked when built."""
+"""Typed, frozen configs of a model, its training and a search. Each validates its fields when it is created."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from datagen.checks import require, require_whole
 
-# the mixers that come with the package; a mixer of your own is named by such a path itself
+# the mixers of this package by their short names; any other mixer is named by its path
 MIXERS = {
     "attention": "sleepmodel.mixers.attention:Attention",
     "gated_delta": "sleepmodel.mixers.gated_delta:GatedDelta",
@@ -20,8 +20,8 @@ _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
 RECOMPUTE = ("nothing", "pass", "window", "both")
 PRECISIONS = ("float32", "bfloat16")
-WIDEST = 2**16  # of any one side of a tensor, so that no product of a few leaves 64 bits
-MOST_BLOCKS = 1024
+MAX_SIZE = 2**16  # of one dimension of a tensor, so that the product of a few fits in 64 bits
+MAX_BLOCKS = 1024
 MAX_SEED = 2**63 - 1
 
 
@@ -32,7 +32,13 @@ def _real(field: str, value: object, low: float, high: float, allowed: str) -> N
 def _passes(field: str, values: object) -> None:
     require(isinstance(values, tuple), field, values, "a tuple of numbers of passes")
     for passes in values:  # type: ignore[attr-defined]
-        require_whole(field, passes, 1, WIDEST)
+        require_whole(field, passes, 1, MAX_SIZE)
+
+
+def check_jet_window(config: ModelConfig) -> None:
+    """Raise ValueError if sliding eviction would keep inputs of Jet's convolution from before the window."""
+    allowed = "at least 3 where jet meets sliding eviction, as its convolution takes in the 3 tokens before each token"
+    require(config.eviction != "sliding" or config.window >= 3, "window", config.window, allowed)
 
 
 def _names_mixer(name: object) -> bool:
@@ -46,15 +52,15 @@ class ModelConfig:
     vocab_size: number of tokens.
     d_model: width of the residual stream.
     n_heads: attention heads; `d_model / n_heads` must be even (RoPE).
-    mixers: the sequence mixer of each block, first to last: a name of MIXERS, or "module:Class" for one of your own.
+    mixers: the sequence mixer of each block, first to last: a name in MIXERS, or "module:Class" for your own.
     window: L, tokens in a full context window.
     eviction: what happens to the KV cache when the window is full: "hard" clears it, "sliding" keeps the L - 1 latest.
     sleep_passes: N, recurrent passes over a full window before it is evicted.
-    loop: half-open range of blocks that the passes repeat, the others run once; None is all of them.
+    loop: half-open range of blocks that every pass runs; the other blocks run once. None is all blocks.
     fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
     fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
     mlp_ratio: hidden width of the MLP in units of d_model.
-    max_positions: learned absolute positions, the longest row that the model reads; None has RoPE alone.
+    max_positions: number of learned absolute positions, and so the longest row; None: RoPE is the only position code.
     """
 
     vocab_size: int
@@ -74,7 +80,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for field in ("d_model", "n_heads", "fast_heads", "key_dim", "value_dim", "mlp_ratio", "sleep_passes"):
-            require_whole(field, getattr(self, field), 1, WIDEST)
+            require_whole(field, getattr(self, field), 1, MAX_SIZE)
         require_whole("vocab_size", self.vocab_size, 2)
         require_whole("window", self.window, 2)
         if self.max_positions is not None:
@@ -83,9 +89,9 @@ class ModelConfig:
         require(self.eviction in EVICTIONS, "eviction", self.eviction, f"one of {', '.join(EVICTIONS)}")
         named = isinstance(self.mixers, tuple) and self.mixers and all(map(_names_mixer, self.mixers))
         require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
-        require(len(self.mixers) <= MOST_BLOCKS, "mixers", len(self.mixers), f"at most {MOST_BLOCKS} blocks")
-        short = "jet" in self.mixers and self.eviction == "sliding" and self.window < 3
-        require(not short, "window", self.window, "at least 3 where jet's convolution of 4 slides over borders")
+        require(len(self.mixers) <= MAX_BLOCKS, "mixers", len(self.mixers), f"at most {MAX_BLOCKS} blocks")
+        if "jet" in self.mixers:
+            check_jet_window(self)
         if self.loop is not None:
             allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
             pair = isinstance(self.loop, tuple) and len(self.loop) == 2 and all(type(i) is int for i in self.loop)
@@ -100,7 +106,7 @@ class ModelConfig:
     def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`, also after JSON has made lists of tuples.
 
-        Raises ValueError on an unknown or missing field, and on what is no dict.
+        Raises ValueError if a field is unknown, missing or invalid, or if `fields` is not a dict.
         """
         if not isinstance(fields, dict):
             raise ValueError(f"not a model config: {fields!r:.80} is no set of fields")
@@ -116,10 +122,10 @@ class ModelConfig:
 class Truncation:
     """Truncated backpropagation; None is no truncation.
 
-    passes: K. Only the last K passes of each sleep are differentiated. The vectors that enter them are constants, and a
-        gradient of the fast weights passes unchanged through the earlier passes to the windows before.
-    windows: M. A loss reaches back through M windows, its own included. Where several windows in a row hold answers,
-        their losses reach as far back as that of the first: its states are constants M - 1 windows before it.
+    passes: K. Only the last K passes of each sleep are differentiated. The vectors that enter them are constants. A
+        gradient of the fast weights goes unchanged through the earlier passes to the windows before (straight-through).
+    windows: M. A loss is differentiated through M windows, its own included. If several windows in a row hold answers,
+        their losses reach as far back as that of the first, M - 1 windows before which the states are detached.
     """
 
     passes: int | None = None
@@ -134,16 +140,16 @@ class Truncation:
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
     """Training from easy rows to hard ones. The level of a row is the greatest depth of its answers (Rule 110: steps,
-    Depo: hops, GSM: operations). With `threshold` or `steps_per_pass`, the rows of a batch all have one level.
+    Depo: hops, GSM: operations). With `threshold` or `steps_per_pass`, all rows of a batch have the same level.
 
-    levels: ascending; a row's level is then the first of these that is not below its depth. Depo's test rows ask for
-        powers of two alone, its training rows for every k: levels (1, 2, 4, 8, 16) serve both. (): one for each depth.
-    threshold: training begins with the lowest level. The next level opens whenever the share of validation rows of the
-        deepest open level that are right reaches this: at most one level at each validation. None: all are open.
-    review: draw each batch's level from all open ones, by seed and step; False: take the deepest open one, where there
-        is a threshold.
+    levels: ascending. A row's level is the first of these that is at least its depth. Depo's test rows ask only for
+        powers of two, its training rows for every k: levels (1, 2, 4, 8, 16) fit both. (): each depth is a level.
+    threshold: training begins with the lowest level. At each validation, the next level opens if the accuracy on the
+        validation rows of the deepest open level has reached this value. None: all levels are open from the start.
+    review: draw the level of each batch from all open levels, by seed and step. False: with a threshold, every batch
+        has the deepest open level.
     steps_per_pass: r. Rows of level d are trained and evaluated with N = d / r passes, rounded up, so that N passes
-        compute the state after N r steps; None: with the N of the model.
+        compute the state after N r steps. None: with the model's N.
     """
 
     levels: tuple[int, ...] = ()
@@ -168,39 +174,39 @@ class Curriculum:
         return self.threshold is not None or self.steps_per_pass is not None
 
     def level(self, depth: int) -> int:
-        """The level of a row of this depth. Raises ValueError where it lies above all `levels`."""
+        """The level of a row of this depth. Raises ValueError if the depth is above all `levels`."""
         found = next((level for level in self.levels or (depth,) if level >= depth), None)
         require(found is not None, "levels", self.levels, f"up to the depth of every row; one has {depth}")
         return cast(int, found)
 
     def passes(self, level: int) -> int | None:
-        """N of rows of a level; None is the model's."""
+        """N for rows of a level; None is the model's."""
         return None if self.steps_per_pass is None else max(1, -(-level // self.steps_per_pass))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What shapes a training run. Nothing here is a resource: those are in `Scale`.
+    """Everything besides the model that determines the result of a training. Resources are in `Scale`.
 
     steps: optimiser steps; batch_size: rows in a step, over all workers.
-    rows: train on the first `rows` training rows alone, in epochs; None: on all of them.
-    fresh_steps: steps at the start that train the fast-weight layers alone, under hard eviction. This warms up layers
-        that are new in a pretrained model before sliding eviction (paper, "Two evictions").
+    rows: train only on the first `rows` training rows, in epochs; None: on all rows.
+    fresh_steps: train only the fast-weight blocks, under hard eviction, for this many steps at the start. This warms up
+        blocks that are new in a pretrained model before sliding eviction (paper, "Two evictions").
     muon_lr: learning rate of the blocks' matrices; adam_lr: of everything else.
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
-    grad_clip: global gradient norm is clipped to this; 0 leaves it alone.
-    skips: how many batches with a non-finite gradient a run may skip. A skipped batch changes neither weights nor
-        optimiser, and multiplies the rates of all later steps by `backoff`. One more such batch, or a loss that is not
-        finite although its gradient is, stops the run (NonFiniteError). Progress, MLflow and checkpoints hold the
-        count.
-    sleep_passes: draw the N of each batch from these, by seed and step, so that one model serves every N; empty: the
-        model's own N.
-    curriculum: from easy rows to hard ones; not at the same time as `sleep_passes`.
-    truncation: how far the backward goes.
-    precision: "bfloat16" is autocast over fp32 weights; fast-weight states stay fp32.
+    grad_clip: the global gradient norm is clipped to this; 0: no clipping.
+    skips: how many batches with a non-finite gradient a run may skip. A skipped batch changes neither the weights nor
+        the optimiser, and multiplies the rates of all later steps by `backoff`. One more such batch, or a non-finite
+        loss with a finite gradient, stops the run (NonFiniteError). The count is part of Progress, MLflow's curves and
+        checkpoints.
+    sleep_passes: draw the N of each batch from these, by seed and step, so that one model serves every N; (): the
+        model's N.
+    curriculum: from easy rows to hard ones. Its steps_per_pass excludes `sleep_passes`.
+    truncation: how far the backward reaches.
+    precision: "bfloat16" is autocast over float32 weights; the fast weights stay float32.
     seed: of the initial weights and of the order of rows.
-    validate_every: steps between two validations; a run also reports and saves a checkpoint then.
+    validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
 
     steps: int = 1000
@@ -235,7 +241,9 @@ class TrainConfig:
         require(isinstance(self.truncation, Truncation), "truncation", self.truncation, "a Truncation")
         require(isinstance(self.curriculum, Curriculum), "curriculum", self.curriculum, "a Curriculum")
         thaws = self.fresh_steps > 0 and self.weight_decay > 0
-        require(not thaws, "weight_decay", self.weight_decay, "0 with fresh_steps: it would move the layers that rest")
+        require(
+            not thaws, "weight_decay", self.weight_decay, "0 with fresh_steps, as it would change the frozen layers"
+        )
         both = bool(self.sleep_passes) and self.curriculum.steps_per_pass is not None
         require(not both, "sleep_passes", self.sleep_passes, "empty where curriculum.steps_per_pass sets N")
         for field in ("muon_lr", "adam_lr"):
@@ -250,15 +258,17 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The resources of a run. They change how long a run takes, never what it computes (up to the order of sums).
+    """The resources of a run. They change how long it takes, but not what it computes (up to the order of sums).
 
-    workers: data-parallel processes; cpus_per_worker: cores of each, also torch's threads, None: what fits the cluster
-        (pipelines/runtime/resources.py), else one; gpu: one GPU each, None: where the cluster has any.
-    zero_stage: DeepSpeed's partitioning of optimiser state (1), gradients (2) and weights (3).
+    workers: data-parallel processes.
+    cpus_per_worker: cores of each worker, and so torch's threads; None: a pipeline chooses what fits the cluster
+        (pipelines/runtime/resources.py); without a pipeline it is 1.
+    gpu: whether each worker has a GPU; None: if the cluster has any.
+    zero_stage: what DeepSpeed partitions: optimiser state (1), also gradients (2), also weights (3).
     accumulation: micro-batches in a step.
-    recompute: activations that the backward recomputes instead of keeping: "nothing", those of each "pass", of each
-        "window" with all its passes, or "both" (a window at a time, and in it pass by pass: the least memory).
-    compile: torch.compile each block, which takes a minute at the start; for GPUs, where kernels are launch-bound.
+    recompute: which activations the backward recomputes instead of keeping: "nothing", those of each "pass", of each
+        "window" with all its passes, or "both" (window by window, and within a window pass by pass: the least memory).
+    compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
     """
 
     workers: int = 1
@@ -281,29 +291,32 @@ class Scale:
 
     @property
     def cores(self) -> int:
-        """Cores of a worker, one where that is open."""
+        """Cores of a worker; 1 if cpus_per_worker is None."""
         return self.cpus_per_worker or 1
 
 
 def check_compatible(train: TrainConfig, scale: Scale) -> None:
-    """Raise ValueError where two configs are each right but cannot run together."""
+    """Raise ValueError if the two configs, each valid, cannot be used together."""
     pieces = scale.workers * scale.accumulation
     allowed = f"a multiple of workers * accumulation = {pieces}"
     require(train.batch_size % pieces == 0, "batch_size", train.batch_size, allowed)
-    # DeepSpeed 0.19 clips Muon's orthogonalised update, not the gradient, where it partitions.
+    # when DeepSpeed 0.19 partitions, it clips Muon's orthogonalised update instead of the gradient
     clips = scale.zero_stage > 0 and train.grad_clip > 0
     require(
         not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly"
     )
     late = scale.zero_stage > 0 and train.skips > 0
-    allowed = f"0 with zero_stage = {scale.zero_stage}: DeepSpeed tells the gradient's norm after it was applied"
+    allowed = f"0 with zero_stage = {scale.zero_stage}: DeepSpeed returns the gradient's norm only after applying it"
     require(not late, "skips", train.skips, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search over N and eta. trials: how many; sleep_passes: the N to choose from; eta_low, eta_high: the range of
-    eta, log-uniform; grace: a trial runs at least 1/grace of its steps; seed: of the searcher."""
+    """A search over N and eta.
+
+    trials: number of trials; sleep_passes: the N to choose from; eta_low, eta_high: the range of eta, log-uniform;
+    grace: every trial runs at least 1/grace of its steps; seed: of the search algorithm.
+    """
 
     trials: int = 8
     sleep_passes: tuple[int, ...] = (1, 2, 4)

@@ -1,4 +1,4 @@
-"""What a batch must be for the model to read it."""
+"""Checks the batch that a model gets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sleepmodel.config import ModelConfig
 def answering_windows(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> Tensor:
     """Which windows hold answers: bool [B, windows], on the CPU.
 
-    tokens: int64 [B, T], negative at pads; loss_mask: bool [B, T]. Raises ValueError on a batch that the model cannot
-    read: other shapes or types, tokens that are not in the vocabulary, rows longer than max_positions, pads between
-    tokens, an answer that is first in its window or a pad, or no answer at all.
+    tokens: int64 [B, T], negative at pads; loss_mask: bool [B, T]. Raises ValueError if the model cannot read the
+    batch: if shapes or dtypes differ, a token is not in the vocabulary, a row is longer than max_positions, there are
+    pads between tokens, an answer token is a pad or the first token of a window, or there is no answer.
     """
     kinds = (tokens.dtype, loss_mask.dtype) == (torch.int64, torch.bool)
     if tokens.dim() != 2 or tokens.shape != loss_mask.shape or not kinds or not tokens.numel():
@@ -34,13 +34,13 @@ def answering_windows(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) ->
     before = F.pad(real, (1, 0))[:, :-1]
     if ((real & ~before).sum(1) > 1).any():
         row = int(((real & ~before).sum(1) > 1).nonzero()[0])
-        raise ValueError(f"row {row}: pads between its tokens; they may stand at its ends alone")
+        raise ValueError(f"row {row}: has pads between its tokens; pads may only be at the ends of a row")
     before[:, ::window] = False
     if (mask & ~(real & before)).any():
         row = int((mask & ~(real & before)).nonzero()[0, 0])
         raise ValueError(
-            f"row {row}: an answer stands first in a window of {window} tokens, where nothing can predict it, "
-            "or on a pad"
+            f"row {row}: an answer is the first token of a window of {window} tokens, where nothing can predict it, "
+            "or a pad"
         )
     if not mask.any():
         raise ValueError("loss_mask: must have at least one answer")

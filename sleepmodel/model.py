@@ -1,10 +1,10 @@
 """The model and its sleep: Algorithm 1 of the paper, in reading order.
 
-A hybrid language model reads a row window by window. A window without an answer is slept on: the blocks run over it N
-times, vectors h and states S go from pass to pass, and then h and the KV cache are dropped. A window with answers is
-read once. What `evict` keeps of the states is all that crosses a window's border.
+A hybrid language model reads a row window by window. On a window without answers it sleeps: it runs the blocks N times,
+passes the hidden vectors h and the states S from each pass to the next, and then drops h and the KV cache. A window
+with answers is read once. Only what `evict` keeps of the states crosses the border of a window.
 
-reference.py has the same algorithm token by token; tests hold this file to it.
+reference.py implements the same algorithm token by token. The tests compare this file with it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from datagen.checks import require
-from sleepmodel.config import EVICTIONS, WIDEST, ModelConfig, Truncation
+from datagen.checks import require, require_whole
+from sleepmodel.config import EVICTIONS, MAX_SIZE, ModelConfig, Truncation
 from sleepmodel.inputs import answering_windows
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, Span, zero_linear
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 
 class Output(NamedTuple):
-    """loss: scalar, mean cross-entropy of the answer tokens in nats; logits: [answers, vocab], row-major order."""
+    """loss: scalar, mean cross-entropy of the answer tokens in nats; logits: [answers, vocab], in row-major order."""
 
     loss: Tensor
     logits: Tensor
 
 
 class MLP(nn.Module):
-    """Two matrices with a squared ReLU between them."""
+    """Two linear layers with a squared ReLU between them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class MLP(nn.Module):
         return self.down(F.relu(self.up(x)).square())
 
     def flops(self, tokens: int) -> int:
-        """Forward FLOPs of one row of `tokens` tokens."""
+        """Forward FLOPs for one row of `tokens` tokens."""
         return 4 * tokens * self.up.weight.numel()
 
 
@@ -75,12 +75,12 @@ class Block(nn.Module):
 
 
 class SleepModel(nn.Module):
-    """Embedding, blocks, readout.
+    """Embedding, blocks and readout.
 
-    recompute: what the backward computes again instead of keeping it: "nothing", each "pass" over the blocks, each
-        "window", or "both" (a window at a time, and in it pass by pass: the least memory).
+    recompute: which activations the backward recomputes instead of keeping: "nothing", those of each "pass", of each
+        "window", or "both" (window by window, and within a window pass by pass: the least memory).
     truncation: how far the backward reaches.
-    `vocabulary` is what each token stands for, where that is known.
+    `vocabulary`: the text of each token, or None if it is not known.
     """
 
     def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = NO_TRUNCATION) -> None:
@@ -101,20 +101,21 @@ class SleepModel(nn.Module):
 
     @property
     def loop(self) -> tuple[int, int]:
-        """The half-open range of blocks that the passes of a sleep repeat."""
+        """The half-open range of blocks that every pass of a sleep runs."""
         return self.config.loop or (0, len(self.blocks))
 
     def forward(
         self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, eviction: str | None = None
     ) -> Output:
-        """Algorithm 1: sleep on the windows without an answer, predict the answers of the others in one pass.
+        """Algorithm 1: sleep on each window without answers, and predict the answers of the other windows in one pass.
 
-        tokens: int64 [B, T], negative at pads, which stand before or behind a row's own tokens and change nothing;
-        loss_mask: bool [B, T], True at the answer tokens, each predicted from the token before it;
-        sleep_passes, eviction: N and the eviction of this batch; None is the config's. Rows may answer in different
-        windows; what stands behind a row's last answer is not read.
-        Raises ValueError where an answer is first in its window (no output crosses a border), where pads stand between
-        tokens, where a token is not in the vocabulary, and where a row is too long or no row has an answer.
+        tokens: int64 [B, T]; negative tokens are pads. They may stand only at the ends of a row and have no effect.
+        loss_mask: bool [B, T], True at answer tokens. Each is predicted from the token before it. Rows may have their
+            answers in different windows; tokens after a row's last window with answers are not read.
+        sleep_passes, eviction: N and the eviction for this batch; None is the config's.
+
+        Raises ValueError if an answer is the first token of a window (no output crosses a border), if there are pads
+        between tokens, if a token is not in the vocabulary, if a row is too long, or if there is no answer.
         """
         answers = answering_windows(tokens, loss_mask, self.config)
         passes, eviction = self.checked_passes(sleep_passes), self._checked_eviction(eviction)
@@ -124,16 +125,16 @@ class SleepModel(nn.Module):
         for i, chunk in enumerate(tokens.split(window, 1)):
             span = Span.of(chunk >= 0) if padded else Span.whole(chunk.shape[1], chunk.device)
             answering = answers[:, i]
-            # rows whose chunk is pads alone, or behind their last answer, do nothing
+            # a row is idle if its chunk holds only pads, or if its last answer lies in an earlier window
             sleeping = ~answering & answers[:, i:].any(1) & (chunk >= 0).any(1).to(answers.device)
             states, differentiated = self._truncated(states, answers, i)
             with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
                 h = self.embedded(chunk, position, span)
-                if sleeping.any():
-                    rows, part = _rows(sleeping, (h, states, span))
+                if sleeping.any():  # consolidation phase: N passes
+                    rows, part = _select(sleeping, (h, states, span))
                     states = merge_rows(states, self.sleep(*part, passes, eviction), rows)
-                if answering.any():
-                    rows, (h, read, part_span) = _rows(answering, (h, states, span))
+                if answering.any():  # prediction phase: one pass
+                    rows, (h, read, part_span) = _select(answering, (h, states, span))
                     h, read = self.run_blocks(h, read, part_span)
                     states = merge_rows(states, self.evict(read, part_span, eviction), rows)
                     mask = loss_mask[:, i * window : (i + 1) * window]
@@ -141,17 +142,17 @@ class SleepModel(nn.Module):
                     logits.append(self.readout(h[row, column - 1]))
                     places.append((row if rows is None else rows[row]) * tokens.shape[1] + i * window + column)
             position = position + span.length()
-        out = torch.cat(logits)[torch.cat(places).argsort()]
+        out = torch.cat(logits)[torch.cat(places).argsort()]  # from window by window to row by row
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
         return Output(F.cross_entropy(wide, tokens[loss_mask]), out)
 
     def sleep(
         self, h: Tensor, states: States, span: Span, passes: int | None = None, eviction: str | None = None
     ) -> States:
-        """N passes over a window of embedded tokens h [B, T, d], and its eviction; None is the config's.
+        """Run N passes over a window of embedded tokens h [B, T, d], then evict. passes: N; None is the config's.
 
-        The first pass may attend to what an earlier sleep kept, the others see the window alone. The blocks of the
-        loop are in each pass, those before it in the first, those behind it in the last.
+        The first pass can also attend to the tokens that the previous eviction kept; later passes see only the window.
+        Every pass runs the blocks of the loop; the first also runs those before the loop, the last those after it.
         """
         eviction = self._checked_eviction(eviction)
         schedule = self.sleep_schedule(self.checked_passes(passes), eviction)
@@ -161,7 +162,7 @@ class SleepModel(nn.Module):
     def evict(
         self, states: States, span: Span, eviction: str | None = None, earlier: Sequence[Any] | None = None
     ) -> States:
-        """What the states keep when the window ends; `earlier` as in Mixer.evict."""
+        """What remains of the states when the window ends; `earlier` as in Mixer.evict."""
         length, eviction = span.length(), self._checked_eviction(eviction)
         each = zip(self.stack, states, earlier or [None] * len(states), strict=True)
         return tuple(block.mixer.evict(state, length, eviction, before) for block, state, before in each)
@@ -171,7 +172,7 @@ class SleepModel(nn.Module):
         return self.lm_head(self.norm(h))
 
     def embedded(self, tokens: Tensor, position: Tensor, span: Span) -> Tensor:
-        """Tokens [B, T] as vectors [B, T, d]; position: int64 [B or 1, 1], tokens of each row before this window."""
+        """Embed tokens [B, T] as h [B, T, d]. position: int64 [B or 1, 1], tokens of each row before this window."""
         h = self.embed(tokens.clamp(min=0))
         if self.config.max_positions is not None:
             h = h + self.position_embed((position + span.place).clamp(min=0))
@@ -182,36 +183,36 @@ class SleepModel(nn.Module):
         return tuple(block.mixer.initial_state(batch) for block in self.stack)
 
     def run_blocks(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
-        """One pass of every block, awake: h [B, T, d] -> (h, states)."""
+        """One waking pass through all blocks: h [B, T, d] -> (h, states)."""
         return self._recomputed(self.recompute != "nothing", self._pass, range(len(self.blocks)), h, states, span)
 
-    # Token by token, as a session reads: the waking pass over a window counts as the first pass of its sleep.
+    # For a Session, which reads token by token: its waking pass over a window is also the first pass of the sleep.
 
     def wake(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, Tensor, States]:
-        """`run_blocks`, and also h [B, T, d] behind the loop's last block, which `refine` goes on from."""
+        """As `run_blocks`; also returns h [B, T, d] after the last block of the loop, from which `refine` continues."""
         end = self.loop[1]
         looped, states = self._pass(range(end), h, states, span)
         h, states = self._pass(range(end, len(self.blocks)), looped, states, span)
         return looped, h, states
 
     def refine(self, h: Tensor, states: States, before: States, span: Span, passes: int | None = None) -> States:
-        """`sleep` on a window that was read awake: the other N - 1 passes, and its eviction.
+        """Sleep on a window that `wake` has read: run the other N - 1 passes, then evict.
 
-        h: [B, T, d] behind the loop's last block; states: as the waking pass left them; before: as the window began.
+        h: [B, T, d], after the last block of the loop; states: after the waking pass; before: when the window began.
         """
         eviction = self.config.eviction
-        schedule = [[], *self.sleep_schedule(self.checked_passes(passes), eviction)[1:]]  # the first pass is done
+        schedule = [[], *self.sleep_schedule(self.checked_passes(passes), eviction)[1:]]  # `wake` ran the first pass
         repeated = {i for blocks in schedule for i in blocks}
-        # behind the loop, what was read awake only served to answer
+        # the last pass runs the blocks after the loop anew, so their waking states are discarded
         start = [before[i] if i in repeated and i >= self.loop[1] else state for i, state in enumerate(states)]
         slept = self._run_passes(schedule, h, tuple(start), span)
         earlier = [state if i in repeated else None for i, state in enumerate(states)]
         return self.evict(slept, span, eviction, earlier)
 
-    # How a sleep runs: which blocks in which pass, and what the backward sees of it.
+    # The passes of a sleep: which blocks each of them runs, and which of them the backward sees.
 
     def sleep_schedule(self, passes: int, eviction: str) -> list[list[int]]:
-        """The blocks of each pass of a sleep, up to the last block whose state outlives the window."""
+        """The blocks that each pass runs. It ends with the last block whose state outlives the window."""
         start, end = self.loop
         schedule = [list(range(start, end)) for _ in range(passes)]
         schedule[0][:0] = range(start)
@@ -224,15 +225,14 @@ class SleepModel(nn.Module):
         return schedule
 
     def begin_pass(self, states: States) -> States:
-        """What a further pass over the same window begins with, as in Mixer.begin_pass."""
+        """The states with which a further pass over the same window begins; see Mixer.begin_pass."""
         return tuple(block.mixer.begin_pass(state) for block, state in zip(self.stack, states, strict=True))
 
     def checked_passes(self, passes: int | None) -> int:
-        """N as it is given, the config's for None; ValueError where it is no number of passes."""
+        """N: `passes`, or the config's if it is None. Raises ValueError if it is not a valid number of passes."""
         if passes is None:
             return self.config.sleep_passes
-        allowed = f"an integer of at least 1, and at most {WIDEST}"
-        require(type(passes) is int and 1 <= passes <= WIDEST, "sleep_passes", passes, allowed)
+        require_whole("sleep_passes", passes, 1, MAX_SIZE)
         return passes
 
     def _checked_eviction(self, eviction: str | None) -> str:
@@ -242,6 +242,7 @@ class SleepModel(nn.Module):
         return eviction
 
     def _run_passes(self, schedule: list[list[int]], h: Tensor, states: States, span: Span) -> States:
+        """The states after the passes of a schedule. With truncation, only the last K passes are differentiated."""
         last, kept, learning = len(schedule) - 1, self.truncation.passes or len(schedule), torch.is_grad_enabled()
         for i, blocks in enumerate(schedule):
             if i:
@@ -254,7 +255,7 @@ class SleepModel(nn.Module):
             if learning and not differentiated:
                 each = zip(self.stack, states, after, strict=True)
                 passed = (block.mixer.straight_through(old, new) for block, old, new in each)
-                # a block that did not run has its gradient already
+                # the state of a block that did not run still has its own gradient
                 after = tuple(state if j in blocks else after[j] for j, state in enumerate(passed))
             states = after
         return states
@@ -266,7 +267,7 @@ class SleepModel(nn.Module):
         return h, tuple(after)
 
     def _write_pass(self, blocks: Sequence[int], h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
-        """As `_pass`, but the last block's output is not computed."""
+        """As `_pass`, but the last block computes only its state."""
         *before, last = blocks
         h, states = self._pass(before, h, states, span)
         return h, (*states[:last], self.stack[last].write(h, states[last], span), *states[last + 1 :])
@@ -277,27 +278,30 @@ class SleepModel(nn.Module):
         return function(*arguments)
 
     def _truncated(self, states: States, answers: Tensor, i: int) -> tuple[States, bool]:
-        """The states as window i gets them, cut from what lies before the M windows of a run of answers; whether any
-        answer needs this window's gradient."""
-        near = self.truncation.windows
-        if near is None or not torch.is_grad_enabled():
+        """The states with which window i begins, and whether any loss is differentiated through this window.
+
+        The states of a row are detached M - 1 windows before its answers begin (see Truncation).
+        """
+        reach = self.truncation.windows
+        if reach is None or not torch.is_grad_enabled():
             return states, True
-        first = answers & ~F.pad(answers, (1, 0))[:, :-1]
-        if i + near <= answers.shape[1] and first[:, i + near - 1].any():
-            cut = first[:, i + near - 1].to(self.lm_head.weight.device)
+        first = answers & ~F.pad(answers, (1, 0))[:, :-1]  # the first of several windows in a row with answers
+        if i + reach <= answers.shape[1] and first[:, i + reach - 1].any():
+            cut = first[:, i + reach - 1].to(self.lm_head.weight.device)
 
             def detach(leaf: Tensor) -> Tensor:
                 return torch.where(cut.view(-1, *[1] * (leaf.dim() - 1)), leaf.detach(), leaf)
 
             states = map_tensors(lambda leaf: detach(leaf) if leaf.requires_grad else leaf, states)
-        return states, bool(answers[:, i].any() or first[:, i : i + near].any())
+        return states, bool(answers[:, i].any() or first[:, i : i + reach].any())
 
 
-def _rows(wanted: Tensor, tree: tuple[Tensor, States, Span]) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:
-    """The wanted rows (bool [B]) as indices and of the tree; None and the tree itself where they are all."""
-    if wanted.all():
-        return None, tree
-    h, states, span = tree
-    rows = wanted.nonzero()[:, 0].to(h.device)
+def _select(selected: Tensor, batch: tuple[Tensor, States, Span]) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:
+    """The indices of the selected rows (bool [B]), and h, states and span of these rows. If all rows are selected, the
+    indices are None."""
+    if selected.all():
+        return None, batch
+    h, states, span = batch
+    rows = selected.nonzero()[:, 0].to(h.device)
     real = None if span.real is None else span.real[rows]
     return rows, (h[rows], select_rows(states, rows), Span(span.place if real is None else span.place[rows], real))

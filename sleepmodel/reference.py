@@ -1,7 +1,7 @@
-"""Algorithm 1 as the paper writes it: one row, token by token, nothing skipped, nothing batched, nothing fused.
+"""Algorithm 1 as the paper writes it: one row, token by token, without batching, fusing or skipping anything.
 
-Read this to understand the model; tests hold the fast implementation (model.py, mixers/, ops/) to it, outputs and
-gradients. It takes a SleepModel's weights and shares none of its code. Call `model.double()` first: in float64 the two
+Read this to understand the model. The tests compare the fast implementation (model.py, mixers/, ops/) with it, outputs
+and gradients. It uses the weights of a SleepModel but none of its code. Call `model.double()` first: in float64 the two
 agree to 1e-9. Sections and equations are the paper's (arXiv 2605.26099).
 """
 
@@ -18,15 +18,15 @@ from torch import Tensor
 from sleepmodel.model import Block, SleepModel
 
 ROPE_BASE = 10_000.0
-KERNEL = 4  # tokens that Jet's convolution sees
+KERNEL = 4  # width of Jet's convolution
 
 
 @dataclass
 class BlockState:
-    """What a block has of earlier tokens.
+    """What a block keeps of earlier tokens.
 
     cache: (key, value, position in the row) of each token that attention can see, oldest first;
-    S: the fast weights of each head, [V, K]; inputs: the values before Jet's convolution, oldest first.
+    S: the fast weights of each head, [V, K]; inputs: the inputs of Jet's convolution, oldest first.
     """
 
     cache: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
@@ -37,10 +37,10 @@ class BlockState:
 def algorithm_1(
     model: SleepModel, tokens: Tensor, answers: Tensor, passes: int, first_window: int | None = None
 ) -> Tensor:
-    """The logits of a row's answers, [answers, vocab]: Algorithm 1.
+    """Algorithm 1: the logits of the answer tokens of a row, [answers, vocab].
 
-    tokens: int64 [T]; answers: bool [T], True at the answer tokens; passes: N; first_window: tokens in the first
-    window, where pads take up the others (None: L).
+    tokens: int64 [T]; answers: bool [T], True at the answer tokens; passes: N; first_window: number of tokens in the
+    first window, if pads on the left take its other places; None: L.
     """
     config = model.config
     states, logits, begin = initial_states(model), [], 0
@@ -48,7 +48,7 @@ def algorithm_1(
         if begin >= len(tokens):
             break
         h, asked = embedded(model, tokens[begin : begin + size], begin), answers[begin : begin + size]
-        # consolidation where nothing is asked, else one pass
+        # N passes consolidate a window without answers; a window with answers gets one pass
         h = run_window(model, h, states, begin, 1 if asked.any() else passes)
         logits += [readout(model, h[t - 1]) for t in asked.nonzero()[:, 0].tolist()]
         evict(model, states)
@@ -57,23 +57,23 @@ def algorithm_1(
 
 
 def run_window(model: SleepModel, h: Tensor, states: list[BlockState], begin: int, passes: int) -> Tensor:
-    """N passes over a window, h [T, d] -> h: the blocks before the loop once, those of the loop N times, the rest once.
+    """Run N passes over a window, h [T, d] -> h. The blocks of the loop run N times, the blocks around it once.
 
-    `states` change in place; begin: position in the row of the window's first token.
+    Updates `states` in place. begin: position in the row of the window's first token.
     """
     start, end = model.config.loop or (0, len(states))
     schedule = [(i, 0) for i in range(start)]
     schedule += [(i, number) for number in range(passes) for i in range(start, end)]
     schedule += [(i, schedule[-1][1]) for i in range(end, len(states))]
     for i, number in schedule:
-        if number > 0:  # a further pass sees the window alone: its tokens fill the cache
+        if number > 0:  # a further pass sees only the window
             states[i].cache, states[i].inputs = [], []
         h = run_block(model.stack[i], model.config.mixers[i], h, states[i], begin)
     return h
 
 
 def evict(model: SleepModel, states: list[BlockState]) -> None:
-    """The border of a window: hard eviction keeps the fast weights alone, sliding also the latest L - 1 tokens."""
+    """The end of a window: hard eviction keeps only the fast weights, sliding also the latest L - 1 tokens."""
     hard, kept = model.config.eviction == "hard", model.config.window - 1
     for state in states:
         state.cache = [] if hard else state.cache[-kept:]
@@ -81,7 +81,7 @@ def evict(model: SleepModel, states: list[BlockState]) -> None:
 
 
 def run_block(block: Block, mixer: str, h: Tensor, state: BlockState, begin: int) -> Tensor:
-    """One block over tokens h [T, d], the first of which is token `begin` of the row."""
+    """Run one block on tokens h [T, d], the first of which is token `begin` of the row."""
     x = rms_norm(h, block.mixer_norm.weight)
     y = attention(block.mixer, x, state, begin) if mixer == "attention" else fast_weights(block.mixer, mixer, x, state)
     h = h + torch.stack(y)
@@ -94,9 +94,9 @@ def attention(layer: Any, x: Tensor, state: BlockState, begin: int) -> list[Tens
     for position, token in enumerate(x, start=begin):
         q, k, v = (project(token).view(layer.heads, -1) for project in (layer.q, layer.k, layer.v))
         state.cache.append((rotate(rms_norm(k), position), v, position))
-        near = [(k, v) for k, v, earlier in state.cache if position - earlier < layer.window]
-        scores = torch.stack([(rotate(rms_norm(q), position) * k).sum(-1) for k, _ in near]) / math.sqrt(q.shape[-1])
-        read = torch.einsum("jh,jhd->hd", scores.softmax(0), torch.stack([v for _, v in near]))
+        visible = [(k, v) for k, v, earlier in state.cache if position - earlier < layer.window]
+        scores = torch.stack([(rotate(rms_norm(q), position) * k).sum(-1) for k, _ in visible]) / math.sqrt(q.shape[-1])
+        read = torch.einsum("jh,jhd->hd", scores.softmax(0), torch.stack([v for _, v in visible]))
         outputs.append(layer.out(read.flatten()))
     return outputs
 
@@ -106,7 +106,7 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
 
         S <- alpha S (I - beta k k^T) + beta v k^T        o = S q        (paper, "The mechanism")
 
-    alpha = 1 for "delta"; without the correction -beta k k^T for "linear"; "jet" convolves v first.
+    "delta" has alpha = 1; "linear" lacks the correction -beta k k^T; "jet" convolves v first.
     """
     outputs = []
     for token in x:
@@ -134,7 +134,7 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
 
 
 def embedded(model: SleepModel, tokens: Tensor, begin: int) -> Tensor:
-    """Tokens [T] as vectors [T, d]; the first is token `begin` of the row."""
+    """Embed tokens [T] as vectors [T, d]; the first is token `begin` of the row."""
     h = model.embed.weight[tokens]
     if model.config.max_positions is None:
         return h
@@ -147,7 +147,7 @@ def readout(model: SleepModel, h: Tensor) -> Tensor:
 
 
 def initial_states(model: SleepModel) -> list[BlockState]:
-    """The states of a row of which nothing has been read: S = 0."""
+    """The states before the first token of a row: S = 0."""
     config = model.config
     zero = torch.zeros(config.value_dim, config.key_dim, dtype=model.lm_head.weight.dtype)
     return [BlockState(S=[] if mixer == "attention" else [zero] * config.fast_heads) for mixer in config.mixers]

@@ -1,4 +1,4 @@
-"""Starting a model from another one, such as a transformer that gets fast-weight blocks."""
+"""Initialise a model from another one, such as a hybrid from a transformer without fast-weight blocks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sleepmodel.model import SleepModel
 
 
 def warm_start(model: SleepModel, source: SleepModel) -> None:
-    """Copy into `model` the embeddings, the readout and the attention blocks, in their order, of `source`.
+    """Copy the embeddings, the readout and the attention blocks, in order, from `source` to `model`.
 
-    The other blocks stay new: they are the identity at first. Raises ValueError where the two models do not have the
-    same number of attention blocks or the same sizes.
+    The other blocks keep their initial weights, with which they are the identity. Raises ValueError if the two models
+    differ in the number of attention blocks or in their sizes.
     """
     pairs: list[tuple[nn.Module, nn.Module]]
     pairs = [(model.embed, source.embed), (model.norm, source.norm), (model.lm_head, source.lm_head)]
@@ -25,4 +25,4 @@ def warm_start(model: SleepModel, source: SleepModel) -> None:
         try:
             new.load_state_dict(old.state_dict())
         except RuntimeError as error:
-            raise ValueError(f"the model to start from has other sizes: {error}") from error
+            raise ValueError(f"the model to start from has other sizes than this model: {error}") from error

@@ -21,6 +21,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.waiting import run
+
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -75,7 +77,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(built), str(source)]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", *options], check=True, timeout=300)
+    built_with = run([sys.executable, "-m", "pip", "wheel", "--quiet", *options])
+    assert built_with.returncode == 0, built_with.stderr
     (found,) = built.iterdir()
     return found
 
@@ -98,15 +101,19 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not (packages / top).is_symlink():  # a namespace belongs to several
                 (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
     options = ["--isolated", "--python", str(python), "install", "--quiet", "--no-index", str(wheel)]
-    subprocess.run([sys.executable, "-m", "pip", *options], check=True, timeout=300)
+    # a PYTHONPATH with this project on it would pass for an installation
+    installed = run([sys.executable, "-m", "pip", *options], env=_environment())
+    assert installed.returncode == 0, installed.stderr
     return python
 
 
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def _run(python: Path, code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    # -I: neither PYTHONPATH nor the working directory
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    command = [str(python), "-I", "-c", code]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    # -I: not the working directory
+    return run([str(python), "-I", "-c", code], cwd=cwd, env=_environment())
 
 
 @pytest.mark.slow

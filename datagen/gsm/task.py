@@ -88,7 +88,9 @@ class Gsm(GsmWording, Task):
 
     def check_window(self, window: int) -> None:
         if window % WINDOW_STEP:
-            raise ValueError(f"window = {window}: must be a multiple of {WINDOW_STEP}, lest an answer begin a window")
+            raise ValueError(
+                f"window = {window}: must be a multiple of {WINDOW_STEP}, so that no answer begins a window"
+            )
 
     @classmethod
     def wording(cls, config: Mapping[str, Any]) -> Wording:

@@ -1,7 +1,8 @@
-"""Checkpoints, on a disk or in a store: which are whole, which is the last, and who wrote it.
+"""Checkpoints of a run, on a disk or in an object store: finds the latest complete one and removes old ones.
 
-A checkpoint is a directory to which each worker adds its files and worker-<rank>.json with their checksums, which a
-store may show before them. It is whole when every worker's list is there and every listed file is as listed.
+A checkpoint is a directory to which each worker adds its files and a manifest, worker-<rank>.json, with their
+checksums. An object store may show the manifest before the files. A checkpoint is complete when the manifests of all
+workers exist and every file matches its checksum.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from datagen.files import sha256
 from datagen.storage import remove_tree
 from sleepmodel.config import Scale
 
-KEPT = 2  # whole checkpoints of a run: the last, and the one before should the last be torn
+KEPT = 2  # complete checkpoints of a run: the latest, and the one before in case the latest gets damaged
 
 log = logging.getLogger(__name__)
 
 
 class IncompleteCheckpointError(ValueError):
-    """A checkpoint that is not whole."""
+    """A checkpoint lacks a file, or a file does not match its checksum."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a worker has written by a step, at what scale: files by their path in the checkpoint, with SHA-256."""
+    """What a worker wrote at a step. files: path in the checkpoint -> SHA-256."""
 
     step: int
     workers: int
@@ -36,7 +37,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A whole checkpoint: its directory, the steps done by then, and by what workers it was written."""
+    """A complete checkpoint. step: number of finished steps; workers, zero_stage: of the run that wrote it."""
 
     path: Path
     step: int
@@ -45,13 +46,13 @@ class SavedCheckpoint:
 
 
 def write_manifest(directory: Path, rank: int, step: int, scale: Scale) -> None:
-    """List a worker's files in `directory`, all of which it has written, with their checksums."""
+    """List the files of a worker in `directory`, which it has finished writing, with their checksums."""
     files = {str(path.relative_to(directory)): sha256(path) for path in sorted(directory.rglob("*")) if path.is_file()}
     _manifest(rank).save(directory, Manifest(step, scale.workers, scale.zero_stage, files))
 
 
 def read(directory: Path) -> SavedCheckpoint:
-    """What lies in a checkpoint's directory. Raises IncompleteCheckpointError, which names the file."""
+    """Verify the checkpoint in a directory. Raises IncompleteCheckpointError, which names the file."""
     first = _read_manifest(directory, 0)
     for rank in range(first.workers):
         for name, expected in _read_manifest(directory, rank).files.items():
@@ -65,44 +66,47 @@ def read(directory: Path) -> SavedCheckpoint:
 
 
 def latest(checkpoints: Path) -> SavedCheckpoint | None:
-    """The last whole checkpoint in a directory of them, None where there is none; a warning names each torn one."""
-    whole = _whole(checkpoints)
-    return whole[-1] if whole else None
+    """The latest complete checkpoint in a directory, or None. Logs a warning for each incomplete one."""
+    complete = _complete(checkpoints)
+    return complete[-1] if complete else None
 
 
 def prune(checkpoints: Path) -> SavedCheckpoint | None:
-    """As `latest`, and remove the torn ones and all but the last `KEPT` whole ones.
+    """As `latest`, but first remove the incomplete checkpoints and all complete ones except the latest `KEPT`.
 
-    Only where nobody writes: to a reader a checkpoint that is being written is a torn one.
+    Call it only while no worker writes, as an unfinished checkpoint looks like an incomplete one.
     """
-    whole = _whole(checkpoints)[-KEPT:]
+    complete = _complete(checkpoints)[-KEPT:]
     for path in _directories(checkpoints):
-        if path not in [saved.path for saved in whole]:
+        if path not in [saved.path for saved in complete]:
             remove_tree(path)
-    return whole[-1] if whole else None
+    return complete[-1] if complete else None
 
 
 def check_resumable(saved: SavedCheckpoint, scale: Scale) -> None:
-    """Raise ValueError where workers of this scale cannot go on from a checkpoint. Under ZeRO 0 any number of them can;
-    beyond, DeepSpeed's files hold a partition for each worker, and it cannot repartition Muon's momentum."""
+    """Raise ValueError if workers of this scale cannot resume from a checkpoint.
+
+    With ZeRO stage 0 any number of workers can. From stage 1 on, DeepSpeed's files hold one partition per worker, and
+    DeepSpeed cannot repartition Muon's momentum.
+    """
     if saved.zero_stage == scale.zero_stage and (scale.zero_stage == 0 or saved.workers == scale.workers):
         return
     was = f"{saved.workers} workers with zero_stage = {saved.zero_stage}"
     wanted = f"{scale.workers} workers with zero_stage = {scale.zero_stage}"
     raise ValueError(
-        f"{saved.path}: was written by {was}, and {wanted} cannot go on from it: set scale.workers and "
-        "scale.zero_stage as they were (with zero_stage = 0 the number of workers is free), or delete this run's "
-        "checkpoints to begin anew"
+        f"{saved.path}: was written by {was}, and {wanted} cannot resume from it: set scale.workers and "
+        "scale.zero_stage as they were (with zero_stage = 0 any number of workers can resume), or delete this run's "
+        "checkpoints to start again"
     )
 
 
-def _whole(checkpoints: Path) -> list[SavedCheckpoint]:
+def _complete(checkpoints: Path) -> list[SavedCheckpoint]:
     found = []
     for path in _directories(checkpoints):
         try:
             found.append(read(path))
         except IncompleteCheckpointError as error:
-            log.warning("%s is torn and not used, the checkpoint before it is: %s", path, error)
+            log.warning("%s is incomplete, so an earlier checkpoint is used instead: %s", path, error)
     return sorted(found, key=lambda saved: (saved.step, saved.path.name))
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed as the engine of the training loop, and the settings that keep it exact."""
+"""DeepSpeed as an engine of the training loop, with the settings under which it computes the same as plain PyTorch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rate
 
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
-    """DeepSpeed's settings for these configs; docs/diary.md tells what each guards against."""
+    """DeepSpeed's settings for these configs; docs/diary.md gives the reason for each."""
     return {
         "train_batch_size": config.batch_size,
         "gradient_accumulation_steps": scale.accumulation,
-        # clipping is ours: DeepSpeed's default of 1.0 would clip Muon's update, not the gradient, from stage 1 on
+        # `step` clips: DeepSpeed's default of 1.0 would clip Muon's update, not the gradient, from stage 1 on
         "gradient_clipping": 0.0,
         "optimizer": {
             "type": "Muon",
@@ -44,7 +44,7 @@ def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """training.Engine on DeepSpeed, in a process that Ray Train (or a test) has put into a process group."""
+    """An engine on DeepSpeed. The process must be in a process group, which Ray Train (or a test) creates."""
 
     def __init__(self, model: SleepModel, config: TrainConfig, scale: Scale) -> None:
         check_compatible(config, scale)
@@ -73,10 +73,10 @@ class DeepSpeedEngine:
 
     def step(self, rate: float) -> float:
         set_rates([self.engine.optimizer], self.peaks, rate)
-        # without partitioning the averaged gradients lie in the parameters; with it DeepSpeed alone knows their norm
+        # without partitioning, each parameter has its averaged gradient; with it only DeepSpeed knows their norm
         norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
-            # what DeepSpeed does at the end of a step, but for the step
+            # skip the batch: do only what DeepSpeed does after applying a step
             self.engine.zero_grad()
             self.engine.micro_steps += 1
             return norm
@@ -91,7 +91,7 @@ class DeepSpeedEngine:
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         if self.scale.zero_stage > 0:
             self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
-        elif self.rank == 0:  # every worker holds the same: any number of them can go on from one copy
+        elif self.rank == 0:  # all workers hold the same, so any number of workers can resume from one copy
             save_whole(self.model, [self.engine.optimizer], directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
@@ -100,18 +100,18 @@ class DeepSpeedEngine:
         path = None
         if (directory / "checkpoint").is_dir():
             path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")
-        if path is None:  # also DeepSpeed's way to say that it could not read one
+        if path is None:  # DeepSpeed also returns None if it cannot read the checkpoint
             raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint here")
         return dict(state)
 
     def whole_weights(self) -> Any:
-        """A context in which the model's parameters are whole on every worker, also under ZeRO 3."""
+        """A context in which every worker has the complete parameters, also with ZeRO stage 3."""
         zero = _deepspeed(self.scale).zero
         return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
 
 
 def _deepspeed(scale: Scale) -> Any:
-    """DeepSpeed, imported without its banner and without the minutes of compiling that CPU training does not need."""
+    """Import DeepSpeed without its banner, and without the minutes of compilation that a CPU does not need."""
     if not scale.compile:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if not scale.gpu:

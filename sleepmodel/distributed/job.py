@@ -1,4 +1,4 @@
-"""One training run as a thing that can be sent to a worker: configs, where its data lies, where its model goes."""
+"""A training as a value that can be sent to a worker: its configs, its data, and where its model goes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from sleepmodel.serialization.model_dir import save
 from sleepmodel.tracking.runs import TrackingStore
 from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
-from sleepmodel.training.progress import Progress, Watcher, print_progress
+from sleepmodel.training.progress import Progress, ProgressCallback, print_progress
 from sleepmodel.warm_start import warm_start
 
 MODEL = "model"
-STOP_SECONDS = 2  # how often a store is asked whether to stop
+STOP_SECONDS = 2  # between two looks for the stop file in an object store
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training was and how it went, beside the model that it left. history: a report each `validate_every`."""
+    """The record of a training, stored with its model. history: all reports."""
 
     model: ModelConfig
     train: TrainConfig
@@ -45,11 +45,14 @@ TRAINING = Artifact("training.json", TrainingRecord)
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """name: shown in progress lines; dataset: datagen's directory; output: where `finish` leaves the model and
-    its record; start: directory of a model to begin with (warm_start), None is none;
-    store, run: where MLflow metrics go (None: nowhere);
-    stop: a path whose existence asks the training to save and end before its last step (None: nothing asks);
-    watch: told of its progress, in the process that trains."""
+    """One training.
+
+    name: shown with its progress; dataset: the dataset's directory; output: where `finish` writes the model and its
+    record; start: directory of a model to start from (see warm_start), or None;
+    store, run: the MLflow run that gets the metrics; None: no run;
+    stop: if this path exists, the training saves a checkpoint and stops; None: it runs to its end;
+    watch: called with its progress, in the process that trains.
+    """
 
     name: str
     model: ModelConfig
@@ -61,10 +64,11 @@ class TrainingJob:
     store: TrackingStore | None = None
     run: str | None = None
     stop: str | None = None
-    watch: Watcher = print_progress
+    watch: ProgressCallback = print_progress
 
     def rows(self) -> Blocks:
-        """The training rows. Raises ValueError where ZeRO 3 would wait for ever: workers must run the same blocks."""
+        """The training rows. Raises ValueError where ZeRO stage 3 would deadlock: it needs every worker to run the same
+        blocks, and rows of unequal length do not."""
         rows = stream(self.dataset, "train")
         together = self.scale.zero_stage < 3 or self.scale.workers == 1
         ragged = not together and isinstance(rows.read(0).tokens, Ragged)
@@ -72,9 +76,9 @@ class TrainingJob:
         return rows
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
-        """A function that gives a model's share of right validation rows, of one level or, for None, of all.
+        """A function that returns a model's accuracy on the validation rows of a level; None: on all validation rows.
 
-        Raises ValueError where a level that will be trained has no validation rows.
+        Raises ValueError if a level of the training rows has no validation rows.
         """
         rows, curriculum = read_rows(self.dataset, "validation"), self.train.curriculum
         levels = levels_of(rows, curriculum)
@@ -91,13 +95,14 @@ class TrainingJob:
         return share
 
     def asked_to_stop(self) -> bool:
+        """Whether the `stop` path exists."""
         if self.stop is None:
             return False
         path = as_path(self.stop)
-        return _look(self.stop, int(time.monotonic() / STOP_SECONDS)) if in_store(path) else path.exists()
+        return _stored(self.stop, int(time.monotonic() / STOP_SECONDS)) if in_store(path) else path.exists()
 
     def build(self) -> SleepModel:
-        """The model that the training begins with."""
+        """The model before its first step."""
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
             warm_start(model, load(self.start))
@@ -106,9 +111,9 @@ class TrainingJob:
         return model
 
     def finish(self, model: SleepModel, history: list[Progress]) -> None:
-        """Leave the trained model and its record in `output`; the record is there when all is."""
+        """Write the trained model and its record to `output`. When the record exists, everything else does."""
         output = as_path(self.output)
-        if has_model(output):  # a worker that died after this is started again
+        if has_model(output):  # Ray restarted a worker that died after it had finished
             return
         model.vocabulary = read_dataset(self.dataset).vocabulary
         with publishing(output / MODEL, last=TRAINING.name) as fresh:
@@ -117,13 +122,13 @@ class TrainingJob:
 
 
 @functools.lru_cache(maxsize=1)
-def _look(path: str, tick: int) -> bool:
-    """Whether a path in a store exists, looked at once a tick, as trainings ask at every step."""
+def _stored(path: str, tick: int) -> bool:
+    """Whether a path in an object store exists. Cached until the next tick, as trainings ask at every step."""
     return as_path(path).exists()
 
 
 def has_model(output: Path) -> bool:
-    """Whether a job has left its whole model in `output`."""
+    """Whether a job has finished, so that its model is in `output`."""
     return (output / MODEL / TRAINING.name).exists()
 
 

@@ -1,7 +1,7 @@
-"""Progress on its way from trainings, on whichever node they run, to the driver that shows it.
+"""Sends progress events from trainings, on any node, to the driver that shows them.
 
-A mailbox, which is a Ray actor on the driver's node, holds what was sent until the driver asks. A sender waits for
-nobody, and a mailbox that is gone costs a training nothing but its watcher.
+A mailbox, a Ray actor on the driver's node, keeps the events until the driver polls it. A sender never waits, and a
+training goes on without a mailbox.
 """
 
 from __future__ import annotations
@@ -19,59 +19,59 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sleepmodel.training.progress import Progress, ProgressEvent
 
-KEPT = 10_000  # events, the latest, of a driver that does not ask
+KEPT = 10_000  # latest events that wait for the driver
 POLL_SECONDS = 0.25
-ANSWER_SECONDS = 5.0  # that the driver waits for its own mailbox
+ANSWER_SECONDS = 5.0  # the driver's limit for an answer of the mailbox
 
 Deliver = Callable[[str, ProgressEvent], None]
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class _Mailbox:
-    """Text that waits for the driver. Ray ships a decorated class by value, and this one uses nothing of ours: its
-    process never imports torch."""
+    """Texts that wait for the driver. Ray pickles this class by value, and it uses nothing of this package, so its
+    process does not import torch."""
 
     def __init__(self, kept: int) -> None:
         self.waiting: deque[str] = deque(maxlen=kept)
 
-    def put(self, text: str) -> None:
+    def append(self, text: str) -> None:
         self.waiting.append(text)
 
-    def take(self) -> list[str]:
-        taken = list(self.waiting)
+    def drain(self) -> list[str]:
+        texts = list(self.waiting)
         self.waiting.clear()
-        return taken
+        return texts
 
 
 def _name() -> str:
-    """Of the mailbox of this driver; its tasks and actors, and no other driver's, find it by that."""
+    """The name of this driver's mailbox. Only the tasks and actors of this driver compute the same name."""
     return f"progress-{ray.get_runtime_context().get_job_id()}"
 
 
 @dataclass(frozen=True)
 class SendProgress:
-    """A watcher that sends what it is told to the driver. It holds a name alone, and so may lie in a file of Ray Tune's
-    that a later driver reads. source: of what, e.g. a stage's name; the driver gets it beside each event."""
+    """A progress callback that sends each event to the driver. It holds only a name, so a later driver can load it from
+    Ray Tune's files. source: e.g. a stage's name, which the driver gets with each event."""
 
     source: str
 
     def __call__(self, event: ProgressEvent) -> None:
         try:
             mailbox = ray.get_actor(_name())
-        except ValueError:  # nobody watches, or not any longer
+        except ValueError:  # no driver listens, or not any more
             return
-        mailbox.put.remote(json.dumps([self.source, asdict(event)]))
+        mailbox.append.remote(json.dumps([self.source, asdict(event)]))
 
 
 class ProgressMailbox:
-    """The driver's end: what is sent while it is open is delivered by a thread, in the order in which it came."""
+    """The driver's end. While it is open, a thread delivers the events in the order of their arrival."""
 
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
         self._lock, self._closed = threading.Lock(), threading.Event()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": _name(), "get_if_exists": True, "scheduling_strategy": here}
-        mailbox: Any = _Mailbox  # Ray gives the class methods that mypy does not know
+        mailbox: Any = _Mailbox  # Ray adds methods to the class that mypy does not know
         self.actor = mailbox.options(**options).remote(KEPT)
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
@@ -86,11 +86,11 @@ class ProgressMailbox:
         ray.kill(self.actor)
 
     def flush(self) -> None:
-        """Deliver, in this thread, all that has come by now."""
+        """Deliver all events that have arrived, in this thread."""
         with self._lock:
             try:
-                texts: list[str] = ray.get(self.actor.take.remote(), timeout=ANSWER_SECONDS)
-            except RayError:  # it is being started again, or Ray itself goes down, which is for others to report
+                texts: list[str] = ray.get(self.actor.drain.remote(), timeout=ANSWER_SECONDS)
+            except RayError:  # the actor is restarting, or Ray is shutting down, which others report
                 return
             for text in texts:
                 source, event = json.loads(text)

@@ -1,4 +1,4 @@
-"""Ray Train and DeepSpeed around training.py: the same loop on one worker or many, resumed from its last checkpoint."""
+"""Runs the training loop under Ray Train and DeepSpeed, on one worker or many, and resumes from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ from sleepmodel.tracking.runs import ProgressLog
 from sleepmodel.training.loop import NonFiniteError, Save, train
 from sleepmodel.training.progress import Progress, ProgressTicker
 
-RESTARTS = 3
+RESTARTS = 3  # of a run whose worker died
 CHECKPOINTS = "checkpoints"
-# what Ray itself knows of a run's checkpoints; it is not written in one step, and Ray refuses a torn one
+# Ray's own list of a run's checkpoints: it is not written atomically, and Ray fails on an incomplete one
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
-DIVERGED = "DIVERGED"  # why a run stopped for good
+DIVERGED = "DIVERGED"  # the file that says why a run diverged
 RAY_TRAIN_SETTINGS = {
-    # Ray's controller looks for reports at this interval, and a report waits for it
+    # Ray's controller polls for reports at this interval, and a report blocks until it does
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # it prints what the workers print a second time
+    # the patch prints the workers' output a second time
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # its start prints an error of Ray's own (ray-project/ray#53727)
+    # starting the watcher prints an error (ray-project/ray#53727)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
 class Stopped(RuntimeError):
-    """A training was asked to stop, and has saved what it needs to go on."""
+    """A training stopped on request, after it saved a checkpoint to resume from."""
 
 
 def _worker(config: dict[str, TrainingJob]) -> None:
-    """What each Ray Train worker runs. A run that diverged ends here, as Ray would only start it again to diverge."""
+    """The function of each Ray Train worker. It does not raise if the run diverged, as Ray would restart the run."""
     job = config["job"]
     try:
         _train(job)
     except NonFiniteError as error:
         if ray.train.get_context().get_world_rank() == 0:
             (as_path(job.output) / DIVERGED).write_text(str(error))
-    except Stopped:  # fit() sees that there is no model
+    except Stopped:  # `fit` finds no model and raises it again
         pass
 
 
 def _train(job: TrainingJob) -> None:
-    logging.getLogger().setLevel(logging.WARNING)  # Ray logs a line for each report, beside ours
+    logging.getLogger().setLevel(logging.WARNING)  # Ray would log a second line for each report
     torch.set_num_threads(job.scale.cores)
     model = job.build()
     engine = DeepSpeedEngine(model, job.train, job.scale)
     ticker = ProgressTicker(job.watch, job.name, job.name, job.train.steps) if engine.rank == 0 else None
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 
-    def keep(step: int, save: Save, metrics: dict[str, float]) -> None:
-        # each worker saves its own share; Ray copies them into one checkpoint and deletes nothing of ours
+    def save_checkpoint(step: int, save: Save, metrics: dict[str, float]) -> None:
+        # each worker saves its own files, and Ray copies the files of all workers into one checkpoint
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
             checkpoints.write_manifest(Path(directory), engine.rank, step, job.scale)
@@ -75,7 +75,7 @@ def _train(job: TrainingJob) -> None:
             ticker.report(at)
         if curve:
             curve.log(at)
-        keep(at.step, save, {"step": at.step, "accuracy": at.accuracy})
+        save_checkpoint(at.step, save, {"step": at.step, "accuracy": at.accuracy})
         if at.step < at.steps and asked_to_stop():
             raise Stopped
 
@@ -83,14 +83,14 @@ def _train(job: TrainingJob) -> None:
         if ticker:
             ticker.step(step)
         if asked_to_stop():
-            keep(step, save, {"step": step})
+            save_checkpoint(step, save, {"step": step})
             raise Stopped
 
     def asked_to_stop() -> bool:
-        # one worker may see it a step before the others, and all must save at the same step
+        # one worker may see the request a step before the others, but all must save at the same step
         return job.stop is not None and engine.mean(job.asked_to_stop()) > 0
 
-    # one worker looks, so that all go on from the same
+    # one worker chooses, so that all resume from the same checkpoint
     latest = checkpoints.latest(as_path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
     latest = broadcast_from_rank_zero(latest)
     if ticker:
@@ -103,12 +103,11 @@ def _train(job: TrainingJob) -> None:
 
 
 def fit(job: TrainingJob) -> None:
-    """Train a job under Ray Train on the running Ray, or on a local one that is started; it leaves its model in
-    `job.output`. Continues from the last whole checkpoint there, also by itself after a worker died.
+    """Train a job under Ray Train, on the running Ray or a new local one, and write the model to `job.output`.
 
-    Raises ValueError where the checkpoints are of another scale that this one cannot continue, NonFiniteError
-    where the training diverged, Stopped where `job.stop` ended it early, and what else it raised as Ray's
-    TrainingFailedError.
+    Resumes from the last complete checkpoint there, also by itself after a worker died. Raises ValueError if workers of
+    this scale cannot resume from it, NonFiniteError if the training diverged, Stopped if `job.stop` ended it early, and
+    Ray's TrainingFailedError for any other error of a worker.
     """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
@@ -140,4 +139,4 @@ def fit(job: TrainingJob) -> None:
     if diverged.exists():
         raise NonFiniteError(diverged.read_text())
     if not has_model(output):
-        raise Stopped(f"{job.name}: asked to stop, and saved for the next run of the same command")
+        raise Stopped(f"{job.name}: stopped on request after saving a checkpoint; run the same command to resume")

@@ -1,7 +1,7 @@
 """Ray Tune over the sleep passes N and the fast-weight learning rate eta, stopped early by ASHA at equal tokens.
 
-A trial is the plain loop of training.py in one process with one worker's cores, so that trials share a small machine
-without a nested cluster in each. Trials checkpoint nothing: one that dies starts again.
+A trial runs the training loop in one process with the cores of one worker, so that trials share a small machine. A
+trial saves no checkpoints: one that dies starts again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ N, ETA = "sleep_passes", "fast_weight_lr"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial at its last report. complete: it was not stopped early."""
+    """A trial at its last report. complete: whether it ran to its end."""
 
     sleep_passes: int
     fast_weight_lr: float
@@ -47,27 +47,27 @@ class TrialResult:
 
 
 def best(trials: list[TrialResult]) -> TrialResult:
-    """The complete trial with the highest validation accuracy; of equals the one with fewer passes, the cheaper.
+    """The complete trial with the highest validation accuracy; on a tie the one with fewer passes, which is cheaper.
 
-    Raises ValueError where no trial ran to its end.
+    Raises ValueError if no trial is complete.
     """
     complete = [trial for trial in trials if trial.complete]
     if not complete:
-        raise ValueError(f"none of {len(trials)} trials ran to its end: nothing to choose from")
+        raise ValueError(f"none of {len(trials)} trials ran to its end, so there is no best one")
     return max(complete, key=lambda trial: (trial.accuracy, -trial.sleep_passes, -trial.loss))
 
 
 def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialResult]:
-    """Run or continue the search under `job.output`; every trial's last report. at_once: trials side by side; more than
-    there is room for would only wait, and ASHA would judge them late.
+    """Run or resume the search under `job.output`; returns the last report of every trial.
 
-    `job.model`'s N and eta are replaced by each trial's. The first trials are eta = 1, the paper's (or the nearest
-    in the range), at each N; then Optuna's seeded sampler
-    chooses: at random up to its tenth trial, by TPE after. `job.run` is the MLflow run that the trials nest in.
+    The first trials have eta = 1, the paper's (or the nearest in the range), one for each N. Optuna's seeded sampler
+    chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
+    `job.run` is the MLflow run under which the trials are nested. max_concurrent: trials that run at the same time; if
+    there were more than fit the cluster, some would wait, and ASHA would compare them late.
     """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0 the old output is silent, the new one is not
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # verbose=0 silences only the old output
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # where it wrote its files
+    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # it logs where its files are
     resources: dict[str, float] = {"cpu": job.scale.cores, "gpu": int(job.scale.gpu or False)}
     trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
     storage, filesystem = for_ray(as_path(job.output))
@@ -92,19 +92,19 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
             ),
         )
     results = tuner.fit()
-    if results.errors:  # run again by the next call; a trial that diverged is no error
+    if results.errors:  # the next call runs these trials again; a trial that diverged is not among them
         raise results.errors[0]
     return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
 
 
-def _tune_config(job: TrainingJob, config: Search, concurrent: int) -> TuneConfig:
+def _tune_config(job: TrainingJob, config: Search, max_concurrent: int) -> TuneConfig:
     budget = job.train.steps
     paper = min(max(1.0, config.eta_low), config.eta_high)
     return TuneConfig(
         metric="accuracy",
         mode="max",
         num_samples=config.trials,
-        max_concurrent_trials=concurrent,
+        max_concurrent_trials=max_concurrent,
         search_alg=OptunaSearch(seed=config.seed, points_to_evaluate=[{N: n, ETA: paper} for n in config.sleep_passes]),
         # a step has the same tokens at every N, so stopping by steps compares at equal tokens
         scheduler=ASHAScheduler(
@@ -156,8 +156,8 @@ def _identity(job: TrainingJob, trial_id: str) -> str:
 
 
 class _EndTrials(Callback):
-    """Ends a trial's MLflow run, and tells its watcher, in Tune's process: a trial that ASHA stops is killed before it
-    could do so itself."""
+    """Ends a trial's MLflow run and reports its end, in Tune's process: ASHA stops a trial by killing it, so it cannot
+    do so itself."""
 
     def __init__(self, job: TrainingJob) -> None:
         self.job = job

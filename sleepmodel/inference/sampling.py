@@ -8,7 +8,7 @@ from torch import Tensor
 MIN_TEMPERATURE = 1e-6  # at lower ones the most likely token has all the probability
 
 
-def _choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
+def choose_tokens(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
     """Choose a token from each row of logits [B, vocab]; returns int64 [B]. Temperature 0 takes the most likely one."""
     if temperature == 0:
         return logits.argmax(-1)

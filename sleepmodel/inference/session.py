@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sleepmodel.accounting import fingerprint
 from sleepmodel.inference.memory import Memory
-from sleepmodel.inference.sampling import _choose
+from sleepmodel.inference.sampling import choose_tokens
 from sleepmodel.mixers.base import FAR, PAD, Span
 from sleepmodel.model import SleepModel, States
 from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_rows
@@ -146,19 +146,19 @@ class Session:
         self._state = self._state._replace(skipped=(self._state.skipped + pads) % self.model.config.window)
         # move the tokens of each row before its pads
         order = (~real).to(torch.int8).argsort(dim=1, stable=True)
-        left, taken = real.sum(1, keepdim=True), torch.zeros_like(self._state.filled)
+        count, done = real.sum(1, keepdim=True), torch.zeros_like(self._state.filled)
         packed = tokens.gather(1, order)
         out = [] if last else [self._state.h.new_zeros(*tokens.shape, self.model.config.vocab_size)]
-        while (left > taken).any():
-            take = torch.minimum(self._room(), left - taken)
-            at = taken + torch.arange(int(take.max()), device=tokens.device)
-            reading = at < taken + take
+        while (done < count).any():
+            part = torch.minimum(self._room(), count - done)
+            at = done + torch.arange(int(part.max()), device=tokens.device)
+            reading = at < done + part
             piece = packed.gather(1, at.clamp(max=tokens.shape[1] - 1)).masked_fill(~reading, PAD)
             logits = self._wake(piece, reading, last)
             if out:
                 row, column = reading.nonzero(as_tuple=True)
                 out[0][row, order[row, at[row, column]]] = logits[row, column].to(out[0].dtype)
-            taken = taken + take
+            done = done + part
             self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
         return out[0] if out else self._state.logits
 
@@ -197,7 +197,7 @@ class Session:
         ends, stopped = torch.tensor(stop, dtype=torch.int64, device=device), torch.zeros_like(self.filled) > 0
         generated = []
         for _ in range(n):
-            token = _choose(self._state.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
+            token = choose_tokens(self._state.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
             generated.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)

@@ -1,4 +1,4 @@
-"""The sequence mixers. config.MIXERS names those of the package; a mixer of your own is named by its path."""
+"""The sequence mixers: those of this package, which config.MIXERS lists, and your own, named by their path."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sleepmodel.mixers.base import Mixer
 
 
 def mixer_class(name: str) -> type[Mixer]:
-    """The mixer of a name in config.MIXERS, or of a path "module:Class", whose module is imported.
+    """The class that a name in config.MIXERS, or a path "module:Class", stands for. Imports its module.
 
-    Raises ValueError where the module cannot be imported or has no such subclass of Mixer.
+    Raises ValueError if there is no such module, or if it has no such subclass of Mixer.
     """
     path = MIXERS.get(name, name)
     module_name, _, class_name = path.partition(":")

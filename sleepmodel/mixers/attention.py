@@ -1,4 +1,4 @@
-"""Softmax attention with a KV cache: the exact half of the hybrid."""
+"""Softmax attention with a KV cache."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ def rope(x: Tensor, place: Tensor) -> Tensor:
 
 
 class KV(NamedTuple):
-    """Keys and values of J tokens, oldest first. k (rotated to its place), v: [B, H, J, D]; place: [B or 1, J], as a
-    Span's; negative for tokens of earlier windows."""
+    """Keys and values of J tokens, oldest first.
+
+    k, v: [B, H, J, D], k with RoPE for its place; place: int64 [B or 1, J], as in Span, negative for tokens of earlier
+    windows.
+    """
 
     k: Tensor
     v: Tensor
     place: Tensor
 
     def append(self, new: KV) -> KV:
-        """These tokens, then the new ones."""
+        """These tokens followed by the new ones."""
         if self.k.shape[2] == 0:
             return new
         rows = max(len(self.place), len(new.place))
@@ -42,20 +45,20 @@ class KV(NamedTuple):
         return KV(torch.cat((self.k, new.k), 2), torch.cat((self.v, new.v), 2), place)
 
     def sort(self) -> KV:
-        """Oldest first in each row, FAR before all: what pads had mixed up."""
+        """Sort the tokens of each row by place, after pads have broken the order; FAR comes first."""
         place, order = self.place.sort(dim=1, stable=True)
         gather = order[:, None, :, None].expand(len(self.k), self.k.shape[1], -1, self.k.shape[3])
         return KV(self.k.gather(2, gather), self.v.gather(2, gather), place)
 
     def latest(self, tokens: int) -> KV:
-        """The last `tokens` of them."""
+        """The last `tokens` tokens."""
         return KV(self.k[:, :, -tokens:], self.v[:, :, -tokens:], self.place[:, -tokens:])
 
 
 class Attention(Mixer):
     """Causal softmax attention over the latest L tokens, with RoPE and QK-norm. The state is the KV cache.
 
-    Hard eviction empties it; sliding eviction keeps the L - 1 latest tokens, as the last pass left them.
+    Hard eviction empties the cache; sliding eviction keeps the latest L - 1 tokens, as computed in the last pass.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -93,7 +96,7 @@ class Attention(Mixer):
             y = F.scaled_dot_product_attention(q, seen.k, seen.v, is_causal=True)
         else:
             distance = span.place[:, :, None] - seen.place[:, None, :]
-            # a pad is as FAR as other pads, so that it sees these alone and no softmax is empty
+            # all pads have the place FAR, so that a pad attends only to pads and no softmax is empty
             visible = (distance >= 0) & (distance < self.window)
             y = F.scaled_dot_product_attention(q, seen.k, seen.v, attn_mask=visible[:, None])
         return self.out(y.transpose(1, 2).flatten(2)), self._kept(seen, span)

@@ -1,4 +1,4 @@
-"""Mixers with fast weights, a class for each update rule: gated delta, delta, linear (Hebbian)."""
+"""Mixers with fast weights, one class per update rule: gated delta, delta, linear (Hebbian)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GatedDelta(Mixer):
     """Gated DeltaNet's fast weights (paper, "The mechanism"). The state is S, [B, H, K, V], always float32 or wider.
 
     beta = eta * sigmoid(w_beta x + b), alpha = exp(-softplus(w_decay x + c)); no short convolution. A pad has beta = 0
-    and alpha = 1. Every pass of a sleep goes on from the state that the one before it left.
+    and alpha = 1. Each pass of a sleep begins with the state that the previous pass left.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,11 +50,11 @@ class GatedDelta(Mixer):
         return -F.softplus(self.decay(x))
 
     def rule(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What is read and the new state, as `gated_delta_rule`."""
+        """The outputs and the new state; arguments and result as in `gated_delta_rule`."""
         return gated_delta_rule(q, k, v, g, beta, state)
 
     def write_rule(self, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
-        """The new state of `rule`."""
+        """The new state of `rule`, without the outputs."""
         return gated_delta_write(k, v, g, beta, state)
 
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
@@ -85,7 +85,7 @@ class GatedDelta(Mixer):
         return F.normalize(k, dim=-1), v, g, beta
 
     def _correction_flops(self, chunk: int) -> int:
-        # a token and a head: k k^T, k S and the solve
+        # per token and head: k k^T, k S and the solve
         return 2 * chunk * self.key_dim + 2 * self.key_dim * self.value_dim + chunk * self.value_dim
 
     def write_flops(self, tokens: int) -> int:
@@ -101,7 +101,7 @@ class GatedDelta(Mixer):
 
 
 class Delta(GatedDelta):
-    """The delta rule (DeltaNet): as GatedDelta without forgetting, alpha = 1."""
+    """The delta rule (DeltaNet): GatedDelta without decay, alpha = 1."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -115,7 +115,7 @@ class Delta(GatedDelta):
 
 
 class Linear(GatedDelta):
-    """Hebbian writes with decay (Mamba-2's rule): as GatedDelta without the delta correction."""
+    """Hebbian writes with decay (Mamba-2's rule): GatedDelta without the delta correction."""
 
     def rule(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return hebbian_rule(q, k, v, g, beta, state)

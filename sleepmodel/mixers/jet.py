@@ -1,4 +1,4 @@
-"""Jet-Nemotron's mixer: gated delta fast weights behind a dynamic convolution on the values."""
+"""Jet-Nemotron's mixer: gated delta fast weights with a dynamic convolution on the values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config import ModelConfig, check_jet_window
 from sleepmodel.mixers.base import Span, zero_linear
 from sleepmodel.mixers.gated_delta import GatedDelta
 
@@ -16,7 +16,7 @@ JET_KERNEL, JET_REDUCTION = 4, 8
 
 
 class JetState(NamedTuple):
-    """S: [B, H, K, V]; tail: [B, 0 to 3, H * V], the values before the convolution of the latest tokens."""
+    """S: [B, H, K, V]; tail: [B, 0 to 3, H * V], the convolution's inputs from the latest tokens."""
 
     S: Tensor
     tail: Tensor
@@ -25,14 +25,15 @@ class JetState(NamedTuple):
 class Jet(GatedDelta):
     """Jet-Nemotron's block: GatedDelta whose values pass through a dynamic convolution.
 
-    Each value becomes a causal, depthwise convolution of the latest 4, with a kernel computed from the token that
-    starts as the identity. At a border the convolution does as attention does: hard eviction drops its inputs, as the
-    fast weights alone may cross; sliding eviction keeps the latest 3, as part of the Memory. A further pass of a sleep
-    sees the window alone. Inputs before the first token are zero.
+    Each value becomes a causal, depthwise convolution of the latest 4 values. Its kernel is computed from the token; an
+    untrained one is the identity. At a border the inputs of the convolution are treated like the KV cache: hard
+    eviction drops them, as only the fast weights may cross, and sliding eviction keeps the latest 3. A further pass of
+    a sleep sees only the window. Inputs before the first token are zero.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
+        check_jet_window(config)  # here too, as a config does not know the subclasses that a path names
         width, channels = config.d_model, config.fast_heads * config.value_dim
         self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
@@ -62,7 +63,7 @@ class Jet(GatedDelta):
             return self.begin_pass(state)
         if earlier is None:
             return state
-        # a window shorter than the tail: what the passes did not see is as it was
+        # if the window is shorter than the tail, the rest of the tail comes from before the passes
         at, size = torch.arange(state.tail.shape[1], device=state.tail.device), state.tail.shape[1]
         fresh = at >= size - torch.as_tensor(length, device=at.device).view(-1, 1)
         return state._replace(tail=torch.where(fresh[..., None], state.tail, earlier.tail))
@@ -71,7 +72,7 @@ class Jet(GatedDelta):
         return after._replace(S=super().straight_through(before.S, after.S))
 
     def _convolve(self, x: Tensor, tail: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        """Values [B, T, H * V] and the new tail."""
+        """The convolved values [B, T, H * V], and the new tail."""
         v, before = self.v(x), JET_KERNEL - 1
         if span.real is not None:
             v = v * span.real.unsqueeze(-1)
@@ -80,7 +81,7 @@ class Jet(GatedDelta):
         convolved = (inputs.unfold(1, JET_KERNEL, 1) * kernel).sum(-1)
         if span.real is None:
             return convolved, inputs[:, -before:]
-        # pads on the right are no inputs: the tail ends at each row's last token
+        # the tail ends at each row's last token, before the pads on its right
         order = torch.arange(1, x.shape[1] + 1, device=x.device)
         last = (span.real * order).amax(1)
         at = last[:, None] + torch.arange(before, device=x.device)

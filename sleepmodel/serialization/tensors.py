@@ -1,4 +1,4 @@
-"""Checksummed safetensors files that appear whole or not at all."""
+"""safetensors files with a checksum, written atomically."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from datagen.files import replacing
 
-SUM = "sha256"  # of everything else in a safetensors file
+SUM = "sha256"  # the metadata key of the checksum of everything else in the file
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    """Write a safetensors file with `facts`, strings by name, and a checksum of all that it holds; it appears whole
-    or not at all. Raises OSError where it cannot be written."""
+    """Write a safetensors file atomically, with `facts` and a checksum of everything as its metadata. Raises OSError if
+    it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -29,10 +29,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The facts and tensors of a safetensors file, on the CPU.
+    """Read the metadata and the tensors of a safetensors file, on the CPU.
 
-    Raises ValueError where it is no such file, was cut, or has a checksum that is not its own: that guards against
-    accidents, not against forgers. A file of other tools, without any fact, has none to check.
+    Raises ValueError if it is not a safetensors file, is truncated, or does not match its checksum, which detects
+    accidents, not forgery. A file that another tool wrote, without metadata, has no checksum to verify.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -40,7 +40,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
             facts, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a number type that torch lacks
+    except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that torch lacks
         raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
     foreign = facts in ({}, {"format": "pt"})
     if not foreign and facts.pop(SUM, "") != _checksum(tensors, facts):
@@ -49,7 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _checksum(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
-    # part of the file format, so that this JSON keeps its spaces
+    # with spaces, unlike canonical_json: this text is a part of the file format
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())

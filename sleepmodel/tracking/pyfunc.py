@@ -19,9 +19,9 @@ from sleepmodel.serialization.model_dir import load_directory
 def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) -> None:
     """Raise ValueError if a model of `config` cannot generate n tokens after each row of `tokens`, integers [B, T]."""
     if tokens.ndim != 2 or 0 in tokens.shape or not np.issubdtype(tokens.dtype, np.integer):
-        stands = f"{tokens.dtype} {list(tokens.shape)}"
+        given = f"{tokens.dtype} {list(tokens.shape)}"
         raise ValueError(
-            f"tokens: must be integers [B, T] with B and T at least 1, is {stands}; give one row per prompt"
+            f"tokens: must be integers [B, T] with B and T at least 1, is {given}; give one row per prompt"
         )
     bad = np.argwhere(tokens >= config.vocab_size)
     if len(bad):
@@ -41,8 +41,8 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
             limit = f"the last window of {config.window}: the answer's window must begin with a prompt token"
             raise ValueError(f"row {row}: its {length} tokens fill {limit}; add one, such as a query token")
         if not 1 <= n <= room:
-            stands = f"row {row}'s {length} tokens leave {room} in a window of {config.window}"
-            raise ValueError(f"n = {n}: must be 1 to {room}, as {stands}; use a smaller n or another prompt")
+            reason = f"row {row}'s {length} tokens leave {room} in a window of {config.window}"
+            raise ValueError(f"n = {n}: must be 1 to {room}, as {reason}; use a smaller n or another prompt")
         if config.max_positions is not None and length + n > config.max_positions:
             limit = f"at most max_positions = {config.max_positions}"
             raise ValueError(

@@ -1,1 +1,1 @@
-"""The training loop: one process, torch alone."""
+"""Training: batches, curriculum, optimisers, and the loop itself. Needs only torch."""

@@ -1,7 +1,7 @@
-"""Which rows each step trains on, and with which N: functions of (seed, step), under a curriculum also of the reports.
+"""The rows of each training step, and their N: functions of (seed, step) and, under a curriculum, of the reports.
 
-Each epoch shuffles the blocks of a dataset, and the rows within each block, so that at most two blocks are in memory
-however many rows there are. Every worker reads every block and computes its share of a batch.
+Each epoch shuffles the blocks of a dataset, and the rows within each block, so that at most two blocks are in memory,
+whatever the number of rows. Every worker reads every block and takes its part of each batch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Int64 = npt.NDArray[np.int64]
 
 
 class BatchSampler:
-    """The batch of each step. Raises ValueError where there are fewer rows than one batch."""
+    """The batch of each step. Raises ValueError if there are fewer rows than one batch."""
 
-    level: int | None = None  # of the validation rows; None: all of them
+    level: int | None = None  # of the validation rows; None: all rows
 
     def __init__(self, blocks: Blocks, config: TrainConfig) -> None:
         self.config, self.epochs, self.reader = config, EpochOrder(blocks.sizes, config), Prefetcher(blocks)
 
     def batch(self, step: int) -> tuple[Rows, int | None]:
-        """The rows of a step, for all workers together, and their N; None is the model's own."""
+        """The rows of a step, for all workers together, and their N; None is the model's."""
         pieces = self.epochs.pieces(step)
         self.reader.keep([block for block, _ in pieces], self.epochs.following(step))
         return Rows.joined([self.reader.read(block)[rows] for block, rows in pieces]), drawn_passes(step, self.config)
@@ -39,13 +39,15 @@ class BatchSampler:
 
 
 class CurriculumSampler(BatchSampler):
-    """Batches of one level each, drawn from the current block of the epoch. `opened`, the level and the accuracy of the
-    last report, says which level is open when a run resumes."""
+    """Batches of one level each, drawn from the current block of the epoch.
+
+    opened: the level and the accuracy of the last report, from which a resumed run gets its open level.
+    """
 
     def __init__(self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None) -> None:
         super().__init__(blocks, config)
         self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config))
-        # block 0 and not the first one read, which depends on the seed and may be shorter
+        # block 0, as the block that is read first depends on the seed and may be shorter
         self.schedule = self.levels(0).schedule(config.curriculum)
         self.level = self.schedule.after(*opened) if opened else self.schedule.first
 
@@ -86,7 +88,7 @@ class EpochOrder:
         return pieces
 
     def following(self, step: int) -> int | None:
-        """The block that follows a step's last one; None where the training ends before it."""
+        """The block that is read after the last block of a step; None if the training ends before."""
         epoch, order = step // self.per_epoch, self._order(step // self.per_epoch)
         at = order.index(self.pieces(step)[-1][0]) + 1
         if at < len(order):
@@ -105,29 +107,31 @@ class EpochOrder:
 
 
 class Prefetcher:
-    """Reads blocks ahead of their use, in a thread."""
+    """Reads blocks in a thread, before they are needed."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks, self.pool = blocks, ThreadPoolExecutor(max_workers=1)
-        self.there: dict[int, Future[Rows]] = {}
+        self.futures: dict[int, Future[Rows]] = {}
 
     def keep(self, wanted: list[int], following: int | None) -> None:
-        """Drop all blocks but the wanted ones; where only one is wanted, start to read the one that follows it."""
+        """Drop all other blocks and read the wanted ones; if only one is wanted, also read the one that follows."""
         ahead = [following] if following is not None and len(set(wanted)) == 1 else []
-        self.there = {block: future for block, future in self.there.items() if block in wanted + ahead}
+        self.futures = {block: future for block, future in self.futures.items() if block in wanted + ahead}
         for block in wanted + ahead:
-            if block not in self.there:
-                self.there[block] = self.pool.submit(self.blocks.read, block)
+            self._start(block)
 
     def read(self, block: int) -> Rows:
-        """Wait for a block and return its rows. Raises what reading it raised."""
-        if block not in self.there:
-            self.there[block] = self.pool.submit(self.blocks.read, block)
-        return self.there[block].result()
+        """Wait for a block and return its rows. Raises the exception of the read if it failed."""
+        self._start(block)
+        return self.futures[block].result()
+
+    def _start(self, block: int) -> None:
+        if block not in self.futures:
+            self.futures[block] = self.pool.submit(self.blocks.read, block)
 
 
 def drawn_passes(step: int, config: TrainConfig) -> int | None:
-    """The N of a step's batch, a function of (seed, step); None is the model's own."""
+    """The N of a step's batch, a function of (seed, step); None is the model's."""
     if not config.sleep_passes:
         return None
     return int(np.random.Generator(np.random.PCG64([config.seed, step, 1])).choice(config.sleep_passes))

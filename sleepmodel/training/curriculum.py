@@ -1,4 +1,4 @@
-"""Levels of difficulty that open one after the other, and the rows of each."""
+"""The levels of a curriculum: when each one opens, and its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sleepmodel.config import Curriculum, TrainConfig
 
 
 def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:
-    """The level of each row, int64 [n]. Raises ValueError where a row lies above all of them."""
+    """The level of each row, int64 [n]. Raises ValueError if a row is deeper than all levels."""
     depths, of_row = np.unique(rows.depths, return_inverse=True)
     levels: npt.NDArray[np.int64] = np.array([curriculum.level(int(depth)) for depth in depths], np.int64)[of_row]
     return levels
@@ -43,7 +43,7 @@ class LevelSchedule:
 
 
 class RowsByLevel:
-    """A block's rows by level."""
+    """The rows of a block, by level."""
 
     def __init__(self, rows: Rows, config: TrainConfig) -> None:
         self.seed, self.batch_size = config.seed, config.batch_size
@@ -51,7 +51,7 @@ class RowsByLevel:
         self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
 
     def schedule(self, curriculum: Curriculum) -> LevelSchedule:
-        """The schedule of a training with these levels. Raises ValueError where one has fewer rows than a batch."""
+        """The schedule of a training with these levels. Raises ValueError if a level has fewer rows than a batch."""
         for level, found in self.rows.items():
             if len(found) < self.batch_size:
                 raise ValueError(
@@ -61,13 +61,14 @@ class RowsByLevel:
         return LevelSchedule(tuple(self.rows), curriculum.threshold, curriculum.review)
 
     def batch(self, step: int, schedule: LevelSchedule, level: int) -> tuple[np.ndarray, int]:
-        """Row indices [batch_size] of a step, a function of (seed, step, deepest open level), and their own level.
+        """Row indices [batch_size] of a step, and their level: a function of (seed, step, deepest open level).
 
-        Where a block has fewer rows of it than a batch, rows come more than once. Raises ValueError where it has none.
+        If the block has fewer rows of that level than a batch, rows are drawn with replacement. Raises ValueError if it
+        has none.
         """
         stream = np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
         chosen = schedule.drawn(level, stream)
         if chosen not in self.rows:
-            raise ValueError(f"level {chosen} has no row in a block of the training rows: make more of that level")
+            raise ValueError(f"level {chosen} has no rows in a block of training rows: make more rows of that level")
         found = self.rows[chosen]
         return stream.choice(found, self.batch_size, replace=len(found) < self.batch_size), chosen

@@ -1,4 +1,4 @@
-"""What computes and applies gradients: the protocol, and plain PyTorch in one process."""
+"""The engine of the training loop, which computes and applies gradients: its interface, and one in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sleepmodel.config import TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training.optim import build_optimizers, peak_rates, set_rates
 
-CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is whole in one process
+CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
 
 
 class Engine(Protocol):
-    """What computes and applies gradients: `LocalEngine` here, DeepSpeed's in distributed.py."""
+    """Computes and applies gradients: `LocalEngine`, or `DeepSpeedEngine` in sleepmodel/distributed/deepspeed.py."""
 
     model: SleepModel
     rank: int
@@ -30,25 +30,26 @@ class Engine(Protocol):
     def backward(
         self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float, eviction: str | None
     ) -> Tensor:
-        """Forward and backward of one micro-batch, as SleepModel.forward; its mean loss times `weight`."""
+        """Forward and backward of one micro-batch; returns its mean loss times `weight`. Arguments as in
+        SleepModel.forward."""
 
     def step(self, rate: float) -> float:
-        """Clip the gradient, step at `rate` times the peak rates, clear the gradient; returns its norm before clipping.
-        A gradient that is not finite is not applied, except from ZeRO 1 on."""
+        """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
+        clipping. A gradient that is not finite is not applied, except with ZeRO stage 1 or higher."""
 
     def mean(self, value: float) -> float:
-        """The mean of each worker's value."""
+        """The mean of `value` over the workers."""
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
-        """Write weights, optimiser and `state` into an empty directory."""
+        """Write weights, optimiser state and `state` to an empty directory."""
 
     def load(self, directory: Path) -> dict[str, Any]:
-        """The inverse of `save`; returns its `state`. Raises FileNotFoundError where nothing can be read, ValueError
-        where it is damaged."""
+        """Restore what `save` wrote, and return its `state`. Raises FileNotFoundError if there is no checkpoint,
+        ValueError if it is damaged."""
 
 
 class LocalEngine:
-    """Plain PyTorch in this process."""
+    """An engine in plain PyTorch, in this process."""
 
     rank, workers = 0, 1
 
@@ -91,18 +92,18 @@ class LocalEngine:
 
 
 def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of a model whose weights and optimisers are not partitioned."""
+    """Write a checkpoint of a model whose weights and optimiser states are not partitioned."""
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
     (directory / CHECKPOINT_SUM).write_text(sha256(directory / CHECKPOINT))
 
 
 def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:
-    """The inverse of `save_whole`. Raises as Engine.load."""
+    """Restore what `save_whole` wrote, and return its `state`. Raises the errors of Engine.load."""
     file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
     if not file.is_file() or not listed.is_file():
         raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
-    remedy = "go on from an earlier checkpoint"
+    remedy = "resume from an earlier checkpoint"
     if listed.read_bytes() != sha256(file).encode():
         raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
     try:
@@ -116,5 +117,5 @@ def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) 
 
 
 def clip_gradient(model: SleepModel, limit: float) -> float:
-    """Scale the gradient down to norm `limit` (0: leave it) and return its norm before."""
+    """Clip the gradient to norm `limit` (0: do not clip) and return its norm before clipping."""
     return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))

@@ -1,7 +1,7 @@
-"""The training loop. It needs torch alone: what saves, reports or distributes a training is passed in.
+"""The training loop. It needs only torch: its caller passes in what saves, reports and distributes a training.
 
-A training is a function of (model config, train config, rows). The seed determines the initial weights, seed and step
-determine the rows of a batch (batches.py): a checkpoint needs no data position.
+A training is a function of (model config, train config, rows). The seed determines the initial weights, and seed and
+step determine the rows of a batch (batches.py), so a checkpoint needs no position in the data.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from sleepmodel.training.engine import Engine
 from sleepmodel.training.optim import schedule
 from sleepmodel.training.progress import Progress
 
-Save = Callable[[Path], None]  # writes a complete checkpoint into an empty directory
+Save = Callable[[Path], None]  # writes a complete checkpoint to an empty directory
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient is not finite; the last checkpoint is good."""
+    """The loss or the gradient is not finite. The last checkpoint is from before that."""
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
-    """A fresh model whose weights depend on the configs alone."""
+    """A new model. Its weights depend only on the configs."""
     torch.manual_seed(train.seed)
     return SleepModel(model, recompute, train.truncation)
 
@@ -49,80 +49,128 @@ def train(
     resume: Path | None = None,
     between: Callable[[int, Save], None] = lambda step, save: None,
 ) -> list[Progress]:
-    """Train to `config.steps` and return the learning curve, with the reports from before a resume.
+    """Train to `config.steps` and return the learning curve, including the reports from before a resume.
 
-    validate: gives the model's accuracy on the validation rows of a level (None: on all of them);
+    validate: returns the model's accuracy on the validation rows of a level; None: on all of them;
     report: called with a `Progress` and a `Save` every `validate_every` steps and at the end;
     resume: a directory that a `Save` wrote;
-    between: called after every other step with the number of steps done and a `Save`; it may end the run by raising.
-    Every worker must save at the same step.
-    Raises NonFiniteError, with step, rates and norm, where loss or gradient are not finite and `config.skips` are used
-    up.
+    between: called with the number of finished steps and a `Save` after every other step; it may end the run by
+    raising. All workers must save at the same step.
+
+    Raises NonFiniteError, which states step, rates and norm, if the loss or the gradient is not finite and all
+    `config.skips` are used.
     """
     keep_freed_memory()
-    history, done = _load(engine, resume) if resume else ([], _Done())
-    begin = time.monotonic() - done.seconds
-    lap, lap_tokens = time.monotonic(), done.tokens  # without the time that validation and reports take
+    history, state = _load(engine, resume) if resume else ([], _TrainState())
     sampler, warmup = _sampler(rows, config, history), _NewLayerWarmup(engine.model, config)
     cost, window = functools.cache(functools.partial(flops, engine.model)), engine.model.config.window
+    clock = _Clock(state)
 
     def save(directory: Path) -> None:
-        done.seconds = time.monotonic() - begin
-        _save(engine, history, done, directory)
+        state.seconds = clock.seconds()
+        _save(engine, history, state, directory)
 
-    for step in range(done.step, config.steps):
-        rate = schedule(step, config) * config.backoff**done.skipped
-        eviction = warmup.eviction(step)
-        (batch, passes), micro = sampler.batch(step), []
-        # each answer token counts the same, in whatever pieces the batch is computed
-        answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
-        for part in split_batch(batch, engine.rank, engine.workers, engine.accumulation):
-            tokens, mask = map(torch.from_numpy, part.batch())
-            micro.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), eviction))
-        loss = float(torch.stack(micro).mean())
+    for step in range(state.step, config.steps):
+        rate = schedule(step, config) * config.backoff**state.skipped
+        batch, passes = sampler.batch(step)
+        loss = _accumulate_gradient(engine, batch, passes, warmup.eviction(step))
         norm = engine.step(rate)
-        # the norm is one for all workers, so that all skip the same batches; a loss is each worker's own
-        if not math.isfinite(norm) and done.skipped < config.skips:
-            done.skipped += 1
+        # all workers have the same norm, and so skip the same batches; each has its own loss
+        if not math.isfinite(norm) and state.skipped < config.skips:
+            state.skipped += 1
         elif not math.isfinite(loss + norm):
             raise NonFiniteError(
                 f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-                f"{config.adam_lr * rate:.2e}: not finite, after {done.skipped} of skips = {config.skips}. The last "
-                "checkpoint is good; go on from it with lower rates"
+                f"{config.adam_lr * rate:.2e}: not finite, after {state.skipped} of skips = {config.skips}. Resume "
+                "from the last checkpoint with lower rates"
             )
         else:
-            done.losses.append(loss)
-            done.norm = norm
-        done.step += 1
+            state.losses.append(loss)
+            state.norm = norm
+        state.step += 1
         real = batch.lengths - batch.pads
-        done.tokens += int(real.sum())
-        # windows that hold pads alone are not computed
-        done.flops += 3 * sum(cost(int(length), passes) for length in real + batch.pads % window)
-        if done.step % config.validate_every == 0 or done.step == config.steps:
-            now = time.monotonic()
-            at = Progress(
-                step=done.step,
-                steps=config.steps,
-                tokens=done.tokens,
-                seconds=now - begin,
-                tokens_per_second=(done.tokens - lap_tokens) / (now - lap),
-                loss=engine.mean(sum(done.losses) / len(done.losses) if done.losses else math.nan),
-                grad_norm=done.norm,
-                rate=rate,
-                accuracy=validate(engine.model, sampler.level),
-                flops=done.flops,
-                level=sampler.level,
-                skipped=done.skipped,
-            )
-            sampler.validated(at.accuracy)
-            done.losses.clear()
-            done.norm = math.nan
-            history.append(at)
-            report(at, save)
-            lap, lap_tokens = time.monotonic(), done.tokens
+        state.tokens += int(real.sum())
+        # windows that hold only pads are not computed
+        state.flops += 3 * sum(cost(int(length), passes) for length in real + batch.pads % window)
+        if state.step % config.validate_every == 0 or state.step == config.steps:
+            progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
+            sampler.validated(progress.accuracy)
+            state.losses.clear()
+            state.norm = math.nan
+            history.append(progress)
+            report(progress, save)
+            clock.start_lap(state)
         else:
-            between(done.step, save)
+            between(state.step, save)
     return history
+
+
+def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, eviction: str | None) -> float:
+    """Forward and backward of this worker's micro-batches; returns their mean loss."""
+    losses = []
+    # an answer token has the same weight however the batch is split
+    answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
+    for part in split_batch(batch, engine.rank, engine.workers, engine.accumulation):
+        tokens, mask = map(torch.from_numpy, part.batch())
+        losses.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), eviction))
+    return float(torch.stack(losses).mean())
+
+
+@dataclass
+class _TrainState:
+    """The counters of a run; checkpoints contain them. losses: of this worker, for each step since the last report that
+    was not skipped; norm: of the gradient of the last such step."""
+
+    step: int = 0
+    tokens: int = 0
+    flops: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    norm: float = math.nan
+
+
+class _Clock:
+    """Measures the run, resumes included, and the time since the last report, which excludes validation and reports."""
+
+    def __init__(self, state: _TrainState) -> None:
+        self._begin = time.monotonic() - state.seconds
+        self.start_lap(state)
+
+    def start_lap(self, state: _TrainState) -> None:
+        self._lap, self._lap_tokens = time.monotonic(), state.tokens
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._begin
+
+    def tokens_per_second(self, state: _TrainState) -> float:
+        return (state.tokens - self._lap_tokens) / (time.monotonic() - self._lap)
+
+
+def _progress(
+    engine: Engine,
+    config: TrainConfig,
+    state: _TrainState,
+    clock: _Clock,
+    rate: float,
+    level: int | None,
+    validate: Callable[[SleepModel, int | None], float],
+) -> Progress:
+    """Validate, and return the report. Every worker must call it, as it takes means over the workers."""
+    return Progress(
+        step=state.step,
+        steps=config.steps,
+        tokens=state.tokens,
+        seconds=clock.seconds(),
+        tokens_per_second=clock.tokens_per_second(state),
+        loss=engine.mean(sum(state.losses) / len(state.losses) if state.losses else math.nan),
+        grad_norm=state.norm,
+        rate=rate,
+        accuracy=validate(engine.model, level),
+        flops=state.flops,
+        level=level,
+        skipped=state.skipped,
+    )
 
 
 def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> BatchSampler:
@@ -135,44 +183,30 @@ def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) 
     return CurriculumSampler(blocks, config, opened)
 
 
-@dataclass
-class _Done:
-    """What a run has done so far. losses: this worker's, of each step since the last report that was not skipped;
-    norm: of the gradient of the last such step."""
-
-    step: int = 0
-    tokens: int = 0
-    flops: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    norm: float = math.nan
-
-
 class _NewLayerWarmup:
-    """The first `fresh_steps` steps: hard eviction, and no gradient but for the fast-weight blocks'."""
+    """The first `fresh_steps` steps of a run: hard eviction, and gradients only for the fast-weight blocks."""
 
     def __init__(self, model: SleepModel, config: TrainConfig) -> None:
-        self.steps, self.alone = config.fresh_steps, False
+        self.steps, self.active = config.fresh_steps, False
         fresh = {id(p) for block in model.stack if not isinstance(block.mixer, Attention) for p in block.parameters()}
         for parameter in model.parameters() if config.fresh_steps else ():
             if id(parameter) not in fresh:
-                parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if self.alone else gradient)
+                parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if self.active else gradient)
 
     def eviction(self, step: int) -> str | None:
-        """The eviction of a step; None is the model's own."""
-        self.alone = step < self.steps
-        return "hard" if self.alone else None
+        """The eviction of a step; None is the model's."""
+        self.active = step < self.steps
+        return "hard" if self.active else None
 
 
-def _save(engine: Engine, history: list[Progress], done: _Done, directory: Path) -> None:
-    # means over the workers, as any of them, and any number, may go on from here
-    so_far = replace(done, losses=[engine.mean(loss) for loss in done.losses])
-    reports = [asdict(at) for at in history]
-    engine.save(directory, {"history": reports, "done": asdict(so_far), "rng": torch.get_rng_state()})
+def _save(engine: Engine, history: list[Progress], state: _TrainState, directory: Path) -> None:
+    # losses as means over the workers, as a resumed run may have another number of them
+    state = replace(state, losses=[engine.mean(loss) for loss in state.losses])
+    reports = [asdict(progress) for progress in history]
+    engine.save(directory, {"history": reports, "done": asdict(state), "rng": torch.get_rng_state()})
 
 
-def _load(engine: Engine, directory: Path) -> tuple[list[Progress], _Done]:
-    state = engine.load(directory)
-    torch.set_rng_state(state["rng"])
-    return [Progress(**at) for at in state["history"]], _Done(**state["done"])
+def _load(engine: Engine, directory: Path) -> tuple[list[Progress], _TrainState]:
+    saved = engine.load(directory)
+    torch.set_rng_state(saved["rng"])
+    return [Progress(**progress) for progress in saved["history"]], _TrainState(**saved["done"])

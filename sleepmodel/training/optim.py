@@ -1,4 +1,4 @@
-"""Muon for the blocks' matrices, AdamW for everything else, and the schedule that both follow."""
+"""Muon for the matrices of the blocks, AdamW for everything else, and their learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _ADAM_NAMES = ("embed", "lm_head")
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(Muon's, AdamW's): matrices, but for the embeddings and the readout, and all the rest.
+    """(Muon's parameters, AdamW's). Muon gets all matrices except the embeddings and the readout.
 
-    The same rule as DeepSpeed's `set_optimizer_flags`, which tags parameters by name and cannot be told otherwise.
+    This is the rule of DeepSpeed's `set_optimizer_flags`, which goes by the names of parameters and cannot be changed.
     """
     muon: list[nn.Parameter] = []
     adam: list[nn.Parameter] = []
@@ -26,7 +26,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """torch's Muon (Keller Jordan's scaling) and AdamW over the two groups, at their peak rates."""
+    """torch's AdamW and Muon (with Keller Jordan's scaling) for the two groups, at their peak rates."""
     muon, adam = split_parameters(model)
     decay = config.weight_decay
     optimizers: list[Optimizer] = [AdamW(adam, lr=config.adam_lr, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=decay)]
@@ -50,7 +50,7 @@ def set_rates(optimizers: list[Optimizer], peaks: list[float], factor: float) ->
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """The factor on the peak rates at `step` (from 0): linear warm-up, flat, linear to 0 over the last part."""
+    """The factor on the peak rates at `step`, from 0: linear warm-up, constant, linear decay to 0."""
     warm = (step + 1) / config.warmup_steps if config.warmup_steps else 1.0
     tail = config.steps * config.decay_fraction
     cool = (config.steps - step) / tail if tail else 1.0

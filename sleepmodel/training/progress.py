@@ -1,4 +1,4 @@
-"""Where a training stands, and how whoever watches it is told."""
+"""The progress of a training, and the events that report it to a callback."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-TICK_SECONDS = 1.0  # between two events that tell no more than the step
+TICK_SECONDS = 1.0  # between two events without a report
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. tokens and seconds count from the start of the run, over all workers and restarts.
+    """A report of a run. tokens and seconds count from the start of the run, over all workers and restarts.
 
-    tokens_per_second: of the steps since the last report; loss: their mean, nats per answer token;
+    tokens_per_second: since the last report; loss: mean since the last report, nats per answer token;
     grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
-    accuracy: share of validation rows that are wholly right; flops: of all steps, three times the forward's;
-    level: that the validation rows are of, the deepest that the steps drew from; None without a curriculum;
-    skipped: batches passed over so far (TrainConfig.skips), which have no part in loss and grad_norm: nan where there
-    was no other since the last report.
+    accuracy: share of validation rows of which all answers are right; flops: of all steps, three times the forward's;
+    level: of the validation rows, the deepest level that was open; None without a curriculum;
+    skipped: batches skipped so far (TrainConfig.skips). They do not count in loss and grad_norm, which are nan if all
+    batches since the last report were skipped.
     """
 
     step: int
@@ -36,7 +36,7 @@ class Progress:
 
     @property
     def eta_seconds(self) -> float:
-        """Seconds left at this pace."""
+        """Estimated seconds left."""
         return self.seconds / self.step * (self.steps - self.step)
 
     def line(self) -> str:
@@ -50,10 +50,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """What a watcher is told of one training or trial, or of other work that has steps.
+    """An event of a training, a trial, or other work that has steps.
 
-    id: no other training that is watched at the same place has it; name: for people; step: how many of `steps` are
-    done; report: after a validation; ended: nothing more will be told; message: why it ended, where that is not plain.
+    id: unique among all work whose events go to the same place; name: for people; step: how many of `steps` are done;
+    report: the progress after a validation; ended: this is the last event; message: why it ended early.
     """
 
     id: str
@@ -65,40 +65,40 @@ class ProgressEvent:
     message: str = ""
 
     def line(self) -> str | None:
-        """The event for a log; None where it is worth no line."""
+        """The event as a line of a log; None for an event that only counts steps."""
         text = self.report.line() if self.report else self.message
         return f"{self.name}  {text}" if text else None
 
 
-Watcher = Callable[[ProgressEvent], None]
+ProgressCallback = Callable[[ProgressEvent], None]
 
 
 def print_progress(event: ProgressEvent) -> None:
-    """The watcher of a training that nobody else watches: a line a report."""
+    """The default callback: prints a line for each report."""
     if line := event.line():
         print(line, flush=True)
 
 
 class ProgressTicker:
-    """Tells a watcher of each report of one training and, in between, of its step, once every TICK_SECONDS."""
+    """Calls back with each report of one training and, between reports, with its step every TICK_SECONDS."""
 
-    def __init__(self, watch: Watcher, id: str, name: str, steps: int) -> None:
-        self._watch, self._id, self._name, self._steps = watch, id, name, steps
-        self._step, self._told = 0, -TICK_SECONDS
+    def __init__(self, callback: ProgressCallback, id: str, name: str, steps: int) -> None:
+        self._callback, self._id, self._name, self._steps = callback, id, name, steps
+        self._step, self._last_event = 0, -TICK_SECONDS
 
     def step(self, step: int) -> None:
         self._step = step
-        if time.monotonic() - self._told >= TICK_SECONDS:
-            self._tell()
+        if time.monotonic() - self._last_event >= TICK_SECONDS:
+            self._send()
 
     def report(self, at: Progress) -> None:
         self._step = at.step
-        self._tell(report=at)
+        self._send(report=at)
 
     def end(self, message: str) -> None:
-        """It ends before its last step."""
-        self._tell(ended=True, message=message)
+        """Report that the training ended before its last step."""
+        self._send(ended=True, message=message)
 
-    def _tell(self, report: Progress | None = None, ended: bool = False, message: str = "") -> None:
-        self._told = time.monotonic()
-        self._watch(ProgressEvent(self._id, self._name, self._step, self._steps, report, ended, message))
+    def _send(self, report: Progress | None = None, ended: bool = False, message: str = "") -> None:
+        self._last_event = time.monotonic()
+        self._callback(ProgressEvent(self._id, self._name, self._step, self._steps, report, ended, message))

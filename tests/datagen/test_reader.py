@@ -197,7 +197,9 @@ def test_a_total_that_its_shards_do_not_have_is_refused(copy: Path) -> None:
     about = json.loads((copy / "dataset.json").read_text())
     about["splits"]["test"]["rows"] = 21
     (copy / "dataset.json").write_text(json.dumps(about))
-    check_error(DatasetNotFoundError, copy, "test", "dataset.json", "20..20, got 21")
+    check_error(
+        DatasetNotFoundError, copy, "test", "dataset.json", "rows of test = 21: must be 20, as many as its shards have"
+    )
 
 
 def test_newer_format(copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint that was torn at any of its files is not used but named in a warning, and the one before it is used."""
+"""A checkpoint with a damaged or missing file is not used but named in a warning, and the one before it is used."""
 
 import json
 import logging

@@ -206,7 +206,7 @@ def check_fewer_and_more(job: TrainingJob, expected: TrainingJob) -> None:
 
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(TrainingJob)}
     one = Preempted(**{**fields, "scale": Scale(workers=1), "stop": f"{job.output}.stop"})
-    with pytest.raises(ray.exceptions.RayTaskError, match="asked to stop, and saved") as caught:
+    with pytest.raises(ray.exceptions.RayTaskError, match="stopped on request after saving a checkpoint") as caught:
         Future(one).result()
     assert isinstance(caught.value.cause, Stopped)
     latest = saved.latest(Path(job.output) / CHECKPOINTS)

@@ -81,7 +81,7 @@ def test_blocks_are_read_once_an_epoch_ahead_of_their_need_and_two_at_most_are_k
         batch, _ = plan.batch(step)
         expected = [parts.read(block)[which] for block, which in plan.epochs.pieces(step)]
         assert np.array_equal(batch.tokens, Rows.joined(expected).tokens)
-        assert len(plan.reader.there) <= 2
+        assert len(plan.reader.futures) <= 2
         if step == 0:
             assert all(arrived.acquire(timeout=scaled()) for _ in range(2))  # the first, and the second ahead
     visited = [block for step in order([20] * 3, plan.config) for block, _ in step]

@@ -1,5 +1,6 @@
 """Each mixer is its recurrence, in one piece or several, and does at a border what its docstring says."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sleepmodel import ModelConfig
+from sleepmodel import Memory, ModelConfig, Session
 from sleepmodel.config import MIXERS
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
@@ -55,6 +56,24 @@ assert torch.equal(load("saved")(tokens, mask).logits, model.eval()(tokens, mask
 """
     result = run([sys.executable, "-c", program], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_mixer_named_by_its_path_is_used_as_a_mixer_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In JSON, in sessions and in memories; and a subclass keeps the limits of its base."""
+    (tmp_path / "own_jet.py").write_text("from sleepmodel.mixers.jet import Jet\n\nclass Own(Jet):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_small(mixers=("attention", "own_jet:Own"), eviction="sliding", sleep_passes=2)
+    assert ModelConfig.from_dict(json.loads(json.dumps(model.config.to_dict()))) == model.config
+    tokens, mask = torch.randint(0, 5, (2, 15)), torch.arange(15).expand(2, 15) == 14
+    session = Session(model, 2)
+    session.read(tokens[:, :8])
+    session.memory.save(tmp_path / "memory")
+    resumed = Session(model, memory=Memory.load(tmp_path / "memory"))
+    torch.testing.assert_close(resumed.read(tokens[:, 8:14], last=True), model(tokens, mask).logits, **EXACT)
+    with pytest.raises(ValueError, match="window = 2: must be at least 3 where jet"):
+        build_small(mixers=("attention", "own_jet:Own"), eviction="sliding", window=2)
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [((18,), "row 0: an answer stands first in a window of 6"), ((), "at least one answer")],
+    [((18,), "row 0: an answer is the first token of a window of 6"), ((), "at least one answer")],
 )
 def test_a_batch_without_meaning_is_refused(make_model: MakeModel, answers: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

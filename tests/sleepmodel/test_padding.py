@@ -115,9 +115,9 @@ def test_pads_on_the_right_change_nothing(seed: int, right: int) -> None:
 @pytest.mark.parametrize(
     ("pads", "answer", "message"),
     [
-        ([5], 14, "row 1: pads between its tokens"),
-        (list(range(13)), 13, "row 1: an answer stands first in a window of 6"),
-        ([14], 14, "row 1: an answer stands first in a window of 6 tokens.*or on a pad"),
+        ([5], 14, "row 1: has pads between its tokens"),
+        (list(range(13)), 13, "row 1: an answer is the first token of a window of 6"),
+        ([14], 14, "row 1: an answer is the first token of a window of 6 tokens.*or a pad"),
     ],
 )
 def test_pads_without_meaning_are_refused(pads: list[int], answer: int, message: str) -> None:

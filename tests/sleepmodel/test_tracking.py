@@ -505,7 +505,7 @@ def test_the_champion_is_who_was_promoted_last(
 def test_a_logged_model_holds_no_pickle_and_pins_what_it_needs(store: TrackingStore, registered: Version) -> None:
     place = Path(client(store).get_model_version_download_uri(NAME, registered.version).removeprefix("file://"))
     files = [file for file in place.rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} == {"", ".py", ".cpp", ".json", ".yaml", ".txt", ".safetensors"}
+    assert {file.suffix for file in files} == {"", ".py", ".cpp", ".typed", ".json", ".yaml", ".txt", ".safetensors"}
     assert [file.name for file in files if not file.suffix] == ["MLmodel"]
     needed = dict(line.split("==") for line in (place / "requirements.txt").read_text().split())
     assert set(needed) == {"mlflow", "numpy", "safetensors", "torch"}
