@@ -30,7 +30,7 @@ from pipelines.engine.stage import (
 )
 from pipelines.runtime.board import Board
 from pipelines.runtime.live import LiveView, PlainView, RunView
-from pipelines.runtime.user_code import import_from_here
+from pipelines.runtime.user_code import import_from_working_directory
 from pipelines.summary import print_summary
 from sleepmodel.tracking.redact import redacted
 
@@ -55,7 +55,7 @@ def main(script: str, description: str | None) -> NoReturn:
         if script == "generate" and arguments.imported:
             _import(arguments, console)
             sys.exit(0)
-        import_from_here()
+        import_from_working_directory()
         experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = absolute_root(arguments.root)
         if arguments.dry_run:
@@ -217,9 +217,9 @@ def _fit_to_machine(experiment: Experiment, force: bool) -> Experiment:
     from pipelines.runtime.cost_estimate import training_cost, training_seconds
 
     raise ValueError(
-        f"{experiment.name} has the paper's size ({training_cost(experiment).flops:.1e} training FLOPs) and this "
-        f"machine has no GPU: training would take about {training_seconds(experiment) / 86_400:,.0f} days on these CPUs. "
-        "Use a machine or cluster with CUDA, choose a smaller preset, or run it all the same with --force"
+        f"{experiment.name} has the paper's size ({training_cost(experiment).flops:.1e} training FLOPs) and there is no "
+        f"GPU here: training would take about {training_seconds(experiment) / 86_400:,.0f} days on these CPUs. Use a "
+        "machine or cluster with CUDA, choose a smaller preset, or run it all the same with --force"
     )
 
 

@@ -217,7 +217,7 @@ def _footer(board: Board) -> Text:
     going_on = any(state.standing is Standing.RUNNING for state in board.stages.values())
     if going_on and board.training_seconds_left() != 0:
         left = board.training_seconds_left()
-        words += ", time left is known after some steps" if left is None else f", about {_clock(left)} of training left"
+        words += ", time left: known after some steps" if left is None else f", about {_clock(left)} of training left"
     return Text(words, "bold")
 
 
