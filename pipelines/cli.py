@@ -217,9 +217,9 @@ def _fit_to_machine(experiment: Experiment, force: bool) -> Experiment:
     from pipelines.runtime.cost_estimate import training_cost, training_seconds
 
     raise ValueError(
-        f"{experiment.name} has the paper's size ({training_cost(experiment).flops:.1e} training FLOPs) and there is no "
-        f"GPU here: training would take about {training_seconds(experiment) / 86_400:,.0f} days on these CPUs. Use a "
-        "machine or cluster with CUDA, choose a smaller preset, or run it all the same with --force"
+        f"{experiment.name} has the paper's size ({training_cost(experiment).flops:.1e} training FLOPs) and there is "
+        f"no GPU here: training would take about {training_seconds(experiment) / 86_400:,.0f} days on these CPUs. "
+        "Use a machine or cluster with CUDA, choose a smaller preset, or run it all the same with --force"
     )
 
 

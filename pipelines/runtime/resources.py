@@ -79,12 +79,12 @@ def plan_resources(scale: Scale, nodes: Sequence[Resources], grows: bool = False
     # a worker cannot span nodes
     room = sum(min(cpus // found.cores, gpus if gpu else cpus) for cpus, gpus in sizes)
     several = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
-    started = ", with nodes that may still be started" if grows else ""
+    started = ", including those that may still be started" if grows else ""
     cluster = f"{sum(cpus for cpus, _ in sizes)} CPU and {sum(gpus for _, gpus in sizes)} GPU{several}{started}"
     resources = ResourcePlan(found, room // found.workers, cluster)
     if not resources.max_concurrent:
         raise ValueError(
-            f"scale: Ray has {resources.cluster}: room for {room} workers with {resources.worker}; must have room for "
-            f"{found.workers}: start Ray with more, or lower scale.workers, scale.cpus_per_worker or scale.gpu"
+            f"scale: Ray has {resources.cluster}, which hold {room} workers with {resources.worker}: must hold "
+            f"{found.workers}; start Ray with more, or lower scale.workers, scale.cpus_per_worker or scale.gpu"
         )
     return resources

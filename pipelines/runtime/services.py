@@ -40,7 +40,7 @@ FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names
 
 @dataclass
 class Services(Observer):
-    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `open` connects it before the first one runs.
+    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `open` connects it before any of them runs.
 
     resources: set by `open`.
     """
@@ -62,8 +62,8 @@ class Services(Observer):
         return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
     def open(self, identity: str) -> int:
-        """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the pipeline's MLflow run, in
-        which those of the stages are nested. identity: of the plan. Returns how many trainings run side by side."""
+        """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the MLflow run that
+        holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
         self._store = open_store(self.root)
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
@@ -102,8 +102,8 @@ class Services(Observer):
             log_artifact(self.store, run, copy, folder)
 
     def run_of(self, stage: Stage, chosen: dict[str, object] | None = None) -> str:
-        """Open the MLflow run of a stage and return its id; the same run after a restart. Its parameters are the stage's
-        config, and `chosen`: what is known only after the stage's inputs."""
+        """Open the MLflow run of a stage and return its id; the same run after a restart. Its parameters are the
+        stage's config, and `chosen`: what is known only after the stage's inputs."""
         assert isinstance(stage.config, dict)
         configs = [cast(dict[str, str], dependency.config) for dependency in stage.inputs]
         datasets = [config[FINGERPRINT] for config in configs if FINGERPRINT in config]
@@ -141,8 +141,8 @@ class Services(Observer):
 
 
 def check_shared_root(root: Path) -> None:
-    """Raise ValueError, which names the node, where a node of the Ray cluster does not see files under `root`: its results
-    would be lost."""
+    """Raise ValueError, which names the node, where a node of the Ray cluster does not see files under `root`: its
+    results would be lost."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1 and not in_store(root):
         return
@@ -160,7 +160,7 @@ def check_shared_root(root: Path) -> None:
         for node, trouble in zip(nodes, ray.get(answers), strict=True):
             if trouble:
                 raise ValueError(
-                    f"root = {root}: node {node['NodeManagerAddress']} of the Ray cluster does not see it ({trouble}): mount "
+                    f"root = {root}: node {node['NodeManagerAddress']} of Ray does not see it ({trouble}): mount "
                     "one shared directory at this path on every node, or give --root s3://bucket/prefix"
                 )
     finally:

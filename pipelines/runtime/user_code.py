@@ -12,8 +12,8 @@ PACKAGES = ("datagen", "sleepmodel", "pipelines")
 
 
 def import_from_working_directory() -> None:
-    """Let this process import modules from the working directory, which is not on a script's path. It comes last, so that
-    no file there hides another module."""
+    """Let this process import modules from the working directory, which is not on a script's path. It comes last, so
+    that no file there hides another module."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)

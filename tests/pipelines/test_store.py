@@ -140,7 +140,7 @@ def test_a_store_without_conditional_writes_is_refused(store_port: int, monkeypa
         with careless_store() as address:
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
             lease = as_path("s3://runs/x/locks/a")
-            said = pytest.raises(OSError, match=r"s3://runs/x/locks/a: this store ignores If-None-Match")
+            said = pytest.raises(OSError, match=r"s3://runs/x/locks/a: this object store ignores If-None-Match")
             with said, leases.hold_lease(lease, STRANGER):
                 pytest.fail("nobody can hold a lease there")
     finally:
