@@ -18,7 +18,7 @@ from benchmarks.evidence.experiments import EXPERIMENTS
 from pipelines.arguments import parser
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
-from sleepmodel.inference import terminal
+from sleepmodel.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -97,9 +97,9 @@ def _terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(model: str) -> NoReturn:
         raise LookupError(model)
 
-    monkeypatch.setattr(terminal, "load", reached)
+    monkeypatch.setattr("sleepmodel.__main__.load", reached)
     with pytest.raises(LookupError, match=re.escape(words[0])):
-        terminal.main(words)
+        main(words)
 
 
 @pytest.mark.parametrize("name", PRESENT)

@@ -16,7 +16,7 @@ from datagen import Rule110, generate, load, read_rows
 from datagen.errors import ForeignDatasetError
 from datagen.schema import FORMAT_VERSION, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
 from datagen.shards import ensure_shard
-from tests.waiting import Background
+from tests.waiting import Background, run
 
 pytestmark = pytest.mark.slow
 
@@ -157,28 +157,36 @@ def test_the_dataset_of_another_config_is_refused_and_stays(ray_cluster: str, tm
 
 
 def test_killed_generation_leaves_whole_shards_and_goes_on(ray_cluster: str, tmp_path: Path) -> None:
-    shards, path = 6, tmp_path / "rule110" / fingerprint(TASK, 0)
+    """The third shard is not made before the gate is open, so that the kill comes before the end."""
+    shards, gate = 6, tmp_path / "gate"
     program = f"""
-import sys, threading
+import sys, time
+from pathlib import Path
 import datagen
-class Endless(datagen.Rule110):
+class Gated(datagen.Rule110):
     def sample(self, split, seed, shard, rows):
-        if shard >= 2:
-            threading.Event().wait()  # until it is killed
+        while shard >= 2 and not Path({str(gate)!r}).exists():
+            time.sleep(0.05)
         return super().sample(split, seed, shard, rows)
-datagen.generate(Endless(**{asdict(TASK)}), "train", {shards * SHARD_ROWS}, 0, sys.argv[1])
+datagen.generate(Gated(**{asdict(TASK)}), "train", {shards * SHARD_ROWS}, 0, sys.argv[1])
 """
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    with Background(command, env={**os.environ, "RAY_ADDRESS": ray_cluster}) as process:
-        process.until(lambda: len(times(path)) == 2, "two shards")
+    command, environment = [sys.executable, "-c", program, str(tmp_path)], {**os.environ, "RAY_ADDRESS": ray_cluster}
+
+    def dataset() -> Path:
+        return next((tmp_path / "gated").glob("*"), tmp_path / "none")
+
+    with Background(command, env=environment) as process:
+        process.until(lambda: len(times(dataset())) == 2, "two shards")
         process.kill()
 
-    finished = times(path)
+    path, finished = dataset(), times(dataset())
     assert len(finished) == 2
     assert not (path / "dataset.json").exists()
     assert all(pq.read_table(path / name).num_rows == SHARD_ROWS for name in finished)
 
-    generate(TASK, "train", shards * SHARD_ROWS, 0, tmp_path)
+    gate.touch()
+    result = run(command, env=environment)
+    assert result.returncode == 0, result.stderr
     assert {name: time for name, time in times(path).items() if name in finished} == finished
     assert len(contents(path / "train")) == shards  # no temporary file among them
     assert load(path, "train").num_rows == shards * SHARD_ROWS
