@@ -162,7 +162,8 @@ def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3600)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
-    return f"{max(1, seconds / 60):.0f} minutes"
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' * (minutes > 1)}"
 
 
 def _import(arguments: argparse.Namespace, console: Console) -> None:

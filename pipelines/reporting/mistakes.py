@@ -62,10 +62,9 @@ def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) ->
     wrong = [(*k, n) for k, n in _counted(pairs[pairs[:, 1] != pairs[:, 2]])]
     found: list[ConfusionCount] = []
     for d in dict.fromkeys(d for d, *_ in wrong):
-        commonest = sorted((count for count in wrong if count[0] == d), key=lambda count: -count[3])
+        frequent = sorted((count for count in wrong if count[0] == d), key=lambda count: -count[3])
         found += [
-            ConfusionCount(d, vocabulary[r], vocabulary[g], n, asked[d, r])
-            for _, r, g, n in commonest[:MOST_CONFUSIONS]
+            ConfusionCount(d, vocabulary[r], vocabulary[g], n, asked[d, r]) for _, r, g, n in frequent[:MOST_CONFUSIONS]
         ]
     return found
 
@@ -108,8 +107,8 @@ def markdown(mistakes: Sequence[Mistakes]) -> str:
     for found in mistakes:
         parts.append(f"## {found.variant}, seed {found.seed}")
         if found.confusion_counts:
-            commonest = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
-            parts.append(markdown_table(("depth", "right", "given", "times"), commonest))
+            frequent = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
+            parts.append(markdown_table(("depth", "right", "given", "times"), frequent))
         if found.wrong_answers:
             read = [(f.depth, f.problem, f.right, f.given, f"row {f.row}") for f in found.wrong_answers]
             parts.append(markdown_table(("depth", "problem", "right", "given", "test row"), read))

@@ -179,8 +179,8 @@ def _mistakes(mistakes: list[Mistakes]) -> list[Section]:
 def _mistakes_of(found: Mistakes) -> str:
     parts = []
     if found.confusion_counts:
-        commonest = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.confusion_counts]
-        parts.append(table(("depth", "right", "given", "times"), commonest))
+        frequent = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.confusion_counts]
+        parts.append(table(("depth", "right", "given", "times"), frequent))
     wrong_answers = [(f.depth, f.problem, f.right, f.given, f.row) for f in found.wrong_answers]
     parts.append(table(("depth", "problem", "right", "given", "test row"), wrong_answers))
     return folded(f"{found.variant}, seed {found.seed}", "\n".join(parts))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from pipelines.arguments import parse, parser
+from pipelines.cli import _duration
 from pipelines.config.presets import PRESETS
 
 
@@ -35,3 +36,10 @@ def test_arguments_that_would_be_ignored_are_refused(
     with pytest.raises(SystemExit) as refused:
         parse("generate", None)
     assert refused.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(20, "1 minute"), (3600, "60 minutes"), (7200, "2 hours"), (180_000, "2 days")]
+)
+def test_a_duration_has_the_unit_that_reads_best(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
