@@ -1,1 +1,1 @@
-"""Steps, presets, and one thin script a step; full.py runs them all."""
+"""The experiments: stages, presets, and one script for each kind of stage; full.py runs all stages."""

@@ -16,8 +16,8 @@ from pipelines.stages.tune import tune_stage
 
 
 def plan(experiment: Experiment, services: Services) -> list[Stage]:
-    """Every stage of a pipeline, in the order in which it runs them; a stage's name begins with its script's."""
-    data = {task: generate_stage(experiment, task, services) for task in experiment.tasks()}
+    """The stages; each has a name that begins with that of its script, such as train-n1-seed0."""
+    data = {task: generate_stage(experiment, task) for task in experiment.tasks()}
     baselines: dict[str, list[Stage]] = {}
     for variant in experiment.variants:
         baselines[variant.name] = baseline_stages(
@@ -29,8 +29,8 @@ def plan(experiment: Experiment, services: Services) -> list[Stage]:
         searches = [tune_stage(experiment, experiment.search, data[experiment.task], services)]
         winners = winner_stages(experiment, data[experiment.task], searches[0], services)
     variants = {**baselines, **winners}
-    more = {variant.name: variant.evaluated_at for variant in experiment.variants if variant.evaluated_at}
-    evaluation = evaluate_stage(variants, more, services)
+    evaluated_at = {variant.name: variant.evaluated_at for variant in experiment.variants if variant.evaluated_at}
+    evaluation = evaluate_stage(variants, evaluated_at, services)
     candidates = {WINNER: winners[WINNER]} if winners else {name: baselines[name] for name in experiment.candidates()}
     return [
         *data.values(),

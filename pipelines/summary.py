@@ -1,21 +1,17 @@
-"""What a finished command leaves to look at: the table, the pictures, the registry."""
+"""What a pipeline prints when it has finished: the table of results, and where to find the rest."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipelines.engine.stage import Stage, State, script_of, state
 from sleepmodel.tracking.redact import redacted
 
-if TYPE_CHECKING:
-    pass
-
 
 def print_summary(everything: list[Stage], root: Path, console: Console) -> None:
-    """The table, the pictures, the registry, and what to type next; of what is done by now."""
+    """Print the results of the stages that are done, and the commands that show or load them."""
     from pipelines.reporting.comparison import comparison_table, read_variants
     from pipelines.reporting.results import RESULTS
     from pipelines.stages.register import REGISTRATION

@@ -15,7 +15,7 @@ import pytest
 from ray.scripts.scripts import cli as ray_cli
 
 from benchmarks.evidence.experiments import EXPERIMENTS
-from pipelines.cli import _parser
+from pipelines.arguments import parser
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
 from sleepmodel.__main__ import main
@@ -74,7 +74,7 @@ def _check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif program == "python" and rest[0].startswith("pipelines/"):
         script = ROOT / rest[0]
         assert script.is_file()
-        given = _parser(script.stem, None).parse_args(rest[1:])
+        given = parser(script.stem, None).parse_args(rest[1:])
         apply_overrides(PRESETS[given.preset], given.set)
     elif program in ("python", "bash"):
         assert (ROOT / rest[0]).is_file()

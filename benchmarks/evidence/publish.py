@@ -1,4 +1,9 @@
-"""Copy what a finished pipeline found into benchmarks/results/<name>: numbers, report and pictures."""
+"""Copy what a finished pipeline found into benchmarks/results/<name>: numbers, report and pictures.
+
+    python -m benchmarks.evidence.publish
+
+draws the pictures of all published numbers again. Learning curves stay as they are, since histories are not published.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,10 @@ from pipelines.engine.stage import SUCCESS, State, script_of, state
 from pipelines.plan import plan
 from pipelines.reporting.comparison import VariantResults, read_variants
 from pipelines.reporting.results import COSTS, EvaluationResult
+from pipelines.reporting.sections import ReportData, sections
 from pipelines.runtime.services import Services
 from pipelines.stages.tune import TRIALS
-from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.distributed.ray_tune import TrialResult, best
 from sleepmodel.evaluation.latency import InferenceCost
 
 
@@ -61,3 +67,16 @@ def publish(experiment: Experiment, root: Path, name: str) -> Path:
 def published_variants(directory: Path) -> list[VariantResults]:
     """The comparison in what `publish` left."""
     return [VariantResults(name, results) for name, results in PUBLISHED.load(directory).variants.items()]
+
+
+def redraw(directory: Path) -> None:
+    """Draw the pictures of published numbers again."""
+    found = PUBLISHED.load(directory)
+    searches = [(found.trials, best(found.trials))] if found.trials else []
+    sections(ReportData(published_variants(directory), {}, {}, searches, found.costs, []), directory)
+
+
+if __name__ == "__main__":
+    for path in sorted((ROOT / "results").rglob(PUBLISHED.name)):
+        redraw(path.parent)
+        print(f"pictures {path.parent}")

@@ -1,1 +1,1 @@
-"""What an experiment is, its presets, and how the command line changes them."""
+"""Experiments: their definition, the presets, and overrides from the command line."""

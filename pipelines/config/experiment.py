@@ -1,4 +1,4 @@
-"""What a pipeline is made of: a task, a model, a training, variants to compare, a search."""
+"""An experiment: a task, a model, a training, the variants to compare, and a search."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Rows of each split. train_rows: None is as many as the longest run reads, so that none is read twice (tasks
-    with few different rows repeat them all the same). seed: of the datasets, not of the training."""
+    """The rows of each split. train_rows: None: as many as the longest training reads, so that none is read twice
+    (tasks with few distinct rows repeat them all the same). seed: of the datasets, not of the training."""
 
     train_rows: int | None = None
     validation_rows: int = 1024
@@ -34,18 +34,18 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One variant: a model and its training, once for each seed.
+    """A model and its training, once for each seed. None and () stand for the experiment's own value.
 
-    sleep_passes, fast_weight_lr: N and eta; mixers: of its blocks, None is the preset's; repeat: that stack so often,
-    so that N = 1 is as deep as N passes unrolled; window: L, None is the preset's; whole: one window holds the whole
-    row, so that nothing is ever evicted (what a transformer that keeps its cache can do at best).
-    compute_of: train for as many steps as cost the FLOPs of the preset's run at this N; None is the preset's steps.
-    epochs: of those steps, on no more rows than the preset's run reads, again and again, instead of on fresh ones.
-    depth: the task's greatest depth (Rule 110: steps to predict), where it differs.
-    start: an earlier variant, with whose trained embeddings, readout and attention blocks this one begins; its other
-    blocks are new and do nothing at first; its tokens and FLOPs are those of its own training alone.
-    fresh_steps, curriculum, drawn_passes (TrainConfig.sleep_passes): of the training; None or () is the preset's.
-    evaluated_at: other N at which the model is evaluated, beside those that it was trained for.
+    sleep_passes, fast_weight_lr: N and eta.
+    mixers: of the blocks; repeat: how often to stack them, so that N = 1 is as deep as N passes unrolled.
+    window: L; whole: one window holds the whole row, so that nothing is evicted: an upper bound for transformers.
+    compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
+    epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
+    depth: the task's greatest depth (Rule 110: steps to predict).
+    start: an earlier variant whose trained embeddings, readout and attention blocks this one begins with. Its other
+        blocks are new and start as the identity. Tokens and FLOPs count its own training alone.
+    fresh_steps, curriculum, drawn_passes: TrainConfig's fresh_steps, curriculum and sleep_passes.
+    evaluated_at: more N to evaluate the model at, beside those that it was trained for.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that shapes a pipeline's results (scale, which does not, rides along).
+    """Everything that shapes a pipeline's results, and `scale`, which does not.
 
-    variants: the baselines; search: over N and eta, whose winner becomes the last variant, None without one;
-    seeds: of every variant; search_seed is another, so that the winner is not chosen on these.
-    paper_scale: too large for CPUs; `--force` runs it there all the same. registers: its best model becomes a version
-    in the registry.
+    variants: the baselines; seeds: of every variant.
+    search: over N and eta; its winner becomes a variant. search_seed: not one of `seeds`, so that the winner is not
+        chosen by the trainings that it is compared with.
+    paper_scale: too large for CPUs; only `--force` runs it there. registers: whether to register the best model.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Experiment:
         check_compatible(self.train, self.scale)
         names = [variant.name for variant in self.variants]
         for i, variant in enumerate(self.variants):
-            allowed = f"an earlier variant, of {names[:i]}, or null"
+            allowed = f"one of the variants before it, {names[:i]}, or null"
             require(
                 variant.start is None or variant.start in names[:i], f"start of {variant.name}", variant.start, allowed
             )
@@ -117,10 +117,15 @@ class Experiment:
             self._check_start(variant)
             self._check_curriculum(variant)
         by_level = self.search is not None and self.train.curriculum.by_level
-        require(not by_level, "search", self.search, "null with train.curriculum: trials would be validated unlike")
+        require(
+            not by_level,
+            "search",
+            self.search,
+            "null with train.curriculum: its trials would be validated on different levels",
+        )
 
     def _check_start(self, variant: Variant) -> None:
-        """Raise ValueError where a variant cannot begin as the one that it names."""
+        """Raise ValueError where a variant cannot begin with the model of its `start`."""
         if variant.start is None:
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
@@ -129,14 +134,14 @@ class Experiment:
             has == needed,
             f"mixers of {variant.name}",
             self.variant_model(variant).mixers,
-            f"with {needed} of attention",
+            f"a stack that has attention {needed} times, as {earlier.name} has",
         )
 
     def _check_curriculum(self, variant: Variant) -> None:
-        """Raise ValueError where a variant's N is another than its curriculum gives to the deepest rows."""
+        """Raise ValueError where a variant's N is not the one that its curriculum has for the deepest rows."""
         passes = self.variant_curriculum(variant).passes(self.variant_task(variant).max_depth)
         if passes is not None:
-            allowed = f"{passes}, as curriculum.steps_per_pass has it for the deepest rows"
+            allowed = f"{passes}, the N of the deepest rows by curriculum.steps_per_pass"
             require(variant.sleep_passes == passes, f"sleep_passes of {variant.name}", variant.sleep_passes, allowed)
             require(
                 not variant.evaluated_at,
@@ -152,10 +157,10 @@ class Experiment:
             )
 
     def changed(self, **fields: Any) -> Experiment:
-        """A copy with other `fields`, as --set asks for it.
+        """A copy with new values of `fields`; --set calls it.
 
-        The model's vocabulary and its positions are functions of the task: they follow a task that is changed, unless
-        they are changed themselves. Raises ValueError for a task of another class that breaks its promises.
+        The model's vocab_size and max_positions depend on the task: they follow a new task, unless they are set too.
+        Raises ValueError where a task of another class does not keep the contract of tasks.
         """
         task, model = fields.get("task", self.task), fields.get("model", self.model)
         if task != self.task:
@@ -175,7 +180,7 @@ class Experiment:
             self.model,
             window=window,
             mixers=mixers,
-            # a stack of another depth has no such middle
+            # `loop` has no meaning in a stack of another depth
             loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
             sleep_passes=variant.sleep_passes,
             fast_weight_lr=variant.fast_weight_lr,
@@ -203,8 +208,8 @@ class Experiment:
         return variant.curriculum or self.train.curriculum
 
     def candidates(self) -> list[str]:
-        """The variants whose models may be registered where no search chose one: those that evict, at one N, trained on
-        the experiment's own task."""
+        """The variants whose models may be registered if there is no search: those that evict, have one N, and are
+        trained on the experiment's own task."""
         return [
             variant.name
             for variant in self.variants
@@ -215,20 +220,20 @@ class Experiment:
         ]
 
     def tasks(self) -> list[Task]:
-        """Every task that the pipeline trains on, each once."""
+        """The distinct tasks of all variants and of the search."""
         searched = [self.task] if self.search else []
         return list(dict.fromkeys([*map(self.variant_task, self.variants), *searched]))
 
     def variant_steps(self, variant: Variant) -> int:
-        """The variant's optimiser steps."""
+        """The number of optimiser steps of the variant's training."""
         if variant.compute_of is None:
             return self.train.steps
         model = self.variant_model(variant)
         return round(self.train.steps * self.step_flops(model, (variant.compute_of,)) / self.step_flops(model))
 
     def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = ()) -> float:
-        """FLOPs of one training step on longest rows: three times the forward's, as a backward costs two; the mean
-        where N is `drawn`, by the preset where that is empty."""
+        """FLOPs of one training step on rows of the greatest length: three times the forward's, as a backward costs two
+        forwards. Where N is drawn for each batch, from `drawn` or else by the training's config: the mean."""
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
@@ -236,13 +241,13 @@ class Experiment:
         return 3 * self.train.batch_size * forward
 
     def train_rows(self) -> int:
-        """Rows of the training split: none is read twice, but by variants that are made to."""
+        """Rows of the training split: enough for the longest training, unless data.train_rows is set."""
         configs = map(self.variant_train, self.variants)
         return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
 
 
 def _check_fits(task: Task, model: ModelConfig, whole: bool = False) -> None:
-    """Raise ValueError where a model cannot read a task's rows. whole: one window holds a whole row."""
+    """Raise ValueError where a model cannot read a task's rows. whole: the model's window holds a whole row."""
     if not whole:
         try:
             task.check_window(model.window)

@@ -1,4 +1,4 @@
-"""`--set a.b.c=value` on nested frozen dataclasses: typed, and checked before any work is started."""
+"""Overrides such as `--set train.steps=10` for nested frozen dataclasses, with typed values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class OverrideError(ValueError):
-    """An assignment that cannot be applied; it names the field's path, the value as typed and what is allowed."""
+    """An assignment cannot be applied; the message names the field's path, the given value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class _Assignment:
 
 
 def apply_overrides(config: T, assignments: Sequence[str]) -> T:
-    """A copy of the dataclass `config` in which each of `assignments`, like "train.steps=10", holds.
+    """A copy of the dataclass `config` with `assignments` such as "train.steps=10".
 
-    Values are YAML (1e-3, true, null, [a, b]) of the field's annotated type; text needs quotes only where YAML would
-    read something else of that type. All fields of one object change at once, innermost object first, so that its
-    `__post_init__` sees final values; its ValueError, which begins with the field's name, gets the path before it. A
-    config with a method `changed(**fields)` makes the copy itself, as some of its fields follow from others.
+    Values are YAML (1e-3, true, null, [a, b]) of the field's annotated type; text needs quotes only if YAML
+    reads it as another value of that type. All fields of one object change at once, innermost object first, so that its
+    `__post_init__` sees final values; its ValueError begins with the field's name and gets the path as prefix. A
+    config whose fields depend on each other makes the copy itself, in a method `changed(**fields)`.
 
     A field whose type is an abstract class, such as a task, is replaced by "field=module:Class": an object of that
     class with its own defaults, and with what other assignments set of it. `type.named(text)` finds the class.
@@ -81,7 +81,7 @@ def _apply(config: Any, assignments: list[_Assignment], depth: int) -> Any:
             values[name] = _apply(value, group, depth + 1)
         elif len(group) > 1:
             inside = next(each for each in group if each is not whole)
-            raise OverrideError(f"{whole}: the whole of it is set, and {inside} sets a part of it; keep one of them")
+            raise OverrideError(f"{whole}: sets the whole field, and {inside} sets a part of it; keep one of them")
         else:
             values[name] = _leaf(value, hints[name], whole)
     if not values:
@@ -121,7 +121,7 @@ def _of_other_class(base: Any, whole: _Assignment, fields: list[_Assignment], de
 
 
 def _with_path(kind: Any, message: str, assignments: list[_Assignment], depth: int) -> str:
-    """The message of a `__post_init__`, whose first word is a field's name, with the object's path before it."""
+    """The message of a `__post_init__`, which begins with a field's name, with the object's path as prefix."""
     group = ".".join(assignments[0].path[:depth])
     first = re.match(r"\w*", message)
     named = first is not None and first.group() in _settable(kind)
@@ -130,7 +130,7 @@ def _with_path(kind: Any, message: str, assignments: list[_Assignment], depth: i
 
 
 def _settable(kind: Any) -> list[str]:
-    """The fields of a dataclass, or of an object of one, that can be set."""
+    """The names of the fields of a dataclass or its instance that can be set."""
     return [field.name for field in dataclasses.fields(kind) if field.init]
 
 
@@ -147,7 +147,7 @@ def _check_field(kind: Any, name: str, assignment: _Assignment, depth: int) -> N
 
 
 def _check_inside(value: Any, hint: Any, assignment: _Assignment, depth: int) -> None:
-    """A path that goes on below a field must find a dataclass there."""
+    """Raise OverrideError where a path leads into a field that is no dataclass."""
     if dataclasses.is_dataclass(value):
         return
     where = ".".join(assignment.path[: depth + 1])
@@ -171,7 +171,7 @@ def _leaf(value: Any, hint: Any, assignment: _Assignment) -> Any:
 
 
 def _group(value: Any, hint: Any, assignment: _Assignment) -> None:
-    """A field of dataclasses can only be switched off, and only where its type has None."""
+    """None for "null", where the type of a field of dataclasses has it. All other text is refused."""
     if type(None) in typing.get_args(hint) and "null" in _read_forms(assignment.text):
         return None
     path = ".".join(assignment.path)
@@ -210,18 +210,22 @@ _resolve("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", 
 
 
 def _read_forms(text: str) -> list[str]:
-    """The JSON texts that `text` may stand for: as YAML, and as the text itself."""
+    """What `text` may mean, as JSON: its value as YAML, then the text itself."""
     forms = [json.dumps(text)]
     try:
         if text.strip():
             forms.insert(0, json.dumps(yaml.load(text, Loader=_Loader), allow_nan=False))
-    except (yaml.YAMLError, ValueError, RecursionError):  # no YAML, no finite number, or too deep: text it is
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ):  # not YAML, not a finite number, or nested too deeply: it is text
         pass
     return forms
 
 
 def _describe(hint: Any) -> str:
-    """What a type allows, in words."""
+    """The values that a type allows, as text."""
     words = {int: "an integer", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
     if hint in words:
         return words[hint]

@@ -14,7 +14,7 @@ _TYPE_KEY = "$type"  # no field of a dataclass can have this name
 def canonical(value: object, where: str) -> JSON:
     """`value` as JSON: a whole float becomes an int, a tuple a list, a dataclass a dict with its name under "$type".
 
-    Raises ValueError, which begins with `where` and the path of the field, on anything that has no such form.
+    Raises ValueError, which begins with `where` and the path of the field, on a value that has no such form.
     """
     if value is None or isinstance(value, bool):
         return value

@@ -37,9 +37,9 @@ class LeaseHeld(Exception):
 def hold_lease(path: Path, owner: dict[str, Any]) -> Iterator[None]:
     """Hold the lease at `path`; a thread renews it. `owner`: host, pid, and whatever else identifies the holder.
 
-    A lease is taken over when it was not renewed for STALE_SECONDS by the store's clock, or when its process is dead on
-    this host. A process that loses its lease, as after a suspend, gets SIGTERM: it must not go on.
-    Raises LeaseHeld where another process holds it, OSError where the store ignores the conditions of a write.
+    A lease is taken over when it was not renewed for STALE_SECONDS by the object store's clock, or when its process, on
+    this host, is dead. A process that loses its lease, as after a suspend, gets SIGTERM, so that it does not go on.
+    Raises LeaseHeld where another process holds it, OSError where the object store ignores a write's conditions.
     """
     lease = _Lease(path, owner)
     lease.take()
@@ -51,7 +51,7 @@ def hold_lease(path: Path, owner: dict[str, Any]) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        lease.give_back()
+        lease.release()
 
 
 class _Lease:
@@ -65,12 +65,12 @@ class _Lease:
     def take(self) -> None:
         if not self._write(IfNoneMatch="*"):
             try:
-                etag, age = self._stands()
+                etag, age = self._head()
                 content = self.path.read_bytes()
-            except FileNotFoundError:  # given back meanwhile
+            except FileNotFoundError:  # released in the meantime
                 return self.take()
             owner = json.loads(content)
-            if content == self.body:  # a write whose answer was lost
+            if content == self.body:  # our write succeeded, and its answer was lost
                 self.etag = etag
             elif (age < STALE_SECONDS and not _dead(owner)) or not self._write(IfMatch=etag):
                 raise LeaseHeld(owner)
@@ -86,19 +86,18 @@ class _Lease:
             try:
                 self.lost = not self._renew()
                 renewed = time.monotonic()
-            except FileNotFoundError:  # another took it over and has given it back
+            except FileNotFoundError:  # another process took it over and has released it
                 self.lost = True
             except (OSError, BotoCoreError) as error:
                 log.warning("%s cannot be renewed: %s", self.path, error)
                 self.lost = time.monotonic() - renewed > STALE_SECONDS
             if self.lost:
-                log.error("%s was lost, another pipeline may hold it: this one ends", self.path)
+                log.error("%s was lost and another pipeline may hold it: this process ends", self.path)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    def give_back(self) -> None:
-        """Remove the lease if it is still ours. An error of the store is logged only: it must not hide how the work
-        ended."""
+    def release(self) -> None:
+        """Remove the lease if it is still ours. An error is only logged, so as not to hide how the work ended."""
         try:
             if not self.lost and self.path.read_bytes() == self.body:
                 self.path.unlink(missing_ok=True)
@@ -108,23 +107,23 @@ class _Lease:
     def _renew(self) -> bool:
         if self._write(IfMatch=self.etag):
             return True
-        self.etag, _ = self._stands()
-        return self.path.read_bytes() == self.body  # a write whose answer was lost
+        self.etag, _ = self._head()
+        return self.path.read_bytes() == self.body  # our write succeeded, and its answer was lost
 
     def _write(self, **condition: str) -> bool:
         """Whether the lease was written: the condition held."""
         try:
             self.etag = self.fs.call_s3("put_object", **self.place, Body=self.body, **condition)["ETag"]
-        except OSError as error:  # s3fs's form of the store's answer
+        except OSError as error:  # s3fs translates the answer; the original is the cause
             if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in REFUSED:
                 return False
             if isinstance(error, PermissionError):
-                raise PermissionError(f"{self.path}: we may not write there: {error}") from error
+                raise PermissionError(f"{self.path}: no permission to write there: {error}") from error
             raise
         return True
 
-    def _stands(self) -> tuple[str, float]:
-        """The lease's ETag, and the seconds since it was written, both as the store has them."""
+    def _head(self) -> tuple[str, float]:
+        """The lease's ETag, and the seconds since it was written, by the object store's clock."""
         head = self.fs.call_s3("head_object", **self.place)
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         return head["ETag"], (now - head["LastModified"]).total_seconds()
@@ -137,7 +136,7 @@ def _dead(owner: dict[str, Any]) -> bool:
     try:
         os.kill(owner["pid"], 0)
     except OSError as error:
-        return isinstance(error, ProcessLookupError)  # else it is somebody else's
+        return isinstance(error, ProcessLookupError)  # otherwise the process lives, as another user's
     return False
 
 

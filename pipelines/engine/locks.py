@@ -1,5 +1,5 @@
-"""Locks that keep two pipelines off the same stage: an OS lock, which ends with its process, or a lease in an object
-store."""
+"""Locks that keep two pipelines from running the same stage: an OS lock, which ends with its process, or a lease in an
+object store."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class StageLocked(RuntimeError):
 
 @contextmanager
 def hold_locks(stages: Sequence[Stage], root: Path, preset: str) -> Iterator[None]:
-    """Hold the locks of all stages that a run of `stages` would make, under <root>/locks.
+    """Hold the locks of all stages that a run of `stages` would run, under <root>/locks.
 
-    Pipelines that share no unfinished stage run side by side on one root. Raises StageLocked, which names the other's
-    process, host, preset and start, before anything but the locks is written. A shared file system must lock between
-    hosts, as NFS 4 does; an object store must support conditional writes.
+    Pipelines that share no unfinished stage run side by side on one root. Raises StageLocked, which names the other
+    pipeline's process, host, preset and start, before anything but the locks is written. A shared file system must
+    support locks between hosts, as NFS 4 does; an object store must support conditional writes.
     """
     hold = _leased if in_store(root) else _locked
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "preset": preset, "since": _now()}
@@ -40,7 +40,7 @@ def hold_locks(stages: Sequence[Stage], root: Path, preset: str) -> Iterator[Non
 
 
 def lock_file(stage: Stage, root: Path) -> Path:
-    """The file of a stage's lock. It names the last owner; only the OS knows whether the lock is held."""
+    """The file of a stage's lock. It names the last owner, which may have released it: only the OS knows."""
     return root / LOCKS / f"{stage.name}-{stage.identity}.json"
 
 
@@ -48,12 +48,12 @@ def lock_file(stage: Stage, root: Path) -> Path:
 def _locked(stage: Stage, root: Path, owner: dict[str, object]) -> Iterator[None]:
     path = lock_file(stage, root)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:  # closed, also by death, it is free
+    with path.open("a+") as file:  # the OS releases the lock when the file is closed, or the process dies
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise StageLocked(_busy(stage, root, file.read())) from None
+            raise StageLocked(_owner_message(stage, root, file.read())) from None
         file.truncate(0)
         file.write(json.dumps(owner))
         file.flush()
@@ -69,17 +69,17 @@ def _leased(stage: Stage, root: Path, owner: dict[str, object]) -> Iterator[None
             held.enter_context(hold_lease(lock_file(stage, root), owner))
         except LeaseHeld as other:
             killed = f"; the lock of a pipeline that was killed on another host expires after {STALE_SECONDS} s"
-            raise StageLocked(_busy(stage, root, json.dumps(other.owner)) + killed) from None
+            raise StageLocked(_owner_message(stage, root, json.dumps(other.owner)) + killed) from None
         yield
 
 
-def _busy(stage: Stage, root: Path, text: str) -> str:
+def _owner_message(stage: Stage, root: Path, text: str) -> str:
     try:
         owner = json.loads(text)
         who = "process {pid} on {host} (preset {preset}, since {since})".format(**owner)
-    except ValueError:  # it has the lock and has not yet written who it is
+    except ValueError:  # the other holds the lock and has not written its name yet
         who = "another process"
-    return f"stage {stage.name}: {who} works on it in {root}: wait until it ends, or use another --root"
+    return f"stage {stage.name}: {who} is running it in {root}: wait until it ends, or use another --root"
 
 
 def _now() -> str:

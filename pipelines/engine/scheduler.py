@@ -16,12 +16,12 @@ from datagen.checks import require_whole
 from datagen.storage import as_path
 from pipelines.engine.stage import SUCCESS, Stage, StageContext, State, Success, execution_plan
 
-CONFIG = Artifact("config.json", dict[str, Any])  # what shaped the result, for people
+CONFIG = Artifact("config.json", dict[str, Any])  # what shaped the result: for readers, the pipeline does not read it
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What `execute` did: stages that ran, in the order they finished, those that were done before, and the seconds."""
+    """What `execute` did. ran: in the order in which the stages finished; skipped: the stages that were done before."""
 
     ran: tuple[Stage, ...]
     skipped: tuple[Stage, ...]
@@ -29,7 +29,7 @@ class Execution:
 
 
 class StageFailed(RuntimeError):
-    """A stage's run function raised (`__cause__`); `stage` is the stage. What it has written is kept."""
+    """The run function of `stage` raised `__cause__`. What it has written is kept."""
 
     def __init__(self, stage: Stage, root: str | Path, error: BaseException) -> None:
         self.stage = stage
@@ -38,7 +38,7 @@ class StageFailed(RuntimeError):
 
 
 class Observer:
-    """Is told, in the thread that called `execute`, what becomes of the stages. Override what is of interest."""
+    """`execute` calls these methods, in its caller's thread. Override those that you need."""
 
     def planned(self, todo: Sequence[Stage], done: Sequence[Stage]) -> None:
         """Before anything starts: the stages that will run, in order, and those that were done before."""
@@ -54,10 +54,10 @@ class Observer:
 
 
 def execute(stages: Sequence[Stage], root: str | Path, slots: int, *observers: Observer) -> Execution:
-    """Run what is not done of `stages`, each after its inputs, side by side in threads while their slots fit.
+    """Run the unfinished `stages`, each after its inputs, side by side in threads as far as `slots` allow.
 
-    Inputs that are not done are run too (`require_inputs` refuses them instead). When a stage fails, those that
-    run finish, no other starts, and StageFailed is raised. Each event is told to the observers in their order.
+    Unfinished inputs are run too (call `require_inputs` to refuse them instead). When a stage fails, those that
+    are running finish, no other starts, and StageFailed is raised. Observers are called in their order.
     """
     require_whole("slots", slots, 1)
     begin = time.monotonic()
@@ -71,7 +71,7 @@ def execute(stages: Sequence[Stage], root: str | Path, slots: int, *observers: O
 
 
 def _schedule(todo: list[Stage], root: Path, slots: int, observers: Sequence[Observer]) -> list[Stage]:
-    """Run the stages; in the order in which they finished. Raises the first StageFailed."""
+    """Run the stages; return them in the order in which they finished. Raises the first StageFailed."""
     waiting, running = {stage.name: stage for stage in todo}, dict[str, int]()
     results: SimpleQueue[tuple[Stage, float, BaseException | None]] = SimpleQueue()
     ran, failure = list[Stage](), None
@@ -84,7 +84,7 @@ def _schedule(todo: list[Stage], root: Path, slots: int, observers: Sequence[Obs
                 del waiting[stage.name]
                 for observer in observers:
                     observer.started(stage)
-                # daemon: an interrupt in the calling thread ends the process without waiting for the stage
+                # daemon: after Ctrl-C the process ends without waiting for the stage
                 threading.Thread(target=_work, args=(stage, root, results), name=stage.name, daemon=True).start()
         stage, seconds, error = results.get()
         del running[stage.name]
@@ -108,7 +108,7 @@ def _work(stage: Stage, root: Path, results: SimpleQueue[tuple[Stage, float, Bas
     error: BaseException | None = None
     try:
         _perform(stage, root)
-    except BaseException as caught:  # all of it, SystemExit too, belongs to the thread that waits for this result
+    except BaseException as caught:  # SystemExit too: the waiting thread raises it
         error = caught
     results.put((stage, time.monotonic() - begin, error))
 

@@ -1,4 +1,4 @@
-"""SIGTERM, which a scheduler or a preempted machine sends some seconds before it kills."""
+"""SIGTERM, which a scheduler or a preempted machine sends some seconds before SIGKILL."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ class Terminated(BaseException):
 @contextmanager
 def stop_on_sigterm(stop: Path) -> Iterator[None]:
     """On SIGTERM, create the file `stop`, which asks trainings to save and end, give the running trainings up to
-    GRACE_SECONDS, and raise Terminated. Other stages end as by SIGKILL: they go on from their last shard or trial.
+    GRACE_SECONDS, and raise Terminated. Other stages end as after SIGKILL: their next run continues from the last
+    shard or trial.
 
-    Only in the main thread; it replaces Ray's own handler, which ends the workers at once or lingers for half a minute.
+    Call it in the main thread. It replaces Ray's own handler, which ends the workers at once or waits half a minute.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        # a second one must not end the wait for what the first asked to save
+        # a second SIGTERM must not end the wait for the trainings to save
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop.touch()
         raise Terminated

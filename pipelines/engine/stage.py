@@ -21,7 +21,8 @@ _SLUG = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 
 
 class State(Enum):
-    """Where a stage stands under a root. A run starts a BROKEN stage again in its directory, with what lies there."""
+    """Where a stage stands under a root. A BROKEN stage has begun and not finished: it is run again in the same
+    directory, and may use what it finds there."""
 
     DONE = "done"
     TODO = "to do"
@@ -30,7 +31,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Success:
-    """Of which stage a directory holds the finished work, and when and in how many seconds it was done."""
+    """The content of SUCCESS: which stage is finished, how many seconds it ran, and when it ended."""
 
     identity: str
     name: str
@@ -48,11 +49,12 @@ class Stage:
     name: a slug; it names the directory and counts in the identity.
     config: what shapes the result: None, bool, int, finite float, str, and lists, tuples, dicts with str keys and
         dataclasses of these. It is copied, so that a later change to a dict does not reach the stage.
-    run: does the work, given a `Run`; called again in the same directory when an earlier call did not finish.
+    run: does the work, given a `StageContext`; it is called again in the same directory if an earlier call did not
+        finish.
     inputs: the stages whose outputs `run` reads.
-    slots: how many of the runner's slots it occupies; None is all of them, so that it runs alone. A runner with fewer
-        runs it alone.
-    version: raise it when the code makes something else from the same config.
+    slots: how many of the slots of `execute` it occupies; None: all of them, so that it runs alone. It runs alone
+        where there are fewer, too.
+    version: raise it when the code makes a different result from the same config.
     identity: 16 hex digits that hash name, version, config (with the dataclasses' names) and the inputs' identities.
         Equal numbers are one number (1 and 1.0), a tuple is a list; the orders of dict keys and of inputs don't count,
         and neither do `run` and `slots`.
@@ -86,13 +88,13 @@ class Stage:
         return {"name": self.name, "version": self.version, "config": config, "inputs": inputs}
 
     def output(self, root: str | Path) -> Path:
-        """The absolute path of its directory under `root`, which may be in a store (s3://bucket/prefix)."""
+        """The absolute path of its directory under `root`, which may be in an object store (s3://bucket/prefix)."""
         return as_path(root).absolute() / "steps" / self.name / self.identity
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage's run function gets: the stage, the root, and the absolute paths of its output and its inputs."""
+    """What a stage's run function gets. Its paths are absolute."""
 
     stage: Stage
     root: Path
@@ -108,18 +110,16 @@ class StageContext:
                 return stage.output(self.root)
         name = wanted.name if isinstance(wanted, Stage) else wanted
         declared = ", ".join(stage.name for stage in self.stage.inputs) or "none"
-        raise ValueError(f"stage {self.stage.name}: {name!r} is not one of its inputs ({declared}): declare it there")
+        raise ValueError(f"stage {self.stage.name}: {name!r} is not one of its inputs ({declared}): add it to them")
 
 
 class UnmetDependency(ValueError):
-    """`stage` cannot run, as its input `missing` is not done and is not to be built."""
+    """`stage` cannot run: its input `missing` is not done, and not among the stages to run."""
 
     def __init__(self, stage: Stage, missing: Stage, root: str | Path) -> None:
         self.stage, self.missing = stage, missing
-        status = f"{state(missing, root).value} in {missing.output(root)}"
-        super().__init__(
-            f"stage {stage.name} needs the output of stage {missing.name}, which is {status}: run it first"
-        )
+        status = f"state: {state(missing, root).value}, directory: {missing.output(root)}"
+        super().__init__(f"stage {stage.name} needs stage {missing.name}, which is not done ({status}); run it first")
 
 
 def state(stage: Stage, root: str | Path) -> State:
@@ -127,33 +127,37 @@ def state(stage: Stage, root: str | Path) -> State:
     output = stage.output(root)
     try:
         success = SUCCESS.load(output)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a store's other errors do not make it undone
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+    ):  # not OSError: a network error says nothing
         return State.BROKEN if output.exists() else State.TODO
     return State.DONE if success.identity == stage.identity else State.BROKEN
 
 
 def execution_plan(stages: Sequence[Stage], root: str | Path) -> list[tuple[Stage, State]]:
-    """The wanted stages and the inputs of those which are not done, in the order they would run, with their states."""
+    """`stages`, and the inputs of those that are not done, in the order in which they would run, with their states."""
     status = [(stage, state(stage, root)) for stage in dependency_order(stages)]
     needed = {stage.name for stage in stages}
-    for stage, at in reversed(status):
-        if stage.name in needed and at is not State.DONE:
+    for stage, now in reversed(status):
+        if stage.name in needed and now is not State.DONE:
             needed.update(dependency.name for dependency in stage.inputs)
-    return [(stage, at) for stage, at in status if stage.name in needed]
+    return [(stage, now) for stage, now in status if stage.name in needed]
 
 
 def require_inputs(stages: Sequence[Stage], root: str | Path) -> None:
     """Raise UnmetDependency where one of `stages` needs a stage that is neither done nor among them."""
     planned = execution_plan(stages, root)
-    ready = {stage.name for stage in stages} | {stage.name for stage, at in planned if at is State.DONE}
-    for stage, at in planned:
+    ready = {stage.name for stage in stages} | {stage.name for stage, now in planned if now is State.DONE}
+    for stage, now in planned:
         for dependency in stage.inputs:
-            if stage.name in ready and at is not State.DONE and dependency.name not in ready:
+            if stage.name in ready and now is not State.DONE and dependency.name not in ready:
                 raise UnmetDependency(stage, dependency, root)
 
 
 def plan_table(stages: Sequence[Stage], root: str | Path) -> Table:
-    """What `execute` would look at, in the order it would run: a table for --dry-run."""
+    """The execution plan as a table, for --dry-run."""
     table = Table(title="outputs in <root>/steps/<stage>/<identity>")
     for column in ("stage", "identity", "state"):
         table.add_column(column, no_wrap=True)
@@ -177,7 +181,7 @@ def dependency_order(stages: Iterable[Stage]) -> list[Stage]:
             known = found.setdefault(stage.name, stage)
         if known.identity != stage.identity:
             both = f"{known.identity} and {stage.identity}"
-            raise ValueError(f"name = {stage.name!r}: two different stages ({both}) have it; give each its own name")
+            raise ValueError(f"name = {stage.name!r}: two different stages ({both}) have this name; give each its own")
 
     for stage in stages:
         visit(stage)

@@ -1,1 +1,1 @@
-"""Results, typed, and the pages, tables and pictures made of them."""
+"""Typed results, and the tables, pictures and pages that show them."""

@@ -1,4 +1,4 @@
-"""The variants of a comparison over their seeds, and how far they are apart."""
+"""The results of each variant over its seeds, and the differences between variants."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.table import Table
 from pipelines.reporting.results import RESULTS, EvaluationResult
 from sleepmodel.evaluation.statistics import Estimate, Mean
 
-COSTS = ("tokens", "FLOPs", "tokens/s", "s")  # columns: of a variant's training
-WIDE = 3  # shares that a terminal has room for with their intervals
+COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
+WIDE = 3  # a terminal has room for so many shares with their intervals
 
 
 @dataclass(frozen=True)
 class VariantResults:
-    """One variant, over its seeds: exact match of whole rows, and of answers by depth."""
+    """A variant's results, one for each seed. A row is right when all its answers are."""
 
     name: str
     results: list[EvaluationResult]
@@ -35,7 +35,7 @@ class VariantResults:
 
     @property
     def values(self) -> list[float]:
-        """Share of rows right, of each seed."""
+        """Share of rows right, for each seed."""
         return [result.accuracy.rows.value for result in self.results]
 
     @property
@@ -58,7 +58,7 @@ class VariantResults:
     def cells(self, intervals: bool = True) -> dict[str, str]:
         """Column -> text, for a table."""
         first, answers = self.results[0], self.answers
-        # where a row asks one thing, its rows right are its answers right
+        # where each row has one answer, the share of rows right is that of answers right
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
         shares = {"rows right": self.rows} if several else {}
         shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
@@ -67,7 +67,7 @@ class VariantResults:
             "N": str(first.sleep_passes),
             "eta": f"{first.fast_weight_lr:.3g}",
             **{column: str(share) if intervals else f"{share.value:.3f}" for column, share in shares.items()},
-            **dict(zip(COSTS, self._costs(), strict=True)),
+            **dict(zip(COST_COLUMNS, self._costs(), strict=True)),
         }
 
     def _costs(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class VariantResults:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much more rows `better` gets right than `other` on their common seeds, so many, with Student's interval."""
+    """The share of rows that `better` gets right less that of `other`, paired by seed; with Student's interval."""
 
     better: str
     other: str
@@ -89,12 +89,12 @@ class PairedDifference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return abs(self.mean.mean) > self.mean.half_width
 
 
 def read_variants(evaluation: Path) -> list[VariantResults]:
-    """The comparison in a finished evaluation, in the order of the preset."""
+    """The results of a finished evaluation by variant, in the preset's order."""
     results = RESULTS.load(evaluation)
     return [
         VariantResults(name, [r for r in results if r.variant == name])
@@ -103,14 +103,15 @@ def read_variants(evaluation: Path) -> list[VariantResults]:
 
 
 def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
-    """Every two variants that are asked at the same depths and have two seeds or more in common, the largest first."""
+    """All pairs of variants that can be compared, the largest difference first."""
     both_ways = [(difference(two, one), difference(one, two)) for one, two in itertools.combinations(variants, 2)]
     found = [one if one.mean.mean >= 0 else two for one, two in both_ways if one and two]
     return sorted(found, key=lambda difference: -difference.mean.mean)
 
 
 def difference(better: VariantResults, other: VariantResults) -> PairedDifference | None:
-    """How much better the one is than the other, which may be less than nothing; None where they cannot be compared."""
+    """The paired difference, which may be negative; None unless both have test rows of the same depths, and two common
+    seeds at least."""
     first, second = (
         {result.seed: result.accuracy.rows.value for result in variant.results} for variant in (better, other)
     )
@@ -121,28 +122,28 @@ def difference(better: VariantResults, other: VariantResults) -> PairedDifferenc
 
 
 def floor_of(variants: Sequence[VariantResults]) -> str:
-    """What the commonest answer gets right of these variants' test rows."""
+    """The share of test rows that always guessing the most frequent answer gets right, as text."""
     floors = sorted({f"{result.floor:.3f}" for variant in variants for result in variant.results})
     return " to ".join(dict.fromkeys((floors[0], floors[-1])))
 
 
 def interval_of(variants: Sequence[VariantResults]) -> str:
-    """What the intervals of these variants are, in words."""
+    """What the intervals of these variants are, as text."""
     seeds = max(len(variant.results) for variant in variants)
     return f"95 % interval over {seeds} seeds" if seeds > 1 else "95 % interval over test rows"
 
 
 def table_of(variants: Sequence[VariantResults], intervals: bool = True) -> tuple[list[str], list[list[str]]]:
-    """The columns of any variant, and a row of text a variant."""
+    """The head, and a row of cells for each variant."""
     cells = [variant.cells(intervals) for variant in variants]
     found = dict.fromkeys(column for row in cells for column in row)
-    # variants may be asked at other depths than the first: all shares stand before what a variant costs
-    columns = [*(column for column in found if column not in COSTS), *COSTS]
+    # variants may differ in their depths: the shares of all come first, then the costs
+    columns = [*(column for column in found if column not in COST_COLUMNS), *COST_COLUMNS]
     return columns, [[row.get(column, "") for column in columns] for row in cells]
 
 
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
-    """The comparison for a terminal."""
+    """The comparison as a table for a terminal."""
     wide = max(len(variant.answers) + len(variant.kinds) for variant in variants) <= WIDE
     columns, rows = table_of(variants, intervals=wide)
     table = Table(

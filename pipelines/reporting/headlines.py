@@ -1,4 +1,4 @@
-"""What each picture says, in one sentence with its numbers: computed from the data that it shows."""
+"""The title of each picture: its main result in one sentence, computed from the data that it shows."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ PAPER_ETA = 1.0
 
 
 def comparison(variants: Sequence[VariantResults]) -> str:
-    """The best variant's share of rows beside that of the first, the baseline."""
+    """The best variant's share of rows, and that of the first variant, the baseline."""
     return _two({variant.name: variant.rows.value for variant in variants}, "test rows")
 
 
 def depths(variants: Sequence[VariantResults]) -> str:
-    """The same for the answers at the greatest depth that any variant is asked at."""
+    """The same for answers at the greatest depth."""
     deepest = max(depth for variant in variants for depth in variant.answers)
     shares = {variant.name: variant.answers[deepest].value for variant in variants if deepest in variant.answers}
     return f"At depth {deepest}, {_two(shares, 'answers')}"
 
 
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]]) -> str:
-    """The same for validation rows as training ends."""
+    """The same for validation rows at the end of training."""
     ends = {name: sum(seed[-1].accuracy for seed in seeds) / len(seeds) for name, seeds in histories.items()}
     return f"At the end of training, {_two(ends, 'validation rows')}"
 
 
 def etas(variants: Sequence[VariantResults]) -> str:
-    """The best pair of N and eta, and what the paper's eta reaches at that N."""
+    """The best pair of N and eta, and the result of the paper's eta at that N."""
     first = max(variants, key=lambda variant: variant.rows.value)
     words = f"{_setting(first)} is right in {_share(first.rows.value)} of test rows, the most of all"
     paper = [v for v in variants if v.sleep_passes == first.sleep_passes and _eta(v) == PAPER_ETA]
@@ -41,7 +41,7 @@ def etas(variants: Sequence[VariantResults]) -> str:
 
 
 def search(trials: Sequence[TrialResult], winner: TrialResult) -> str:
-    """The winner beside the best of the paper's eta."""
+    """The winner, and the best trial with the paper's eta."""
     words = f"N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g} wins with {_share(winner.accuracy)}"
     paper = [trial for trial in trials if trial.complete and trial.fast_weight_lr == PAPER_ETA]
     if not paper or winner.fast_weight_lr == PAPER_ETA:
@@ -50,7 +50,7 @@ def search(trials: Sequence[TrialResult], winner: TrialResult) -> str:
 
 
 def costs(measured: Sequence[InferenceCost]) -> str:
-    """Awake for all N, asleep for the least and the greatest N."""
+    """Latency awake over all N, and of a sleep at the least and the greatest N."""
     awake = sorted(cost.awake_ms for cost in measured)
     few, many = (pick(measured, key=lambda cost: cost.sleep_passes) for pick in (min, max))
     a_token = f"{awake[0]:.2g}" if f"{awake[0]:.2g}" == f"{awake[-1]:.2g}" else f"{awake[0]:.2g} to {awake[-1]:.2g}"
@@ -61,14 +61,14 @@ def costs(measured: Sequence[InferenceCost]) -> str:
 
 
 def memory(kinds: Mapping[str, InferenceCost], length: int) -> str:
-    """Of the first kind with fast weights and a window: what it keeps, and what its cache would be."""
+    """The memory of a model with fast weights and a window, and of its KV cache if nothing were evicted."""
     name, cost = max(kinds.items(), key=lambda kind: (kind[1].state_bytes > 0) + (kind[1].token_bytes > 0))
     kept = f"After {length:,} tokens {name} keeps {_bytes(cost.bytes(length))} a row"
     return f"{kept}; its KV cache would be {_bytes(cost.token_bytes * length)}" if cost.token_bytes else kept
 
 
 def _two(shares: Mapping[str, float], of: str) -> str:
-    """The best and the first of these; the worst where the first is the best."""
+    """The best share and the first; the best and the worst where the first is the best."""
     top = max(shares, key=lambda name: shares[name])
     first = next(iter(shares))
     other = min(shares, key=lambda name: shares[name]) if top == first else first

@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing beside it: no script, no link, pictures inside."""
+"""A self-contained HTML page: no scripts, no links, embedded pictures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def folded(title: str, body: str) -> str:
-    """HTML that is shown when its title is clicked."""
+    """HTML behind a title that unfolds it."""
     return f"<details><summary>{escape(title)}</summary>\n{body}\n</details>"
 
 

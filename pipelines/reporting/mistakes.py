@@ -1,4 +1,4 @@
-"""What a model answers where it is wrong: the commonest answers instead of the right ones, and failures to read."""
+"""A model's mistakes: its most frequent wrong answers, and examples in words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_CONFUSIONS, MOST_WRONG = 5, 3  # at each depth
 
 @dataclass(frozen=True)
 class ConfusionCount:
-    """`given` stood `times` times for `right`, which was the right answer `of` times at this depth."""
+    """At this depth `right` was the right answer `of` times, and in `times` of them the model gave `given`."""
 
     depth: int
     right: str
@@ -31,7 +31,7 @@ class ConfusionCount:
 
 @dataclass(frozen=True)
 class WrongAnswer:
-    """A wrong answer in plain form; row: its number in the test split."""
+    """A wrong answer, in words. row: its number in the test split."""
 
     row: int
     depth: int
@@ -42,7 +42,7 @@ class WrongAnswer:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of one variant, with one seed."""
+    """The mistakes of one variant with one seed."""
 
     variant: str
     seed: int
@@ -51,7 +51,8 @@ class Mistakes:
 
 
 def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) -> list[ConfusionCount]:
-    """The commonest wrong answers at each depth, of answers of one token; predicted: as of `predict`, int64 [n, T]."""
+    """The most frequent wrong answers at each depth, among answers of one token. predicted: from `predict`, int64
+    [n, T]."""
     tokens, _ = rows.batch()
     start, length, depth = rows.answers()
     row, number = np.nonzero(length == 1)
@@ -61,17 +62,17 @@ def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) ->
     wrong = [(*k, n) for k, n in _counted(pairs[pairs[:, 1] != pairs[:, 2]])]
     found: list[ConfusionCount] = []
     for d in dict.fromkeys(d for d, *_ in wrong):
-        commonest = sorted((trained for trained in wrong if trained[0] == d), key=lambda trained: -trained[3])[
-            :MOST_CONFUSIONS
+        frequent = sorted((count for count in wrong if count[0] == d), key=lambda count: -count[3])
+        found += [
+            ConfusionCount(d, vocabulary[r], vocabulary[g], n, asked[d, r]) for _, r, g, n in frequent[:MOST_CONFUSIONS]
         ]
-        found += [ConfusionCount(d, vocabulary[r], vocabulary[g], n, asked[d, r]) for _, r, g, n in commonest]
     return found
 
 
 def wrong_answers(predicted: Int64, rows: Rows, dataset: Dataset) -> list[WrongAnswer]:
-    """The first wrong answers of each depth in plain form, shallow ones first; predicted: as of `predict`."""
-    plain = question_formatter(dataset)
-    return [WrongAnswer(row, asked.depth, *plain(asked)) for row, asked in _wrong(predicted, rows, words_of(dataset))]
+    """The first wrong answers of each depth, in words; the least depth first. predicted: from `predict`."""
+    text = question_formatter(dataset)
+    return [WrongAnswer(row, asked.depth, *text(asked)) for row, asked in _wrong(predicted, rows, words_of(dataset))]
 
 
 def _wrong(predicted: Int64, rows: Rows, words: Words) -> Iterator[tuple[int, AnsweredQuestion]]:
@@ -95,19 +96,19 @@ def _wrong(predicted: Int64, rows: Rows, words: Words) -> Iterator[tuple[int, An
 
 
 def _counted(table: Int64) -> list[tuple[list[int], int]]:
-    """The different rows of a table, in order, and how often each is there."""
+    """The distinct rows of a table, in order, and how often each occurs."""
     kinds, times = np.unique(table, axis=0, return_counts=True)
     return list(zip(kinds.tolist(), times.tolist(), strict=True))
 
 
 def markdown(mistakes: Sequence[Mistakes]) -> str:
-    """All of it as tables."""
-    parts = ["# What was answered instead"]
+    """The mistakes as Markdown tables."""
+    parts = ["# Wrong answers"]
     for found in mistakes:
         parts.append(f"## {found.variant}, seed {found.seed}")
         if found.confusion_counts:
-            commonest = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
-            parts.append(markdown_table(("depth", "right", "given", "times"), commonest))
+            frequent = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
+            parts.append(markdown_table(("depth", "right", "given", "times"), frequent))
         if found.wrong_answers:
             read = [(f.depth, f.problem, f.right, f.given, f"row {f.row}") for f in found.wrong_answers]
             parts.append(markdown_table(("depth", "problem", "right", "given", "test row"), read))

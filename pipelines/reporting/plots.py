@@ -1,6 +1,6 @@
-"""The pictures of a report. Each function draws one PNG, under the sentence that it is there to show.
+"""The pictures of a report. Each function draws one PNG, with its main result as title.
 
-A variant has one style in all pictures of a report; means stand with their 95 % interval, seeds as faint dots.
+A variant has the same style in all pictures. Means have 95 % intervals; seeds are faint dots.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sleepmodel.training.progress import Progress
 
 matplotlib.use("Agg")
 
-# Okabe and Ito's, which colour-blind readers tell apart, without yellow, which is hardly seen on white
+# Okabe and Ito's palette, safe for colour-blind readers; without yellow, which is hard to see on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, LINES = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
 FAINT = 0.4
-INCH = 11  # characters of a title
+TITLE_CHARACTERS = 11  # in an inch
 LEGEND_LINE = 0.22  # inches
-SIDE_BY_SIDE = 8  # variants whose marks stand apart from each other
+SIDE_BY_SIDE = 8  # variants whose marks are spread evenly
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ Styles = Mapping[str, Style]
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A style for each name, by its place: colours, and further round other markers and lines too."""
+    """A style for each name by its position. When the colours are used up, markers and lines change too."""
     rounds = [divmod(i, len(PALETTE)) for i in range(len(names))]
     return {
         name: Style(PALETTE[colour], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
@@ -59,15 +59,15 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def comparison(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
-    """Share of rows right of each variant; and that of always giving the commonest answer, as a grey bar."""
+    """Share of rows right of each variant, and of always guessing the most frequent answer, as a grey bar."""
     figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(variants)), layout="constrained")
     for y, variant in enumerate(variants):
         look, estimate = style[variant.name], variant.rows
         if len(variant.values) > 1:
             axes.plot(variant.values, [y + 0.2] * len(variant.values), "o", color=look.colour, alpha=FAINT, ms=5, mew=0)
         mark: dict[str, Any] = {"fmt": look.marker, "capsize": 5, "color": look.colour, "markersize": 8}
-        axes.errorbar(estimate.value, y, xerr=_arms(estimate), **mark)
-        label = None if y else "the commonest answer, always"
+        axes.errorbar(estimate.value, y, xerr=_error_lengths(estimate), **mark)
+        label = None if y else "always the most frequent answer"
         axes.plot([variant.results[0].floor], [y], "|", color="grey", markersize=24, label=label)
     axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
@@ -77,21 +77,21 @@ def comparison(variants: Sequence[VariantResults], style: Styles, path: Path) ->
 
 
 def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
-    """Share of answers right over their depth; and at the greatest depth of each variant over N."""
+    """Share of answers right over depth; and, at the greatest depth of each variant, over N."""
     depths = sorted({depth for variant in variants for depth in variant.answers})
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for i, variant in enumerate(variants):
-        look, aside, answers = style[variant.name], 0.5 * _aside(i, len(variants)), variant.answers
+        look, offset, answers = style[variant.name], 0.5 * _offset(i, len(variants)), variant.answers
         deepest = max(answers)
-        places = [depths.index(depth) + aside for depth in answers]
-        beside = aside + 0.2 * _aside(1, 2)
+        places = [depths.index(depth) + offset for depth in answers]
+        beside = offset + 0.2 * _offset(1, 2)
         for result in variant.results if len(variant.results) > 1 else ():
             shares = [result.accuracy.answers[depth].value for depth in answers]
             faint: dict[str, Any] = {"color": look.colour, "alpha": FAINT, "ms": 4, "mew": 0}
             left.plot([depths.index(depth) + beside for depth in answers], shares, "o", **faint)
             right.plot([variant.sleep_passes + beside], [result.accuracy.answers[deepest].value], "o", **faint)
         _bars(left, places, answers.values(), look, f"{variant.name}, N = {variant.sleep_passes}")
-        _bars(right, [variant.sleep_passes + aside], [answers[deepest]], look)
+        _bars(right, [variant.sleep_passes + offset], [answers[deepest]], look)
     left.set_xticks(range(len(depths)), [str(depth) for depth in depths])
     left.set_xlim(-0.6, len(depths) - 0.4)
     left.set_xlabel("depth")
@@ -103,12 +103,12 @@ def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path:
 
 
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style: Styles, path: Path) -> None:
-    """Validation accuracy over training tokens and over training FLOPs: the mean over seeds in its interval.
-    histories: name -> history of each seed."""
+    """Validation accuracy over training tokens and over training FLOPs: the mean over seeds, with its interval.
+    histories: variant -> the history of each seed."""
     figure, (over_tokens, over_flops) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for name, seeds in histories.items():
         look = style[name]
-        at = list(zip(*seeds, strict=False))  # each report of all seeds; those of a variant have the same steps
+        at = list(zip(*seeds, strict=False))  # the n-th reports of all seeds, which are at the same step
         means = [Mean.of([each.accuracy for each in reports]) for reports in at]
         for axes, x in (
             (over_tokens, [[each.tokens for each in reports] for reports in at]),
@@ -132,9 +132,9 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style
 
 
 def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path) -> None:
-    """Share of test rows right over eta, a curve for each N. variants: by N, their etas ascending.
+    """Share of test rows right over eta, one curve for each N. variants: by N, in ascending order of eta.
 
-    A curve joins several variants, so that its colour is none of theirs: the darker, the fewer passes.
+    A curve joins several variants, so it has a colour of its own: darker for fewer passes.
     """
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(variants)))
@@ -152,7 +152,7 @@ def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path) -> None
 
 
 def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> None:
-    """The trials in the plane of N and eta, coloured by accuracy; those that ASHA stopped are small."""
+    """The trials by N and eta, coloured by accuracy; those that ASHA stopped are small."""
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     etas, passes = [t.fast_weight_lr for t in trials], [t.sleep_passes for t in trials]
     sizes = [160 if trial.complete else 50 for trial in trials]
@@ -172,14 +172,14 @@ def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> No
 
 
 def costs(measured: Sequence[InferenceCost], style: Styles, path: Path) -> None:
-    """Milliseconds a token awake, and a window asleep, of each variant over its N."""
+    """Milliseconds per token awake and per window asleep, of each variant, over N."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for i, cost in enumerate(measured):
-        look, place = style[cost.variant], cost.sleep_passes + 0.3 * _aside(i, len(measured))
+        look, place = style[cost.variant], cost.sleep_passes + 0.3 * _offset(i, len(measured))
         for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
             label = cost.variant if axis is axes[0] else None
             axis.plot([place], [milliseconds], look.marker, color=look.colour, label=label)
-    for axis, words in zip(axes, ("awake: ms a token", "asleep: ms a window"), strict=True):
+    for axis, words in zip(axes, ("awake: ms per token", "asleep: ms per window"), strict=True):
         _ticks(axis, [cost.sleep_passes for cost in measured])
         axis.set_xlabel("sleep passes N")
         axis.set_ylabel(words)
@@ -189,8 +189,8 @@ def costs(measured: Sequence[InferenceCost], style: Styles, path: Path) -> None:
 
 
 def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: Styles, path: Path) -> None:
-    """Bytes that a row needs over its length: what a sleeping model keeps, and the KV cache that is never dropped.
-    kinds: by the names of the variants that are alike; the first of them lends its style."""
+    """Bytes for one row over its length: the state of a model that sleeps, and its KV cache if nothing were evicted.
+    kinds: by the names of variants with equal memory; drawn in the style of the first of them."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for names, cost in kinds.items():
         look, short = style[cost.variant], textwrap.shorten(names, 60, placeholder=" ...")
@@ -199,22 +199,22 @@ def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: St
         )
         if cost.token_bytes:
             whole = [cost.token_bytes * n for n in lengths]
-            axes.plot(lengths, whole, "--", color=look.colour, label=f"{short}: KV cache never dropped")
+            axes.plot(lengths, whole, "--", color=look.colour, label=f"{short}: KV cache without eviction")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xlabel("tokens read")
-    axes.set_ylabel("bytes a row")
+    axes.set_ylabel("bytes per row")
     _legend(figure, 2 * len(kinds), columns=1)
     _write(figure, headlines.memory({cost.variant: cost for cost in kinds.values()}, lengths[-1]), path)
 
 
-def _aside(i: int, count: int) -> float:
-    """How far the i-th of `count` marks at one place stands beside it, so that intervals do not cover each other."""
+def _offset(i: int, count: int) -> float:
+    """The offset of the i-th of `count` marks at one place, so that their intervals do not overlap."""
     return (i - (count - 1) / 2) / max(count, SIDE_BY_SIDE)
 
 
 def _ticks(axes: Axes, passes: Sequence[int]) -> None:
-    """An axis of N, with room beside the outer ones."""
+    """An axis of N, with margins."""
     axes.set_xticks(sorted(set(passes)))
     axes.set_xlim(min(passes) - 0.7, max(passes) + 0.7)
 
@@ -230,9 +230,9 @@ def _log_etas(axes: Axes, etas: Sequence[float]) -> None:
 
 
 def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], look: Style, label: str | None = None) -> None:
-    """Marks with their intervals, joined by a thin line."""
+    """Marks with error bars, joined by a thin line."""
     estimates = list(estimates)
-    arms = np.concatenate([_arms(estimate) for estimate in estimates], axis=1)
+    lengths = np.concatenate([_error_lengths(estimate) for estimate in estimates], axis=1)
     values = [estimate.value for estimate in estimates]
     mark: dict[str, Any] = {
         "fmt": f"{look.marker}{look.line}",
@@ -241,25 +241,25 @@ def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], look: S
         "capsize": 3,
         "color": look.colour,
     }
-    axes.errorbar(x, values, yerr=arms, label=label, **mark)
+    axes.errorbar(x, values, yerr=lengths, label=label, **mark)
 
 
-def _arms(estimate: Estimate) -> npt.NDArray[np.float64]:
-    """How far the interval reaches below and above, [2, 1]; nowhere below nothing, as rounding may put it."""
+def _error_lengths(estimate: Estimate) -> npt.NDArray[np.float64]:
+    """The lengths of an error bar below and above its mark, [2, 1]; at least 0, which rounding could break."""
     low, high = estimate.interval
     return np.maximum([[estimate.value - low], [high - estimate.value]], 0)
 
 
 def _legend(figure: Figure, entries: int, columns: int | None = None) -> None:
-    """Below the axes, where it covers nothing."""
+    """A legend below the axes, where it hides nothing."""
     columns = columns or min(entries, 4 if figure.get_figwidth() > 8 else 3)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (entries // columns))
     figure.legend(loc="outside lower left", fontsize="small", ncols=columns, frameon=False)
 
 
 def _write(figure: Figure, title: str, path: Path) -> None:
-    words = textwrap.fill(title, int(INCH * figure.get_figwidth()))
+    words = textwrap.fill(title, int(TITLE_CHARACTERS * figure.get_figwidth()))
     figure.suptitle(words, x=0.01, ha="left", fontsize="medium", fontweight="bold")
-    with path.open("wb") as file:  # it knows no path in a store
+    with path.open("wb") as file:  # savefig cannot write to a path in an object store
         figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Questions of a dataset as a person would write them: tokens become words, and the task says how words read."""
+"""Questions of a dataset in words, as the task phrases them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Words = Callable[[Sequence[int]], list[str]]
 
 
 def question_formatter(dataset: Dataset) -> Callable[[AnsweredQuestion], QuestionText]:
-    """How questions of a dataset are shown: by its task, or as the words of its vocabulary for tasks unknown here."""
+    """A function that writes out a question: as the dataset's task phrases it, or in the words of the vocabulary where
+    the task is unknown here."""
     return wording_of(dataset.task, dataset.config).question_text
 
 
@@ -24,5 +25,5 @@ def kinds_of(rows: Rows, dataset: Dataset) -> list[str]:
 
 
 def words_of(dataset: Dataset) -> Words:
-    """What turns token ids of a dataset into words."""
+    """A function from token ids to words of the dataset's vocabulary."""
     return lambda tokens: [dataset.vocabulary[token] for token in tokens]

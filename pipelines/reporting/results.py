@@ -1,4 +1,4 @@
-"""What an evaluation writes, typed."""
+"""The files of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from sleepmodel.evaluation.latency import InferenceCost
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One trained model on the test split. variant: its variant; tokens and seconds: of its training;
-    flops: of its training; tokens_per_second: of its training, the median report's; validation: its last validation
-    accuracy, and level: of which rows, where it had a curriculum; floor: the share of test rows that the commonest
-    answer gets right; path: of the model, under the root; commit: of the code that trained it, "" where unknown."""
+    """One trained model on the test split.
+
+    tokens, seconds, flops: of its training; tokens_per_second: the median of its reports.
+    validation: its last validation accuracy; level: of which rows, where it had a curriculum.
+    floor: the share of test rows that always guessing the most frequent answer gets right.
+    path: of the model, relative to the root; commit: of the code that trained it, "" where unknown.
+    """
 
     variant: str
     seed: int

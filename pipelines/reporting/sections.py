@@ -1,4 +1,4 @@
-"""What a report tells, a section each; one that has nothing to tell is left out."""
+"""The sections of a report. A section without data is left out."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ Section = tuple[str, str]  # heading, HTML
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report is made of. By variant: histories: of each seed; settings: nested configs of the first seed.
+    """The data of a report.
 
-    searches: trials and winner of each; costs: of each variant; mistakes: of the first seed of each variant.
+    histories: by variant, one for each seed; settings: by variant, the configs of its first seed.
+    searches: trials and winner; costs: of each variant; mistakes: of the first seed of each variant.
     """
 
     variants: list[VariantResults]
@@ -42,11 +43,11 @@ class ReportData:
 def sections(data: ReportData, pictures: Path) -> list[Section]:
     """The sections of the report, in the order to read them; their pictures are drawn into the directory `pictures`."""
     style = plots.styles([variant.name for variant in data.variants])
-    found = [
+    return [
         _comparison(data.variants, style, pictures),
         _depths(data.variants, style, pictures),
         *_differences(data.variants),
-        _curves(data, style, pictures),
+        *_curves(data, style, pictures),
         *_etas(data.variants, pictures),
         *(_search(trials, winner, pictures) for trials, winner in data.searches),
         *_costs(data.costs, style, pictures),
@@ -55,16 +56,15 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
         _provenance(data.variants),
         _settings(data.settings),
     ]
-    return found
 
 
 def _comparison(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:
     file = pictures / COMPARISON
     plots.comparison(variants, style, file)
     words = (
-        f"Shares of held-out test rows with their {interval_of(variants)}. A row is right when all its answers are, an "
-        "answer when all its tokens are. Intervals over seeds are Student's, cut to [0, 1]: how far trainings differ. "
-        "Those over test rows, of one training, are a bootstrap's. The commonest answer alone gets "
+        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. An answer is right "
+        "when all its tokens are. Intervals over seeds are Student's, clipped to [0, 1]: how much trainings differ. "
+        "Intervals over test rows are bootstrapped from one training. Always guessing the most frequent answer gets "
         f"{floor_of(variants)} of the rows."
     )
     body = text(words) + picture(file, "share of held-out rows right, by variant") + table(*table_of(variants))
@@ -79,8 +79,11 @@ def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path)
         for variant in variants
         for depth, estimate in variant.answers.items()
     ]
-    head = ("model", "N", "depth", "answers asked", f"right, {interval_of(variants)}")
-    words = "Answers one by one, by how deep they are asked: steps of the automaton, hops, or operations."
+    head = ("model", "N", "depth", "answers", f"right, {interval_of(variants)}")
+    words = (
+        "Share of single answers right. Depth is the number of reasoning steps: steps of the automaton, hops, or "
+        "operations."
+    )
     body = text(words) + picture(file, "share of answers right by depth and by N") + table(head, rows)
     return "Accuracy by depth and N", body
 
@@ -90,17 +93,19 @@ def _differences(variants: list[VariantResults]) -> list[Section]:
     if not found:
         return []
     words = (
-        "Rows right, seed against the same seed: the mean difference with Student's 95 % interval. Clear means that "
-        "the interval leaves 0 out; with many pairs, some do by chance."
+        "Difference in the share of rows right, paired by seed: the mean with Student's 95 % interval. A difference is "
+        "clear if its interval excludes 0; with many pairs, some intervals do so by chance."
     )
     rows = [(f"{d.better} - {d.other}", d, d.mean.seeds, "yes" if d.clear else "no") for d in found]
     return [("Paired differences", text(words) + table(("variants", "difference", "seeds", "clear"), rows))]
 
 
-def _curves(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
+def _curves(data: ReportData, style: plots.Styles, pictures: Path) -> list[Section]:
+    if not data.histories:
+        return []
     file = pictures / CURVES
     plots.learning_curves({variant.name: data.histories[variant.name] for variant in data.variants}, style, file)
-    return "Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs")
+    return [("Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs"))]
 
 
 def _etas(variants: list[VariantResults], pictures: Path) -> list[Section]:
@@ -119,7 +124,7 @@ def _search(trials: list[TrialResult], winner: TrialResult, pictures: Path) -> S
     plots.search(trials, winner, file)
     words = (
         f"The search chose N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g}, with a validation accuracy of "
-        f"{winner.accuracy:.3f}; of equals, the one with fewer passes. Trials that were stopped early cannot win."
+        f"{winner.accuracy:.3f}; ties go to fewer passes. Trials that were stopped early cannot win."
     )
     rows = [
         (t.sleep_passes, f"{t.fast_weight_lr:.3g}", f"{t.accuracy:.3f}", f"{t.tokens:,}", "no" if t.complete else "yes")
@@ -135,11 +140,11 @@ def _costs(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> l
     file = pictures / COSTS
     plots.costs(costs, style, file)
     words = (
-        "One row read by a session on one core; medians of turns that the variants take in rotation. Awake is a "
-        "token read and answered, asleep is what the last token of a window brings."
+        "A session reads one row on one core; each figure is the median of several turns, which the variants take in "
+        "rotation. Awake: reading a token and predicting the next. Asleep: the sleep after the last token of a window."
     )
     rows = [(c.variant, c.sleep_passes, f"{c.awake_ms:.3f}", f"{c.sleep_ms:.3f}", c.window) for c in costs]
-    head = ("model", "N", "awake: ms a token", "asleep: ms a window", "tokens in a window")
+    head = ("model", "N", "awake, ms per token", "asleep, ms per window", "tokens in a window")
     body = text(words) + picture(file, "milliseconds awake and asleep by N") + table(head, rows)
     return [("Wake latency and sleep cost", body)]
 
@@ -153,8 +158,8 @@ def _memory(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> 
     kinds = {", ".join(cost.variant for cost in group): group[0] for group in alike.values()}
     plots.memory(kinds, LENGTHS, style, file)
     words = (
-        "Bytes for one row: the fast weights, and the keys and values of the window at its fullest; beside them, in "
-        "brackets, the KV cache of the same attention layers were it never dropped."
+        "Bytes for one row: the fast weights, and the keys and values of a full window. In brackets: the KV cache of "
+        "the same attention layers if nothing were evicted."
     )
     rows = [
         (name, f"{cost.state_bytes:,}", *(f"{cost.bytes(n):,} ({cost.token_bytes * n:,})" for n in LENGTHS))
@@ -167,17 +172,17 @@ def _memory(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> 
 def _mistakes(mistakes: list[Mistakes]) -> list[Section]:
     body = "\n".join(_mistakes_of(found) for found in mistakes if found.confusion_counts or found.wrong_answers)
     words = (
-        "Of the first seed of each variant: the commonest wrong answers, where answers have one token, and the first "
-        "failures at each depth."
+        "For the first seed of each variant: the most frequent wrong answers, where answers have one token, and the "
+        "first wrong answers at each depth."
     )
-    return [("What was answered instead", text(words) + body)] if body else []
+    return [("Wrong answers", text(words) + body)] if body else []
 
 
 def _mistakes_of(found: Mistakes) -> str:
     parts = []
     if found.confusion_counts:
-        commonest = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.confusion_counts]
-        parts.append(table(("depth", "right", "given", "times"), commonest))
+        frequent = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.confusion_counts]
+        parts.append(table(("depth", "right", "given", "times"), frequent))
     wrong_answers = [(f.depth, f.problem, f.right, f.given, f.row) for f in found.wrong_answers]
     parts.append(table(("depth", "problem", "right", "given", "test row"), wrong_answers))
     return folded(f"{found.variant}, seed {found.seed}", "\n".join(parts))
@@ -202,8 +207,8 @@ def _provenance(variants: list[VariantResults]) -> Section:
     ]
     head = ("model", "seed", "N", "eta", "tokens", "FLOPs", "s", "validation", "rows right", "commit")
     words = (
-        "Every training, with a 95 % interval over test rows. FLOPs are three times the forward's; the commit is that "
-        "of the code that trained."
+        "Each training, with a 95 % interval over test rows. FLOPs are three times the forward's; the commit is that "
+        "of the training code."
     )
     return "Trainings", text(words) + table(head, rows)
 
@@ -212,18 +217,18 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> Section:
     flat = {variant: _flat(config) for variant, config in settings.items()}
     names = list(dict.fromkeys(name for config in flat.values() for name in config))
     values = {name: [config.get(name, "") for config in flat.values()] for name in names}
-    common = [(name, of_lines[0]) for name, of_lines in values.items() if len(set(of_lines)) == 1]
-    own = [(name, *of_lines) for name, of_lines in values.items() if len(set(of_lines)) > 1]
+    common = [(name, each[0]) for name, each in values.items() if len(set(each)) == 1]
+    own = [(name, *each) for name, each in values.items() if len(set(each)) > 1]
     body = table(("field", *flat), own) if own else ""
     return "Settings", body + folded("the same in every variant", table(("field", "value"), common))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names and their values as JSON, without types, and without the seed, which differs within a variant."""
+    """Dotted field names and their values as JSON; without the seed, which differs within a variant."""
     flat: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
-        elif name not in ("seed", "$type"):
+        elif name != "seed":
             flat[prefix + name] = json.dumps(value)
     return flat

@@ -1,1 +1,1 @@
-"""What stages share and what shapes no result: Ray, MLflow, resources."""
+"""Ray, MLflow, resources and views: what the stages of a run share, and what does not affect results."""

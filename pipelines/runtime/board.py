@@ -1,4 +1,4 @@
-"""Where the stages of a running pipeline and their trainings stand, from what the scheduler and the trainings tell."""
+"""The state of a running pipeline, its stages and their trainings, kept up to date by events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_TRAININGS = StageTrainings(0, 0.0)
 
 
 class Standing(Enum):
-    """Where a stage stands in this run; stopped: this process ended before the stage did."""
+    """The state of a stage in this run; STOPPED: this process ended before the stage did."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -25,8 +25,8 @@ class Standing(Enum):
 
 @dataclass
 class TrainingState:
-    """A training or trial that has been heard of. first_at, first_step: at its first event, or its first after Ray
-    started it again; at: when its latest event came."""
+    """A training or trial that has sent an event. at: the time of its latest event; first_at, first_step: of its first
+    event, or the first after Ray restarted it."""
 
     latest: ProgressEvent
     at: float
@@ -34,7 +34,7 @@ class TrainingState:
     first_step: int
     report: Progress | None = None
 
-    def told(self, event: ProgressEvent, now: float) -> None:
+    def update(self, event: ProgressEvent, now: float) -> None:
         if event.step < self.latest.step and not event.ended:
             self.first_at, self.first_step = now, event.step
         self.latest, self.at, self.report = event, now, event.report or self.report
@@ -45,16 +45,16 @@ class TrainingState:
 
     @property
     def trained(self) -> float:
-        """The share of its steps that were done while this process watched."""
+        """The share of its steps that were done since its first event."""
         return (self.latest.step - self.first_step) / self.latest.steps
 
     @property
     def left(self) -> float:
-        """The share of its steps that are still to do."""
+        """The share of its steps that remain."""
         return 0.0 if self.ended else 1 - self.latest.step / self.latest.steps
 
     def seconds_left(self, now: float) -> float | None:
-        """At its own pace; None where that is not known."""
+        """Estimated from its own speed; None while that is unknown."""
         if self.ended:
             return 0.0
         if self.report:
@@ -68,8 +68,8 @@ class TrainingState:
 
 @dataclass
 class StageState:
-    """A stage and, by id, its trainings. begin: when it started; seconds: how long it ran, once it has ended;
-    expected: its trainings as the experiment has them."""
+    """A stage. begin: when it started; seconds: how long it ran, once it has ended; expected: its trainings as planned;
+    trainings: by id, those that have sent an event."""
 
     name: str
     standing: Standing = Standing.WAITING
@@ -83,14 +83,14 @@ class StageState:
 
     @property
     def start_up(self) -> float | None:
-        """Seconds from its start until its first training was heard of."""
+        """Seconds from its start to the first event of a training."""
         if self.begin is None or not self.trainings:
             return None
         return min(training.first_at for training in self.trainings.values()) - self.begin
 
     @property
-    def to_train(self) -> list[float]:
-        """The FLOPs that each of its trainings, heard of or not, has yet to do; none where it is not going on."""
+    def remaining_flops(self) -> list[float]:
+        """The FLOPs that remain in each of its unfinished trainings; none once the stage has ended."""
         if self.standing not in (Standing.WAITING, Standing.RUNNING):
             return []
         shares = [training.left for training in self.trainings.values()]
@@ -99,7 +99,7 @@ class StageState:
 
 
 class Board:
-    """All stages of a run, in order. trainings: by stage, of those that train; slots: trainings side by side."""
+    """All stages of a run, in order. trainings: by stage, those planned; slots: how many trainings run side by side."""
 
     def __init__(
         self, trainings: Mapping[str, StageTrainings], slots: int, clock: Callable[[], float] = time.monotonic
@@ -118,38 +118,38 @@ class Board:
     def ended(self, stage: str, standing: Standing, seconds: float) -> None:
         self.stages[stage].standing, self.stages[stage].seconds = standing, seconds
 
-    def told(self, stage: str, event: ProgressEvent) -> None:
-        """An event of a training of a stage; those of an earlier run's stages are passed over."""
+    def progressed(self, stage: str, event: ProgressEvent) -> None:
+        """A training of a stage has sent an event. Events of stages that are not on the board are ignored."""
         now = self.clock()
         if stage not in self.stages:
             return
         trainings = self.stages[stage].trainings
         if event.id not in trainings:
             trainings[event.id] = TrainingState(event, now, now, event.step)
-        trainings[event.id].told(event, now)
+        trainings[event.id].update(event, now)
 
     def stopped(self) -> None:
-        """This process ends: what still runs is stopped."""
+        """This process ends: the stages that still run are stopped."""
         for state in self.stages.values():
             if state.standing is Standing.RUNNING:
                 state.standing, state.seconds = Standing.STOPPED, state.elapsed(self.clock())
 
     def training_seconds_left(self) -> float | None:
-        """About how long the trainings still take: their FLOPs at the rate measured so far, and each one's start-up,
-        shared by those that fit side by side. None where no rate is known yet."""
-        waiting = [state for state in self.stages.values() if state.to_train]
+        """An estimate for all remaining training: its FLOPs at the measured rate, plus start-up times, divided by the
+        number of trainings that run side by side. None until a rate has been measured."""
+        waiting = [state for state in self.stages.values() if state.remaining_flops]
         if not waiting:
             return 0.0
         training = [state for state in self.stages.values() if state.expected.count]
-        heard = [(state.expected.flops, each) for state in training for each in state.trainings.values()]
-        flops = sum(cost * each.trained for cost, each in heard)
-        seconds = sum(each.at - each.first_at for _, each in heard if each.trained)
+        begun = [(state.expected.flops, each) for state in training for each in state.trainings.values()]
+        flops = sum(cost * each.trained for cost, each in begun)
+        seconds = sum(each.at - each.first_at for _, each in begun if each.trained)
         if not flops or not seconds:
             return None
         known = [state.start_up for state in training if state.start_up is not None]
         start_up = sum(known) / len(known)
-        total = sum(sum(state.to_train) for state in waiting) * seconds / flops
+        total = sum(sum(state.remaining_flops) for state in waiting) * seconds / flops
         for state in waiting:
             if not state.trainings:
                 total += max(0.0, start_up - (state.elapsed(self.clock()) or 0.0))
-        return total / min(self._slots, sum(len(state.to_train) for state in waiting))
+        return total / min(self._slots, sum(len(state.remaining_flops) for state in waiting))

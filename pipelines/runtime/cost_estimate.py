@@ -1,4 +1,4 @@
-"""What a pipeline would take on this machine, from a measured training step."""
+"""The cost of an experiment's training: rows, tokens and FLOPs, and seconds from a measured step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAPER_PROBE_ROWS = 8
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What all trainings read and compute at most. tokens: in longest rows; flops: as Experiment.step_flops."""
+    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by Experiment.step_flops."""
 
     rows: int
     tokens: int
@@ -28,15 +28,15 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class StageTrainings:
-    """How many trainings or trials a stage runs, and the FLOPs of each at most."""
+    """How many trainings or trials a stage runs, and an upper bound of the FLOPs of each."""
 
     count: int
     flops: float
 
 
 def training_cost(experiment: Experiment) -> TrainingCost:
-    """Of every variant on every seed; with a search, also of its trials, run to their end at the largest N, and of its
-    winner."""
+    """The cost of every variant with every seed. With a search, that of its trials, as if all ran to their end at the
+    largest N, and of its winner too."""
     stages = [
         (experiment.variant_model(variant), variant.drawn_passes, experiment.variant_steps(variant))
         for variant in experiment.variants
@@ -54,7 +54,8 @@ def training_cost(experiment: Experiment) -> TrainingCost:
 
 
 def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, StageTrainings]:
-    """By name of those `stages` that train. A model that the search is yet to choose counts as one of its largest N."""
+    """The trainings of each of `stages` that trains, by name. A model that the search has not chosen yet counts at the
+    search's largest N."""
     search = experiment.search
     widest = replace(experiment.model, sleep_passes=max(search.sleep_passes)) if search else experiment.model
     found: dict[str, StageTrainings] = {}
@@ -72,8 +73,8 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
 
 
 def training_seconds(experiment: Experiment) -> float:
-    """Seconds that these would take here on the CPU, at the rate of one step at N = 1 that is run and timed: of the
-    preset's batch, or of a few rows where it is of the paper's size."""
+    """Seconds that all training would take on this machine's CPU, one after the other, at the rate of one timed step at
+    N = 1; on a few rows where the preset is of the paper's size."""
     batch = (
         min(experiment.train.batch_size, PAPER_PROBE_ROWS) if experiment.paper_scale else experiment.train.batch_size
     )

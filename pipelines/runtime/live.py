@@ -1,4 +1,4 @@
-"""What a running pipeline shows: one live table on a terminal, a line an event in a log."""
+"""Views of a running pipeline: a live table on a terminal, a line for each event in a log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.runtime.board import Board, StageState, Standing, TrainingState
 from sleepmodel.training.progress import ProgressEvent
 
 COLUMNS = ("stage", "state", "time", "", "step", "loss", "accuracy", "tokens/s", "left")
-NARROW = 100  # columns of a terminal that has no room for tokens/s and a long bar
+NARROW = 100  # terminals with fewer columns have no room for tokens/s and a long bar
 STYLES = {
     Standing.WAITING: "dim",
     Standing.RUNNING: "bold cyan",
@@ -27,16 +27,16 @@ STYLES = {
     Standing.STOPPED: "yellow",
 }
 FRAMES_PER_SECOND = 4
-AROUND = 4  # lines of a table beside its rows, and the one that the cursor stands on
+AROUND = 4  # lines beside the rows: head, empty line, footer, cursor
 
 Row = tuple[RenderableType, ...]
 
 
 class RunView(Observer):
-    """Shows a run from its start to its end, as a context manager. `told` may be called from any thread."""
+    """Shows a run while its context is open. `progressed` may be called from any thread."""
 
-    def told(self, stage: str, event: ProgressEvent) -> None:
-        """A training of a stage has moved on."""
+    def progressed(self, stage: str, event: ProgressEvent) -> None:
+        """A training of a stage has sent an event."""
 
     def __enter__(self) -> RunView:
         return self
@@ -44,11 +44,11 @@ class RunView(Observer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """The run is over, or has been broken off."""
+        """The run has ended, by itself or by an error."""
 
 
 class PlainView(RunView):
-    """A line as a stage starts and ends, and a line for each report of a training."""
+    """Prints a line when a stage starts or ends, and for each report of a training."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._total, self._started = console, 0, 0
@@ -70,7 +70,7 @@ class PlainView(RunView):
     def failed(self, stage: Stage, seconds: float) -> None:
         self._line(f"{stage.name}: failed after {seconds:.1f} s", "red")
 
-    def told(self, stage: str, event: ProgressEvent) -> None:
+    def progressed(self, stage: str, event: ProgressEvent) -> None:
         if line := event.line():
             self._line(line)
 
@@ -79,11 +79,11 @@ class PlainView(RunView):
 
 
 class LiveView(RunView):
-    """One table that is redrawn in place and stays, whole, when the run is over."""
+    """Redraws one table in place. At the end it prints the whole table."""
 
     def __init__(self, console: Console, board: Board) -> None:
         self._console, self._board, self._lock = console, board, threading.Lock()
-        self._whole = False
+        self._ended = False
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=FRAMES_PER_SECOND, auto_refresh=True
         )
@@ -97,7 +97,7 @@ class LiveView(RunView):
     ) -> None:
         with self._lock:
             self._board.stopped()
-            self._whole = True
+            self._ended = True
         self._live.stop()
 
     def planned(self, todo: Sequence[Stage], done: Sequence[Stage]) -> None:
@@ -116,20 +116,20 @@ class LiveView(RunView):
         with self._lock:
             self._board.ended(stage.name, Standing.FAILED, seconds)
 
-    def told(self, stage: str, event: ProgressEvent) -> None:
+    def progressed(self, stage: str, event: ProgressEvent) -> None:
         with self._lock:
-            self._board.told(stage, event)
+            self._board.progressed(stage, event)
         if event.message:
             self._console.print(event.line(), style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         with self._lock:
-            return render(self._board, self._console.width, None if self._whole else self._console.height)
+            return render(self._board, self._console.width, None if self._ended else self._console.height)
 
 
 def render(board: Board, width: int, height: int | None) -> RenderableType:
-    """The table as it is now; what has ended or waits is summed up where it is higher than the terminal. None is a
-    terminal of any height."""
+    """The table as it is now. Where it has more lines than the terminal, stages and trials that are not running share
+    lines. height: of the terminal; None: no limit."""
     shown = [column for column in COLUMNS if width >= NARROW or column != "tokens/s"]
     table = Table(box=None, padding=(0, 2 if width >= NARROW else 1, 0, 0), header_style="dim")
     for column in shown:
@@ -168,28 +168,28 @@ def _rows(board: Board, bar: int, room: int | None) -> list[Row]:
 
 
 def _rows_of(state: StageState, bar: int, now: float) -> Iterator[Row]:
-    """A stage's row, which holds its training where that is all it does, and a row for each of its trials."""
+    """A stage's row, which shows its training if it has just one, and otherwise a row for each of its trials."""
     trainings = list(state.trainings.values())
     own = trainings[0] if len(trainings) == 1 and state.name.endswith(trainings[0].latest.name) else None
     style = STYLES[state.standing] if state.standing in (Standing.WAITING, Standing.FAILED) else ""
     head = (Text(state.name, style), _state(state.standing), Text(_clock(state.elapsed(now))))
     yield head + (_cells(own, bar, now, state.standing is Standing.RUNNING) if own else ())
-    # what a dataset's splits would tell of a stage that is done, it tells itself
-    told = [training for training in trainings if training.report or state.standing is not Standing.DONE]
-    for training in [] if own else told:
+    # the splits of a finished dataset say no more than its stage
+    trials = [training for training in trainings if training.report or state.standing is not Standing.DONE]
+    for training in [] if own else trials:
         yield _row_of_trial(state, training, bar, now)
 
 
 def _row_of_trial(state: StageState, training: TrainingState, bar: int, now: float) -> Row:
     latest, running = training.latest, state.standing is Standing.RUNNING
     if latest.step == latest.steps:
-        told = Text("done", STYLES[Standing.DONE])
+        word = Text("done", STYLES[Standing.DONE])
     elif training.ended or not running:
-        told = Text("stopped", STYLES[Standing.STOPPED])
+        word = Text("stopped", STYLES[Standing.STOPPED])
     else:
-        told = Text("running", STYLES[Standing.RUNNING])
+        word = Text("running", STYLES[Standing.RUNNING])
     name = latest.name.removeprefix(f"{state.name}-")
-    return (Text(f"  {name}"), told, Text(), *_cells(training, bar, now, running))
+    return (Text(f"  {name}"), word, Text(), *_cells(training, bar, now, running))
 
 
 def _cells(training: TrainingState, bar: int, now: float, running: bool) -> Row:

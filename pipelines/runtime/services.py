@@ -1,4 +1,4 @@
-"""What the stages of a running pipeline share and what shapes no result: Ray, MLflow, and the pipeline's run in it."""
+"""Ray and MLflow, as the stages of a running pipeline use them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names
 
 @dataclass
 class Services(Observer):
-    """Made before the stages, opened when the first of them has to run. resources: what each training gets."""
+    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `open` connects it before any of them runs.
+
+    resources: set by `open`.
+    """
 
     experiment: Experiment
     root: Path
@@ -55,12 +58,12 @@ class Services(Observer):
 
     @property
     def stop(self) -> Path:
-        """A path whose existence asks this process's trainings to save and end; every worker can see it."""
+        """When this file exists, the trainings of this process save and end. Every worker can see it."""
         return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
     def open(self, identity: str) -> int:
-        """Connect to Ray ($RAY_ADDRESS, a Ray that runs here, else a new one), open MLflow and the run that all stages
-        nest in; the number of trainings that fit at once. `identity` is the plan's."""
+        """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the MLflow run that
+        holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
         self._store = open_store(self.root)
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
@@ -88,7 +91,7 @@ class Services(Observer):
         end_run(self.store, self.run_of(stage), status)
 
     def log_report(self, directory: Path) -> None:
-        """The report and its pictures as artifacts of the pipeline's run."""
+        """Log the report and its pictures as artifacts of the pipeline's run."""
         assert self._parent is not None
         for file in directory.iterdir():
             if file.suffix in (".html", ".md", ".png"):
@@ -99,8 +102,8 @@ class Services(Observer):
             log_artifact(self.store, run, copy, folder)
 
     def run_of(self, stage: Stage, chosen: dict[str, object] | None = None) -> str:
-        """The MLflow run of a stage, nested in the pipeline's: one for each stage, also after a restart. Its parameters
-        are the stage's config, and what its inputs have `chosen`."""
+        """Open the MLflow run of a stage and return its id; the same run after a restart. Its parameters are the
+        stage's config, and `chosen`: what is known only after the stage's inputs."""
         assert isinstance(stage.config, dict)
         configs = [cast(dict[str, str], dependency.config) for dependency in stage.inputs]
         datasets = [config[FINGERPRINT] for config in configs if FINGERPRINT in config]
@@ -112,25 +115,25 @@ class Services(Observer):
         return start_run(self.store, stage.name, stage.identity, self._parent, params, tags)
 
     def commit_of(self, stage: Stage) -> str:
-        """The commit whose code ran a stage, "-dirty" behind it where files had been changed; "" where unknown."""
+        """The commit that ran a stage, with "-dirty" where files had been changed; "" where unknown."""
         return commit_of_run(self.store, stage.identity)
 
     def log(self, stage: Stage, metrics: dict[str, float], tokens: int) -> None:
-        """Log metrics of a stage that is finished, at a number of training tokens."""
+        """Log metrics of a finished stage, at a number of training tokens."""
         log_metrics(self.store, self.run_of(stage), metrics, tokens)
         self.end(stage, "FINISHED")
 
     def send_curve(self, stage: Stage, history: list[Progress]) -> None:
-        """Log what MLflow lacks of a training's curve, where it did not answer meanwhile; ConnectionError where it
-        still does not."""
+        """Log the part of a training's curve that MLflow has missed while it did not answer. Raises ConnectionError if
+        it still does not."""
         run = find_run(self.store, stage.identity)
-        assert run is not None, "the stage's run was opened as it began"
+        assert run is not None, "the stage's run was opened when it started"
         send_curve(self.store, run, history)
 
     def map(
         self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
     ) -> list[T]:
-        """`function` on each tuple of arguments, side by side as Ray tasks of `cores` cores and `gpus` GPUs; the
+        """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
         results in order."""
         task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
         results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
@@ -138,8 +141,8 @@ class Services(Observer):
 
 
 def check_shared_root(root: Path) -> None:
-    """Raise ValueError, which names the node, where one of the running Ray does not see what is written under `root`:
-    what it made would be lost, and what others made missing."""
+    """Raise ValueError, which names the node, where a node of the Ray cluster does not see files under `root`: its
+    results would be lost."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1 and not in_store(root):
         return
@@ -157,7 +160,7 @@ def check_shared_root(root: Path) -> None:
         for node, trouble in zip(nodes, ray.get(answers), strict=True):
             if trouble:
                 raise ValueError(
-                    f"root = {root}: node {node['NodeManagerAddress']} of this Ray does not see it ({trouble}): mount "
+                    f"root = {root}: node {node['NodeManagerAddress']} of Ray does not see it ({trouble}): mount "
                     "one shared directory at this path on every node, or give --root s3://bucket/prefix"
                 )
     finally:
@@ -165,10 +168,10 @@ def check_shared_root(root: Path) -> None:
 
 
 def _look(token: str) -> str:
-    """What keeps this node from seeing a file; "" where nothing does."""
+    """Why this node does not see a file; "" where it does."""
     try:
         path = as_path(token)
         check_reachable(path)
-        return "" if path.exists() else "a file that was just written there is missing"
+        return "" if path.exists() else "a file just written there is missing"
     except (OSError, ValueError) as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""Code of the user's own: a task or a mixer that a config names as "module:Class"."""
+"""The user's own tasks and mixers, which a config names as "module:Class"."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipelines.config.experiment import Experiment
 PACKAGES = ("datagen", "sleepmodel", "pipelines")
 
 
-def import_from_here() -> None:
-    """Let this process import modules from the directory where the command was typed; a script's own path is not it.
-    They come last, so that no file there hides a module of ours or of Python's."""
+def import_from_working_directory() -> None:
+    """Let this process import modules from the working directory, which is not on a script's path. It comes last, so
+    that no file there hides another module."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
 
 
 def runtime_env(experiment: Experiment) -> dict[str, Any] | None:
-    """What Ray's workers need in order to import what the experiment names; None where all of it is ours.
+    """The runtime environment in which Ray's workers can import the user's code; None where an experiment has none.
 
-    They get this process's PYTHONPATH and its directory, which a worker on another node has to see too: under
-    `ray job submit --working-dir .` it is a copy that Ray sends to every node.
+    Workers get this process's PYTHONPATH and working directory. Workers on other nodes must see it too: with
+    `ray job submit --working-dir .`, Ray sends a copy to every node.
     """
     models = [experiment.model, *map(experiment.variant_model, experiment.variants)]
     named = {mixer for model in models for mixer in model.mixers if ":" in mixer}

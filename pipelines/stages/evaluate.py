@@ -1,4 +1,4 @@
-"""Every trained model on the test split, as Ray tasks over ranges of its rows."""
+"""Evaluates every trained model on the test split, in Ray tasks over ranges of rows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 
 NO_TOKEN = -2
-TASK_BATCHES = 4  # batches that a Ray task predicts: enough to be worth the loading of a model
+TASK_BATCHES = 4  # batches of one Ray task: enough to be worth loading the model
 
 
 @dataclass(frozen=True)
 class TrainedVariant:
-    """A trained model that is evaluated with `sleep_passes` passes, or with those of each row's level where its
-    curriculum says so, as a variant."""
+    """A trained model, evaluated with N = `sleep_passes`, or with the N of each row's level where its curriculum has
+    steps_per_pass."""
 
     variant: str
     sleep_passes: int
@@ -43,20 +43,29 @@ class TrainedVariant:
     curriculum: Curriculum = NO_CURRICULUM
 
 
-def evaluate_stage(variants: dict[str, list[Stage]], more: dict[str, tuple[int, ...]], services: Services) -> Stage:
-    """variants: variant -> its trainings, one a seed; the first input of each is its dataset. more: variant ->
-    other N to evaluate it at, where there are any."""
+def evaluate_stage(
+    variants: dict[str, list[Stage]], evaluated_at: dict[str, tuple[int, ...]], services: Services
+) -> Stage:
+    """The stage that evaluates all trainings.
+
+    variants: variant -> its trainings, one for each seed; the first input of each is its dataset.
+    evaluated_at: variant -> other N to evaluate it at.
+    """
     pairs = [(variant, train, train.inputs[0]) for variant, stages in variants.items() for train in stages]
     inputs = tuple(dict.fromkeys(stage for _, train, data in pairs for stage in (train, data)))
     config = {
         "variants": {variant: [train.name for train in stages] for variant, stages in variants.items()},
-        "more": more,
+        "evaluated_at": evaluated_at,
     }
 
-    def run(run: StageContext) -> None:
+    def run(context: StageContext) -> None:
         found = {
             train: trained_variants(
-                variant, run.path(train), dataset(run.path(data)), services.commit_of(train), more.get(variant, ())
+                variant,
+                context.path(train),
+                dataset(context.path(data)),
+                services.commit_of(train),
+                evaluated_at.get(variant, ()),
             )
             for variant, train, data in pairs
         }
@@ -66,7 +75,7 @@ def evaluate_stage(variants: dict[str, list[Stage]], more: dict[str, tuple[int, 
         about = {data: read_dataset(data) for data in test}
         kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
         results = {
-            trained: measure(trained, test[trained.data], predicted[trained], run.root, kinds[trained.data])
+            trained: measure(trained, test[trained.data], predicted[trained], context.root, kinds[trained.data])
             for trained in everything
         }
         for variant, train, _ in pairs:
@@ -74,7 +83,7 @@ def evaluate_stage(variants: dict[str, list[Stage]], more: dict[str, tuple[int, 
                 result = results[trained]
                 at = "" if trained.variant == variant else f"-n{trained.sleep_passes}"  # MLflow refuses an @ in a name
                 services.log(train, _metrics(result, at), result.tokens)
-        # the models of one variant differ in their seeds alone: one of each is looked at closely
+        # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
         first = {trained.variant: trained for trained in reversed(everything)}
         shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
         mistakes = [
@@ -83,43 +92,43 @@ def evaluate_stage(variants: dict[str, list[Stage]], more: dict[str, tuple[int, 
         ]
         saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
         (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
-        RESULTS.save(run.output, list(results.values()))
-        COSTS.save(run.output, costs)
-        MISTAKES.save(run.output, mistakes)
-        (run.output / READABLE).write_text(markdown(mistakes))
+        RESULTS.save(context.output, list(results.values()))
+        COSTS.save(context.output, costs)
+        MISTAKES.save(context.output, mistakes)
+        (context.output / READABLE).write_text(markdown(mistakes), encoding="utf-8")
 
     return Stage("evaluate", config, run, inputs, slots=None, version=4)
 
 
 def trained_variants(
-    variant: str, training: Path, data: Path, commit: str = "", more: tuple[int, ...] = ()
+    variant: str, training: Path, data: Path, commit: str = "", evaluated_at: tuple[int, ...] = ()
 ) -> list[TrainedVariant]:
-    """A trained model at its own N, and at each other N that it was trained for and of `more`, as variants of their own
-    ("variant@N")."""
+    """A trained model at its own N and, as variants of their own ("variant@N"), at each other N that it was trained for
+    or that `evaluated_at` has."""
     record = read_training(training)
     own, train = record.model.sleep_passes, record.train
     return [
         TrainedVariant(
             variant if passes == own else f"{variant}@{passes}", passes, training, data, commit, train.curriculum
         )
-        for passes in sorted({own, *train.sleep_passes, *more})
+        for passes in sorted({own, *train.sleep_passes, *evaluated_at})
     ]
 
 
 def predict_all(
-    trained_variants: Sequence[TrainedVariant],
+    variants: Sequence[TrainedVariant],
     test: dict[Path, Rows],
     services: Services,
     task_batches: int = TASK_BATCHES,
 ) -> list[Int64]:
-    """`predict` for each entry on all its test rows, as Ray tasks of `task_batches` batches each.
+    """`predict` for each trained variant on all its test rows, in Ray tasks of `task_batches` batches each.
 
-    Batches are the same for any number of tasks, and so is every bit of the result.
+    The batches do not depend on the number of tasks, so neither does any bit of the result.
     """
     gpu = bool(services.resources.scale.gpu)
     calls: list[tuple[object, ...]] = []
     owners: list[int] = []
-    for i, trained in enumerate(trained_variants):
+    for i, trained in enumerate(variants):
         rows, model = test[trained.data], trained.training / MODEL
         size = batch_rows(rows)
         for start in range(0, len(rows), task_batches * size):
@@ -128,7 +137,7 @@ def predict_all(
             owners.append(i)
     parts = services.map(predict_range, calls, cores=1, gpus=int(gpu))
     predicted = []
-    for i, trained in enumerate(trained_variants):
+    for i, trained in enumerate(variants):
         mask = test[trained.data].loss_mask()
         dense = np.full(mask.shape, -1, np.int64)
         dense[mask] = np.concatenate([part for owner, part in zip(owners, parts, strict=True) if owner == i])
@@ -146,7 +155,7 @@ def predict_range(
     gpu: bool,
     curriculum: Curriculum,
 ) -> Int64:
-    """`predict` for a saved model on test rows start..end - 1, on one core or a GPU; a task of its own for a worker.
+    """`predict` for a saved model on test rows start..end - 1, on one core or a GPU: one Ray task.
 
     Returns the tokens predicted, row by row: int64 [answer tokens].
     """
@@ -166,7 +175,7 @@ def saved_inference_costs(saved: Sequence[tuple[str, Path, int]]) -> list[Infere
 def measure(
     trained: TrainedVariant, rows: Rows, predicted: Int64, root: Path, kinds: Sequence[str] = ()
 ) -> EvaluationResult:
-    """What a trained model's predictions on its test rows, of these kinds, are worth."""
+    """The result of a trained model from its predictions. kinds: of the rows, where the task has several."""
     record = read_training(trained.training)
     last = record.history[-1]
     return EvaluationResult(
@@ -188,13 +197,13 @@ def measure(
 
 
 def majority_share(rows: Rows) -> float:
-    """The share of rows whose whole answer is the commonest one: what a model gets right that has learned nothing."""
+    """The share of rows whose answers are the most frequent ones: what a constant guess gets right."""
     tokens, _ = rows.batch()
     start, length, _ = rows.answers()
     place = start[:, :, None] + np.arange(length.max())
     inside = place < (start + length)[:, :, None]
-    said = np.take_along_axis(tokens[:, None], np.where(inside, place, 0), axis=2)
-    answers = np.where(inside, said, NO_TOKEN).reshape(len(rows), -1)
+    answered = np.take_along_axis(tokens[:, None], np.where(inside, place, 0), axis=2)
+    answers = np.where(inside, answered, NO_TOKEN).reshape(len(rows), -1)
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 
 

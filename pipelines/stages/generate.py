@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from datagen import Task, generate
 from datagen.schema import fingerprint
 from pipelines.config.experiment import Experiment
-from pipelines.engine.stage import Stage, StageContext
-from pipelines.runtime.services import FINGERPRINT, Services
+from pipelines.engine.scheduler import StageFailed
+from pipelines.engine.stage import Stage, StageContext, State, script_of, state
+from pipelines.runtime.services import FINGERPRINT
 from sleepmodel.distributed.progress import SendProgress
 from sleepmodel.training.progress import ProgressEvent
 
@@ -20,20 +22,36 @@ def dataset(output: Path) -> Path:
     return found.parent
 
 
-def generate_stage(experiment: Experiment, task: Task, services: Services) -> Stage:
-    """One dataset with its three splits."""
+def generate_stage(experiment: Experiment, task: Task) -> Stage:
+    """The stage that generates one dataset with its three splits."""
     data = experiment.data
     rows = {"train": experiment.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
 
-    def run(run: StageContext) -> None:
-        tell = SendProgress(run.stage.name)
+    def run(context: StageContext) -> None:
+        send = SendProgress(context.stage.name)
         for split, count in rows.items():
 
             def watch(done: int, all_rows: int, split: str = split) -> None:
-                tell(ProgressEvent(split, f"{run.stage.name}-{split}", done, all_rows))
+                send(ProgressEvent(split, f"{context.stage.name}-{split}", done, all_rows))
 
-            generate(task, split, count, data.seed, run.output, watch=watch)
+            generate(task, split, count, data.seed, context.output, watch=watch)
 
     name = "generate" if task == experiment.task else f"generate-t{task.max_depth}"
     config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
     return Stage(name, config, run, slots=None)
+
+
+def repair_datasets(stages: Sequence[Stage], root: Path) -> None:
+    """Write lost or damaged shards again, in the finished datasets that unfinished `stages` read.
+
+    Raises StageFailed.
+    """
+    unfinished = [stage for stage in stages if state(stage, root) is not State.DONE]
+    for data in dict.fromkeys(
+        dependency for stage in unfinished for dependency in stage.inputs if script_of(dependency) == "generate"
+    ):
+        if state(data, root) is State.DONE:
+            try:
+                data.run(StageContext(data, root))  # keeps each shard whose checksum is right
+            except (OSError, ValueError) as error:
+                raise StageFailed(data, root, error) from error

@@ -1,4 +1,4 @@
-"""The best model into the MLflow registry, and the alias `champion` if it beats the standing one."""
+"""Registers the best model in MLflow, as `champion` if it beats the present champion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATASET_TAG = "dataset"
 
 @dataclass(frozen=True)
 class Registration:
-    """What became of a model: its name and version in the registry, whether it is the champion, and why."""
+    """A model in the registry: its name and version, whether it is the champion, and why or why not."""
 
     name: str
     version: str
@@ -36,24 +36,26 @@ REGISTRATION = Artifact("registration.json", Registration)
 
 
 def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, services: Services) -> Stage:
-    """candidates: variant -> its trainings, in the order of its seeds, all on one dataset; the model
-    with the best validation accuracy is registered."""
+    """The stage that registers the candidate with the best validation accuracy.
+
+    candidates: variant -> its trainings, in the order of its seeds; all of them on one dataset.
+    """
     trained = [stage for stages in candidates.values() for stage in stages]
     data = trained[0].inputs[0]
 
-    def run(run: StageContext) -> None:
-        results = RESULTS.load(run.path(evaluation))
+    def run(context: StageContext) -> None:
+        results = RESULTS.load(context.path(evaluation))
         found = [result for variant in candidates for result in results if result.variant == variant]
-        # by validation: a choice by test accuracy would flatter it
+        # a choice by test accuracy would bias that accuracy upwards
         index, chosen = max(enumerate(found), key=lambda pair: (pair[1].level or 0, pair[1].validation))
-        path = dataset(run.path(data))
+        path = dataset(context.path(data))
         rows, fingerprint = read_rows(path, "test"), path.name
         name = f"sleep-{read_dataset(path).task}"
         prompts, answers = _prompts(rows)
         version = register(
             services.store,
             services.run_of(trained[index]),
-            load(run.root / chosen.path),
+            load(context.root / chosen.path),
             name,
             prompts,
             answers,
@@ -63,11 +65,11 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
                 "preset": services.experiment.name,
             },
         )
-        services.end(trained[index], "FINISHED")  # it was opened again to take the model
+        services.end(trained[index], "FINISHED")  # register opened it again
         won, reason = _judge(services, name, version, chosen, rows, fingerprint)
         if won:
             promote(services.store, name, version)
-        REGISTRATION.save(run.output, Registration(name, version, won, reason))
+        REGISTRATION.save(context.output, Registration(name, version, won, reason))
 
     return Stage("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=2)
 
@@ -77,22 +79,23 @@ def _judge(
 ) -> tuple[bool, str]:
     """Whether a version takes the alias: it must beat the champion on the same test rows."""
     share = challenger.accuracy.rows.value
-    standing = champion(services.store, name)
-    if standing is None:
+    present = champion(services.store, name)
+    if present is None:
         return True, f"the first champion, {share:.4f} of test rows right"
-    if standing.version == version:
+    if present.version == version:
         return True, f"the champion already, {share:.4f} of test rows right"
-    if standing.tags.get(DATASET_TAG) != fingerprint:
-        return False, f"champion v{standing.version} was made for another dataset; compare and move the alias by hand"
+    if present.tags.get(DATASET_TAG) != fingerprint:
+        return False, f"champion v{present.version} was made for another dataset; compare and move the alias by hand"
     model = champion_model(services.store, name)
     assert model is not None
     rival = accuracy(model, rows).rows.value
     verb = "beats" if share > rival else "does not beat"
-    return share > rival, f"{share:.4f} of test rows right {verb} champion v{standing.version} with {rival:.4f}"
+    return share > rival, f"{share:.4f} of test rows right {verb} champion v{present.version} with {rival:.4f}"
 
 
 def _prompts(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
-    """The first rows up to their first answer, pads behind the shorter, and how many tokens every answer has."""
+    """Example prompts: the first rows up to their first answer, padded on the right; and the length of the shortest of
+    these answers, in tokens."""
     tokens, mask = rows.batch(slice(EXAMPLE_ROWS))
     starts = mask.argmax(axis=1)
     answers = (mask & ((~mask).cumsum(axis=1) <= starts[:, None])).sum(axis=1)

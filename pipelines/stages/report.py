@@ -1,4 +1,4 @@
-"""The comparison as a page to read, and as Markdown with pictures."""
+"""The report: the comparison as an HTML page, and as Markdown with pictures."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ REPORT, MARKDOWN = "report.html", "report.md"
 
 
 def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -> Stage:
-    """The page, the Markdown and their pictures, also on the pipeline's MLflow run."""
+    """The stage that writes the report and logs it to the pipeline's MLflow run."""
 
-    def run(run: StageContext) -> None:
-        evaluated = run.path(evaluation)
+    def run(context: StageContext) -> None:
+        evaluated = context.path(evaluation)
         variants = read_variants(evaluated)
         trainings = {
-            variant.name: [read_training((run.root / result.path).parent) for result in variant.results]
+            variant.name: [read_training((context.root / result.path).parent) for result in variant.results]
             for variant in variants
         }
-        searched = [TRIALS.load(run.path(search)) for search in searches]
+        searched = [TRIALS.load(context.path(search)) for search in searches]
         data = ReportData(
             variants=variants,
             histories={name: [record.history for record in records] for name, records in trainings.items()},
@@ -40,21 +40,21 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
             costs=COSTS.load(evaluated),
             mistakes=MISTAKES.load(evaluated),
         )
-        html = page(services.experiment.name, sections(data, run.output))
-        (run.output / REPORT).write_text(html, encoding="utf-8")
-        (run.output / MARKDOWN).write_text(_markdown(services.experiment.name, data), encoding="utf-8")
-        (run.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
-        services.log_report(run.output)
+        html = page(services.experiment.name, sections(data, context.output))
+        (context.output / REPORT).write_text(html, encoding="utf-8")
+        (context.output / MARKDOWN).write_text(_markdown(services.experiment.name, data), encoding="utf-8")
+        (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
+        services.log_report(context.output)
 
     return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=4)
 
 
 def _markdown(title: str, data: ReportData) -> str:
-    """The table and the pictures: what a README can quote."""
+    """The table and the pictures, to be quoted in other pages."""
     variants = data.variants
     note = (
-        f"Shares of held-out test rows that are wholly right, with their {interval_of(variants)}. Training "
-        f"FLOPs are three times the forward's. The commonest answer alone gets {floor_of(variants)}."
+        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
+        f"FLOPs are three times the forward's. Always guessing the most frequent answer gets {floor_of(variants)}."
     )
     parts = [
         f"# {title}",
@@ -66,7 +66,7 @@ def _markdown(title: str, data: ReportData) -> str:
     for _, winner in data.searches:
         parts += [
             f"The search chose N = {winner.sleep_passes}, eta = {winner.fast_weight_lr:.3g} "
-            f"(validation accuracy {winner.accuracy:.3f}; of equals the one with fewer passes).",
+            f"(validation accuracy {winner.accuracy:.3f}; ties go to fewer passes).",
             f"![search]({SEARCH})",
         ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""The baselines, and the winner of the search, each once a seed, under Ray Train and DeepSpeed."""
+"""Trainings under Ray Train and DeepSpeed: the variants and the winner of the search, once for each seed."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ ChooseModel = Callable[[StageContext], ModelConfig]
 def baseline_stages(
     experiment: Experiment, variant: Variant, data: Stage, done: dict[str, list[Stage]], services: Services
 ) -> list[Stage]:
-    """One training a seed of a variant; done: the variants before it."""
+    """A variant's trainings, one for each seed. done: the trainings of the variants before it."""
     model = experiment.variant_model(variant)
     train = experiment.variant_train(variant)
     starts = done[variant.start] if variant.start else None
     return _train_stages(
-        variant.name, experiment, {"model": model}, train, (data,), lambda run: model, services, starts
+        variant.name, experiment, {"model": model}, train, (data,), lambda context: model, services, starts
     )
 
 
 def winner_stages(experiment: Experiment, data: Stage, search: Stage, services: Services) -> dict[str, list[Stage]]:
-    """Two variants: the N and eta that the search chose, and that eta at N = 1, which tells the one's part from the
-    other's."""
+    """Two variants: the N and eta that the search chose, and the same eta at N = 1, which separates the effect of eta
+    from that of N."""
 
-    def winner(run: StageContext) -> ModelConfig:
-        best = read_best(run.path(search))
+    def winner(context: StageContext) -> ModelConfig:
+        best = read_best(context.path(search))
         return replace(experiment.model, sleep_passes=best.sleep_passes, fast_weight_lr=best.fast_weight_lr)
 
-    def winner_at_n1(run: StageContext) -> ModelConfig:
-        return replace(winner(run), sleep_passes=1)
+    def winner_at_n1(context: StageContext) -> ModelConfig:
+        return replace(winner(context), sleep_passes=1)
 
     return {
         variant: _train_stages(variant, experiment, {}, experiment.train, (data, search), choose, services)
@@ -58,37 +58,40 @@ def _train_stages(
     services: Services,
     starts: list[Stage] | None = None,
 ) -> list[Stage]:
-    """A variant's trainings. starts: for each seed, the training whose model it begins with; config: what shapes it,
-    where it does not come out of the inputs; the first input is the dataset.
+    """A variant's trainings, one for each seed.
+
+    config: what shapes the result beside the inputs; inputs: the dataset first; choose: the model to train;
+    starts: for each seed, the training whose model it begins with.
     """
 
     def stage(seed: int, start: Stage | None) -> Stage:
         train = replace(training, seed=seed)
 
-        def run(run: StageContext) -> None:
-            if not has_model(run.output):  # else killed, or without MLflow, between the model and its SUCCESS
-                fit_in(run)
-            services.send_curve(run.stage, read_training(run.output).history)
+        def run(context: StageContext) -> None:
+            # an earlier run may have ended between the model and SUCCESS: killed, or MLflow did not answer
+            if not has_model(context.output):
+                fit_model(context)
+            services.send_curve(context.stage, read_training(context.output).history)
 
-        def fit_in(run: StageContext) -> None:
+        def fit_model(context: StageContext) -> None:
             # imported here, as it takes seconds that a plan or a finished pipeline should not wait for
             from sleepmodel.distributed.ray_train import fit
 
-            model = choose(run)
+            model = choose(context)
             job = TrainingJob(
                 name=f"{variant}-seed{seed}",
                 model=model,
                 train=train,
                 scale=services.resources.scale,
-                dataset=str(dataset(run.path(inputs[0]))),
-                output=str(run.output),
-                start=str(run.path(start) / MODEL) if start else None,
+                dataset=str(dataset(context.path(inputs[0]))),
+                output=str(context.output),
+                start=str(context.path(start) / MODEL) if start else None,
                 store=services.store,
-                run=services.run_of(run.stage, {"model": asdict(model)}),
+                run=services.run_of(context.stage, {"model": asdict(model)}),
                 stop=str(services.stop),
-                watch=SendProgress(run.stage.name),
+                watch=SendProgress(context.stage.name),
             )
-            # the process that drives Ray Train needs no core: its workers have them
+            # the process that drives Ray Train takes no core: the workers do the work
             services.map(fit, [(job,)], cores=0)
 
         needed = (*inputs, start) if start else inputs

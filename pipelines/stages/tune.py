@@ -24,24 +24,25 @@ def read_best(output: Path) -> TrialResult:
 
 
 def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Services) -> Stage:
-    """The search, with the whole cluster to itself."""
+    """The stage that runs the search, alone on the cluster."""
     train = replace(experiment.train, seed=experiment.search_seed)
 
-    def run(run: StageContext) -> None:
+    def run(context: StageContext) -> None:
         job = TrainingJob(
             name="tune",
             model=experiment.model,
             train=train,
             scale=services.resources.scale,
-            dataset=str(dataset(run.path(data))),
-            output=str(run.output),
+            dataset=str(dataset(context.path(data))),
+            output=str(context.output),
             store=services.store,
-            run=services.run_of(run.stage),
-            watch=SendProgress(run.stage.name),
+            run=services.run_of(context.stage),
+            watch=SendProgress(context.stage.name),
         )
-        # a process of its own, without a core: Tune wants the main thread, and the cores are the trials'
+        # a process of its own, as Tune needs the main thread; without a core, as all cores are for the trials
         (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0)
-        best(trials)  # before the step counts as done
-        TRIALS.save(run.output, trials)
+        best(trials)  # raises where there is none: then the stage is not done
+        TRIALS.save(context.output, trials)
 
-    return Stage("tune", {"model": experiment.model, "train": train, "search": config}, run, (data,), slots=None)
+    settings = {"model": experiment.model, "train": train, "search": config}
+    return Stage("tune", settings, run, (data,), slots=None, version=2)

@@ -36,7 +36,7 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     job = TrainingJob(name="any", model=MODEL, train=config, dataset=str(dataset), output=str(training))
     engine = LocalEngine(build_model(MODEL, config), config)
     job.finish(engine.model, train(engine, job.rows(), config, lambda model, level: 0.0, lambda at, write: None))
-    *found, beyond = trained_variants("any", training, dataset, "abc", more=(4, 8))
+    *found, beyond = trained_variants("any", training, dataset, "abc", evaluated_at=(4, 8))
     assert [(trained.variant, trained.sleep_passes) for trained in found] == [("any@1", 1), ("any", 2), ("any@4", 4)]
     assert (beyond.variant, beyond.sleep_passes) == ("any@8", 8)
     rows, model = read_rows(dataset, "test"), load(training / "model")

@@ -65,9 +65,9 @@ def board(clock: Clock) -> Board:
     board.ended("generate", Standing.DONE, 3.0)
     board.started("train-n1-seed20")
     clock.now += 20
-    board.told("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 0, 400))
+    board.progressed("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 0, 400))
     clock.now += 50
-    board.told("train-n1-seed20", event("n1-seed20", 100))
+    board.progressed("train-n1-seed20", event("n1-seed20", 100))
     return board
 
 
@@ -87,12 +87,12 @@ def test_a_line_a_stage_and_a_bar_a_training(board: Board) -> None:
 def test_a_trial_has_a_line_under_its_search_until_it_is_stopped(board: Board, clock: Clock) -> None:
     board.started("tune")
     for id, step in (("a", 50), ("b", 400)):  # two trials of one name
-        board.told("tune", event("tune-N2-eta0.51", step, id=id))
-    board.told("tune", ProgressEvent("c", "tune-N4-eta1.00", 10, 400))
+        board.progressed("tune", event("tune-N2-eta0.51", step, id=id))
+    board.progressed("tune", ProgressEvent("c", "tune-N4-eta1.00", 10, 400))
     lines = shown(board)
     trials = [line.split()[:2] for line in lines if line.startswith("  N")]
     assert trials == [["N2-eta0.51", "running"], ["N2-eta0.51", "done"], ["N4-eta1.00", "running"]]
-    board.told("tune", ProgressEvent("a", "tune-N2-eta0.51", 50, 400, ended=True))
+    board.progressed("tune", ProgressEvent("a", "tune-N2-eta0.51", 50, 400, ended=True))
     assert "stopped" in next(line for line in shown(board) if line.startswith("  N2"))
 
 
@@ -102,7 +102,7 @@ def test_the_time_left_of_the_whole_is_by_the_flops_that_are_left(board: Board) 
     assert board.training_seconds_left() == pytest.approx(left)
     minutes, seconds = divmod(round(left), 60)
     assert shown(board)[-1] == f"1 of 5 stages done, 1:13 so far, about {minutes}:{seconds:02} of training left"
-    board.told("train-n1-seed20", event("n1-seed20", 400))
+    board.progressed("train-n1-seed20", event("n1-seed20", 400))
     board.ended("train-n1-seed20", Standing.DONE, 200.0)
     board.ended("tune", Standing.DONE, 200.0)
     board.started("evaluate")
@@ -121,13 +121,13 @@ def test_what_a_run_went_on_from_is_not_taken_for_its_pace(clock: Clock) -> None
     board = Board({"train-n1-seed20": StageTrainings(1, 400.0)}, 1, clock)
     board.planned(["train-n1-seed20"], ())
     board.started("train-n1-seed20")
-    board.told("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 300, 400))
+    board.progressed("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 300, 400))
     clock.now += 10
-    board.told("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 310, 400))
+    board.progressed("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 310, 400))
     assert board.training_seconds_left() == pytest.approx(90)
-    board.told("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 300, 400))
+    board.progressed("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 300, 400))
     clock.now += 20
-    board.told("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 310, 400))
+    board.progressed("train-n1-seed20", ProgressEvent("n1-seed20", "n1-seed20", 310, 400))
     assert board.training_seconds_left() == pytest.approx(180)
 
 
@@ -138,13 +138,13 @@ def test_many_stages_fit_into_a_small_terminal_and_are_all_there_at_the_end(cloc
     board.planned([*names, "tune", "evaluate", "report", "register"], ["generate"])
     for name in names[:6]:
         board.started(name)
-        board.told(name, event(name.removeprefix("train-"), 400))
+        board.progressed(name, event(name.removeprefix("train-"), 400))
         board.ended(name, Standing.DONE, 1.0)
     board.started(names[6])
-    board.told(names[6], event(names[6].removeprefix("train-"), 8))
+    board.progressed(names[6], event(names[6].removeprefix("train-"), 8))
     board.started("tune")
     for i in range(9):
-        board.told("tune", ProgressEvent(str(i), "tune-N1-eta1.00", 8, 400, ended=i < 8))
+        board.progressed("tune", ProgressEvent(str(i), "tune-N1-eta1.00", 8, 400, ended=i < 8))
     small = shown(board, width, height=12)
     assert len(small) <= 12 and all(len(line) <= width for line in small)
     assert "8/400" in line_of(names[6], small) and "7 stages" in "".join(small) and "8 trials" in "".join(small)
@@ -165,7 +165,7 @@ def ended(view: LiveView, error: BaseException | None) -> None:
         view.started(data)
         view.finished(data, 1.0)
         view.started(train)
-        view.told(train.name, event("n1-seed20", 40))
+        view.progressed(train.name, event("n1-seed20", 40))
         print("a worker's warning")
         if error:
             raise error
@@ -195,9 +195,11 @@ def test_a_log_has_a_line_a_report_and_no_escapes() -> None:
     train = Stage("train-n1-seed20", None, nothing)
     view.planned([train], [])
     view.started(train)
-    view.told(train.name, ProgressEvent("n1-seed20", "n1-seed20", 10, 400))
-    view.told(train.name, event("n1-seed20", 20))
-    view.told("tune", ProgressEvent("a", "tune-N1-eta1.00", 7, 400, ended=True, message="step 7: loss nan [of rows]"))
+    view.progressed(train.name, ProgressEvent("n1-seed20", "n1-seed20", 10, 400))
+    view.progressed(train.name, event("n1-seed20", 20))
+    view.progressed(
+        "tune", ProgressEvent("a", "tune-N1-eta1.00", 7, 400, ended=True, message="step 7: loss nan [of rows]")
+    )
     view.failed(train, 2.0)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [

@@ -238,7 +238,7 @@ def test_an_unknown_field_lists_those_there_and_the_nearest() -> None:
         (["seeds.0=3"], "seeds.0=3: seeds is a list or a dict"),
         (["train.steps.x=3"], "train.steps.x=3: train.steps is an integer, with no fields inside"),
         (["train.steps=5", "train.steps=6"], "train.steps=6: the field is set twice, also by train.steps=5"),
-        (["search=null", "search.trials=3"], "search=null: the whole of it is set, and search.trials=3 sets a part"),
+        (["search=null", "search.trials=3"], "search=null: sets the whole field, and search.trials=3 sets a part"),
     ],
 )
 def test_assignments_that_make_no_sense(assignments: list[str], message: str) -> None:

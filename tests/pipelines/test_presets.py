@@ -81,9 +81,11 @@ def test_sliding_presets_grow_a_transformer() -> None:
         assert model.eviction == "sliding" and model.mixers.count("attention") == len(
             experiment.variant_model(first).mixers
         )
-    with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be an earlier variant"):
+    with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be one of the variants before it"):
         replace(experiment, variants=(first, replace(grown[0], start="gone")))
-    with pytest.raises(ValueError, match=r"mixers of n1 = .*: must be with 2 of attention"):
+    with pytest.raises(
+        ValueError, match=r"mixers of n1 = .*: must be a stack that has attention 2 times, as transformer has"
+    ):
         replace(experiment, variants=(first, replace(grown[0], mixers=("gated_delta",))))
 
 

@@ -1,4 +1,4 @@
-"""Step 7's example: prompts that the registered model can be asked as they are."""
+"""The register stage's example: prompts that the registered model can be asked as they are."""
 
 import numpy as np
 import pytest

@@ -10,18 +10,16 @@ import pytest
 from datagen import read_rows
 from datagen.errors import ShardCorruptError
 from datagen.schema import shard_path
-from pipelines.cli import repair
 from pipelines.config.presets import PRESETS
 from pipelines.engine.scheduler import StageFailed, execute
 from pipelines.engine.stage import Stage, StageContext, State, state
-from pipelines.runtime.services import Services
-from pipelines.stages.generate import dataset, generate_stage
+from pipelines.stages.generate import dataset, generate_stage, repair_datasets
 
 
 @pytest.mark.slow
 def test_a_damaged_shard_of_a_finished_stage_is_made_again(ray_cluster: str, tmp_path: Path) -> None:
     smoke = PRESETS["smoke"]
-    data = generate_stage(smoke, smoke.task, Services(smoke, tmp_path))
+    data = generate_stage(smoke, smoke.task)
     train = Stage("train", {}, lambda run: None, (data,))
     execute([data], tmp_path, slots=1)
     path = dataset(data.output(tmp_path))
@@ -33,12 +31,12 @@ def test_a_damaged_shard_of_a_finished_stage_is_made_again(ray_cluster: str, tmp
     with pytest.raises(ShardCorruptError, match="part-00000"):
         read_rows(path, "train")
     assert state(data, tmp_path) is State.DONE
-    repair([train], tmp_path)
+    repair_datasets([train], tmp_path)
     assert [shard.read_bytes() for shard in shards] == sound
 
     execute([train], tmp_path, slots=1)
     shards[1].unlink()
-    repair([train], tmp_path)  # nothing has to be read any more
+    repair_datasets([train], tmp_path)  # nothing has to be read any more
     assert not shards[1].exists()
 
 
@@ -53,4 +51,4 @@ def test_a_repair_that_fails_is_a_failed_stage_and_no_refused_input(tmp_path: Pa
     train = Stage("train", {}, lambda run: None, (data,))
     execute([data], tmp_path, slots=1)
     with pytest.raises(StageFailed, match=r"stage generate failed in .*No space left"):
-        repair([train], tmp_path)
+        repair_datasets([train], tmp_path)

@@ -118,7 +118,7 @@ def test_the_page_holds_each_section_and_its_pictures(whole: Page) -> None:
         "Search over N and eta",
         "Wake latency and sleep cost",
         "State against KV cache",
-        "What was answered instead",
+        "Wrong answers",
         "Trainings",
         "Settings",
     ]
@@ -157,7 +157,7 @@ def test_what_is_not_there_is_left_out_and_the_rest_stays(whole: Page, tmp_path:
         "Search over N and eta",
         "Wake latency and sleep cost",
         "State against KV cache",
-        "What was answered instead",
+        "Wrong answers",
     }
     assert headings == [heading for heading in whole.texts["h2"] if heading not in absent]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.png", "depths.png", "learning-curves.png"]
@@ -172,7 +172,7 @@ def test_no_interval_of_a_share_leaves_0_and_1(whole: Page) -> None:
 
 
 def test_bars_are_drawn_to_the_ends_of_their_interval() -> None:
-    low, high = plots._arms(Estimate(0.9, (0.7, 1.0))).ravel()
+    low, high = plots._error_lengths(Estimate(0.9, (0.7, 1.0))).ravel()
     assert (0.9 - low, 0.9 + high) == pytest.approx((0.7, 1.0))
 
 

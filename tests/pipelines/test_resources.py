@@ -76,7 +76,7 @@ def test_the_clusters_file_counts_with_what_it_may_start(ray_cluster: str, launc
     launched.write_text(json.dumps(yaml.safe_load(CLUSTER_FILE.read_text())))
     found = plan_resources_on_ray(Scale())
     assert (found.scale.gpu, found.scale.cores, found.max_concurrent) == (True, 8, 16)
-    assert re.match(r"\d+ CPU and 16 GPU on 25 nodes, with what may still be started; ", str(found))
+    assert re.match(r"\d+ CPU and 16 GPU on 25 nodes, including those that may still be started; ", str(found))
     with pytest.raises(ValueError, match="may still be started, which hold 16 workers with 8 cores and a GPU: must ho"):
         plan_resources_on_ray(Scale(workers=17))
     with pytest.raises(ValueError, match="hold 0 workers with 24 cores and a GPU"):

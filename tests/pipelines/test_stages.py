@@ -299,7 +299,7 @@ def test_an_input_that_is_not_done_is_named_before_any_work(tmp_path: Path) -> N
     train = calls.stage("train", data)
     report = calls.stage("report", train)
     with pytest.raises(
-        UnmetDependency, match="stage train needs the output of stage generate, which is to do"
+        UnmetDependency, match=r"stage train needs stage generate, which is not done \(state: to do"
     ) as caught:
         require_inputs([calls.stage("free"), report, train], tmp_path)
     assert (caught.value.stage, caught.value.missing) == (train, data)

@@ -106,7 +106,7 @@ def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path, given_back: bo
         else:
             lease.write_text(json.dumps(STRANGER))
         assert holder.until_it_ends() == -signal.SIGTERM
-        assert "was lost, another pipeline may hold it: this one ends" in holder.output()
+        assert "was lost and another pipeline may hold it: this process ends" in holder.output()
     assert not lease.exists() if given_back else json.loads(lease.read_text()) == STRANGER
 
 

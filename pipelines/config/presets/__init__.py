@@ -1,6 +1,6 @@
-"""The presets: a laptop's demonstration, the paper's figures, and a mini of each that two cores can run.
+"""The presets: a demonstration, the paper's figures, and a mini of each figure that two CPU cores can run.
 
-One function a preset, in a file for each task; ablations.py has what no figure of the paper shows.
+Each preset is a function, in the file of its task; ablations.py has experiments that the paper has no figure for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["PRESETS", "RULES", "build"]
 
 
 def build() -> dict[str, Experiment]:
-    """Every preset by its name, in the order in which they are listed."""
+    """All presets by name, in the order of --help."""
     experiments = (
         demo.demo(),
         demo.smoke(),

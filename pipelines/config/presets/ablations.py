@@ -1,4 +1,4 @@
-"""Update rules and eta, each at several N, on Rule 110."""
+"""Ablations of the update rule and of eta, each at several N, on Rule 110."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demonstration of the README, and the same too short to learn anything. No other preset builds on these."""
+"""The README's demonstration, and a smoke test that is too short to learn anything. No other preset builds on them."""
 
 from __future__ import annotations
 

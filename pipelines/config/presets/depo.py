@@ -25,7 +25,7 @@ def fig3() -> Experiment:
 
 
 def fig3_mini() -> Experiment:
-    """The context is one window, as hours are too few to learn one hop among more nodes and hops."""
+    """A small cycle, whose context is one window: with more nodes or hops, hours of training do not learn one hop."""
     task = Depo(nodes=6, hops=2, queries=4)
     return Experiment(
         name="depo-fig3-mini",

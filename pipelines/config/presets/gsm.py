@@ -65,7 +65,7 @@ def fig4_mini() -> Experiment:
 
 
 def sliding_fig5() -> Experiment:
-    """Sliding eviction, from a trained transformer."""
+    """Sliding eviction, starting from a trained transformer."""
     paper = fig4()
     return replace(
         paper,
@@ -87,7 +87,7 @@ def sliding_fig5_mini() -> Experiment:
 
 
 def throughput_fig6() -> Experiment:
-    """A few steps at every window and N; tokens/s stand in the report."""
+    """Throughput: a few steps at every window and N. The report shows tokens/s."""
     paper = fig4()
     return replace(
         paper,
@@ -109,7 +109,7 @@ def throughput_fig6_mini() -> Experiment:
         variants=at_windows((64, 128, 256, 512), PASSES),
         seeds=(0,),
         data=Data(validation_rows=16, test_rows=16, seed=5),
-        # one training at a time, as two would slow each other
+        # both cores, so that trainings run one at a time and do not slow each other
         scale=Scale(cpus_per_worker=2),
         registers=False,
     )

@@ -13,7 +13,7 @@ MINI_SEEDS = (40, 41, 42)
 
 
 def paper(name: str, variants: tuple[Variant, ...], depth: int = 32, shorter: int = 1) -> Experiment:
-    """The paper's size: four states of 24 cells; `shorter`: by this factor fewer steps."""
+    """The paper's size: four states of 24 cells. shorter: divides the number of training steps."""
     task = Rule110(cells=24, states=4, steps=depth)
     steps = round(PAPER_TOKENS / (PAPER_BATCH * task.row_length))
     return Experiment(
@@ -65,7 +65,7 @@ def fig2b_mini() -> Experiment:
 
 
 def rows_mini() -> Experiment:
-    """2,048 rows, again and again."""
+    """Training in epochs on 2,048 rows."""
     variants = (*at_passes(1, 2, 4), Variant(name="n1-same-compute", compute_of=4))
     return mini("rule110-rows-mini", variants, rows=2048)
 
@@ -79,10 +79,10 @@ def by_t_mini() -> Experiment:
 
 
 def curriculum_mini() -> Experiment:
-    """From one step to four: all at once, one after the other, and a pass for each step."""
+    """From one step to four: all levels at once, a curriculum over levels, and one pass for each step."""
     task = Rule110(cells=16, states=1, steps=4, shallowest=1, labels="all")
-    climb = Curriculum(threshold=0.9, review=True)
-    by_step = Curriculum(threshold=0.9, review=True, steps_per_pass=1)
+    by_level = Curriculum(threshold=0.9, review=True)
+    pass_per_step = Curriculum(threshold=0.9, review=True, steps_per_pass=1)
     return Experiment(
         name="curriculum-mini",
         task=task,
@@ -95,11 +95,11 @@ def curriculum_mini() -> Experiment:
             fast_heads=1,
             max_positions=task.row_length,
         ),
-        train=TrainConfig(steps=2000, batch_size=64, validate_every=50, curriculum=climb),
+        train=TrainConfig(steps=2000, batch_size=64, validate_every=50, curriculum=by_level),
         variants=(
             Variant(name="n1-all-at-once", curriculum=Curriculum()),
             *at_passes(1, 4),
-            Variant(name="pass-a-step", sleep_passes=task.steps, curriculum=by_step),
+            Variant(name="pass-a-step", sleep_passes=task.steps, curriculum=pass_per_step),
         ),
         seeds=(30,),
         data=Data(seed=11),

@@ -1,4 +1,4 @@
-"""Variants and settings that several figures share."""
+"""Variants and settings that several presets share."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def paper_train(steps: int, batch_size: int, muon_lr: float = 2e-3) -> TrainConf
 
 
 def transformers(depth: int) -> tuple[Variant, ...]:
-    """Attention alone, that forgets its window and that keeps the whole row."""
+    """Attention alone: one that evicts its window, and one that keeps the whole row."""
     evicted = Variant(name="transformer-evicted", mixers=("attention",) * depth)
     return evicted, replace(evicted, name="transformer-whole", whole=True)
 
 
 def controls(passes: int, depth: int, rule: str = "gated_delta") -> tuple[Variant, ...]:
-    """What a gain of N = `passes` has to be held against, `depth` blocks deep; the hybrid at N = 1 among them."""
+    """The controls for a gain at N = `passes`, the hybrid at N = 1 among them. depth: blocks of the other models."""
     return (
         *transformers(depth),
         Variant(name="fast-weights-only", mixers=(rule,) * depth),
@@ -58,9 +58,9 @@ def at_windows(windows: tuple[int, ...], passes: tuple[int, ...]) -> tuple[Varia
 
 
 def grown(attention: int, fresh_steps: int) -> tuple[Variant, ...]:
-    """Fig. 5: a transformer of `attention` blocks first; then fast-weight blocks are put in, warmed up alone under hard
-    eviction for the first steps, and all is trained under sliding eviction, beside the transformer that is trained on
-    as long."""
+    """Fig. 5: train a transformer of `attention` blocks; insert fast-weight blocks, train these alone under hard
+    eviction for `fresh_steps` steps, then everything under sliding eviction. Control: the transformer, trained as
+    long."""
     mixers = ("attention",) * attention
     return (
         Variant(name="transformer", mixers=mixers),

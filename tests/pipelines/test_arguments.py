@@ -1,0 +1,45 @@
+"""The command line of the scripts: what --help shows, and which arguments are refused."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pipelines.arguments import parse, parser
+from pipelines.cli import _duration
+from pipelines.config.presets import PRESETS
+
+
+@pytest.mark.parametrize("script", ["full", "generate"])
+def test_help_has_a_short_usage_and_names_each_preset_once(script: str) -> None:
+    usage, _, rest = parser(script, "What it does.").format_help().partition("\n\n")
+    assert "[PRESET]" in usage and not set(PRESETS) & set(usage.replace("[", " ").split())
+    words = rest.partition("presets (")[2].replace(",", " ").split()
+    assert {name: words.count(name) for name in PRESETS} == dict.fromkeys(PRESETS, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch"], "invalid choice: 'nosuch'"),
+        (["--import", "x.jsonl"], "--import needs --task gsm"),
+        (["smoke", "--task", "gsm"], "--task needs --import FILE.jsonl"),
+        (["--split", "test"], "--split needs --import"),
+        (["--tokenizer", "x.json"], "--tokenizer needs --import"),
+    ],
+)
+def test_arguments_that_would_be_ignored_are_refused(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
+    with pytest.raises(SystemExit) as refused:
+        parse("generate", None)
+    assert refused.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(20, "1 minute"), (3600, "60 minutes"), (7200, "2 hours"), (180_000, "2 days")]
+)
+def test_a_duration_has_the_unit_that_reads_best(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
