@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from pipelines import cli
 from pipelines.arguments import parse, parser
 from pipelines.cli import _duration
 from pipelines.config.presets import PRESETS
+from pipelines.engine.signals import Terminated
 
 
 @pytest.mark.parametrize("script", ["full", "generate"])
@@ -43,3 +46,28 @@ def test_arguments_that_would_be_ignored_are_refused(
 )
 def test_a_duration_has_the_unit_that_reads_best(seconds: float, text: str) -> None:
     assert _duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (KeyboardInterrupt, 130, "interrupted: run the same command again"),
+        (Terminated, 143, "terminated: run the same"),
+    ],
+)
+def test_a_run_that_is_broken_off_says_how_to_go_on(
+    raised: type[BaseException],
+    status: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken_off(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["full.py", "smoke", "--root", str(tmp_path)])
+    monkeypatch.setattr(cli, "run", broken_off)
+    with pytest.raises(SystemExit) as ended:
+        cli.main("full", None)
+    assert ended.value.code == status and message in capsys.readouterr().out
