@@ -373,7 +373,7 @@ SURFACES = {
         _memory_descriptions, _read_forged_memory, (ValueError, RecursionError), WRONG_JSON + "|take"
     ),
     "used memory": Surface(_memory_bytes, _use_memory, (ValueError,), "memory|row length"),
-    "checkpoint": Surface(_checkpoint_bytes, _read_checkpoint, (ValueError,), "checkpoint.*go on from"),
+    "checkpoint": Surface(_checkpoint_bytes, _read_checkpoint, (ValueError,), "checkpoint.*resume from"),
     "dataset.json": Surface(
         lambda place: (_dataset_files(place)["dataset.json"],), _read_dataset_json, (DatasetError,), "generate"
     ),
