@@ -18,6 +18,9 @@ from sleepmodel.evaluation.statistics import Int64
 MOST_CONFUSIONS, MOST_WRONG = 5, 3  # at each depth
 
 
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # head, rows
+
+
 @dataclass(frozen=True)
 class ConfusionCount:
     """At this depth `right` was the right answer `of` times, and in `times` of them the model gave `given`."""
@@ -48,6 +51,16 @@ class Mistakes:
     seed: int
     confusion_counts: list[ConfusionCount]
     wrong_answers: list[WrongAnswer]
+
+    def tables(self) -> list[Table]:
+        """The confusion counts and the wrong answers as tables; one without rows is left out."""
+        frequent = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in self.confusion_counts]
+        wrong = [(f.depth, f.problem, f.right, f.given, f.row) for f in self.wrong_answers]
+        found: list[Table] = [
+            (("depth", "right", "given", "times"), frequent),
+            (("depth", "problem", "right", "given", "test row"), wrong),
+        ]
+        return [table for table in found if table[1]]
 
 
 def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) -> list[ConfusionCount]:
@@ -106,12 +119,5 @@ def markdown(mistakes: Sequence[Mistakes]) -> str:
     parts = ["# Wrong answers"]
     for found in mistakes:
         parts.append(f"## {found.variant}, seed {found.seed}")
-        if found.confusion_counts:
-            frequent = [(i.depth, i.right, i.given, f"{i.times} of {i.of}") for i in found.confusion_counts]
-            parts.append(markdown_table(("depth", "right", "given", "times"), frequent))
-        if found.wrong_answers:
-            read = [(f.depth, f.problem, f.right, f.given, f"row {f.row}") for f in found.wrong_answers]
-            parts.append(markdown_table(("depth", "problem", "right", "given", "test row"), read))
-        else:
-            parts.append("No answer is wrong.")
+        parts += [markdown_table(*table) for table in found.tables()] or ["No answer is wrong."]
     return "\n\n".join(parts) + "\n"

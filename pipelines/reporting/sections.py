@@ -170,22 +170,13 @@ def _memory(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> 
 
 
 def _mistakes(mistakes: list[Mistakes]) -> list[Section]:
-    body = "\n".join(_mistakes_of(found) for found in mistakes if found.confusion_counts or found.wrong_answers)
+    shown = [(f"{found.variant}, seed {found.seed}", found.tables()) for found in mistakes]
+    body = "\n".join(folded(title, "\n".join(table(*each) for each in tables)) for title, tables in shown if tables)
     words = (
         "For the first seed of each variant: the most frequent wrong answers, where answers have one token, and the "
         "first wrong answers at each depth."
     )
     return [("Wrong answers", text(words) + body)] if body else []
-
-
-def _mistakes_of(found: Mistakes) -> str:
-    parts = []
-    if found.confusion_counts:
-        frequent = [(i.depth, i.right, i.given, f"{i.times:,} of {i.of:,}") for i in found.confusion_counts]
-        parts.append(table(("depth", "right", "given", "times"), frequent))
-    wrong_answers = [(f.depth, f.problem, f.right, f.given, f.row) for f in found.wrong_answers]
-    parts.append(table(("depth", "problem", "right", "given", "test row"), wrong_answers))
-    return folded(f"{found.variant}, seed {found.seed}", "\n".join(parts))
 
 
 def _provenance(variants: list[VariantResults]) -> Section:
