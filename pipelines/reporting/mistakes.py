@@ -17,7 +17,6 @@ from sleepmodel.evaluation.statistics import Int64
 
 MOST_CONFUSIONS, MOST_WRONG = 5, 3  # at each depth
 
-
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # head, rows
 
 
