@@ -82,7 +82,9 @@ class Pretrained:
             )
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises no narrower type
+        except BaseException as error:  # tokenizers raises no narrower type; a panic of its Rust is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ValueError(
                 f"tokenizer {file} cannot be read ({error!s:.200}): give a Hugging Face tokenizer.json"
             ) from error

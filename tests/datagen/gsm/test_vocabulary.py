@@ -106,6 +106,17 @@ def test_an_id_beyond_all_vocabularies_is_refused(tmp_path: Path) -> None:
         Pretrained(file)
 
 
+def test_a_file_that_makes_the_package_panic_is_refused(tmp_path: Path) -> None:
+    file = train_tokenizer(tmp_path)
+    content = json.loads(file.read_text())
+    content["model"]["merges"][0] = ["", ""]
+    content["model"]["vocab"][""] = 3
+    content["model"]["continuing_subword_prefix"] = "##"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"tokenizer .* cannot be read .*: give a Hugging Face tokenizer"):
+        Pretrained(file)
+
+
 def test_no_tokenizer_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"but .*tokenizer\.json' does not exist"):
         Pretrained(tmp_path)
