@@ -29,13 +29,18 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             put(temporary, path)
         except OSError as error:
-            trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
-            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-                raise PermissionError(f"{trouble}: choose another place, or change its permissions") from error
-            raise OSError(f"{trouble}: make room, and run the same again") from error
+            raise write_error(path, error) from error
         finally:
             with suppress(OSError):  # of a directory that could not be made or read: the error above tells it
                 temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> OSError:
+    """The error for `path`, which could not be written because of `error`: with its name and a remedy."""
+    trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return PermissionError(f"{trouble}: choose another place, or change its permissions")
+    return OSError(f"{trouble}: make room, and run the same again")
 
 
 def remove_temporaries(directory: Path) -> None:
