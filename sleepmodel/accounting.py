@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -12,18 +12,30 @@ from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.states import named_tensors
 
+Times = Callable[[int, bool], int]  # (block, whether in a window's first pass) -> how often its forward's FLOPs count
+
 
 def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
     """Forward matmul FLOPs for one row of `tokens` tokens, with a sleep on each window except the last, which answers.
 
     sleep_passes: N; None is the config's. A multiplication with its addition counts as 2 FLOPs.
     """
-    config = model.config
-    schedule = model.sleep_schedule(model.checked_passes(sleep_passes), config.eviction)
-    slept = (tokens - 1) // config.window
-    kept = config.window - 1 if config.eviction == "sliding" else 0
-    sleeps = sum(_sleep_flops(model, schedule, kept if i else 0) for i in range(slept))
-    return sleeps + _pass_flops(model, range(len(model.stack)), tokens - slept * config.window, kept if slept else 0)
+    return _row_flops(model, tokens, sleep_passes, lambda block, first_pass: 1)
+
+
+def training_flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
+    """Matmul FLOPs of forward and backward for one row; arguments as in `flops`.
+
+    The backward of a block costs two forwards: the gradients of its inputs and of its weights. A block without trained
+    weights needs only the first, and one that comes before all trained blocks, in the first pass, none.
+    """
+    trained = [any(weight.requires_grad for weight in block.parameters()) for block in model.stack]
+    lowest = trained.index(True) if any(trained) else len(trained)
+
+    def forwards(block: int, first_pass: bool) -> int:
+        return 3 if trained[block] else 1 if first_pass and block < lowest else 2
+
+    return _row_flops(model, tokens, sleep_passes, forwards)
 
 
 def n_params(model: SleepModel) -> int:
@@ -53,14 +65,29 @@ def fingerprint(model: SleepModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sleep_flops(model: SleepModel, schedule: list[list[int]], kept: int) -> int:
+def _row_flops(model: SleepModel, tokens: int, sleep_passes: int | None, times: Times) -> int:
+    config = model.config
+    schedule = model.sleep_schedule(model.checked_passes(sleep_passes))
+    slept = (tokens - 1) // config.window
+    kept = config.window - 1 if config.eviction == "sliding" else 0
+    sleeps = sum(_sleep_flops(model, schedule, kept if i else 0, times) for i in range(slept))
+    answered = _pass_flops(model, range(len(model.stack)), tokens - slept * config.window, kept if slept else 0, times)
+    return sleeps + answered
+
+
+def _sleep_flops(model: SleepModel, schedule: list[list[int]], kept: int, times: Times) -> int:
     if not schedule:
         return 0
-    window, (*passes, last) = model.config.window, schedule
-    full = sum(_pass_flops(model, blocks, window, 0 if i else kept) for i, blocks in enumerate(passes))
-    written = _pass_flops(model, last[:-1], window, 0 if passes else kept)
-    return full + written + model.stack[last[-1]].mixer.write_flops(window)
+    window, first, (*passes, last) = model.config.window, len(schedule) == 1, schedule
+    full = sum(
+        _pass_flops(model, blocks, window, 0 if i else kept, times, first_pass=i == 0)
+        for i, blocks in enumerate(passes)
+    )
+    written = _pass_flops(model, last[:-1], window, kept if first else 0, times, first_pass=first)
+    return full + written + times(last[-1], first) * model.stack[last[-1]].mixer.write_flops(window)
 
 
-def _pass_flops(model: SleepModel, blocks: Iterable[int], tokens: int, kept: int) -> int:
-    return sum(model.stack[i].flops(tokens, kept) for i in blocks)
+def _pass_flops(
+    model: SleepModel, blocks: Iterable[int], tokens: int, kept: int, times: Times, first_pass: bool = True
+) -> int:
+    return sum(times(i, first_pass) * model.stack[i].flops(tokens, kept) for i in blocks)

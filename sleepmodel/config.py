@@ -24,7 +24,9 @@ EVICTIONS = ("hard", "sliding")
 BIASES = ("none", "qkv", "all")
 QK_NORMS = ("unit", "learned", "none")
 MLPS = ("relu2", "swiglu")
-RECOMPUTE = ("nothing", "pass", "window", "both")
+RECOMPUTE = ("nothing", "block", "pass", "window", "both")
+OPTIMIZERS = ("muon", "adamw")
+TRAINED = ("all", "inserted")
 PRECISIONS = ("float32", "bfloat16")
 MAX_SIZE = 2**16  # of one dimension of a tensor, so that the product of a few fits in 64 bits
 MAX_BLOCKS = 1024
@@ -302,9 +304,11 @@ class TrainConfig:
 
     steps: optimiser steps; batch_size: rows in a step, over all workers.
     rows: train only on the first `rows` training rows, in epochs; None: on all rows.
-    fresh_steps: train only the fast-weight blocks, under hard eviction, for this many steps at the start. This warms up
-        blocks that are new in a pretrained model before sliding eviction (paper, "Two evictions").
-    muon_lr: learning rate of the blocks' matrices; adam_lr: of everything else.
+    trained: "all" weights, or only those of the "inserted" blocks of a pretrained model. The others rest: they have no
+        gradient and no optimiser state.
+    optimizer: "muon" for the blocks' matrices and AdamW for everything else, or "adamw" for all. Muon's step costs
+        matrix products of every matrix, which is much where few rows are read (docs/pretrained.md).
+    muon_lr: learning rate of Muon; adam_lr: of AdamW.
     momentum: Muon's; weight_decay: decoupled, on both groups.
     warmup_steps: linear warm-up; decay_fraction: the last part of the run, in which the rate falls linearly to 0.
     grad_clip: the global gradient norm is clipped to this; 0: no clipping.
@@ -324,7 +328,8 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 128
     rows: int | None = None
-    fresh_steps: int = 0
+    trained: Literal["all", "inserted"] = added_later("all")
+    optimizer: Literal["muon", "adamw"] = added_later("muon")
     muon_lr: float = 5e-3
     adam_lr: float = 2e-3
     momentum: float = 0.95
@@ -344,7 +349,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "validate_every"):
             require_whole(field, getattr(self, field), 1)
-        for field in ("warmup_steps", "fresh_steps", "skips"):
+        for field in ("warmup_steps", "skips"):
             require_whole(field, getattr(self, field), 0)
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.rows is not None:
@@ -352,10 +357,6 @@ class TrainConfig:
         _passes("sleep_passes", self.sleep_passes)
         require(isinstance(self.truncation, Truncation), "truncation", self.truncation, "a Truncation")
         require(isinstance(self.curriculum, Curriculum), "curriculum", self.curriculum, "a Curriculum")
-        thaws = self.fresh_steps > 0 and self.weight_decay > 0
-        require(
-            not thaws, "weight_decay", self.weight_decay, "0 with fresh_steps, as it would change the frozen layers"
-        )
         both = bool(self.sleep_passes) and self.curriculum.steps_per_pass is not None
         require(not both, "sleep_passes", self.sleep_passes, "empty where curriculum.steps_per_pass sets N")
         for field in ("muon_lr", "adam_lr"):
@@ -365,7 +366,8 @@ class TrainConfig:
         _real("decay_fraction", self.decay_fraction, 0.0, 1.0, "a number from 0 to 1")
         _real("grad_clip", self.grad_clip, 0.0, 1e6, "a number from 0 (no clipping) to 1e6")
         _real("backoff", self.backoff, 1e-3, 1.0, "a number from 0.001 to 1")
-        _one_of("precision", self.precision, PRECISIONS)
+        for field, allowed in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("trained", TRAINED)):
+            _one_of(field, getattr(self, field), allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,8 +380,9 @@ class Scale:
     gpu: whether each worker has a GPU; None: if the cluster has any.
     zero_stage: what DeepSpeed partitions: optimiser state (1), also gradients (2), also weights (3).
     accumulation: micro-batches in a step.
-    recompute: which activations the backward recomputes instead of keeping: "nothing", those of each "pass", of each
-        "window" with all its passes, or "both" (window by window, and within a window pass by pass: the least memory).
+    recompute: which activations the backward recomputes instead of keeping: "nothing", those of each "block", of each
+        "pass", of each "window" with all its passes, or "both" (window by window, and within a window pass by pass: the
+        least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
     """
 
@@ -388,7 +391,7 @@ class Scale:
     gpu: bool | None = None
     zero_stage: int = 0
     accumulation: int = 1
-    recompute: Literal["nothing", "pass", "window", "both"] = "nothing"
+    recompute: Literal["nothing", "block", "pass", "window", "both"] = "nothing"
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from datagen.checks import require, require_whole
-from sleepmodel.config import EVICTIONS, MAX_SIZE, ModelConfig, Truncation
+from datagen.checks import require_whole
+from sleepmodel.config import MAX_SIZE, ModelConfig, Truncation
 from sleepmodel.inputs import answering_windows
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, Span, zero_linear
@@ -92,8 +92,7 @@ class Block(nn.Module):
 class SleepModel(nn.Module):
     """Embedding, blocks and readout.
 
-    recompute: which activations the backward recomputes instead of keeping: "nothing", those of each "pass", of each
-        "window", or "both" (window by window, and within a window pass by pass: the least memory).
+    recompute: which activations the backward recomputes instead of keeping (see Scale).
     truncation: how far the backward reaches.
     `vocabulary`: the text of each token, or None if it is not known.
     """
@@ -120,22 +119,19 @@ class SleepModel(nn.Module):
         """The half-open range of blocks that every pass of a sleep runs."""
         return self.config.loop or (0, len(self.blocks))
 
-    def forward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, eviction: str | None = None
-    ) -> Output:
+    def forward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Output:
         """Algorithm 1: sleep on each window without answers, and predict the answers of the other windows in one pass.
 
         tokens: int64 [B, T]; negative tokens are pads. They may stand only at the ends of a row and have no effect.
         loss_mask: bool [B, T], True at answer tokens. Each is predicted from the token before it. Rows may have their
             answers in different windows; tokens after a row's last window with answers are not read.
-        sleep_passes, eviction: N and the eviction for this batch; None is the config's.
+        sleep_passes: N for this batch; None is the config's.
 
         Raises ValueError if an answer is the first token of a window (no output crosses a border), if there are pads
         between tokens, if a token is not in the vocabulary, if a row is too long, or if there is no answer.
         """
         answers = answering_windows(tokens, loss_mask, self.config)
-        passes, eviction = self.checked_passes(sleep_passes), self._checked_eviction(eviction)
-        window, padded = self.config.window, bool((tokens < 0).any())
+        passes, window, padded = self.checked_passes(sleep_passes), self.config.window, bool((tokens < 0).any())
         states, position = self.initial_states(len(tokens)), torch.zeros(1, 1, dtype=torch.int64, device=tokens.device)
         logits, places = [], []
         for i, chunk in enumerate(tokens.split(window, 1)):
@@ -148,11 +144,11 @@ class SleepModel(nn.Module):
                 h = self.embedded(chunk, position, span)
                 if sleeping.any():  # consolidation phase: N passes
                     rows, part = _select(sleeping, (h, states, span))
-                    states = merge_rows(states, self.sleep(*part, passes, eviction), rows)
+                    states = merge_rows(states, self.sleep(*part, passes), rows)
                 if answering.any():  # prediction phase: one pass
                     rows, (h, read, part_span) = _select(answering, (h, states, span))
                     h, read = self.run_blocks(h, read, part_span)
-                    states = merge_rows(states, self.evict(read, part_span, eviction), rows)
+                    states = merge_rows(states, self.evict(read, part_span), rows)
                     mask = loss_mask[:, i * window : (i + 1) * window]
                     row, column = (mask if rows is None else mask[rows]).nonzero(as_tuple=True)
                     logits.append(self.readout(h[row, column - 1]))
@@ -162,24 +158,19 @@ class SleepModel(nn.Module):
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
         return Output(F.cross_entropy(wide, tokens[loss_mask]), out)
 
-    def sleep(
-        self, h: Tensor, states: States, span: Span, passes: int | None = None, eviction: str | None = None
-    ) -> States:
+    def sleep(self, h: Tensor, states: States, span: Span, passes: int | None = None) -> States:
         """Run N passes over a window of embedded tokens h [B, T, d], then evict. passes: N; None is the config's.
 
         The first pass can also attend to the tokens that the previous eviction kept; later passes see only the window.
         Every pass runs the blocks of the loop; the first also runs those before the loop, the last those after it.
         """
-        eviction = self._checked_eviction(eviction)
-        schedule = self.sleep_schedule(self.checked_passes(passes), eviction)
+        schedule = self.sleep_schedule(self.checked_passes(passes))
         states = self._recomputed(self.recompute in ("window", "both"), self._run_passes, schedule, h, states, span)
-        return self.evict(states, span, eviction)
+        return self.evict(states, span)
 
-    def evict(
-        self, states: States, span: Span, eviction: str | None = None, earlier: Sequence[Any] | None = None
-    ) -> States:
+    def evict(self, states: States, span: Span, earlier: Sequence[Any] | None = None) -> States:
         """What remains of the states when the window ends; `earlier` as in Mixer.evict."""
-        length, eviction = span.length(), self._checked_eviction(eviction)
+        length, eviction = span.length(), self.config.eviction
         each = zip(self.stack, states, earlier or [None] * len(states), strict=True)
         return tuple(block.mixer.evict(state, length, eviction, before) for block, state, before in each)
 
@@ -201,7 +192,8 @@ class SleepModel(nn.Module):
 
     def run_blocks(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
         """One waking pass through all blocks: h [B, T, d] -> (h, states)."""
-        return self._recomputed(self.recompute != "nothing", self._pass, range(len(self.blocks)), h, states, span)
+        wanted = self.recompute in ("pass", "window", "both")
+        return self._recomputed(wanted, self._pass, range(len(self.blocks)), h, states, span)
 
     # For a Session, which reads token by token: its waking pass over a window is also the first pass of the sleep.
 
@@ -217,24 +209,23 @@ class SleepModel(nn.Module):
 
         h: [B, T, d], after the last block of the loop; states: after the waking pass; before: when the window began.
         """
-        eviction = self.config.eviction
-        schedule = [[], *self.sleep_schedule(self.checked_passes(passes), eviction)[1:]]  # `wake` ran the first pass
+        schedule = [[], *self.sleep_schedule(self.checked_passes(passes))[1:]]  # `wake` ran the first pass
         repeated = {i for blocks in schedule for i in blocks}
         # the last pass runs the blocks after the loop anew, so their waking states are discarded
         start = [before[i] if i in repeated and i >= self.loop[1] else state for i, state in enumerate(states)]
         slept = self._run_passes(schedule, h, tuple(start), span)
         earlier = [state if i in repeated else None for i, state in enumerate(states)]
-        return self.evict(slept, span, eviction, earlier)
+        return self.evict(slept, span, earlier)
 
     # The passes of a sleep: which blocks each of them runs, and which of them the backward sees.
 
-    def sleep_schedule(self, passes: int, eviction: str) -> list[list[int]]:
+    def sleep_schedule(self, passes: int) -> list[list[int]]:
         """The blocks that each pass runs. It ends with the last block whose state outlives the window."""
         start, end = self.loop
         schedule = [list(range(start, end)) for _ in range(passes)]
         schedule[0][:0] = range(start)
         schedule[-1] += range(end, len(self.blocks))
-        while schedule and not (schedule[-1] and self.stack[schedule[-1][-1]].mixer.keeps_state(eviction)):
+        while schedule and not (schedule[-1] and self.stack[schedule[-1][-1]].mixer.keeps_state(self.config.eviction)):
             if schedule[-1]:
                 schedule[-1].pop()
             else:
@@ -251,12 +242,6 @@ class SleepModel(nn.Module):
             return self.config.sleep_passes
         require_whole("sleep_passes", passes, 1, MAX_SIZE)
         return passes
-
-    def _checked_eviction(self, eviction: str | None) -> str:
-        if eviction is None:
-            return self.config.eviction
-        require(eviction in EVICTIONS, "eviction", eviction, f"one of {', '.join(EVICTIONS)}, or None")
-        return eviction
 
     def _run_passes(self, schedule: list[list[int]], h: Tensor, states: States, span: Span) -> States:
         """The states after the passes of a schedule. With truncation, only the last K passes are differentiated."""
@@ -281,7 +266,7 @@ class SleepModel(nn.Module):
     def _pass(self, blocks: Iterable[int], h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
         after = list(states)
         for i in blocks:
-            h, after[i] = self.stack[i](h, states[i], span)
+            h, after[i] = self._recomputed(self.recompute == "block", self.stack[i], h, states[i], span)
         return h, tuple(after)
 
     def _write_pass(self, blocks: Sequence[int], h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:

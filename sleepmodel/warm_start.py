@@ -1,19 +1,20 @@
-"""Initialise a model from another one, such as a hybrid from a transformer without fast-weight blocks."""
+"""Initialise a model from another one, such as a hybrid from the transformer into which its fast weights were put."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from sleepmodel.mixers.attention import Attention
+from sleepmodel.config import ModelConfig
 from sleepmodel.model import SleepModel
 
 
 def warm_start(model: SleepModel, source: SleepModel) -> None:
-    """Copy the embeddings, the readout and the attention blocks, in order, from `source` to `model`.
+    """Copy all weights of `source` to `model`, which may have more blocks: those in its config.inserted.
 
-    The other blocks keep their initial weights, with which they are the identity. Raises ValueError if the two models
-    differ in the number of attention blocks or in their sizes.
+    Inserted blocks that `source` lacks keep their initial weights, with which they are the identity. Raises ValueError
+    if the other blocks differ in their mixers, or any weight in its size.
     """
+    kept = kept_blocks(model.config, source.config)
     if model.config.tied != source.config.tied:
         raise ValueError(f"tied = {source.config.tied} in the model to start from: must be as in this model")
     pairs: list[tuple[nn.Module, nn.Module]] = [(model.embed, source.embed), (model.norm, source.norm)]
@@ -21,11 +22,24 @@ def warm_start(model: SleepModel, source: SleepModel) -> None:
         pairs.append((model.lm_head, source.lm_head))
     if model.config.max_positions is not None and source.config.max_positions is not None:
         pairs.append((model.position_embed, source.position_embed))
-    mine, theirs = ([b for b in each.stack if isinstance(b.mixer, Attention)] for each in (model, source))
-    if len(mine) != len(theirs):
-        raise ValueError(f"{len(theirs)} attention blocks to start from: must be {len(mine)}, as this model has")
-    for new, old in (*pairs, *zip(mine, theirs, strict=True)):
+    pairs += zip((model.stack[i] for i in kept), source.stack, strict=True)
+    for new, old in pairs:
         try:
             new.load_state_dict(old.state_dict())
         except RuntimeError as error:
             raise ValueError(f"the model to start from has other sizes than this model: {error}") from error
+
+
+def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:
+    """The blocks of a model, one for each block of the source that it begins with, in order. Raises ValueError if the
+    source has other blocks."""
+    blocks = [i for i in range(len(model.mixers)) if i not in model.inserted]
+    if source.mixers == model.mixers and source.inserted == model.inserted:
+        blocks = list(range(len(model.mixers)))
+    mixers = tuple(model.mixers[i] for i in blocks)
+    if mixers != source.mixers:
+        raise ValueError(
+            f"mixers = {source.mixers} in the model to start from: must be {mixers}, those of this model without "
+            f"its inserted blocks {model.inserted}"
+        )
+    return blocks

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from datagen import Task, check_task
+from datagen.canonical import added_later
 from datagen.checks import require, require_whole
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import flops
 from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
+from sleepmodel.warm_start import kept_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,12 @@ class Variant:
     compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
     epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
     depth: the task's greatest depth (Rule 110: steps to predict).
-    start: an earlier variant whose trained embeddings, readout and attention blocks this one begins with. Its other
-        blocks are new and start as the identity. Tokens and FLOPs count its own training alone.
-    fresh_steps, curriculum, drawn_passes: TrainConfig's fresh_steps, curriculum and sleep_passes.
+    inserted: which of `mixers` are inserted blocks.
+    eviction: "hard" or "sliding".
+    start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
+        start as the identity. Tokens and FLOPs count its own training alone.
+    share_of_steps: the share of the experiment's steps that it is trained for.
+    trained, curriculum, drawn_passes: TrainConfig's trained, curriculum and sleep_passes.
     evaluated_at: more N to evaluate the model at, beside those that it was trained for.
     """
 
@@ -52,6 +57,8 @@ class Variant:
     sleep_passes: int = 1
     fast_weight_lr: float = 1.0
     mixers: tuple[str, ...] | None = None
+    inserted: tuple[int, ...] | None = added_later(None)
+    eviction: Literal["hard", "sliding"] | None = added_later(None)
     repeat: int = 1
     window: int | None = None
     whole: bool = False
@@ -59,7 +66,8 @@ class Variant:
     epochs: bool = False
     depth: int | None = None
     start: str | None = None
-    fresh_steps: int | None = None
+    share_of_steps: float = added_later(1.0)
+    trained: Literal["all", "inserted"] | None = added_later(None)
     curriculum: Curriculum | None = None
     drawn_passes: tuple[int, ...] = ()
     evaluated_at: tuple[int, ...] = ()
@@ -115,6 +123,11 @@ class Experiment:
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
+            alone = self.variant_train(variant).trained == "inserted"
+            inserted = self.variant_model(variant).inserted
+            require(
+                bool(inserted) or not alone, f"trained of {variant.name}", "inserted", "all without inserted blocks"
+            )
             self._check_curriculum(variant)
         by_level = self.search is not None and self.train.curriculum.by_level
         require(
@@ -129,13 +142,10 @@ class Experiment:
         if variant.start is None:
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
-        has, needed = (self.variant_model(each).mixers.count("attention") for each in (variant, earlier))
-        require(
-            has == needed,
-            f"mixers of {variant.name}",
-            self.variant_model(variant).mixers,
-            f"a stack that has attention {needed} times, as {earlier.name} has",
-        )
+        try:
+            kept_blocks(self.variant_model(variant), self.variant_model(earlier))
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name}, which starts from {earlier.name}: {error}") from error
 
     def _check_curriculum(self, variant: Variant) -> None:
         """Raise ValueError where a variant's N is not the one that its curriculum has for the deepest rows."""
@@ -182,6 +192,8 @@ class Experiment:
             mixers=mixers,
             # `loop` has no meaning in a stack of another depth
             loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
+            inserted=variant.inserted or (self.model.inserted if mixers == self.model.mixers else ()),
+            eviction=variant.eviction or self.model.eviction,
             sleep_passes=variant.sleep_passes,
             fast_weight_lr=variant.fast_weight_lr,
         )
@@ -198,7 +210,7 @@ class Experiment:
             self.train,
             steps=self.variant_steps(variant),
             rows=rows,
-            fresh_steps=self.train.fresh_steps if variant.fresh_steps is None else variant.fresh_steps,
+            trained=variant.trained or self.train.trained,
             curriculum=self.variant_curriculum(variant),
             sleep_passes=variant.drawn_passes or self.train.sleep_passes,
         )
@@ -227,7 +239,7 @@ class Experiment:
     def variant_steps(self, variant: Variant) -> int:
         """The number of optimiser steps of the variant's training."""
         if variant.compute_of is None:
-            return self.train.steps
+            return max(1, round(variant.share_of_steps * self.train.steps))
         model = self.variant_model(variant)
         return round(self.train.steps * self.step_flops(model, (variant.compute_of,)) / self.step_flops(model))
 

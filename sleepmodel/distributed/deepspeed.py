@@ -18,25 +18,18 @@ from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rate
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
     """DeepSpeed's settings for these configs; docs/diary.md gives the reason for each."""
+    adam = {"weight_decay": config.weight_decay, "betas": list(ADAM_BETAS), "eps": ADAM_EPS, "torch_adam": True}
+    muon = {"muon_lr": config.muon_lr, "adam_lr": config.adam_lr, "momentum": config.momentum, "ns_method": "standard"}
+    optimizers = {
+        "muon": {"type": "Muon", "params": {"lr": config.muon_lr, **adam, **muon}},
+        "adamw": {"type": "AdamW", "params": {"lr": config.adam_lr, **adam}},
+    }
     return {
         "train_batch_size": config.batch_size,
         "gradient_accumulation_steps": scale.accumulation,
         # `step` clips: DeepSpeed's default of 1.0 would clip Muon's update, not the gradient, from stage 1 on
         "gradient_clipping": 0.0,
-        "optimizer": {
-            "type": "Muon",
-            "params": {
-                "lr": config.muon_lr,
-                "muon_lr": config.muon_lr,
-                "adam_lr": config.adam_lr,
-                "momentum": config.momentum,
-                "weight_decay": config.weight_decay,
-                "betas": list(ADAM_BETAS),
-                "eps": ADAM_EPS,
-                "torch_adam": True,
-                "ns_method": "standard",
-            },
-        },
+        "optimizer": optimizers[config.optimizer],
         "zero_optimization": {"stage": scale.zero_stage, "reduce_scatter": scale.zero_stage < 3},
         "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
         "steps_per_print": 2**31 - 1,
@@ -51,21 +44,17 @@ class DeepSpeedEngine:
         deepspeed = _deepspeed(scale)
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
-        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=settings)
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.peaks = peak_rates([self.engine.optimizer])
 
     def backward(
-        self,
-        tokens: Tensor,
-        loss_mask: Tensor,
-        sleep_passes: int | None = None,
-        weight: float = 1.0,
-        eviction: str | None = None,
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
     ) -> Tensor:
         device = self.engine.device
-        loss = weight * self.engine(tokens.to(device), loss_mask.to(device), sleep_passes, eviction).loss
+        loss = weight * self.engine(tokens.to(device), loss_mask.to(device), sleep_passes).loss
         self.engine.backward(loss)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()

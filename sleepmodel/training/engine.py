@@ -27,9 +27,7 @@ class Engine(Protocol):
     workers: int
     accumulation: int
 
-    def backward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float, eviction: str | None
-    ) -> Tensor:
+    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float) -> Tensor:
         """Forward and backward of one micro-batch; returns its mean loss times `weight`. Arguments as in
         SleepModel.forward."""
 
@@ -59,16 +57,11 @@ class LocalEngine:
         self.peaks = peak_rates(self.optimizers)
 
     def backward(
-        self,
-        tokens: Tensor,
-        loss_mask: Tensor,
-        sleep_passes: int | None = None,
-        weight: float = 1.0,
-        eviction: str | None = None,
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
     ) -> Tensor:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes, eviction).loss
+            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
         (loss / self.accumulation).backward()
         return loss.detach()
 

@@ -17,14 +17,13 @@ import torch
 
 from datagen.blocks import Blocks
 from datagen.rows import Rows
-from sleepmodel.accounting import flops
+from sleepmodel.accounting import training_flops
 from sleepmodel.config import ModelConfig, TrainConfig
-from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
 from sleepmodel.training.engine import Engine
-from sleepmodel.training.optim import schedule
+from sleepmodel.training.optim import freeze, schedule
 from sleepmodel.training.progress import Progress
 
 Save = Callable[[Path], None]  # writes a complete checkpoint to an empty directory
@@ -35,9 +34,11 @@ class NonFiniteError(RuntimeError):
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
-    """A new model. Its weights depend only on the configs."""
+    """A new model. Its weights depend only on the configs. Raises ValueError if nothing of it would be trained."""
     torch.manual_seed(train.seed)
-    return SleepModel(model, recompute, train.truncation)
+    built = SleepModel(model, recompute, train.truncation)
+    freeze(built, train)
+    return built
 
 
 def train(
@@ -62,8 +63,8 @@ def train(
     """
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
-    sampler, warmup = _sampler(rows, config, history), _NewLayerWarmup(engine.model, config)
-    cost, window = functools.cache(functools.partial(flops, engine.model)), engine.model.config.window
+    sampler, window = _sampler(rows, config, history), engine.model.config.window
+    cost = functools.cache(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
     def save(directory: Path) -> None:
@@ -73,7 +74,7 @@ def train(
     for step in range(state.step, config.steps):
         rate = schedule(step, config) * config.backoff**state.skipped
         batch, passes = sampler.batch(step)
-        loss = _accumulate_gradient(engine, batch, passes, warmup.eviction(step))
+        loss = _accumulate_gradient(engine, batch, passes)
         norm = engine.step(rate)
         # all workers have the same norm, and so skip the same batches; each has its own loss
         if not math.isfinite(norm) and state.skipped < config.skips:
@@ -91,7 +92,7 @@ def train(
         real = batch.lengths - batch.pads
         state.tokens += int(real.sum())
         # windows that hold only pads are not computed
-        state.flops += 3 * sum(cost(int(length), passes) for length in real + batch.pads % window)
+        state.flops += sum(cost(int(length), passes) for length in real + batch.pads % window)
         if state.step % config.validate_every == 0 or state.step == config.steps:
             progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
             sampler.validated(progress.accuracy)
@@ -105,14 +106,14 @@ def train(
     return history
 
 
-def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, eviction: str | None) -> float:
+def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None) -> float:
     """Forward and backward of this worker's micro-batches; returns their mean loss."""
     losses = []
     # an answer token has the same weight however the batch is split
     answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
     for part in split_batch(batch, engine.rank, engine.workers, engine.accumulation):
         tokens, mask = map(torch.from_numpy, part.batch())
-        losses.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), eviction))
+        losses.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers)))
     return float(torch.stack(losses).mean())
 
 
@@ -181,22 +182,6 @@ def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) 
     last = history[-1] if history else None
     opened = (last.level, last.accuracy) if last and last.level is not None else None
     return CurriculumSampler(blocks, config, opened)
-
-
-class _NewLayerWarmup:
-    """The first `fresh_steps` steps of a run: hard eviction, and gradients only for the fast-weight blocks."""
-
-    def __init__(self, model: SleepModel, config: TrainConfig) -> None:
-        self.steps, self.active = config.fresh_steps, False
-        fresh = {id(p) for block in model.stack if not isinstance(block.mixer, Attention) for p in block.parameters()}
-        for parameter in model.parameters() if config.fresh_steps else ():
-            if id(parameter) not in fresh:
-                parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if self.active else gradient)
-
-    def eviction(self, step: int) -> str | None:
-        """The eviction of a step; None is the model's."""
-        self.active = step < self.steps
-        return "hard" if self.active else None
 
 
 def _save(engine: Engine, history: list[Progress], state: _TrainState, directory: Path) -> None:

@@ -67,26 +67,27 @@ def test_the_baselines_are_what_they_are_called() -> None:
 
 
 def test_sliding_presets_grow_a_transformer() -> None:
-    """Fig. 5: fast-weight layers put into a trained transformer, alone under hard eviction at first."""
+    """Fig. 5: fast-weight blocks put into a trained transformer, alone under hard eviction at first."""
     experiment = PRESETS["gsm-sliding-fig5-mini"]
     first, longer, *grown = experiment.variants
-    assert experiment.variant_model(longer) == experiment.variant_model(first) and longer.start == first.name
-    assert (
-        set(experiment.variant_model(first).mixers) == {"attention"}
-        and experiment.variant_train(first).fresh_steps == 0
-    )
-    for variant in grown:
-        train, model = experiment.variant_train(variant), experiment.variant_model(variant)
-        assert variant.start == first.name and 0 < train.fresh_steps < train.steps
-        assert model.eviction == "sliding" and model.mixers.count("attention") == len(
-            experiment.variant_model(first).mixers
-        )
-    with pytest.raises(ValueError, match=r"start of n1 = 'gone': must be one of the variants before it"):
+    transformer = experiment.variant_model(first)
+    assert experiment.variant_model(longer) == transformer and longer.start == first.name
+    assert set(transformer.mixers) == {"attention"} and not transformer.inserted
+    assert transformer.eviction == "sliding"
+    assert len(grown) == 6
+    for alone, whole in zip(grown[::2], grown[1::2], strict=True):
+        before, model = experiment.variant_model(alone), experiment.variant_model(whole)
+        assert (alone.start, whole.start) == (first.name, alone.name)
+        assert experiment.variant_train(alone).trained == "inserted" and before.eviction == "hard"
+        assert experiment.variant_train(whole).trained == "all" and model == replace(before, eviction="sliding")
+        assert len(model.inserted) == 2 and model.mixers.count("attention") == len(transformer.mixers)
+        assert sum(map(experiment.variant_steps, (alone, whole))) == experiment.variant_steps(longer)
+    with pytest.raises(ValueError, match=r"start of n1-new-blocks = 'gone': must be one of the variants before it"):
         replace(experiment, variants=(first, replace(grown[0], start="gone")))
-    with pytest.raises(
-        ValueError, match=r"mixers of n1 = .*: must be a stack that has attention 2 times, as transformer has"
-    ):
-        replace(experiment, variants=(first, replace(grown[0], mixers=("gated_delta",))))
+    with pytest.raises(ValueError, match=r"variant n1-new-blocks, which starts from transformer: mixers = .* must be"):
+        replace(experiment, variants=(first, replace(grown[0], inserted=(1,))))
+    with pytest.raises(ValueError, match=r"trained of n1 = 'inserted': must be all without inserted blocks"):
+        replace(experiment, variants=(replace(first, name="n1", trained="inserted"),))
 
 
 def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
@@ -100,17 +101,22 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
         repeat=2,
         window=8,
         depth=4,
-        fresh_steps=5,
+        inserted=(1,),
+        eviction="sliding",
+        share_of_steps=0.5,
+        trained="inserted",
         curriculum=climb,
         drawn_passes=(1, 3),
     )
     model, train = demo.variant_model(variant), demo.variant_train(variant)
     assert (model.sleep_passes, model.fast_weight_lr, model.mixers, model.window) == (3, 0.7, ("delta",) * 2, 8)
-    assert (train.fresh_steps, train.curriculum, train.sleep_passes) == (5, climb, (1, 3))
+    assert (model.inserted, model.eviction) == ((1,), "sliding")
+    assert (train.trained, train.curriculum, train.sleep_passes) == ("inserted", climb, (1, 3))
+    assert train.steps == demo.train.steps / 2
     assert demo.variant_task(variant) == replace(demo.task, steps=4)
     plain, changed = (
         Variant(name="plain"),
-        replace(demo, train=replace(demo.train, fresh_steps=5, curriculum=climb), search=None),
+        replace(demo, train=replace(demo.train, optimizer="adamw", curriculum=climb), search=None),
     )
     assert changed.variant_train(plain) == changed.train
 

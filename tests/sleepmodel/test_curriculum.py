@@ -45,11 +45,10 @@ class Watched(LocalEngine):
         loss_mask: torch.Tensor,
         sleep_passes: int | None = None,
         weight: float = 1.0,
-        eviction: str | None = None,
     ) -> torch.Tensor:
         told = {TASK.vocabulary[token] for token in tokens[:, 0].tolist()}
         self.seen.append(({int(name.removeprefix("t")) for name in told}, sleep_passes))
-        return super().backward(tokens, loss_mask, sleep_passes, weight, eviction)
+        return super().backward(tokens, loss_mask, sleep_passes, weight)
 
 
 def run(

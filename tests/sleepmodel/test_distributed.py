@@ -53,12 +53,13 @@ def curve(engine: LocalEngine | DeepSpeedEngine, rows: Rows, config: TrainConfig
     return train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_muon_orthogonalises_under_the_engine(process_group: None, stage: int) -> None:
+def test_the_first_update_under_the_engine(process_group: None, stage: int, optimizer: str) -> None:
     """Stage 3, whose hooks this model's direct use of its parameters goes past, is held to these by its curve below."""
     model, gradients = with_given_gradients(TINY)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    config = replace(CONFIG, grad_clip=0.0, batch_size=1)
+    config = replace(CONFIG, grad_clip=0.0, batch_size=1, optimizer=optimizer)
     engine = DeepSpeedEngine(model, config, Scale(zero_stage=stage))
     engine.backward(*GIVEN_BATCH)
     engine.step(rate=0.5)
@@ -73,6 +74,22 @@ def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale
     for a, b in zip(got, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_inserted_blocks_are_trained_alone(process_group: None, rows: Rows, stage: int, optimizer: str) -> None:
+    model = replace(TINY, mixers=("attention", "gated_delta", "attention"), inserted=(1,))
+    config = replace(CONFIG, trained="inserted", optimizer=optimizer, grad_clip=0.0, steps=4)
+    engine = DeepSpeedEngine(build_model(model, config), config, Scale(zero_stage=stage))
+    plain = LocalEngine(build_model(model, config), config)
+    start = {name: p.detach().clone() for name, p in plain.model.named_parameters()}
+    assert curve(engine, rows, config)[-1].loss == pytest.approx(
+        curve(plain, rows, config)[-1].loss, rel=CURVE_TOLERANCE
+    )
+    with engine.whole_weights():
+        moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
+    assert moved == {name for name in start if name.startswith("blocks.1.")}
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -233,7 +233,7 @@ def test_the_last_k_passes_are_differentiated(
     model.truncation = Truncation(passes=1)
     got = gradients(model, model(tokens, mask).loss)
 
-    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int, eviction: str) -> tuple[Any, ...]:
+    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Any, ...]:
         (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
         for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
             after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
@@ -245,7 +245,7 @@ def test_the_last_k_passes_are_differentiated(
             if i < 2:
                 after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
             states = tuple(after)
-        return free.evict(states, span, eviction)
+        return free.evict(states, span)
 
     free.sleep = sleep  # type: ignore[method-assign]
     for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
@@ -303,7 +303,7 @@ def test_only_the_fast_weights_cross_a_border(make_model: MakeModel) -> None:
     model = make_model(sleep_passes=2, max_positions=None)
     tokens, mask = rows(4)
     alone = model(tokens[:, 18:], mask[:, 18:]).logits
-    model.sleep = lambda h, states, span, passes, eviction: model.initial_states(len(h))  # type: ignore[method-assign]
+    model.sleep = lambda h, states, span, passes: model.initial_states(len(h))  # type: ignore[method-assign]
     torch.testing.assert_close(model(tokens, mask).logits, alone)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
+from sleepmodel.accounting import flops, training_flops
 from sleepmodel.config import Scale, Truncation
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import accuracy
@@ -19,7 +20,7 @@ from sleepmodel.model import Output
 from sleepmodel.training.batches import drawn_passes
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, build_model, train
-from sleepmodel.training.optim import schedule, split_parameters
+from sleepmodel.training.optim import freeze, schedule, split_parameters
 from sleepmodel.training.progress import Progress
 from sleepmodel.warm_start import warm_start
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -235,9 +236,9 @@ def test_n_is_drawn_for_each_batch_by_seed_and_step(rows: Rows) -> None:
     engine, seen = LocalEngine(build_model(MODEL, config), config), []
     forward = engine.model.forward
 
-    def noted(tokens: Tensor, mask: Tensor, passes: int | None = None, eviction: str | None = None) -> Output:
+    def noted(tokens: Tensor, mask: Tensor, passes: int | None = None) -> Output:
         seen.append(passes)
-        return forward(tokens, mask, passes, eviction)
+        return forward(tokens, mask, passes)
 
     engine.model.forward = noted  # type: ignore[method-assign]
     train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
@@ -256,46 +257,75 @@ def test_only_the_first_rows_are_read_where_it_says_so(rows: Rows) -> None:
         replace(CONFIG, rows=4)
 
 
-def test_fresh_layers_are_trained_alone_under_hard_eviction_at_first(rows: Rows) -> None:
-    model, config = replace(MODEL, eviction="sliding"), replace(CONFIG, fresh_steps=4, steps=8)
-    engine = LocalEngine(build_model(model, config), config)
+INSERTED = replace(MODEL, mixers=("attention", "gated_delta", "jet", "attention"), inserted=(1, 2))
+
+
+def test_inserted_blocks_are_trained_alone(rows: Rows) -> None:
+    """The others have neither a gradient nor an optimiser's state, and cost less."""
+    config = replace(CONFIG, trained="inserted", weight_decay=0.1)
+    engine = LocalEngine(build_model(INSERTED, config), config)
     start = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
-    evictions: list[str | None] = []
-    trained: list[set[str]] = []
-    backward, step = engine.backward, engine.step
+    history = train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
+    moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
+    new = {name for name in start if name.startswith(("blocks.1.", "blocks.2."))}
+    assert moved == {name for name, p in engine.model.named_parameters() if p.requires_grad} == new
+    held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(new)
+    whole = LocalEngine(build_model(INSERTED, CONFIG), CONFIG)
+    spent = train(whole, rows, CONFIG, lambda model, level: 0.0, lambda at, write: None)[-1].flops
+    assert spent / 2 < history[-1].flops < 0.9 * spent
+    with pytest.raises(ValueError, match="trained = 'inserted': must be all for a model without inserted blocks"):
+        build_model(MODEL, config)
 
-    def noted_backward(tokens: Tensor, mask: Tensor, passes: int | None, weight: float, eviction: str | None) -> Tensor:
-        evictions.append(eviction)
-        return backward(tokens, mask, passes, weight, eviction)
 
-    def noted_step(rate: float) -> float:
-        norm = step(rate)
-        moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
-        trained.append({name.rpartition("blocks.")[2][0] for name in moved})
-        return norm
+def test_training_flops_are_three_forwards_less_what_rests() -> None:
+    model = build_model(INSERTED, CONFIG)
+    assert training_flops(model, 20, 3) == 3 * flops(model, 20, 3)
+    freeze(model, replace(CONFIG, trained="inserted"))
+    window, tail = model.config.window, 20 - 3 * model.config.window
+    first, new, other, last = (block.flops for block in model.stack)
 
-    engine.backward, engine.step = noted_backward, noted_step  # type: ignore[method-assign]
-    train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
-    assert evictions == ["hard"] * 4 + [None] * 4
-    assert trained[:4] == [{"1"}] * 4
-    assert all(moved > {"0", "1"} for moved in trained[4:])
+    def one_pass(tokens: int, before: int) -> int:
+        return before * first(tokens, 0) + 3 * (new(tokens, 0) + other(tokens, 0)) + 2 * last(tokens, 0)
+
+    written = 3 * model.stack[2].mixer.write_flops(window)  # the last pass ends with the last state that is kept
+    ended = 2 * first(window, 0) + 3 * new(window, 0) + written
+    sleep = one_pass(window, 1) + one_pass(window, 2) + ended
+    assert training_flops(model, 20, 3) == 3 * sleep + one_pass(tail, 1)
+
+
+def test_adamw_alone_trains_every_matrix(rows: Rows) -> None:
+    config = replace(CONFIG, optimizer="adamw", grad_clip=0.0)
+    model, gradients = with_given_gradients(MODEL)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    engine = LocalEngine(model, config)
+    engine.backward(*GIVEN_BATCH)
+    engine.step(rate=0.5)
+    check_first_update(model, before, gradients, config, rate=0.5)
 
 
 def test_a_model_begins_as_another_where_it_is_told_to() -> None:
-    transformer = build_model(replace(MODEL, mixers=("attention",), eviction="sliding"), CONFIG)
+    transformer = build_model(replace(MODEL, mixers=("attention",) * 2, eviction="sliding"), CONFIG)
     with torch.no_grad():
         for parameter in transformer.parameters():
             parameter.normal_()
-    grown = build_model(replace(MODEL, mixers=("gated_delta", "attention"), eviction="sliding"), CONFIG)
+    hybrid = replace(INSERTED, eviction="sliding")
+    grown, again = build_model(hybrid, CONFIG), build_model(replace(hybrid, eviction="hard"), CONFIG)
     warm_start(grown, transformer)
     tokens, mask = torch.randint(0, 3, (4, 8)), torch.zeros(4, 8, dtype=torch.bool)
     mask[:, 7] = True
-    # new blocks begin as the identity
+    # inserted blocks begin as the identity
     torch.testing.assert_close(grown(tokens, mask).logits, transformer(tokens, mask).logits)
-    with pytest.raises(ValueError, match="2 attention blocks to start from: must be 1"):
-        warm_start(grown, build_model(replace(MODEL, mixers=("attention",) * 2), CONFIG))
+    with torch.no_grad():
+        grown.blocks[1].mixer.out.weight.normal_()
+    warm_start(again, grown)
+    assert all(torch.equal(p, q) for p, q in zip(again.parameters(), grown.parameters(), strict=True))
+    with pytest.raises(
+        ValueError, match=r"mixers = \('attention',\) in the model to start from: must be \('attention', "
+    ):
+        warm_start(grown, build_model(replace(MODEL, mixers=("attention",)), CONFIG))
     with pytest.raises(ValueError, match="has other sizes"):
-        warm_start(grown, build_model(replace(MODEL, mixers=("attention",), d_model=32), CONFIG))
+        warm_start(grown, build_model(replace(MODEL, mixers=("attention",) * 2, d_model=32), CONFIG))
 
 
 def test_compiled_blocks_train_alike(rows: Rows) -> None:

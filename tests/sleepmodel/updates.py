@@ -15,9 +15,7 @@ class _GivenGradients(SleepModel):
 
     gradients: dict[str, Tensor]
 
-    def forward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, eviction: str | None = None
-    ) -> Output:
+    def forward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Output:
         loss = torch.stack([(p * self.gradients[name]).sum() for name, p in self.named_parameters()]).sum()
         return Output(loss, loss)
 
@@ -34,8 +32,8 @@ def check_first_update(
 ) -> None:
     """Muon: -lr * max(1, rows / columns)^0.5 * U V^T of the gradient, its singular values near 1 (Newton-Schulz's five
     steps leave them in 0.6 .. 1.3). AdamW: -lr * the gradient's sign."""
-    muon = {id(p) for p in split_parameters(model)[0]}
-    assert muon
+    muon = {id(p) for p in split_parameters(model, config.optimizer)[0]}
+    assert bool(muon) == (config.optimizer == "muon")
     for name, p in model.named_parameters():
         change = p.detach() - before[name]
         if id(p) not in muon:

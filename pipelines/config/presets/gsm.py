@@ -71,7 +71,7 @@ def sliding_fig5() -> Experiment:
         paper,
         name="gsm-sliding-fig5",
         model=replace(paper.model, window=512, eviction="sliding"),
-        variants=grown(attention=14, fresh_steps=2000),
+        variants=grown(paper.model.mixers, inserted=tuple(range(1, 28, 2))),
     )
 
 
@@ -82,7 +82,7 @@ def sliding_fig5_mini() -> Experiment:
         name="gsm-sliding-fig5-mini",
         model=replace(mini.model, mixers=HYBRID * 2, window=64, eviction="sliding"),
         train=replace(mini.train, steps=600),
-        variants=grown(attention=2, fresh_steps=150),
+        variants=grown(HYBRID * 2, inserted=(1, 3)),
     )
 
 

@@ -57,16 +57,17 @@ def at_windows(windows: tuple[int, ...], passes: tuple[int, ...]) -> tuple[Varia
     return tuple(Variant(name=f"window{w}-n{n}", window=w, sleep_passes=n) for w in windows for n in passes)
 
 
-def grown(attention: int, fresh_steps: int) -> tuple[Variant, ...]:
-    """Fig. 5: train a transformer of `attention` blocks; insert fast-weight blocks, train these alone under hard
-    eviction for `fresh_steps` steps, then everything under sliding eviction. Control: the transformer, trained as
-    long."""
-    mixers = ("attention",) * attention
-    return (
-        Variant(name="transformer", mixers=mixers),
-        Variant(name="transformer-longer", mixers=mixers, start="transformer"),
-        *(Variant(name=f"n{n}", sleep_passes=n, start="transformer", fresh_steps=fresh_steps) for n in (1, 2, 4)),
-    )
+def grown(mixers: tuple[str, ...], inserted: tuple[int, ...]) -> tuple[Variant, ...]:
+    """Fig. 5: train a transformer; insert fast-weight blocks, train these alone under hard eviction for a third of the
+    steps, then everything under sliding eviction for the rest. Control: the transformer, trained as long."""
+    transformer = tuple(mixer for i, mixer in enumerate(mixers) if i not in inserted)
+    first = Variant(name="transformer", mixers=transformer)
+    variants = [first, replace(first, name="transformer-longer", start=first.name)]
+    for n in (1, 2, 4):
+        whole = Variant(name=f"n{n}", sleep_passes=n, mixers=mixers, inserted=inserted, start=f"n{n}-new-blocks")
+        alone = replace(whole, name=f"n{n}-new-blocks", start=first.name, eviction="hard", trained="inserted")
+        variants += [replace(alone, share_of_steps=1 / 3), replace(whole, share_of_steps=2 / 3)]
+    return tuple(variants)
 
 
 def rules(mixers: tuple[str, ...], passes: tuple[int, ...]) -> tuple[Variant, ...]:
