@@ -13,11 +13,13 @@ from typing import TypeVar, cast
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from datagen.cluster import connect_to_ray
 from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
 from pipelines.engine.scheduler import Observer
+from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
 from pipelines.runtime.user_code import runtime_env
@@ -40,15 +42,17 @@ FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names
 
 @dataclass
 class Services(Observer):
-    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `open` connects it before any of them runs.
+    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `connect` and `start` are called before
+    any of them runs.
 
-    resources: set by `open`.
+    resources: set by `connect`.
     """
 
     experiment: Experiment
     root: Path
     resources: ResourcePlan = field(init=False)
     _store: TrackingStore | None = field(default=None, init=False)
+    _identity: str = field(default="", init=False)
     _parent: str | None = field(default=None, init=False)
 
     @property
@@ -61,21 +65,24 @@ class Services(Observer):
         """When this file exists, the trainings of this process save and end. Every worker can see it."""
         return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
-    def open(self, identity: str) -> int:
-        """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the MLflow run that
-        holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
+    def connect(self) -> None:
+        """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one."""
         self._store = open_store(self.root)
-        if not ray.is_initialized():
-            ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
+        with keep_sigterm():
+            connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
         check_shared_root(self.root)
-        self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
-        return self.resources.max_concurrent
+
+    def start(self, identity: str) -> None:
+        """Open the MLflow run that holds the stages' runs. identity: of the plan."""
+        self._identity = identity
+        self._parent = start_run(self.store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
 
     def close(self, status: str) -> None:
-        """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
-        assert self._parent is not None
-        end_run(self.store, self._parent, status)
+        """End the pipeline's MLflow run, if it was opened: FINISHED, FAILED or KILLED."""
+        # a signal may have come before `start` learned the id
+        if run := self._parent or find_run(self.store, self._identity):
+            end_run(self.store, run, status)
 
     def started(self, stage: Stage) -> None:
         """Open the stage's run."""
