@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datagen.cluster import connect_to_ray
@@ -37,6 +39,7 @@ from sleepmodel.tracking.runs import (
 from sleepmodel.training.progress import Progress
 
 T = TypeVar("T")
+LOOK_SECONDS = 10  # between two looks at the cluster while a task runs
 FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names its dataset
 
 
@@ -141,10 +144,26 @@ class Services(Observer):
         self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order."""
+        results in order.
+
+        Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
+        `scale.wait_minutes`: Ray would wait for ever.
+        """
         task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
-        results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
-        return results
+        results = [task.remote(*arguments) for arguments in calls]
+        scale, large_enough = self.resources.scale, time.monotonic()
+        while True:
+            try:
+                return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
+            except GetTimeoutError:
+                try:
+                    plan_resources_on_ray(scale)
+                    large_enough = time.monotonic()
+                except ValueError as error:
+                    if time.monotonic() - large_enough > 60 * scale.wait_minutes:
+                        raise TimeoutError(
+                            f"{error}; no node came in scale.wait_minutes = {scale.wait_minutes}"
+                        ) from error
 
 
 def check_shared_root(root: Path) -> None:

@@ -92,8 +92,6 @@ def test_ctrl_c_ends_it_quietly(model_path: Path) -> None:
 def test_ctrl_c_ends_it_as_it_loads(tmp_path: Path) -> None:
     """The import of a package that swallows what is raised in it."""
     swallows = "try:\n    import time\n    time.sleep(10**6)\nexcept BaseException:\n    pass\n"
-        "print('imports', flush=True)\ntry:\n    import time\n    time.sleep(10**6)\nexcept BaseException:\n    pass\n"
-    )
     (tmp_path / "torch.py").write_text(f"print('imports', flush=True)\n{swallows}")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     with Background([sys.executable, "-m", "sleepmodel", "no-model"], env=environment) as process:
