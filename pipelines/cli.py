@@ -117,10 +117,6 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     def close(status: str) -> None:
         try:
             with as_connection_error(services.store):
-                if status == "KILLED":
-                    for stage in stages:
-                        if state(stage, root) is State.BROKEN:
-                            services.end(stage, status)
                 services.close(status)
         except ConnectionError as error:
             if status == "FINISHED":

@@ -57,6 +57,7 @@ class Services(Observer):
     _store: TrackingStore | None = field(default=None, init=False)
     _identity: str = field(default="", init=False)
     _parent: str | None = field(default=None, init=False)
+    _running: dict[str, Stage] = field(default_factory=dict, init=False)  # whose run is open
 
     @property
     def store(self) -> TrackingStore:
@@ -82,13 +83,16 @@ class Services(Observer):
         self._parent = start_run(self.store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
 
     def close(self, status: str) -> None:
-        """End the pipeline's MLflow run, if it was opened: FINISHED, FAILED or KILLED."""
+        """End the MLflow runs that are open, of stages and of the pipeline: FINISHED, FAILED or KILLED."""
+        for stage in list(self._running.values()):
+            self.end(stage, status)
         # a signal may have come before `start` learned the id
         if run := self._parent or find_run(self.store, self._identity):
             end_run(self.store, run, status)
 
     def started(self, stage: Stage) -> None:
         """Open the stage's run."""
+        self._running[stage.name] = stage
         self.run_of(stage)
 
     def finished(self, stage: Stage, seconds: float) -> None:
@@ -99,6 +103,7 @@ class Services(Observer):
     def end(self, stage: Stage, status: str) -> None:
         """End a stage's run: FINISHED, FAILED or KILLED."""
         end_run(self.store, self.run_of(stage), status)
+        self._running.pop(stage.name, None)
 
     def log_report(self, directory: Path) -> None:
         """Log the report and its pictures as artifacts of the pipeline's run."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.config import FailureConfig  # ray.train types it as the old one
 from ray.train.v2.api.exceptions import ControllerError
 
 from datagen.storage import as_path, for_ray, local_copy
