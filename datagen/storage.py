@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+ANSWER_SECONDS, ATTEMPTS = 3, 2  # of the first request to an object store
+
 
 def as_path(where: str | Path) -> Path:
     """A local path, with ~ for the home directory, or a path in an object store if `where` begins with s3://.
@@ -57,12 +59,17 @@ def store_of(path: Path) -> tuple[Any, str, str]:
 
 
 def check_reachable(path: Path) -> None:
-    """Raises OSError if the object store of `path` does not respond, has no such bucket or denies access."""
+    """Raises OSError, within seconds, if the object store of `path` does not respond, has no such bucket or denies
+    access."""
     if not in_store(path):
         return
     from botocore.exceptions import BotoCoreError
 
     fs, bucket, key = store_of(path)
+    # s3fs and botocore each try several times, which takes minutes if the store is silent
+    limits = {"connect_timeout": ANSWER_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": 0}}
+    fs = type(fs)(**{**fs.storage_options, "config_kwargs": limits}, skip_instance_cache=True)
+    fs.retries = ATTEMPTS
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
     except FileNotFoundError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,7 +18,7 @@ from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
 from pipelines.engine.locks import StageLocked, hold_locks
 from pipelines.engine.scheduler import Observer, StageFailed, execute
-from pipelines.engine.signals import Terminated, stop_on_sigterm
+from pipelines.engine.signals import Terminated, stop_on_signals
 from pipelines.engine.stage import (
     Stage,
     State,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sleepmodel.distributed.progress import ProgressMailbox
 
 
-BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
+BAD_INPUT, FAILED = 2, 1
 LOG_WIDTH = 120  # columns of tables where the output is a pipe or a job's log
 
 
@@ -47,7 +47,7 @@ def main(script: str, description: str | None) -> NoReturn:
     """Run a script's stages ("full": all of them) for the preset named on the command line, and exit.
 
     Exit status: 0 when all stages are done, 2 when the input was refused before any stage started, 1 when a stage
-    failed, 130 after Ctrl-C, 143 after SIGTERM.
+    failed, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     arguments = parse(script, description)
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -74,12 +74,8 @@ def main(script: str, description: str | None) -> NoReturn:
     except StageFailed as error:
         console.print(redacted(error), style="red", markup=False)
         sys.exit(FAILED)
-    except Terminated:
-        console.print("terminated: run the same command again to continue", style="red")
-        sys.exit(TERMINATED)
-    except KeyboardInterrupt:
-        console.print("interrupted: run the same command again to continue", style="red")
-        sys.exit(INTERRUPTED)
+    except Terminated as terminated:
+        sys.exit(terminated.status)
     except (StageLocked, ValueError, OSError) as error:
         _refuse(str(error))
     sys.exit(0)
@@ -109,29 +105,37 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     from sleepmodel.distributed.progress import ProgressMailbox
     from sleepmodel.tracking.runs import as_connection_error
 
-    max_concurrent = services.open(f"pipeline/{everything[-1].identity}")
+    services.connect()
     console.print(f"Ray has {services.resources}", soft_wrap=True, highlight=False)
+    max_concurrent = services.resources.max_concurrent
     view: RunView = PlainView(console)
     if sys.stdout.isatty() and not console.is_dumb_terminal:
         view = LiveView(console, Board(stage_trainings(services.experiment, everything), max_concurrent))
-    with as_connection_error(services.store), view, ProgressMailbox(view.progressed) as mailbox:
-        status = "FAILED"
+
+    say = partial(console.print, style="red", soft_wrap=True, highlight=False)
+
+    def close(status: str) -> None:
         try:
-            with stop_on_sigterm(services.stop):
-                repair_datasets(stages, root)
-                execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
-            status = "FINISHED"
+            with as_connection_error(services.store):
+                services.close(status)
+        except ConnectionError as error:
+            if status == "FINISHED":
+                raise
+            say(str(error))  # and the process ends for the reason for which it was about to
+
+    with (
+        as_connection_error(services.store),
+        view,
+        ProgressMailbox(view.progressed) as mailbox,
+        stop_on_signals(services.stop, say, close),
+    ):
+        services.start(f"pipeline/{everything[-1].identity}")
+        try:
+            repair_datasets(stages, root)
+            execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
         except StageFailed as error:
             services.end(error.stage, "FAILED")
             raise
-        except Terminated:
-            status = "KILLED"
-            for stage in stages:
-                if state(stage, root) is State.BROKEN:
-                    services.end(stage, status)
-            raise
-        finally:
-            services.close(status)
 
 
 class _FlushProgress(Observer):

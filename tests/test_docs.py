@@ -97,7 +97,7 @@ def _terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(model: str) -> NoReturn:
         raise LookupError(model)
 
-    monkeypatch.setattr("sleepmodel.__main__.load", reached)
+    monkeypatch.setattr("sleepmodel.hub.load", reached)
     with pytest.raises(LookupError, match=re.escape(words[0])):
         main(words)
 

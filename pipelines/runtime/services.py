@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from datagen.cluster import connect_to_ray
 from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
 from pipelines.engine.scheduler import Observer
+from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
 from pipelines.runtime.user_code import runtime_env
@@ -35,21 +39,25 @@ from sleepmodel.tracking.runs import (
 from sleepmodel.training.progress import Progress
 
 T = TypeVar("T")
+LOOK_SECONDS = 10  # between two looks at the cluster while a task runs
 FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names its dataset
 
 
 @dataclass
 class Services(Observer):
-    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `open` connects it before any of them runs.
+    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `connect` and `start` are called before
+    any of them runs.
 
-    resources: set by `open`.
+    resources: set by `connect`.
     """
 
     experiment: Experiment
     root: Path
     resources: ResourcePlan = field(init=False)
     _store: TrackingStore | None = field(default=None, init=False)
+    _identity: str = field(default="", init=False)
     _parent: str | None = field(default=None, init=False)
+    _running: dict[str, Stage] = field(default_factory=dict, init=False)  # whose run is open
 
     @property
     def store(self) -> TrackingStore:
@@ -61,24 +69,30 @@ class Services(Observer):
         """When this file exists, the trainings of this process save and end. Every worker can see it."""
         return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
-    def open(self, identity: str) -> int:
-        """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the MLflow run that
-        holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
+    def connect(self) -> None:
+        """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one."""
         self._store = open_store(self.root)
-        if not ray.is_initialized():
-            ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
+        with keep_sigterm():
+            connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
         check_shared_root(self.root)
-        self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
-        return self.resources.max_concurrent
+
+    def start(self, identity: str) -> None:
+        """Open the MLflow run that holds the stages' runs. identity: of the plan."""
+        self._identity = identity
+        self._parent = start_run(self.store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
 
     def close(self, status: str) -> None:
-        """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
-        assert self._parent is not None
-        end_run(self.store, self._parent, status)
+        """End the MLflow runs that are open, of stages and of the pipeline: FINISHED, FAILED or KILLED."""
+        for stage in list(self._running.values()):
+            self.end(stage, status)
+        # a signal may have come before `start` learned the id
+        if run := self._parent or find_run(self.store, self._identity):
+            end_run(self.store, run, status)
 
     def started(self, stage: Stage) -> None:
         """Open the stage's run."""
+        self._running[stage.name] = stage
         self.run_of(stage)
 
     def finished(self, stage: Stage, seconds: float) -> None:
@@ -89,6 +103,7 @@ class Services(Observer):
     def end(self, stage: Stage, status: str) -> None:
         """End a stage's run: FINISHED, FAILED or KILLED."""
         end_run(self.store, self.run_of(stage), status)
+        self._running.pop(stage.name, None)
 
     def log_report(self, directory: Path) -> None:
         """Log the report and its pictures as artifacts of the pipeline's run."""
@@ -134,10 +149,26 @@ class Services(Observer):
         self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order."""
+        results in order.
+
+        Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
+        `scale.wait_minutes`: Ray would wait for ever.
+        """
         task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
-        results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
-        return results
+        results = [task.remote(*arguments) for arguments in calls]
+        scale, large_enough = self.resources.scale, time.monotonic()
+        while True:
+            try:
+                return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
+            except GetTimeoutError:
+                try:
+                    plan_resources_on_ray(scale)
+                    large_enough = time.monotonic()
+                except ValueError as error:
+                    if time.monotonic() - large_enough > 60 * scale.wait_minutes:
+                        raise TimeoutError(
+                            f"{error}; no node came in scale.wait_minutes = {scale.wait_minutes}"
+                        ) from error
 
 
 def check_shared_root(root: Path) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.config import FailureConfig  # ray.train types it as the old one
+from ray.train.v2.api.exceptions import ControllerError
 
 from datagen.files import write_error
 from datagen.storage import as_path, for_ray, local_copy
@@ -38,6 +41,9 @@ RAY_TRAIN_SETTINGS = {
     # starting the watcher prints an error (ray-project/ray#53727)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+
+START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 class Stopped(RuntimeError):
@@ -110,12 +116,14 @@ def fit(job: TrainingJob) -> None:
     """Train a job under Ray Train, on the running Ray or a new local one, and write the model to `job.output`.
 
     Resumes from the last complete checkpoint there, also by itself after a worker died. Raises ValueError if workers of
-    this scale cannot resume from it, NonFiniteError if the training diverged, Stopped if `job.stop` ended it early, and
-    Ray's TrainingFailedError for any other error of a worker.
+    this scale cannot resume from it, NonFiniteError if the training diverged, Stopped if `job.stop` ended it early,
+    TimeoutError if the cluster has no room for the workers for too long, as after a node was lost, and Ray's
+    TrainingFailedError for any other error of a worker.
     """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ[START_SECONDS] = str(60 * job.scale.wait_minutes)
     scale, output = job.scale, as_path(job.output)
     directory = output / CHECKPOINTS
     storage_path, storage_filesystem = for_ray(output)
@@ -132,15 +140,30 @@ def fit(job: TrainingJob) -> None:
             name=CHECKPOINTS,
             storage_path=storage_path,
             storage_filesystem=storage_filesystem,
-            failure_config=FailureConfig(max_failures=RESTARTS),
+            # by default Ray would try to start the workers again and again, for ever
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig
         ),
     )
     diverged = output / DIVERGED
     diverged.unlink(missing_ok=True)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except ControllerError as error:
+        if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise TimeoutError(_waited_for(job)) from error
+        raise
     if diverged.exists():
         raise NonFiniteError(diverged.read_text())
     if not has_model(output):
         raise Stopped(f"{job.name}: stopped on request after saving a checkpoint; run the same command to resume")
+
+
+def _waited_for(job: TrainingJob) -> str:
+    scale = job.scale
+    worker = f"{scale.cores} core{'s' * (scale.cores > 1)}{' and a GPU' if scale.gpu else ''}"
+    return (
+        f"{job.name}: for scale.wait_minutes = {scale.wait_minutes} Ray had no room for {scale.workers} x {worker}: a "
+        "node is lost, or others use it; add nodes, wait for the others, or raise scale.wait_minutes"
+    )

@@ -279,7 +279,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path) -> None:
-    """kill -9 of full.py while it trains, then SIGTERM: the dataset is not made again, the training is saved at the
+    """kill -9 of full.py while it trains, then Ctrl-C: the dataset is not made again, the training is saved at the
     step at which it was told to stop and goes on from there."""
     checkpoints = "steps/train-n1-seed20/*/checkpoints/checkpoint_2*"
     kill_when(lambda: len(list(killed.glob(checkpoints))) > 1, "full", killed, ray_cluster, *SMALL)
@@ -293,13 +293,15 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
         now = latest(training / CHECKPOINTS)
         return now is not None and now.step > killed_at.step
 
-    assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGTERM) == 128 + signal.SIGTERM
+    assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGINT) == 128 + signal.SIGINT
+    client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
+    states = {run.info.run_name: run.info.status for run in client.search_runs(["1"])}
+    assert states == {"smoke": "KILLED", "generate": "FINISHED", "train-n1-seed20": "KILLED"}
     stopped_at = latest(training / CHECKPOINTS)
     assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
     printed = completed("train", killed, ray_cluster, *SMALL)
     assert "1 of 2 stages are done already" in printed
     assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
-    client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
     (logged,) = client.search_runs(["1"], "attributes.run_name = 'train-n1-seed20'")
     steps = [point.value for point in client.get_metric_history(logged.info.run_id, "step")]
     assert steps == [*range(20, 401, 20)] and logged.info.status == "FINISHED"
