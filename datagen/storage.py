@@ -19,13 +19,13 @@ from typing import Any, cast
 
 
 def as_path(where: str | Path) -> Path:
-    """A local path, or a path in an object store if `where` begins with s3://.
+    """A local path, with ~ expanded, or a path in an object store if `where` begins with s3://.
 
-    Raises ValueError if the scheme is another one, if the URL contains credentials, or if a package that S3 needs is
-    not installed.
+    Raises ValueError if the scheme is another one, if the URL contains credentials, if a package that S3 needs is not
+    installed, or if ~ stands for the home of a user who does not exist.
     """
     if not isinstance(where, str) or "://" not in where:
-        return cast(Path, where) if in_store(where) else Path(where)
+        return cast(Path, where) if in_store(where) else local_path(where)
     scheme, _, rest = where.partition("://")
     if "@" in rest:  # anywhere, as a secret may contain a slash
         raise ValueError(
@@ -41,6 +41,14 @@ def as_path(where: str | Path) -> Path:
         raise ValueError(f"{where!r}: needs {error.name}: install this package with its extra `s3`") from error
     # Listings are not cached, as other processes write to the same directories.
     return cast(Path, UPath(where.rstrip("/"), use_listings_cache=False))
+
+
+def local_path(where: str | Path) -> Path:
+    """A local path, with ~ expanded. Raises ValueError if ~ stands for the home of a user who does not exist."""
+    try:
+        return Path(where).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{str(where)!r}: {error}: write the whole path") from error
 
 
 def in_store(path: object) -> bool:
