@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,12 +64,16 @@ def store_of(path: Path) -> tuple[Any, str, str]:
     return where.fs, bucket, key
 
 
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What reading and writing raises: OSError, and where an object store was used, what the AWS client adds to it."""
+    client = sys.modules.get("botocore.exceptions")
+    return (OSError, client.BotoCoreError, client.ClientError) if client else (OSError,)
+
+
 def check_reachable(path: Path) -> None:
     """Raises OSError if the object store of `path` does not respond, has no such bucket or denies access."""
     if not in_store(path):
         return
-    from botocore.exceptions import BotoCoreError
-
     fs, bucket, key = store_of(path)
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
@@ -79,7 +84,7 @@ def check_reachable(path: Path) -> None:
             f"{path}: the object store denied access ({error}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or "
             "AWS_PROFILE, and the permissions on this bucket"
         ) from error
-    except (OSError, BotoCoreError) as error:
+    except storage_errors() as error:
         raise ConnectionError(
             f"{path}: the object store cannot be used ({error}): check AWS_ENDPOINT_URL, the credentials and the "
             "network"
@@ -120,13 +125,14 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
 def local_copy(path: Path) -> Iterator[Path]:
     """Yields a local path to a file or directory: `path` itself, or a temporary download from the object store.
 
-    Raises FileNotFoundError if the object store has nothing at `path`.
+    Raises FileNotFoundError if the object store has nothing at `path`, and as `check_reachable`.
     """
     if not in_store(path):
         yield path
         return
     fs, bucket, key = store_of(path)
     source = f"{bucket}/{key}"
+    check_reachable(path)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / path.name
         names = [name for name, info in fs.find(source, detail=True).items() if info["type"] == "file"]

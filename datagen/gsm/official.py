@@ -7,7 +7,7 @@ import gzip
 import json
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,10 +67,10 @@ def read_lines(path: str | Path) -> tuple[list[Problem], list[str]]:
     return problems, malformed
 
 
-def named(malformed: list[str]) -> str:
+def named(malformed: Sequence[str]) -> str:
     """The first of the lines, and how many there are more."""
     more = [f"and {len(malformed) - NAMED_LINES} more"] if len(malformed) > NAMED_LINES else []
-    return "\n".join(malformed[:NAMED_LINES] + more)
+    return "\n".join([*malformed[:NAMED_LINES], *more])
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes | dict[str, Any]]]:

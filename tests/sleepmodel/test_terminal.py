@@ -71,7 +71,21 @@ def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [(("--passes", "0"), "--passes 0: must be at least 1"), (("--memory", "gone"), "no memory here")],
+    [
+        (("--passes", "0"), "--passes 0: must be at least 1"),
+        (("--memory", "gone"), "no memory here"),
+        (("--memory", ""), "--memory: must not be empty"),
+    ],
 )
 def test_bad_options_end_it_at_once(model_path: Path, extra: tuple[str, ...], message: str) -> None:
     assert message in converse(str(model_path), *extra, status=2)
+
+
+def test_a_store_without_credentials_is_an_error_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    said = converse("s3://bucket/model", status=2)
+    assert "s3://bucket/model: the object store cannot be used" in said and "Traceback" not in said

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datagen import Gsm
 from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import PUNCTUATION, Pretrained, Words
@@ -80,6 +81,12 @@ def test_pretrained_from_a_directory(tmp_path: Path) -> None:
 def test_no_tokenizer_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"but .*tokenizer\.json' does not exist"):
         Pretrained(tmp_path)
+
+
+def test_a_tokenizer_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = train_tokenizer(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Gsm(tokenizer=f"~/{file.name}").vocabulary == Pretrained(file).tokens == Pretrained("~").tokens
 
 
 def test_a_tokenizer_that_joins_pieces_is_refused(tmp_path: Path) -> None:
