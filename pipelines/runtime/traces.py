@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def leaving_no_trace() -> Iterator[None]:
-    """Keep libraries from writing to the user's home and working directory: caches of matplotlib and of our compiled
+    """Keep libraries from writing to the user's home and working directory: caches of matplotlib, torch and our compiled
     kernel go to a temporary directory, MLflow's telemetry is off, and imported modules are not compiled to files."""
     with tempfile.TemporaryDirectory() as directory:
-        changed = {"XDG_CACHE_HOME": directory, "MPLCONFIGDIR": directory, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        caches = dict.fromkeys(("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"), directory)
+        changed = {**caches, "MLFLOW_DISABLE_TELEMETRY": "true"}
         before = {name: os.environ.get(name) for name in changed}, sys.dont_write_bytecode
         os.environ.update(changed)
         sys.dont_write_bytecode = True
