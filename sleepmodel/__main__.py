@@ -59,12 +59,15 @@ def _start(arguments: Sequence[str] | None) -> tuple[Console, Terminal]:
     parser.add_argument("--memory", help="a memory file to resume from")
     given = parser.parse_args(arguments)
     try:
+        for name, value in (("MODEL", given.model), ("--memory", given.memory)):
+            if value == "":
+                raise ValueError(f"{name}: must not be empty")
         if given.passes is not None and given.passes < 1:
             raise ValueError(f"--passes {given.passes}: must be at least 1")
         model = load(given.model)
         session = (
             resumed_session(model, given.memory, given.passes)
-            if given.memory
+            if given.memory is not None
             else Session(model, 1, None, given.passes)
         )
     except (ValueError, OSError) as error:

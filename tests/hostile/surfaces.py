@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
@@ -10,10 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from mlflow.pyfunc.model import PythonModelContext
 
@@ -361,8 +365,9 @@ def _read_official(content: bytes, place: Path) -> None:
 
 
 def _problems(place: Path) -> tuple[bytes, ...]:
-    line = json.dumps(GSM_LINE).encode()
-    return (line, line + b"\n" + line + b"\n")
+    line, table = json.dumps(GSM_LINE).encode(), BytesIO()
+    pq.write_table(pa.Table.from_pylist([GSM_LINE, GSM_LINE]), table)
+    return (line, line + b"\n" + line + b"\n", gzip.compress(line + b"\n" + line), table.getvalue())
 
 
 def _read_tokenizer(content: bytes, place: Path) -> None:
@@ -400,5 +405,7 @@ SURFACES = {
     "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|stands"),
     "predictions": Surface(_requests, _predict, (ValueError, RecursionError), WRONG_JSON),
     "tokenizers": Surface(_tokenizers, _read_tokenizer, (ValueError,), "tokenizer.*give|must encode"),
-    "imported problems": Surface(_problems, _read_official, (DatasetError,), "line [1-9]"),
+    "imported problems": Surface(
+        _problems, _read_official, (DatasetError,), "(line|row) [1-9]|not a whole Parquet file"
+    ),
 }

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_train
 from sleepmodel.distributed.ray_train import CHECKPOINTS
 from sleepmodel.distributed.ray_tune import search
 from sleepmodel.evaluation.accuracy import predict
+from sleepmodel.tracking.runs import tracking_uri
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.waiting import Background, run, scaled
@@ -96,6 +98,32 @@ def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]
     page = (report / "report.html").read_text()
     assert page.count("data:image/png") == len(pictures) and (commit or "unknown") in page
     assert (report / "mistakes.md").read_text().count("## ") == 4
+
+
+def test_the_printed_commands_are_pasted_into_a_shell(finished: tuple[Path, str], tmp_path: Path) -> None:
+    root, printed = finished
+    commands = {line[:9]: line[11:] for line in printed.splitlines()}
+    unset = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    loaded = run(["sh", "-c", commands["load it  "]], cwd=tmp_path, env=unset)
+    assert loaded.returncode == 0 and loaded.stdout.startswith("SleepModel("), loaded.stderr
+    *_, option, uri = shlex.split(commands["MLflow UI"])
+    assert (option, uri) == ("--backend-store-uri", tracking_uri(root))
+    assert run(["sh", "-c", f"{commands['MLflow UI']} --help"], cwd=tmp_path, env=unset).returncode == 0
+
+
+def test_a_refusal_names_the_command_that_meets_it(ray_cluster: str, tmp_path: Path) -> None:
+    """From a root that needs quotes: pasted into a shell until the first stage runs."""
+    root = tmp_path / 'a "root" that isn\'t  $HOME'
+    refused = run(
+        command("evaluate", root, "--set", "seeds=[20, 21]", "data.test_rows=300"), env=environment(ray_cluster)
+    )
+    for script in ("train", "generate"):
+        assert refused.returncode == 2 and "which is not done" in refused.stderr
+        pasted = refused.stderr.splitlines()[-1].strip()
+        assert f"{script}.py" in pasted
+        refused = run(["sh", "-c", pasted], cwd=ROOT, env=environment(ray_cluster))
+    assert refused.returncode == 0, refused.stderr
+    assert read_rows(dataset(only(root, "generate")), "test").answer_start.shape[0] >= 300
 
 
 def test_a_log_has_the_progress_of_each_training_as_its_own_lines(finished: tuple[Path, str]) -> None:

@@ -14,6 +14,8 @@ from pipelines.cli import _duration
 from pipelines.config.presets import PRESETS
 from pipelines.engine.signals import Terminated
 
+IMPORT = ("--import", "x.jsonl", "--task", "gsm")
+
 
 @pytest.mark.parametrize("script", ["full", "generate"])
 def test_help_has_a_short_usage_and_names_each_preset_once(script: str) -> None:
@@ -29,8 +31,21 @@ def test_help_has_a_short_usage_and_names_each_preset_once(script: str) -> None:
         (["nosuch"], "invalid choice: 'nosuch'"),
         (["--import", "x.jsonl"], "--import needs --task gsm"),
         (["smoke", "--task", "gsm"], "--task needs --import FILE.jsonl"),
+        (["--task", "gsm"], "--task needs --import FILE.jsonl"),
         (["--split", "test"], "--split needs --import"),
+        (["--split", "banana"], "invalid choice: 'banana'"),
         (["--tokenizer", "x.json"], "--tokenizer needs --import"),
+        (["--skip-malformed"], "--skip-malformed needs --import"),
+        (["--import", ""], "--import: must not be empty"),
+        (["--import", " ", "--task", "gsm"], "--import: must not be empty"),
+        ([*IMPORT, "demo"], "PRESET demo has no effect on --import"),
+        ([*IMPORT, "--set", "no.such=1"], "--set has no effect on --import"),
+        ([*IMPORT, "--force", "--dry-run"], "--force has no effect on --import"),
+        ([*IMPORT, "--tokenizer", ""], "--tokenizer: must not be empty"),
+        ([*IMPORT, "--split", "a/b"], "invalid choice: 'a/b'"),
+        ([*IMPORT, "--split", ""], "invalid choice: ''"),
+        ([*IMPORT, "--split", ".."], "invalid choice: '..'"),
+        (["smoke", "--root", ""], "--root: must not be empty"),
     ],
 )
 def test_arguments_that_would_be_ignored_are_refused(

@@ -75,7 +75,11 @@ def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [(("--passes", "0"), "--passes 0: must be at least 1"), (("--memory", "gone"), "no memory here")],
+    [
+        (("--passes", "0"), "--passes 0: must be at least 1"),
+        (("--memory", "gone"), "no memory here"),
+        (("--memory", ""), "--memory: must not be empty"),
+    ],
 )
 def test_bad_options_end_it_at_once(model_path: Path, extra: tuple[str, ...], message: str) -> None:
     assert message in converse(str(model_path), *extra, status=2)
@@ -120,3 +124,13 @@ def test_without_a_reader_or_a_writer_it_ends(model_path: Path, redirection: str
     shell = f'set -o pipefail; "$0" -m sleepmodel "$1" {redirection}'
     done = run(["bash", "-c", shell, sys.executable, str(model_path)], input="a b\n" * 1000)
     assert done.returncode == status and done.stderr == ""
+
+
+def test_a_store_without_credentials_is_an_error_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    said = converse("s3://bucket/model", status=2)
+    assert "s3://bucket/model: the object store cannot be used" in said and "Traceback" not in said
