@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -17,15 +18,18 @@ from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
+from pipelines.engine.processes import has_ended, this_process
 from pipelines.engine.scheduler import Observer
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
 from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
+    PROCESS,
     TrackingStore,
+    as_connection_error,
     commit_of_run,
+    end_open_runs,
     end_run,
-    find_run,
     log_artifact,
     log_metrics,
     open_store,
@@ -65,17 +69,21 @@ class Services(Observer):
         """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the MLflow run that
         holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
         self._store = open_store(self.root)
+        end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
         check_shared_root(self.root)
-        self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
+        tags = {"sleepmodel.kind": "pipeline", PROCESS: json.dumps(this_process())}
+        self._parent = start_run(self._store, self.experiment.name, identity, None, {}, tags)
         return self.resources.max_concurrent
 
     def close(self, status: str) -> None:
-        """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
-        assert self._parent is not None
-        end_run(self.store, self._parent, status)
+        """End the pipeline's MLflow run, and what is still open of its stages' and trials' runs: FINISHED, FAILED or
+        KILLED."""
+        if self._store is not None:
+            me = json.dumps(this_process())
+            end_open_runs(self._store, status, lambda process: process == me)
 
     def started(self, stage: Stage) -> None:
         """Open the stage's run."""
@@ -112,6 +120,7 @@ class Services(Observer):
         }
         params |= chosen or {}
         tags = {"sleepmodel.kind": "stage", "sleepmodel.dataset": ", ".join(datasets)}
+        tags[PROCESS] = json.dumps(this_process())
         return start_run(self.store, stage.name, stage.identity, self._parent, params, tags)
 
     def commit_of(self, stage: Stage) -> str:
@@ -126,8 +135,8 @@ class Services(Observer):
     def send_curve(self, stage: Stage, history: list[Progress]) -> None:
         """Log the part of a training's curve that MLflow has missed while it did not answer. Raises ConnectionError if
         it still does not."""
-        run = find_run(self.store, stage.identity)
-        assert run is not None, "the stage's run was opened when it started"
+        with as_connection_error(self.store):
+            run = self.run_of(stage)  # a new one if it was deleted since the stage started
         send_curve(self.store, run, history)
 
     def map(
