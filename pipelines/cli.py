@@ -94,7 +94,7 @@ def run(script: str, experiment: Experiment, root: Path, console: Console) -> No
     stages = _chosen(script, everything, root, console)
     if script != "full":
         require_inputs(stages, root)
-    console.print(f"{experiment.name}: everything goes to {root}", soft_wrap=True, highlight=False)
+    console.print(f"{experiment.name}: everything goes to {root}", soft_wrap=True, highlight=False, markup=False)
     if all(state(stage, root) is State.DONE for stage in stages):
         execute(stages, root, 1, PlainView(console))
     else:
