@@ -65,8 +65,12 @@ class TrackingStore:
 
 def tracking_uri(root: str | Path) -> str:
     """$MLFLOW_TRACKING_URI if set, else a SQLite database under `root`. The path of a database is made absolute, as
-    the processes of a run have different working directories. Raises ValueError if the root is in an object store, and
-    for a database in memory."""
+    the processes of a run have different working directories. Raises ValueError if the root is in an object store, if
+    its name is not UTF-8, and for a database in memory."""
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(root)!r}: is not UTF-8, as Ray and MLflow need it: rename it, or use another") from None
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return absolute_uri(uri)

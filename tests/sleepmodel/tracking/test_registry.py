@@ -270,12 +270,13 @@ def test_a_model_whose_run_and_logged_model_were_deleted_is_loaded(
 
 
 def test_errors_of_a_server_are_those_that_load_names(
-    tmp_path: Path, model: SleepModel, prompts: npt.NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_root: MakeRoot, tmp_path: Path, model: SleepModel, prompts: npt.NDArray[np.int64],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(tracking, "PROBE_SECONDS", int(scaled()))
-    with server(tmp_path, port) as send:
+    with server(make_root(tmp_path), port) as send:
         store = open_store(tmp_path)
         promote(store, NAME, register_model(store, model, prompts))
         assert answers(load(f"models:/{NAME}@champion"), prompts) == answers(model, prompts)

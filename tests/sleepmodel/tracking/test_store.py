@@ -101,6 +101,13 @@ def test_an_address_is_absolute_and_keeps_its_options(
     assert tracking_uri("ignored") == absolute.format(here=tmp_path)
 
 
+def test_a_root_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(ValueError, match=r"caf\\udce9': is not UTF-8, as Ray and MLflow need it: rename it"):
+        open_store(root)
+    assert not root.exists()
+
+
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite+pysqlite:///?timeout=1"])
 def test_a_database_in_memory_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -181,14 +188,14 @@ def test_a_server_that_does_not_answer_is_named_without_minutes_of_retries(
 
 
 def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
-    tmp_path: Path, patience: list[float], monkeypatch: pytest.MonkeyPatch
+    make_root: MakeRoot, tmp_path: Path, patience: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(scaled())))
     monkeypatch.setattr(tracking, "PROBE_SECONDS", int(scaled()))
     reports = [replace(AT, step=step, tokens=64 * step, loss=1 / step) for step in (10, 20, 30, 40, 50)]
-    with server(tmp_path, port) as send:
+    with server(make_root(tmp_path), port) as send:
         store = open_store(tmp_path)
         run = start_run(store, "train", fresh_identity(), None, {}, {})
         log = ProgressLog(store, run)
