@@ -295,12 +295,13 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
         return now is not None and now.step > killed_at.step
 
     assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGTERM) == 128 + signal.SIGTERM
+    client = MlflowClient(tracking_uri(killed))
+    assert not client.search_runs(["1"], "attributes.status = 'RUNNING'")
     stopped_at = latest(training / CHECKPOINTS)
     assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
     printed = completed("train", killed, ray_cluster, *SMALL)
     assert "1 of 2 stages are done already" in printed
     assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
-    client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
     (logged,) = client.search_runs(["1"], "attributes.run_name = 'train-n1-seed20'")
     steps = [point.value for point in client.get_metric_history(logged.info.run_id, "step")]
     assert steps == [*range(20, 401, 20)] and logged.info.status == "FINISHED"

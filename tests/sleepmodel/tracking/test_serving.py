@@ -28,9 +28,8 @@ from tests.waiting import run as execute
 pytestmark = pytest.mark.slow
 
 USAGE = (Path(__file__).parents[3] / "docs/usage.md").read_text()
-SERVE, PREDICT = (re.search(rf"^mlflow models {name} .*", USAGE, re.MULTILINE) for name in ("serve", "predict"))
-REQUEST = re.search(r"```json\n(.*?)```", USAGE, re.DOTALL)
-assert SERVE and PREDICT and REQUEST and " http://127.0.0.1:5001/invocations " in USAGE and "--port 5001" in SERVE[0]
+SERVE, PREDICT = (re.findall(rf"^mlflow models {name} .*", USAGE, re.MULTILINE)[0] for name in ("serve", "predict"))
+(REQUEST,) = re.findall(r"```json\n(.*?)```", USAGE, re.DOTALL)
 GOOD = [[0, 1, 2, 1, 0], [2, 2, 0, 1, 1]]
 BAD: list[tuple[Any, str]] = [
     ([[0.9, 1, 2, 1, 0]], "must be integers"),
@@ -78,13 +77,14 @@ def ask(environment: dict[str, str]) -> Iterator[Ask]:
         except HTTPError as error:
             return error.code, json.load(error)
 
-    with Background(mlflow(SERVE[0].replace("5001", str(port))), env=environment) as process:
+    with Background(mlflow(SERVE.replace("5001", str(port))), env=environment) as process:
         process.until_it_prints("Application startup complete")
         yield post
 
 
 def test_the_request_of_the_docs_is_answered(ask: Ask, model: SleepModel) -> None:
-    request = json.loads(REQUEST[1])
+    assert "--port 5001" in SERVE and " http://127.0.0.1:5001/invocations " in USAGE
+    request = json.loads(REQUEST)
     expected = answers(model, np.array(request["inputs"]["tokens"]))
     assert ask(request) == (200, {"predictions": {"answer": [row[:1] for row in expected]}})
 
@@ -129,6 +129,6 @@ def test_a_file_of_requests_is_answered(
     environment: dict[str, str], model: SleepModel, prompts: npt.NDArray[np.int64], tmp_path: Path
 ) -> None:
     (tmp_path / "request.json").write_text(json.dumps({"inputs": {"tokens": prompts.tolist()}}))
-    done = execute(mlflow(PREDICT[0]), cwd=tmp_path, env=environment)
+    done = execute(mlflow(PREDICT), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"predictions": {"answer": answers(model, prompts)}}
