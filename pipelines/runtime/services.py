@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -20,16 +21,19 @@ from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
+from pipelines.engine.processes import has_ended, this_process
 from pipelines.engine.scheduler import Observer
 from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
 from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
+    PROCESS,
     TrackingStore,
+    as_connection_error,
     commit_of_run,
+    end_open_runs,
     end_run,
-    find_run,
     log_artifact,
     log_metrics,
     open_store,
@@ -55,9 +59,7 @@ class Services(Observer):
     root: Path
     resources: ResourcePlan = field(init=False)
     _store: TrackingStore | None = field(default=None, init=False)
-    _identity: str = field(default="", init=False)
     _parent: str | None = field(default=None, init=False)
-    _running: dict[str, Stage] = field(default_factory=dict, init=False)  # whose run is open
 
     @property
     def store(self) -> TrackingStore:
@@ -72,6 +74,7 @@ class Services(Observer):
     def connect(self) -> None:
         """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one."""
         self._store = open_store(self.root)
+        end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
         with keep_sigterm():
             connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
@@ -79,20 +82,16 @@ class Services(Observer):
 
     def start(self, identity: str) -> None:
         """Open the MLflow run that holds the stages' runs. identity: of the plan."""
-        self._identity = identity
-        self._parent = start_run(self.store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
+        tags = {"sleepmodel.kind": "pipeline", PROCESS: json.dumps(this_process())}
+        self._parent = start_run(self.store, self.experiment.name, identity, None, {}, tags)
 
     def close(self, status: str) -> None:
-        """End the MLflow runs that are open, of stages and of the pipeline: FINISHED, FAILED or KILLED."""
-        for stage in list(self._running.values()):
-            self.end(stage, status)
-        # a signal may have come before `start` learned the id
-        if run := self._parent or find_run(self.store, self._identity):
-            end_run(self.store, run, status)
+        """End the open MLflow runs of this process, of the pipeline, its stages and trials: FINISHED, FAILED or KILLED."""
+        me = json.dumps(this_process())
+        end_open_runs(self.store, status, lambda process: process == me)
 
     def started(self, stage: Stage) -> None:
         """Open the stage's run."""
-        self._running[stage.name] = stage
         self.run_of(stage)
 
     def finished(self, stage: Stage, seconds: float) -> None:
@@ -103,7 +102,6 @@ class Services(Observer):
     def end(self, stage: Stage, status: str) -> None:
         """End a stage's run: FINISHED, FAILED or KILLED."""
         end_run(self.store, self.run_of(stage), status)
-        self._running.pop(stage.name, None)
 
     def log_report(self, directory: Path) -> None:
         """Log the report and its pictures as artifacts of the pipeline's run."""
@@ -127,6 +125,7 @@ class Services(Observer):
         }
         params |= chosen or {}
         tags = {"sleepmodel.kind": "stage", "sleepmodel.dataset": ", ".join(datasets)}
+        tags[PROCESS] = json.dumps(this_process())
         return start_run(self.store, stage.name, stage.identity, self._parent, params, tags)
 
     def commit_of(self, stage: Stage) -> str:
@@ -141,8 +140,8 @@ class Services(Observer):
     def send_curve(self, stage: Stage, history: list[Progress]) -> None:
         """Log the part of a training's curve that MLflow has missed while it did not answer. Raises ConnectionError if
         it still does not."""
-        run = find_run(self.store, stage.identity)
-        assert run is not None, "the stage's run was opened when it started"
+        with as_connection_error(self.store):
+            run = self.run_of(stage)  # a new one if it was deleted since the stage started
         send_curve(self.store, run, history)
 
     def map(
