@@ -143,16 +143,17 @@ def checksums(directory: Path) -> list[str]:
 
 
 class Mortal(TrainingJob):
-    """The second worker is killed after the second checkpoint of the first attempt, and leaves `output`.died."""
+    """The second worker is killed in its third validation. Each leaves `output`.<attempt>-<rank>-<validation>."""
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
         validate, rank = super().validate(), ray.train.get_context().get_world_rank()
+        attempt = 1 + as_path(f"{self.output}.1-1-3").exists()
+        validations = iter(range(1, STEPS))
 
         def check(model: SleepModel, level: int | None) -> float:
-            died, checkpoints = as_path(f"{self.output}.died"), as_path(self.output) / CHECKPOINTS
-            latest = saved.latest(checkpoints) if rank == 1 and not died.exists() else None
-            if latest and latest.step >= 2 * self.train.validate_every:
-                died.write_text(str(latest.step))
+            mark = as_path(f"{self.output}.{attempt}-{rank}-{next(validations)}")
+            mark.touch()
+            if mark.name.endswith(".1-1-3"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return validate(model, level)
 
@@ -167,7 +168,8 @@ def test_partitioned_trainings_in_a_store_survive_a_dead_worker(
     changes = {"train": replace(job.train, grad_clip=0.0), "scale": Scale(workers=2, zero_stage=stage)}
     mortal, undisturbed = store / "mortal", tmp_path / "undisturbed"
     ray.get([start(Mortal, job, mortal, **changes), start(TrainingJob, job, undisturbed, **changes)])
-    assert int(as_path(f"{mortal}.died").read_text()) == 2 * job.train.validate_every
+    # from the second of six reports on, not from the start
+    assert {path.name for path in store.glob("mortal.2-1-*")} == {f"mortal.2-1-{n}" for n in range(1, 5)}
     assert curve(mortal) == curve(undisturbed)
     others = weights(undisturbed)
     assert all(torch.equal(others[name], weight) for name, weight in weights(mortal).items())
