@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -66,7 +68,8 @@ class Services(Observer):
         holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
         self._store = open_store(self.root)
         if not ray.is_initialized():
-            ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
+            with same_versions():
+                ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
         check_shared_root(self.root)
         self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
@@ -138,6 +141,22 @@ class Services(Observer):
         task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
         results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
         return results
+
+
+@contextmanager
+def same_versions() -> Iterator[None]:
+    """Raises ValueError, in place of Ray's RuntimeError, if the cluster has another Ray or Python than this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.findall(r"(Ray|Python): (\S+)", str(error))
+        if not str(error).startswith("Version mismatch") or len(found) != 4:
+            raise
+        theirs, ours = (", ".join(map(" ".join, found[i : i + 2])) for i in (0, 2))
+        raise ValueError(
+            f"the Ray cluster was started with {theirs}, and this process has {ours}: install the cluster's versions "
+            "here, or start the cluster with these (`ray up` again, or `ray stop` and `ray start --head`)"
+        ) from error
 
 
 def check_shared_root(root: Path) -> None:
