@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import cli
 
 from cluster.merge import CLUSTER, merged
+from tests.cluster.spot import metadata_service
 from tests.waiting import run
 
 ROOT = Path(__file__).parents[2]
@@ -121,49 +120,16 @@ def test_an_mlflow_server_of_yours_is_used(tmp_path: Path) -> None:
     assert found["MLFLOW_TRACKING_URI"] == "https://yours"
 
 
-class SpotMetadata(BaseHTTPRequestHandler):
-    """AWS's instance metadata service, version 2, on a spot instance that it takes back at the third question."""
-
-    life_cycle, asked = "spot", 0
-
-    def do_PUT(self) -> None:
-        self.answer("the token" if "X-aws-ec2-metadata-token-ttl-seconds" in self.headers else None)
-
-    def do_GET(self) -> None:
-        kind, name = type(self), self.path.removeprefix("/latest/meta-data/")
-        kind.asked += name == "spot/instance-action"
-        known = {"instance-life-cycle": kind.life_cycle}
-        if kind.asked == 3:
-            known["spot/instance-action"] = '{"action": "terminate", "time": "2026-01-01T00:00:00Z"}'
-        self.answer(known.get(name) if self.headers["X-aws-ec2-metadata-token"] == "the token" else None)
-
-    def answer(self, text: str | None) -> None:
-        self.send_response(404 if text is None else 200)
-        self.end_headers()
-        self.wfile.write((text or "").encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize(("life_cycle", "drains"), [("spot", True), ("on-demand", False), (None, False)])
 def test_a_spot_node_that_aws_takes_back_is_drained(life_cycle: str | None, drains: bool, tmp_path: Path) -> None:
-    """None: a machine that is not of AWS."""
     for name, does in {"ray": 'printf "%s\\n" "$@"', "sleep": ":"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    handler = type("Handler", (SpotMetadata,), {"life_cycle": life_cycle, "asked": 0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        settings = {
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "RAY_HEAD_IP": "192.0.2.1",
-            "PATH": f"{tmp_path}:/usr/bin:/bin",
-        }
+    with metadata_service(life_cycle) as (settings, questions):
+        settings |= {"RAY_HEAD_IP": "192.0.2.1", "PATH": f"{tmp_path}:/usr/bin:/bin"}
         done = run(["bash", str(ROOT / "cluster/spot.sh")], env=settings)
-        server.shutdown()
     assert done.returncode == 0, done.stderr
-    assert handler.asked == (3 if drains else 0)  # type: ignore[attr-defined]
+    assert questions == ["instance-life-cycle", *["spot/instance-action"] * (3 if drains else 0)]
     assert ("--reason=DRAIN_NODE_REASON_PREEMPTION" in done.stdout) == drains
     if drains:
         command, *words = done.stdout.splitlines()
