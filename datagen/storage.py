@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 
 def as_path(where: str | Path) -> Path:
-    """A local path, or a path in an object store if `where` begins with s3://.
+    """A local path, with ~ for the home directory, or a path in an object store if `where` begins with s3://.
 
     Raises ValueError if the scheme is another one, if the URL contains credentials, or if a package that S3 needs is
     not installed.
     """
     if not isinstance(where, str) or "://" not in where:
-        return cast(Path, where) if in_store(where) else Path(where)
+        return cast(Path, where) if in_store(where) else Path(os.path.expanduser(where))
     scheme, _, rest = where.partition("://")
     if "@" in rest:  # anywhere, as a secret may contain a slash
         raise ValueError(
@@ -92,13 +93,19 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
     """Yields a new local directory, whose files then become those of `directory`.
 
     Where the file named `last` exists, all others do: a local directory is renamed in one step, and in an object store
-    `last` is uploaded after the others.
+    `last` is uploaded after the others. If another process has published `directory` meanwhile, its files stay.
     """
     if not in_store(directory):
-        fresh = directory.with_name(f".{directory.name}.{os.getpid()}")
-        fresh.mkdir(parents=True, exist_ok=True)
-        yield fresh
-        fresh.rename(directory)
+        fresh = directory.with_name(f".{directory.name}.{uuid4().hex}")
+        fresh.mkdir(parents=True)
+        try:
+            yield fresh
+            fresh.rename(directory)
+        except OSError:
+            if not (directory / last).exists():
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
         return
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary)

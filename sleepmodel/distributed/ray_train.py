@@ -17,6 +17,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
+from datagen.files import write_error
 from datagen.storage import as_path, for_ray, local_copy
 from sleepmodel.config import check_compatible
 from sleepmodel.distributed import checkpoints
@@ -71,7 +72,10 @@ def _train(job: TrainingJob) -> None:
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
             checkpoints.write_manifest(Path(directory), engine.rank, step, job.scale)
-            ray.train.report(metrics, checkpoint=Checkpoint(directory))
+            try:
+                ray.train.report(metrics, checkpoint=Checkpoint(directory))
+            except OSError as error:  # of copying the files to the root
+                raise write_error(as_path(job.output) / CHECKPOINTS, error) from error
 
     def report(at: Progress, save: Save) -> None:
         if ticker:
