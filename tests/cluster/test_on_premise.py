@@ -176,16 +176,10 @@ def test_the_dashboard_answers_on_loopback_alone(cluster: Cluster) -> None:
         socket.create_connection((HEAD, DASHBOARD), timeout=scaled(5)).close()
 
 
-def test_a_spot_worker_that_is_taken_back_is_drained(cluster: Cluster) -> None:
-    """The last test, as the worker gets no work any more."""
-    draining = (
-        "import ray; ray.init(logging_level='ERROR'); print('draining', *ray._private.state.state.get_draining_nodes())"
-    )
+def test_a_spot_worker_that_is_taken_back_leaves(cluster: Cluster) -> None:
+    """The last test, as nothing runs on the worker any more: a drained node that is idle leaves at once."""
     with metadata_service("spot") as (settings, _):
         variables = " ".join(f"{name}={value}" for name, value in {**settings, "RAY_HEAD_IP": HEAD}.items())
         login = ("ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", WORKER)
         cluster.run(*login, f". ~/sleepmodel.env && {variables} bash ~/sleepmodel/cluster/spot.sh")
-    (drained,) = re.findall(r"draining (.*)", cluster.on_head(f'python -c "{draining}"'))
-    printed = cluster.on_head("ray list nodes --format json")
-    (worker,) = re.findall(rf'"node_id": "(\w+)",\s+"node_ip": "{WORKER}"', printed)
-    assert drained.split() == [worker]
+    wait_for(lambda: cluster.nodes() == {HEAD: "ALIVE", WORKER: "DEAD"}, "the worker's end")
