@@ -86,7 +86,8 @@ class Services(Observer):
         self._parent = start_run(self.store, self.experiment.name, identity, None, {}, tags)
 
     def close(self, status: str) -> None:
-        """End the open MLflow runs of this process, of the pipeline, its stages and trials: FINISHED, FAILED or KILLED."""
+        """End the open MLflow runs of this process: of the pipeline, its stages and trials. status: FINISHED, FAILED or
+        KILLED."""
         me = json.dumps(this_process())
         end_open_runs(self.store, status, lambda process: process == me)
 
