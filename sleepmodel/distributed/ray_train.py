@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
@@ -63,7 +66,7 @@ def _train(job: TrainingJob) -> None:
     ticker = ProgressTicker(job.watch, job.name, job.name, job.train.steps) if engine.rank == 0 else None
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 
-    def save_checkpoint(step: int, save: Save, metrics: dict[str, float]) -> None:
+    def save_checkpoint(step: int, save: Save, metrics: dict[str, Any]) -> None:
         # each worker saves its own files, and Ray copies the files of all workers into one checkpoint
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
@@ -75,7 +78,7 @@ def _train(job: TrainingJob) -> None:
             ticker.report(at)
         if curve:
             curve.log(at)
-        save_checkpoint(at.step, save, {"step": at.step, "accuracy": at.accuracy})
+        save_checkpoint(at.step, save, asdict(at))
         if at.step < at.steps and asked_to_stop():
             raise Stopped
 
@@ -102,8 +105,10 @@ def _train(job: TrainingJob) -> None:
             job.finish(model, history)
 
 
-def fit(job: TrainingJob) -> None:
+def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
     """Train a job under Ray Train, on the running Ray or a new local one, and write the model to `job.output`.
+
+    callbacks: Ray Train's, which it calls with each report's `Progress` as a dict.
 
     Resumes from the last complete checkpoint there, also by itself after a worker died. Raises ValueError if workers of
     this scale cannot resume from it, NonFiniteError if the training diverged, Stopped if `job.stop` ended it early, and
@@ -128,6 +133,7 @@ def fit(job: TrainingJob) -> None:
             name=CHECKPOINTS,
             storage_path=storage_path,
             storage_filesystem=storage_filesystem,
+            callbacks=[*callbacks],
             failure_config=FailureConfig(max_failures=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig

@@ -1,0 +1,148 @@
+"""Searches that are killed, that move, and whose trials have several workers."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+
+from datagen import generate
+from datagen.storage import as_path, in_store
+from sleepmodel import Scale, SleepModel
+from sleepmodel.config import Search
+from sleepmodel.distributed import checkpoints
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, search
+from sleepmodel.tracking.runs import open_store, start_run
+from sleepmodel.training.engine import CHECKPOINT, LocalEngine
+from sleepmodel.training.loop import build_model, train
+from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+# rungs at steps 3, 6 and 12, and reports at steps 4, 8 and 12
+SEARCH = Search(trials=3, sleep_passes=(1, 2, 3), grace=4)
+# by N; a trial goes on where it is no worse than those before it
+ACCURACY = {1: 0.5, 2: 0.6, 3: 0.1}
+
+
+@dataclass(frozen=True)
+class Scripted(TrainingJob):
+    """Its trials have the accuracies above, and leave a line for each validation in `diary`.
+
+    dies, waits: a trial, by its N, whose process is killed at its third validation, or that waits there to be killed.
+    """
+
+    diary: str = ""
+    dies: int | None = None
+    waits: int | None = None
+
+    def validate(self) -> Callable[[SleepModel, int | None], float]:
+        def check(model: SleepModel, level: int | None) -> float:
+            passes, diary = model.config.sleep_passes, Path(self.diary)
+            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+                with diary.open("a") as file:
+                    file.write(f"{passes}\n")
+            if diary.read_text().split().count(str(passes)) == 3:
+                if passes == self.dies:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                while passes == self.waits:
+                    time.sleep(0.1)
+            return ACCURACY[passes]
+
+        return check
+
+
+def job_under(root: Path, diary: Path, **scripted: Any) -> Scripted:
+    """A job whose every path is under a root, as a new process makes it."""
+    for split in ("train", "validation"):
+        dataset = generate(TASK, split, 64, 0, root)
+    job = Scripted("tune", MODEL, CONFIG, str(dataset), str(root / "tune"), diary=str(diary), **scripted)
+    if not in_store(root):
+        store = open_store(root)
+        job = replace(job, store=store, run=start_run(store, "tune", "tune", None, {}, {}))
+    return job
+
+
+def searched(job: TrainingJob, concurrent: int = 1) -> list[TrialResult]:
+    """In a process of its own, as Tune needs its main thread."""
+    return ray.get(ray.remote(num_cpus=0, max_retries=0)(search).remote(job, SEARCH, concurrent))
+
+
+def killed(job: Scripted, when: Callable[[], bool]) -> None:
+    """Run a search whose process is killed when a condition holds."""
+    pid = Path(job.diary).with_suffix(".pid")
+
+    def run() -> None:
+        pid.write_text(str(os.getpid()))
+        search(job, SEARCH, 1)
+
+    running = ray.remote(num_cpus=0, max_retries=0)(run).remote()
+    wait_for(when, "the moment to kill the search")
+    process = psutil.Process(int(pid.read_text()))
+    process.kill()
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(running)
+
+
+def validations(diary: Path) -> list[int]:
+    """Of which trials, by their N."""
+    return [int(line) for line in diary.read_text().split()] if diary.exists() else []
+
+
+def weights(job: TrainingJob, passes: int) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint of a trial."""
+    for trial in (as_path(job.output) / EXPERIMENT).glob("trial-*"):
+        if json.loads((trial / "params.json").read_text())["sleep_passes"] == passes:
+            latest = checkpoints.latest(trial)
+            assert latest is not None and latest.step == CONFIG.steps
+            return torch.load(latest.path / CHECKPOINT)["model"]
+    raise AssertionError(f"no trial with N = {passes}")
+
+
+def undisturbed(job: TrainingJob, passes: int) -> dict[str, torch.Tensor]:
+    """The weights of a training of this trial alone."""
+    model = build_model(replace(MODEL, sleep_passes=passes, fast_weight_lr=1.0), CONFIG)
+    train(LocalEngine(model, CONFIG), job.rows(), CONFIG, lambda model, level: 0.0, lambda at, save: None)
+    return dict(model.state_dict())
+
+
+def curves(job: TrainingJob) -> dict[int, tuple[str, list[int]]]:
+    """Of each trial, by its N: the state of its MLflow run, and the steps it reported."""
+    assert job.store
+    client, experiment = MlflowClient(job.store.uri), job.store.experiment_id
+    found = {}
+    for run in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{job.run}'"):
+        points = client.get_metric_history(run.info.run_id, "step")
+        found[int(run.data.params["model.sleep_passes"])] = (run.info.status, [int(point.value) for point in points])
+    return found
+
+
+def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_path: Path) -> None:
+    """Trial N = 1 dies once, the search is killed in trial N = 2, and trial N = 3 meets the cutoffs of before."""
+    old, new, diary = tmp_path / "old", tmp_path / "new", tmp_path / "diary"
+    old.mkdir()
+    job = job_under(old, diary, dies=1, waits=2)
+    killed(job, lambda: validations(diary).count(2) == 3)
+    assert validations(diary) == [1, 1, 1, 1, 2, 2, 2]
+    old.rename(new)
+
+    job = job_under(new, tmp_path / "again")
+    trials = {trial.sleep_passes: trial for trial in searched(job)}
+    assert validations(tmp_path / "again") == [2, 3]
+    assert {passes: trial.complete for passes, trial in trials.items()} == {1: True, 2: True, 3: False}
+    assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
+    for passes in (1, 2):
+        got, expected = weights(job, passes), undisturbed(job, passes)
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not old.exists()
