@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from contextlib import nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,13 @@ import optuna
 import pandas as pd
 import torch
 from ray import tune
+from ray.train import UserCallback
 from ray.tune import Callback, CheckpointConfig, Experiment, ResultGrid, ResumeConfig
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
+from ray.util.queue import Empty, Queue
 
 from datagen.storage import as_path, for_ray, local_copy
 from sleepmodel.config import Scale, Search
@@ -42,6 +44,8 @@ from sleepmodel.training.progress import Progress, ProgressCallback, ProgressEve
 
 EXPERIMENT = "search"
 N, ETA = "sleep_passes", "fast_weight_lr"
+STOP = "STOP"  # the file that ends a trial under Ray Train
+REPORT_SECONDS = 1.0  # between two looks whether such a trial has ended
 # of Tune's own settings for a trial: with one, Tune also writes its state of the search at every checkpoint of a trial
 KEPT = 1
 
@@ -125,7 +129,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
 
 
 def _resources(scale: Scale) -> dict[str, float]:
-    """What Tune reserves for a trial. Ray Train reserves its workers itself, and Tune must reserve something: a byte."""
+    """What Tune reserves for a trial. Ray Train reserves its workers itself; Tune must reserve something, so a byte."""
     if _distributed(scale):
         return {"memory": 1}
     return {"cpu": scale.cores, "gpu": int(scale.gpu or False)}
@@ -182,16 +186,45 @@ def _train(job: TrainingJob) -> list[Progress]:
 
 
 def _fit(job: TrainingJob) -> list[Progress]:
-    """Train under Ray Train."""
-    fit(job, callbacks=(_ReportToTune(),))
+    """Train under Ray Train, beside this thread, which Tune ends at a report."""
+    stop = as_path(job.output) / STOP
+    stop.unlink(missing_ok=True)
+    reports = Queue(actor_options={"num_cpus": 0})
+    training = ThreadPoolExecutor(1).submit(fit, replace(job, stop=str(stop)), (_SendReports(reports),))
+    _running.append((stop, training))
+    while not training.done() or not reports.empty():
+        with suppress(Empty):
+            tune.report(reports.get(timeout=REPORT_SECONDS))
+    training.result()
     return read_training(as_path(job.output)).history
 
 
-class _ReportToTune(TuneReportCallback):
-    """Without the path of the checkpoint, which Tune would store."""
+class _SendReports(UserCallback):
+    """Sends each report to the process of the trial. Not TuneReportCallback: its queue would block Ray Train, and with
+    it the end of the training, once Tune reads no more."""
+
+    def __init__(self, reports: Queue) -> None:
+        self.reports = reports
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        super().after_report(run_context, metrics, None)
+        if "accuracy" in metrics[0]:  # not where it only saves to stop
+            self.reports.put(metrics[0])
+
+
+class _EndTraining:
+    """A part of the trial's actor. Tune kills it to stop a trial: Ray would keep the cores of a training that has not
+    ended by then."""
+
+    def cleanup(self) -> None:
+        for stop, training in _running:
+            if not training.done():
+                stop.touch()
+            wait([training])
+        super().cleanup()  # type: ignore[misc]  # Tune's
+
+
+_trial.__mixins__ = (_EndTraining,)  # type: ignore[attr-defined]  # which Tune's actor inherits from
+_running: list[tuple[Path, Future[None]]] = []  # the training of this process
 
 
 def _of_trial(watch: ProgressCallback, trial: str, event: ProgressEvent) -> None:
@@ -245,7 +278,7 @@ class _Suggestions(SearchGenerator):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state({**state, "experiment": self.experiment})
-        self.searcher.max_concurrent = self.max_concurrent
+        self.searcher.set_max_concurrency(self.max_concurrent)
 
 
 class _SaveScheduler(Callback):

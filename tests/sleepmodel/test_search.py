@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,18 @@ pytestmark = pytest.mark.slow
 
 # rungs at steps 3, 6 and 12, and reports at steps 4, 8 and 12
 SEARCH = Search(trials=3, sleep_passes=(1, 2, 3), grace=4)
-# by N; a trial goes on where it is no worse than those before it
-ACCURACY = {1: 0.5, 2: 0.6, 3: 0.1}
 
 
 @dataclass(frozen=True)
 class Scripted(TrainingJob):
-    """Its trials have the accuracies above, and leave a line for each validation in `diary`.
+    """Its trials leave a line for each validation in `diary`.
 
-    dies, waits: a trial, by its N, whose process is killed at its third validation, or that waits there to be killed.
+    accuracy: of each trial, by its N; it goes on where it is no worse than those before it;
+    dies, waits: the trial whose process is killed at its third validation, or that waits there to be killed.
     """
 
     diary: str = ""
+    accuracy: Mapping[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.6, 3: 0.1})
     dies: int | None = None
     waits: int | None = None
 
@@ -58,7 +58,7 @@ class Scripted(TrainingJob):
                     os.kill(os.getpid(), signal.SIGKILL)
                 while passes == self.waits:
                     time.sleep(0.1)
-            return ACCURACY[passes]
+            return self.accuracy[passes]
 
         return check
 
@@ -146,3 +146,14 @@ def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_
         got, expected = weights(job, passes), undisturbed(job, passes)
         assert all(torch.equal(got[name], expected[name]) for name in expected)
     assert not old.exists()
+
+
+def test_trials_of_several_workers_share_the_cores_without_a_deadlock(ray_cluster: str, tmp_path: Path) -> None:
+    """Each trial takes all cores for its two workers. The second is stopped early, and the third needs its cores."""
+    job = job_under(tmp_path, tmp_path / "diary")
+    job = replace(job, scale=Scale(workers=2, cpus_per_worker=2), accuracy={1: 0.5, 2: 0.1, 3: 0.6})
+    trials = {trial.sleep_passes: trial for trial in searched(job)}
+    assert {passes: trial.complete for passes, trial in trials.items()} == {1: True, 2: False, 3: True}
+    assert set(curves(job)[2][1]) < {4, 8, 12}
+    assert curves(job)[1] == curves(job)[3] == ("FINISHED", [4, 8, 12])
+    wait_for(lambda: ray.available_resources().get("CPU") == 4, "the cores of all trials to be free")
