@@ -133,7 +133,7 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
             name=CHECKPOINTS,
             storage_path=storage_path,
             storage_filesystem=storage_filesystem,
-            callbacks=[*callbacks],
+            callbacks=[*callbacks],  # type: ignore[list-item]  # typed as the old RunConfig
             failure_config=FailureConfig(max_failures=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # typed as the old RunConfig

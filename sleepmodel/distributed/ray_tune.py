@@ -111,14 +111,14 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     resumed = any((output / EXPERIMENT).glob("experiment_state-*.json"))
     # not a Tuner, which would take the callbacks, the scheduler and all other settings from a pickle
     analysis = tune.run(
-        experiment,
+        experiment,  # type: ignore[arg-type]
         config=space,
         metric="accuracy",
         mode="max",
         search_alg=_Suggestions(ConcurrencyLimiter(optuna_search, max_concurrent), experiment),
         scheduler=scheduler,
         callbacks=[_EndTrials(job), _SaveScheduler(scheduler)],
-        resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if resumed else None,
+        resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if resumed else None,  # type: ignore[arg-type]
         raise_on_failed_trial=False,
         verbose=0,
     )

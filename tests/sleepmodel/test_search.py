@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import requests
 import torch
 from mlflow import MlflowClient
 
@@ -26,9 +29,11 @@ from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model, train
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
-from tests.waiting import wait_for
+from tests.store import free_ports
+from tests.waiting import Background, wait_for
 
 pytestmark = pytest.mark.slow
+long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
 
 # rungs at steps 3, 6 and 12, and reports at steps 4, 8 and 12
 SEARCH = Search(trials=3, sleep_passes=(1, 2, 3), grace=4)
@@ -135,6 +140,10 @@ def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_
     job = job_under(old, diary, dies=1, waits=2)
     killed(job, lambda: validations(diary).count(2) == 3)
     assert validations(diary) == [1, 1, 1, 1, 2, 2, 2]
+    assert job.store
+    uri = job.store.uri.encode()
+    for file in Path(job.output).rglob("*.*"):
+        assert not any(form in file.read_bytes() for form in (uri, uri.hex().encode())), file
     old.rename(new)
 
     job = job_under(new, tmp_path / "again")
@@ -148,6 +157,52 @@ def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_
     assert not old.exists()
 
 
+@long
+def test_a_killed_search_in_a_store_goes_on(ray_cluster: str, store: Path, tmp_path: Path) -> None:
+    job = job_under(store, tmp_path / "diary", dies=1, waits=2)
+    killed(job, lambda: validations(tmp_path / "diary").count(2) == 3)
+    assert validations(tmp_path / "diary") == [1, 1, 1, 1, 2, 2, 2]
+    job = job_under(store, tmp_path / "again")
+    trials = {trial.sleep_passes: trial.complete for trial in searched(job)}
+    assert trials == {1: True, 2: True, 3: False}
+    assert validations(tmp_path / "again") == [2, 3]
+
+
+@long
+def test_a_killed_search_goes_on_with_its_mlflow_server_at_another_port(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = free_ports(2)
+    (tmp_path / "root").mkdir()
+    with mlflow_server(tmp_path, first, monkeypatch):
+        job = job_under(tmp_path / "root", tmp_path / "diary", waits=2)
+        killed(job, lambda: validations(tmp_path / "diary").count(2) == 3)
+    with mlflow_server(tmp_path, second, monkeypatch):
+        job = job_under(tmp_path / "root", tmp_path / "again")
+        assert {trial.sleep_passes for trial in searched(job)} == {1, 2, 3}
+        assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
+    assert not list((tmp_path / "root").glob("*.db"))
+
+
+@contextmanager
+def mlflow_server(directory: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One database, at a port."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{directory}/server.db"]
+    command += ["--artifacts-destination", str(directory / "artifacts"), "--port", str(port), "--workers", "1"]
+    with Background(command, cwd=directory) as server:
+        server.until(lambda: answers(port), "an answer of MLflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        yield
+
+
+def answers(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+@long
 def test_trials_of_several_workers_share_the_cores_without_a_deadlock(ray_cluster: str, tmp_path: Path) -> None:
     """Each trial takes all cores for its two workers. The second is stopped early, and the third needs its cores."""
     job = job_under(tmp_path, tmp_path / "diary")
