@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 import ray
-import requests
 import torch
 from mlflow import MlflowClient
 
@@ -28,9 +25,10 @@ from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, search
 from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model, train
+from tests.sleepmodel.test_tracking import server
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.store import free_ports
-from tests.waiting import Background, wait_for
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
@@ -79,25 +77,33 @@ def job_under(root: Path, diary: Path, **scripted: Any) -> Scripted:
     return job
 
 
-def searched(job: TrainingJob, concurrent: int = 1) -> list[TrialResult]:
+def searched(job: TrainingJob) -> list[TrialResult]:
     """In a process of its own, as Tune needs its main thread."""
-    return ray.get(ray.remote(num_cpus=0, max_retries=0)(search).remote(job, SEARCH, concurrent))
+    return ray.get(ray.remote(num_cpus=0, max_retries=0)(search).remote(job, SEARCH, 1))
 
 
-def killed(job: Scripted, when: Callable[[], bool]) -> None:
-    """Run a search whose process is killed when a condition holds."""
-    pid = Path(job.diary).with_suffix(".pid")
+def killed(job: Scripted) -> None:
+    """Run a search whose process is killed where trial N = 2 waits, once Tune has a record of this trial on disk."""
+    diary = Path(job.diary)
+    pid = diary.with_suffix(".pid")
 
     def run() -> None:
         pid.write_text(str(os.getpid()))
         search(job, SEARCH, 1)
 
     running = ray.remote(num_cpus=0, max_retries=0)(run).remote()
-    wait_for(when, "the moment to kill the search")
-    process = psutil.Process(int(pid.read_text()))
-    process.kill()
+    wait_for(lambda: validations(diary).count(2) == 3 and recorded_trials(job) == 2, "the moment to kill the search")
+    psutil.Process(int(pid.read_text())).kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(running)
+
+
+def recorded_trials(job: TrainingJob) -> int:
+    (state,) = (as_path(job.output) / EXPERIMENT).glob("experiment_state-*.json")
+    try:
+        return len(json.loads(state.read_text())["trial_data"])
+    except ValueError:  # half written
+        return 0
 
 
 def validations(diary: Path) -> list[int]:
@@ -138,7 +144,7 @@ def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_
     old, new, diary = tmp_path / "old", tmp_path / "new", tmp_path / "diary"
     old.mkdir()
     job = job_under(old, diary, dies=1, waits=2)
-    killed(job, lambda: validations(diary).count(2) == 3)
+    killed(job)
     assert validations(diary) == [1, 1, 1, 1, 2, 2, 2]
     assert job.store
     uri = job.store.uri.encode()
@@ -160,7 +166,7 @@ def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_
 @long
 def test_a_killed_search_in_a_store_goes_on(ray_cluster: str, store: Path, tmp_path: Path) -> None:
     job = job_under(store, tmp_path / "diary", dies=1, waits=2)
-    killed(job, lambda: validations(tmp_path / "diary").count(2) == 3)
+    killed(job)
     assert validations(tmp_path / "diary") == [1, 1, 1, 1, 2, 2, 2]
     job = job_under(store, tmp_path / "again")
     trials = {trial.sleep_passes: trial.complete for trial in searched(job)}
@@ -172,34 +178,19 @@ def test_a_killed_search_in_a_store_goes_on(ray_cluster: str, store: Path, tmp_p
 def test_a_killed_search_goes_on_with_its_mlflow_server_at_another_port(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = free_ports(2)
-    (tmp_path / "root").mkdir()
-    with mlflow_server(tmp_path, first, monkeypatch):
-        job = job_under(tmp_path / "root", tmp_path / "diary", waits=2)
-        killed(job, lambda: validations(tmp_path / "diary").count(2) == 3)
-    with mlflow_server(tmp_path, second, monkeypatch):
-        job = job_under(tmp_path / "root", tmp_path / "again")
-        assert {trial.sleep_passes for trial in searched(job)} == {1, 2, 3}
-        assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
-    assert not list((tmp_path / "root").glob("*.db"))
-
-
-@contextmanager
-def mlflow_server(directory: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One database, at a port."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{directory}/server.db"]
-    command += ["--artifacts-destination", str(directory / "artifacts"), "--port", str(port), "--workers", "1"]
-    with Background(command, cwd=directory) as server:
-        server.until(lambda: answers(port), "an answer of MLflow")
+    root, database = tmp_path / "root", tmp_path / "server"
+    for directory in (root, database):
+        directory.mkdir()
+    for port, diary, waits in zip(free_ports(2), ("diary", "again"), (2, None), strict=True):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        yield
-
-
-def answers(port: int) -> bool:
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False
+        with server(database, port):
+            job = job_under(root, tmp_path / diary, waits=waits)
+            if waits:
+                killed(job)
+            else:
+                assert {trial.sleep_passes for trial in searched(job)} == {1, 2, 3}
+                assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
+    assert not list(root.glob("*.db"))
 
 
 @long
