@@ -159,7 +159,7 @@ def _trial(params: dict[str, Any], job: TrainingJob) -> None:
 
 def _train(job: TrainingJob) -> list[Progress]:
     """Train in this process."""
-    logging.getLogger().setLevel(logging.WARNING)  # Ray would log a line for each checkpoint
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it logs where each checkpoint is
     torch.set_num_threads(job.scale.cores)
     ticker = ProgressTicker(job.watch, job.name, job.name, job.train.steps)
     curve = ProgressLog(job.store, job.run) if job.store and job.run else None
