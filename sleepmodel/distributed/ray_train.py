@@ -7,13 +7,16 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -71,7 +74,7 @@ def _train(job: TrainingJob) -> None:
     ticker = ProgressTicker(job.watch, job.name, job.name, job.train.steps) if engine.rank == 0 else None
     curve = ProgressLog(job.store, job.run) if job.store and job.run and engine.rank == 0 else None
 
-    def save_checkpoint(step: int, save: Save, metrics: dict[str, float]) -> None:
+    def save_checkpoint(step: int, save: Save, metrics: dict[str, Any]) -> None:
         # each worker saves its own files, and Ray copies the files of all workers into one checkpoint
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
@@ -86,7 +89,7 @@ def _train(job: TrainingJob) -> None:
             ticker.report(at)
         if curve:
             curve.log(at)
-        save_checkpoint(at.step, save, {"step": at.step, "accuracy": at.accuracy})
+        save_checkpoint(at.step, save, asdict(at))
         if at.step < at.steps and must_stop():
             raise Stopped
 
@@ -121,8 +124,10 @@ def _draining(tick: int) -> bool:
     return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
 
 
-def fit(job: TrainingJob) -> None:
+def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
     """Train a job under Ray Train, on the running Ray or a new local one, and write the model to `job.output`.
+
+    callbacks: Ray Train's, which it calls with each report's `Progress` as a dict.
 
     Resumes from the last complete checkpoint there, also by itself after a worker died or a node was drained. Raises
     ValueError if workers of this scale cannot resume from it, NonFiniteError if the training diverged, Stopped if
@@ -141,7 +146,7 @@ def fit(job: TrainingJob) -> None:
             checkpoints.check_resumable(latest, job.scale)
         (output / CHECKPOINTS / RAY_SNAPSHOT).unlink(missing_ok=True)
         try:
-            _trainer(job).fit()
+            _trainer(job, callbacks).fit()
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                 raise TimeoutError(_waited_for(job)) from error
@@ -152,7 +157,7 @@ def fit(job: TrainingJob) -> None:
             raise Stopped(f"{job.name}: stopped on request after saving a checkpoint; run the same command to resume")
 
 
-def _trainer(job: TrainingJob) -> TorchTrainer:
+def _trainer(job: TrainingJob, callbacks: Sequence[UserCallback]) -> TorchTrainer:
     scale = job.scale
     storage_path, storage_filesystem = for_ray(as_path(job.output))
     return TorchTrainer(
@@ -165,6 +170,7 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             name=CHECKPOINTS,
             storage_path=storage_path,
             storage_filesystem=storage_filesystem,
+            callbacks=[*callbacks],  # type: ignore[list-item]  # typed as the old RunConfig
             # by default Ray would try to start the workers again and again, for ever
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
