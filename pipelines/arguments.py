@@ -22,7 +22,14 @@ def parser(script: str, description: str | None) -> argparse.ArgumentParser:
         epilog=_preset_list(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("preset", nargs="?", choices=list(PRESETS), metavar="PRESET", help=f"default: {DEFAULT_PRESET}")
+    result.add_argument(
+        "preset",
+        nargs="?",
+        default=DEFAULT_PRESET,
+        choices=list(PRESETS),
+        metavar="PRESET",
+        help=f"default: {DEFAULT_PRESET}",
+    )
     result.add_argument(
         "--dry-run",
         action="store_true",
@@ -91,6 +98,7 @@ def filled(text: str) -> str:
 def parse(script: str, description: str | None) -> argparse.Namespace:
     """The command line. Exits with status 2 where the arguments do not go together."""
     known = parser(script, description)
+    known.set_defaults(preset=None)  # to see whether one is given
     given = known.parse_args()
     imports = script == "generate" and given.imported is not None
     if imports and given.task is None:
