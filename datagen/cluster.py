@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -22,7 +25,8 @@ def connect_to_ray(**options: Any) -> None:
     started, else to a new one. options: of `ray.init`.
 
     Raises ConnectionError, which names the address and where it comes from, if no Ray answers there in ANSWER_SECONDS;
-    `ray.init` would try for a quarter of an hour. Raises ValueError for an address that Ray cannot use.
+    `ray.init` would try for a quarter of an hour. Raises ValueError for an address that Ray cannot use, and for a Ray
+    of another version.
     """
     if ray.is_initialized():
         return
@@ -35,7 +39,8 @@ def connect_to_ray(**options: Any) -> None:
     address = _address(given)
     if address is not None and (trouble := _no_answer(address)):
         raise ConnectionError(_message(given, address, trouble))
-    ray.init(address, **options)
+    with _same_versions():
+        ray.init(address, **options)
 
 
 def _address(given: str) -> str | None:
@@ -72,3 +77,19 @@ def _message(given: str, address: str, trouble: str) -> str:
         f"RAY_ADDRESS={given}: no Ray answers there ({trouble}): start that Ray, correct the address, or unset "
         f"RAY_ADDRESS to use this machine; on a cluster with TLS, also check the RAY_TLS_* variables"
     )
+
+
+@contextmanager
+def _same_versions() -> Iterator[None]:
+    """Raise ValueError, in place of Ray's RuntimeError, if the cluster has another Ray or Python than this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.findall(r"(Ray|Python): (\S+)", str(error))
+        if not str(error).startswith("Version mismatch") or len(found) != 4:
+            raise
+        theirs, ours = (", ".join(map(" ".join, found[i : i + 2])) for i in (0, 2))
+        raise ValueError(
+            f"the Ray cluster was started with {theirs}, and this process has {ours}: install the cluster's versions "
+            "here, or start the cluster with these (`ray up` again, or `ray stop` and `ray start --head`)"
+        ) from error

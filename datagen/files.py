@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,22 +18,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path and then replaces `path` by the file written there, in one step.
 
     The temporary file lies beside `path`, or on a local disk if `path` is in an object store. It is removed after an
-    error; an OSError, as of a full disk, is raised again with the name of `path`. A killed process leaves the temporary
-    file, which `remove_temporaries` deletes.
+    error; an OSError, as of a full disk, is raised again with the name of `path` and a remedy. A killed process leaves
+    the temporary file, which `remove_temporaries` deletes.
     """
     with tempfile.TemporaryDirectory() if in_store(path) else nullcontext(path.parent) as directory:
         # The random name allows two processes, as of a task that Ray retries, to write at the same time.
         temporary = Path(directory) / f".{path.name}.{uuid4().hex}.tmp"
-        temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             put(temporary, path)
         except OSError as error:
-            raise OSError(
-                f"{path} cannot be written ({error}); an existing file is unchanged: make room, and run the same again"
-            ) from error
+            raise write_error(path, error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # of a directory that could not be made or read: the error above tells it
+                temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> OSError:
+    """The error for `path`, which could not be written because of `error`: with its name and a remedy."""
+    trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return PermissionError(f"{trouble}: choose another place, or change its permissions")
+    return OSError(f"{trouble}: make room, and run the same again")
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
+
+ANSWER_SECONDS, ATTEMPTS = 3, 2  # of the first request to an object store
 
 
 def as_path(where: str | Path) -> Path:
@@ -71,10 +74,15 @@ def storage_errors() -> tuple[type[Exception], ...]:
 
 
 def check_reachable(path: Path) -> None:
-    """Raises OSError if the object store of `path` does not respond, has no such bucket or denies access."""
+    """Raises OSError, within seconds, if the object store of `path` does not respond, has no such bucket or denies
+    access."""
     if not in_store(path):
         return
     fs, bucket, key = store_of(path)
+    # s3fs and botocore each try several times, which takes minutes if the store is silent
+    limits = {"connect_timeout": ANSWER_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": 0}}
+    fs = type(fs)(**{**fs.storage_options, "config_kwargs": limits}, skip_instance_cache=True)
+    fs.retries = ATTEMPTS
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
     except FileNotFoundError as error:
@@ -105,13 +113,19 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
     """Yields a new local directory, whose files then become those of `directory`.
 
     Where the file named `last` exists, all others do: a local directory is renamed in one step, and in an object store
-    `last` is uploaded after the others.
+    `last` is uploaded after the others. If another process has published `directory` meanwhile, its files stay.
     """
     if not in_store(directory):
-        fresh = directory.with_name(f".{directory.name}.{os.getpid()}")
-        fresh.mkdir(parents=True, exist_ok=True)
-        yield fresh
-        fresh.rename(directory)
+        fresh = directory.with_name(f".{directory.name}.{uuid4().hex}")
+        fresh.mkdir(parents=True)
+        try:
+            yield fresh
+            fresh.rename(directory)
+        except OSError:
+            if not (directory / last).exists():
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
         return
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary)

@@ -114,11 +114,11 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
 
 def run(script: str, experiment: Experiment, root: Path, console: Console) -> None:
     """Run the unfinished stages of a script, under one MLflow run, and print where the results are."""
-    from sleepmodel.tracking.runs import tracking_uri
+    from sleepmodel.tracking.runs import find_moved_artifacts
 
     with ExitStack() as held:
         with refusing():
-            tracking_uri(root)  # raises where no tracking server is set for a root that needs one
+            find_moved_artifacts(root)  # raises where no tracking server is set for a root that needs one
             services, everything = _plan(experiment, root)
             stages = _chosen(script, everything, root, console)
             if script != "full":
@@ -152,10 +152,6 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     def close(status: str) -> None:
         try:
             with as_connection_error(services.store):
-                if status == "KILLED":
-                    for stage in stages:
-                        if state(stage, root) is State.BROKEN:
-                            services.end(stage, status)
                 services.close(status)
         except ConnectionError as error:
             if status == "FINISHED":

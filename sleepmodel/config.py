@@ -269,6 +269,8 @@ class Scale:
     recompute: which activations the backward recomputes instead of keeping: "nothing", those of each "pass", of each
         "window" with all its passes, or "both" (window by window, and within a window pass by pass: the least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
+    wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
+        cluster that starts nodes on demand must be able to start them in this time.
     """
 
     workers: int = 1
@@ -278,9 +280,10 @@ class Scale:
     accumulation: int = 1
     recompute: Literal["nothing", "pass", "window", "both"] = "nothing"
     compile: bool = False
+    wait_minutes: int = 30
 
     def __post_init__(self) -> None:
-        for field in ("workers", "accumulation"):
+        for field in ("workers", "accumulation", "wait_minutes"):
             require_whole(field, getattr(self, field), 1)
         if self.cpus_per_worker is not None:
             require_whole("cpus_per_worker", self.cpus_per_worker, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datagen.storage import as_path, local_copy
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory
 
@@ -20,9 +21,5 @@ def load(source: str | Path) -> SleepModel:
         from sleepmodel.tracking.registry import download_model  # importing MLflow takes seconds
 
         return load_directory(download_model(str(source)))
-    if "://" in str(source):
-        from datagen.storage import as_path, local_copy  # a registered model ships sleepmodel without datagen
-
-        with local_copy(as_path(source)) as copy:
-            return load_directory(copy)
-    return load_directory(Path(source))
+    with local_copy(as_path(source)) as copy:
+        return load_directory(copy)

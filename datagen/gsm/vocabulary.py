@@ -19,6 +19,7 @@ from datagen.gsm.themes import THEMES
 from datagen.storage import local_path
 
 PUNCTUATION = (",", ".", "?", ":")
+MAX_TOKENS = 2**20  # of a pretrained tokenizer; the largest that are in use have about 262,000
 NUMBERS = tuple(str(value) for value in range(MAX_VALUE + 1))
 
 
@@ -69,7 +70,8 @@ class Pretrained:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises ValueError if there is no valid tokenizer at `path`, or if its tokens span two pieces."""
+        """Raises ValueError if there is no valid tokenizer at `path`, if its tokens span two pieces, or if one has an
+        id of MAX_TOKENS or above."""
         from tokenizers import Tokenizer
 
         where = local_path(path)
@@ -82,10 +84,20 @@ class Pretrained:
             )
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises no narrower type
+        except BaseException as error:  # tokenizers raises no narrower type; a panic of its Rust is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ValueError(
-                f"tokenizer {file} cannot be read ({error}): give a Hugging Face tokenizer.json"
+                f"tokenizer {file} cannot be read ({error!s:.200}): give a Hugging Face tokenizer.json"
             ) from error
+        self._tokenizer.no_truncation()  # some files come with a limit
+        self._tokenizer.no_padding()
+        self._size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if not 1 <= self._size <= MAX_TOKENS:
+            raise ValueError(
+                f"tokenizer {file} must have 1 to {MAX_TOKENS:,} tokens, has {self._size:,} by its largest id: give "
+                "another tokenizer.json"
+            )
         for pieces in example_texts():
             text = "".join(pieces)
             if self.encode(text) != [token for piece in pieces for token in self.encode(piece)]:
@@ -96,8 +108,7 @@ class Pretrained:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        return tuple(self._tokenizer.id_to_token(i) or "" for i in range(size))
+        return tuple(self._tokenizer.id_to_token(i) or "" for i in range(self._size))
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def leaving_no_trace() -> Iterator[None]:
-    """Keep libraries from writing to the user's home and working directory: caches of matplotlib, torch and our kernel
-    go to a temporary directory, MLflow's telemetry is off, and imported modules are not compiled to files."""
+    """Keep libraries from writing to the user's home and working directory: the caches of matplotlib, torch and our
+    kernel go to a temporary directory, MLflow's telemetry is off, and imported modules are not compiled to files."""
     with tempfile.TemporaryDirectory() as directory:
         caches = dict.fromkeys(("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"), directory)
         changed = {**caches, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from datagen.storage import as_path, in_store, local_copy
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
 
 FORMAT, VERSION = "sleepmodel-memory", "2"
@@ -34,19 +35,25 @@ class Memory:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, atomically."""
-        write_tensors(Path(path), self.tensors, {"format": FORMAT, "version": VERSION, "model": self.fingerprint})
+        """Write a safetensors file, atomically; the path may be in an object store. Raises FileNotFoundError if its
+        directory does not exist, another OSError if it cannot be written."""
+        path = as_path(path)
+        if not in_store(path) and not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no directory {path.parent}; create it, or choose another one")
+        write_tensors(path, self.tensors, {"format": FORMAT, "version": VERSION, "model": self.fingerprint})
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
         """Read a file that `save` wrote.
 
-        Raises FileNotFoundError if there is none, ValueError if the file is damaged, was changed, or is of another kind
-        or version. Its checksum detects accidents, not forgery.
+        Raises FileNotFoundError if there is none, another OSError if it cannot be read, ValueError if the file is
+        damaged, was changed, or is of another kind or version. Its checksum detects accidents, not forgery.
         """
-        if not Path(path).is_file():
+        path = as_path(path)
+        if not path.is_file():
             raise FileNotFoundError(f"{path}: no memory here; give a file that Memory.save wrote")
-        facts, tensors = read_tensors(Path(path))
+        with local_copy(path) as file:
+            facts, tensors = read_tensors(file)
         if facts.get("format") != FORMAT:
             raise ValueError(f"{path}: a safetensors file, but not a memory; give a file that Memory.save wrote")
         if facts.get("version") != VERSION:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import NamedTuple
 
@@ -110,13 +109,10 @@ class Session:
 
     @property
     def memory(self) -> Memory:
-        """A snapshot of the session, which later reads do not change."""
+        """A snapshot of the session, which later reads do not change. It is of the model's weights as they are now,
+        which takes a hash of all of them."""
         tensors = {name: tensor.clone() for name, tensor in named_tensors(self._state, "state")}
-        return Memory(tensors, self._fingerprint)
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        return fingerprint(self.model)
+        return Memory(tensors, fingerprint(self.model))
 
     def fork(self, copies: int = 1) -> Session:
         """An independent session with `copies` copies of each row. The copies of row r are the rows r * copies to

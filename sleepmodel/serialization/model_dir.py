@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from datagen.files import replacing
+from datagen.storage import as_path
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
@@ -16,10 +17,13 @@ from sleepmodel.serialization.tensors import read_tensors, write_tensors
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
 
 
-def save(model: SleepModel, directory: Path) -> None:
-    """Write config, weights and the vocabulary, if the model has one, to `directory`, which is created if necessary.
-    Each file is written atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
+def save(model: SleepModel, directory: str | Path) -> None:
+    """Write config, weights and the vocabulary, if the model has one, to a directory, which is created if necessary, or
+    to "s3://bucket/prefix".
+
+    Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
+    """
+    directory = as_path(directory)
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
     texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
     if model.vocabulary is not None:
@@ -32,8 +36,8 @@ def save(model: SleepModel, directory: Path) -> None:
 def load_directory(directory: Path) -> SleepModel:
     """Load a model from a local directory that `save` wrote, on the CPU and in evaluation mode.
 
-    Raises FileNotFoundError if there is no model, ValueError if a file is damaged, a weight is not finite, or config,
-    weights and vocabulary do not match.
+    Raises FileNotFoundError if there is no model, another OSError if a file cannot be read, ValueError if one is
+    damaged, a weight is not finite, or config, weights and vocabulary do not match.
     """
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():

@@ -22,20 +22,25 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str])
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as fresh:
+        fresh.touch()
+        mode = fresh.stat().st_mode  # by the umask; safetensors puts a file of mode 0600 in its place
         try:
             save_file(tensors, fresh, {**facts, SUM: _checksum(tensors, facts)})
         except SafetensorError as error:  # safetensors' form of an OSError
             raise OSError(str(error)) from error
+        fresh.chmod(mode)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read the metadata and the tensors of a safetensors file, on the CPU.
 
     Raises ValueError if it is not a safetensors file, is truncated, or does not match its checksum, which detects
-    accidents, not forgery. A file that another tool wrote, without metadata, has no checksum to verify.
+    accidents, not forgery; OSError if it cannot be read. A file that another tool wrote, without metadata, has no
+    checksum to verify.
     """
     from safetensors import SafetensorError, safe_open
 
+    path.open("rb").close()  # raises the OSError, such as of a file without permission, which safe_open obscures
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())

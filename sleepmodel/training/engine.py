@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datagen.files import sha256
+from datagen.files import replacing, sha256
 from sleepmodel.config import TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training.optim import build_optimizers, peak_rates, set_rates
@@ -92,10 +92,15 @@ class LocalEngine:
 
 
 def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of a model whose weights and optimiser states are not partitioned."""
+    """Write a checkpoint of a model whose weights and optimiser states are not partitioned. Raises OSError."""
     states = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, directory / CHECKPOINT)
-    (directory / CHECKPOINT_SUM).write_text(sha256(directory / CHECKPOINT))
+    with replacing(directory / CHECKPOINT) as fresh:
+        try:
+            torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, fresh)
+        except RuntimeError as error:  # torch's form of an OSError
+            raise OSError(str(error)) from error
+    with replacing(directory / CHECKPOINT_SUM) as fresh:
+        fresh.write_text(sha256(directory / CHECKPOINT))
 
 
 def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from datagen.files import remove_temporaries, replacing
+from datagen.storage import publishing
 
 
 def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
@@ -47,3 +48,21 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
         two.write_text("same")
     assert file.read_text() == "same"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_two_publishers_of_one_directory_do_not_meet(tmp_path: Path) -> None:
+    """Threads of one process, too."""
+    directory = tmp_path / "model"
+    with publishing(directory, last="last") as one, publishing(directory, last="last") as two:
+        for each in (one, two):
+            (each / "last").write_text("same")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "last"]
+
+
+def test_a_directory_that_stands_without_its_last_file_is_not_passed_for_published(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "other").touch()
+    with pytest.raises(OSError, match="not empty"), publishing(directory, last="last") as fresh:
+        (fresh / "last").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "other"]

@@ -25,6 +25,7 @@ from datagen import Depo, Gsm, Rule110, read_rows
 from datagen.errors import DatasetError
 from datagen.gsm.official import read_official
 from datagen.gsm.solver import solve
+from datagen.gsm.vocabulary import Pretrained
 from datagen.schema import FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import ensure_shard, to_table, write_shard
 from pipelines.config.experiment import Experiment
@@ -38,6 +39,7 @@ from sleepmodel.serialization.tensors import read_tensors, write_tensors
 from sleepmodel.tracking.pyfunc import Answers
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
+from tests.datagen.gsm.problems import train_tokenizer
 from tests.sleepmodel.tiny import CONFIG as TRAIN
 from tests.sleepmodel.tiny import MODEL, TASK
 from tests.waiting import scaled
@@ -368,6 +370,18 @@ def _problems(place: Path) -> tuple[bytes, ...]:
     return (line, line + b"\n" + line + b"\n", gzip.compress(line + b"\n" + line), table.getvalue())
 
 
+def _read_tokenizer(content: bytes, place: Path) -> None:
+    """What it encodes is in its vocabulary, and a task that it fits makes rows of it."""
+    (place / "tokenizer.json").write_bytes(content)
+    tokenizer = Pretrained(place)
+    ids = tokenizer.encode("The number of adult owl in Pine Ridge equals 3.")
+    assert all(0 <= token < len(tokenizer.tokens) for token in ids)
+
+
+def _tokenizers(place: Path) -> tuple[bytes, ...]:
+    return (train_tokenizer(place).read_bytes(),)
+
+
 WRONG_JSON = r"must|give|Expecting|Extra data|Unterminated|Invalid|decode|nested|JSON|digits"
 SURFACES = {
     "config.json": _model_file(CONFIG),
@@ -390,6 +404,7 @@ SURFACES = {
     "tasks": Surface(_tasks, _build_task, (ValueError, RecursionError), WRONG_JSON),
     "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|stands"),
     "predictions": Surface(_requests, _predict, (ValueError, RecursionError), WRONG_JSON),
+    "tokenizers": Surface(_tokenizers, _read_tokenizer, (ValueError,), "tokenizer.*give|must encode"),
     "imported problems": Surface(
         _problems, _read_official, (DatasetError,), "(line|row) [1-9]|not a whole Parquet file"
     ),

@@ -17,6 +17,7 @@ from datagen.schema import shard_path
 from datagen.shards import ensure_shard
 from sleepmodel import Memory, load, save
 from sleepmodel.inference.session import Session
+from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.hostile.surfaces import GSM_LINE
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -62,7 +63,14 @@ def imported(place: Path, seed: int) -> Path:
     return shard_path(import_official(place / "problems", place), "test", 0)
 
 
-@pytest.mark.parametrize("write", [shard, model, memory, imported])
+def checkpoint(place: Path, seed: int) -> Path:
+    engine = LocalEngine(build_model(MODEL, CONFIG), CONFIG)
+    engine.save(place, {"seed": seed})
+    assert engine.load(place) == {"seed": seed}
+    return place / CHECKPOINT
+
+
+@pytest.mark.parametrize("write", [shard, model, memory, imported, checkpoint])
 def test_what_stood_there_stays_and_the_same_call_goes_on(write: Callable[[Path, int], Path], tmp_path: Path) -> None:
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

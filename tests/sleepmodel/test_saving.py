@@ -1,13 +1,46 @@
-"""A saved model is the model, and what is not one is refused."""
+"""A saved model is the model; a file that is not one, or that may not be read or written, is refused as such."""
 
+import errno
 import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from sleepmodel import load, save
+from datagen.files import replacing
+from sleepmodel import Memory, Session, SleepModel, load, save
 from tests.sleepmodel.conftest import MakeModel
+
+
+def save_memory(model: SleepModel, file: str) -> None:
+    session = Session(model)
+    session.read(torch.ones(1, 7, dtype=torch.int64))
+    session.memory.save(file)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, whom no permissions stop."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory that others may read; those of tmp_path they may not."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 def test_a_loaded_model_computes_the_same_bits(make_model: MakeModel, tmp_path: Path) -> None:
@@ -36,3 +69,78 @@ def test_weights_of_another_config_are_refused(make_model: MakeModel, tmp_path: 
     (tmp_path / "config.json").write_text(json.dumps({**config, "d_model": 32}))
     with pytest.raises(ValueError, match=r"model.safetensors does not match config.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read(make_model: MakeModel, tmp_path: Path, umask: int, mode: int) -> None:
+    model = make_model(dtype=torch.float32)
+    before = os.umask(umask)
+    try:
+        save(model, tmp_path / "model")
+        save_memory(model, f"{tmp_path}/memory")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys(
+        ("config.json", "model.safetensors", "memory"), mode
+    )
+
+
+def test_a_place_is_a_path_or_a_string_and_may_begin_at_home(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = make_model(dtype=torch.float32)
+    save(model, "~/new/model")
+    save_memory(model, "~/memory")
+    assert (tmp_path / "new" / "model" / "config.json").exists()
+    session = Session(load("~/new/model"), memory=Memory.load("~/memory"))
+    assert session.sleeps.tolist() == [1]
+
+
+def test_a_memory_is_not_saved_into_a_directory_that_is_missing(make_model: MakeModel, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"there is no directory {tmp_path}/typo; create it"):
+        save_memory(make_model(), f"{tmp_path}/typo/memory")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "memory"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(make_model: MakeModel, shared: Path, name: str) -> None:
+    model = make_model(dtype=torch.float32)
+    save(model, shared)
+    save_memory(model, str(shared / "memory"))
+    (shared / name).chmod(0)
+    with as_nobody(), pytest.raises(PermissionError, match=f"Permission denied.*{name}"):
+        Memory.load(shared / name) if name == "memory" else load(shared)
+
+
+@pytest.mark.parametrize("write", [save, save_memory])
+def test_a_directory_that_may_not_be_written_is_not_called_full(
+    make_model: MakeModel, shared: Path, write: Callable[[SleepModel, str], None]
+) -> None:
+    with (
+        as_nobody(),
+        pytest.raises(PermissionError, match=r"cannot be written .*: choose another place, or change its"),
+    ):
+        write(make_model(dtype=torch.float32), str(shared / "new"))
+    assert list(shared.iterdir()) == []
+
+
+def test_a_disk_that_is_only_read_is_not_called_full(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError, match=r"choose another place"), replacing(tmp_path / "file"):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_of_several_that_save_to_one_place_the_last_wins(make_model: MakeModel, tmp_path: Path) -> None:
+    models = [make_model(seed, dtype=torch.float32) for seed in range(4)]
+    with ThreadPoolExecutor(len(models)) as threads:
+        for _ in range(10):
+            list(
+                threads.map(
+                    lambda model: (save(model, tmp_path / "model"), save_memory(model, f"{tmp_path}/m")), models
+                )
+            )
+            saved = load(tmp_path / "model").lm_head.weight
+            assert any(torch.equal(saved, model.lm_head.weight) for model in models)
+            Memory.load(tmp_path / "m")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "m", "model", "model.safetensors"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,45 @@ def test_pretrained_tokens_have_their_ids(pretrained: Pretrained) -> None:
 def test_pretrained_from_a_directory(tmp_path: Path) -> None:
     file = train_tokenizer(tmp_path)
     assert Pretrained(tmp_path).encode("How many") == Pretrained(file).encode("How many")
+
+
+@pytest.mark.parametrize("stride", [0, 5])
+def test_a_limit_of_length_in_the_file_does_not_count(pretrained: Pretrained, tmp_path: Path, stride: int) -> None:
+    """As many published files have it; with such a stride the package itself would abort."""
+    file = train_tokenizer(tmp_path)
+    limit = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": stride}
+    fill = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<end>",
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncation": limit, "padding": fill}))
+    text = "How many adult owl does Pine Ridge have?"
+    assert Pretrained(file).encode(text) == pretrained.encode(text)
+
+
+def test_an_id_beyond_all_vocabularies_is_refused(tmp_path: Path) -> None:
+    """A list of all tokens up to it would fill the memory."""
+    file = train_tokenizer(tmp_path)
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["Ġowl"] = 2**31
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"must have 1 to 1,048,576 tokens, has 2,147,483,649 by its largest id"):
+        Pretrained(file)
+
+
+def test_a_file_that_makes_the_package_panic_is_refused(tmp_path: Path) -> None:
+    file = train_tokenizer(tmp_path)
+    content = json.loads(file.read_text())
+    content["model"]["merges"][0] = ["", ""]
+    content["model"]["vocab"][""] = 3
+    content["model"]["continuing_subword_prefix"] = "##"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"tokenizer .* cannot be read .*: give a Hugging Face tokenizer"):
+        Pretrained(file)
 
 
 def test_no_tokenizer_there(tmp_path: Path) -> None:
