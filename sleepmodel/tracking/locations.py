@@ -54,9 +54,11 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def absolute_uri(uri: str) -> str:
-    """A store's address that does not depend on the working directory."""
+    """A store's address that does not depend on the working directory; ~ stands for the home."""
     file = sqlite_file(uri)
-    return uri if file is None or file.is_absolute() else sqlite_uri(file) + "".join(uri.partition("?")[1:])
+    if file is None or file.is_absolute():
+        return uri
+    return sqlite_uri(file.expanduser()) + "".join(uri.partition("?")[1:])
 
 
 def is_database(uri: str) -> bool:

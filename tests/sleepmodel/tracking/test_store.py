@@ -84,6 +84,7 @@ def test_a_root_may_have_any_name(
     [
         ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
         ("sqlite:///a/b.db?timeout=60", "sqlite:///{here}/a/b.db?timeout=60"),
+        ("sqlite:///~/a.db?timeout=60", "sqlite:///{here}/a.db?timeout=60"),
         ("sqlite+pysqlite:///a%3Fb.db?timeout=60&cached_statements=9", "sqlite+pysqlite:///{here}/a%3Fb.db?timeout=60&cached_statements=9"),
         ("sqlite:////data/a.db?timeout=60", "sqlite:////data/a.db?timeout=60"),
         ("sqlite:///file:/data/a.db?mode=ro&uri=true", "sqlite:///file:/data/a.db?mode=ro&uri=true"),
@@ -95,6 +96,7 @@ def test_an_address_is_absolute_and_keeps_its_options(
     given: str, absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     assert tracking_uri("ignored") == absolute.format(here=tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri("ignored"))
