@@ -25,8 +25,8 @@ from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, search
 from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model, train
-from tests.sleepmodel.test_tracking import server
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+from tests.sleepmodel.tracking.server import server
 from tests.store import free_ports
 from tests.waiting import wait_for
 
