@@ -154,7 +154,9 @@ class Services(Observer):
         Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
         `scale.wait_minutes`: Ray would wait for ever.
         """
-        task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
+        # where several Rays run on a machine, Ray Train's cleaner would ask another one whether the training lives
+        here = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
+        task = ray.remote(num_cpus=cores, num_gpus=gpus, runtime_env=here)(function)
         results = [task.remote(*arguments) for arguments in calls]
         scale, large_enough = self.resources.scale, time.monotonic()
         while True:

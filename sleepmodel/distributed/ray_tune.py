@@ -75,7 +75,8 @@ def best(trials: list[TrialResult]) -> TrialResult:
 
 
 def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialResult]:
-    """Run or resume the search under `job.output`; returns the last report of every trial.
+    """Run or resume the search under `job.output`; returns the last report of every trial. A trial that diverged before
+    its first report is not among them.
 
     The first trials have eta = 1, the paper's (or the nearest in the range), one for each N. Optuna's seeded sampler
     chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
@@ -125,7 +126,9 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     results = ResultGrid(analysis)
     if results.errors:  # the next call runs these trials again; a trial that diverged is not among them
         raise results.errors[0]
-    return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
+    table = results.get_dataframe()
+    reported = table.dropna(subset=["step"]) if "step" in table else table[:0]
+    return [_result(row, job) for _, row in reported.iterrows()]
 
 
 def _resources(scale: Scale) -> dict[str, float]:

@@ -42,13 +42,21 @@ class Scripted(TrainingJob):
     """Its trials leave a line for each validation in `diary`.
 
     accuracy: of each trial, by its N; it goes on where it is no worse than those before it;
-    dies, waits: the trial whose process is killed at its third validation, or that waits there to be killed.
+    dies, waits: the trial whose process is killed at its third validation, or that waits there to be killed;
+    diverges: the trial whose first loss is not finite.
     """
 
     diary: str = ""
     accuracy: Mapping[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.6, 3: 0.1})
     dies: int | None = None
     waits: int | None = None
+    diverges: int | None = None
+
+    def build(self) -> SleepModel:
+        model = super().build()
+        if self.model.sleep_passes == self.diverges:
+            model.embed.weight.data.fill_(torch.nan)
+        return model
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
         def check(model: SleepModel, level: int | None) -> float:
@@ -203,3 +211,10 @@ def test_trials_of_several_workers_share_the_cores_without_a_deadlock(ray_cluste
     assert set(curves(job)[2][1]) < {4, 8, 12}
     assert curves(job)[1] == curves(job)[3] == ("FINISHED", [4, 8, 12])
     wait_for(lambda: ray.available_resources().get("CPU") == 4, "the cores of all trials to be free")
+
+
+@long
+def test_a_trial_that_diverges_at_once_is_left_out(ray_cluster: str, tmp_path: Path) -> None:
+    job = job_under(tmp_path, tmp_path / "diary", diverges=1)
+    assert sorted(trial.sleep_passes for trial in searched(job)) == [2, 3]
+    assert {passes: points for passes, (_, points) in curves(job).items()}[1] == []
