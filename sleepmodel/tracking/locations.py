@@ -17,6 +17,7 @@ from sqlalchemy import String, column, create_engine, func, inspect, literal, se
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql.dml import Update
 
+from datagen.storage import local_path
 from sleepmodel.tracking.redact import redacted
 
 ARTIFACTS = "mlartifacts"
@@ -54,18 +55,19 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def absolute_uri(uri: str) -> str:
-    """A store's address that does not depend on the working directory; ~ stands for the home."""
+    """A store's address that does not depend on the working directory; ~ stands for the home. Raises ValueError if it
+    is that of nobody."""
     file = sqlite_file(uri)
     if file is None or file.is_absolute():
         return uri
-    return sqlite_uri(file.expanduser()) + "".join(uri.partition("?")[1:])
+    return sqlite_uri(local_path(file)) + "".join(uri.partition("?")[1:])
 
 
 def is_database(uri: str) -> bool:
     return re.split("[+:]", uri)[0] in DIALECTS
 
 
-def local_path(location: str) -> Path | None:
+def artifact_path(location: str) -> Path | None:
     """The path of an artifact location; None where it is not on a disk."""
     parts = urlsplit(location)
     return Path(unquote(parts.path)) if parts.scheme == "file" and not parts.netloc else None
@@ -73,7 +75,7 @@ def local_path(location: str) -> Path | None:
 
 def under_root(location: str, root: Path) -> str:
     """The location of the same artifacts under `root`, if they are there: it may have been moved or copied."""
-    path = local_path(location)
+    path = artifact_path(location)
     if path is None or ARTIFACTS not in path.parts:
         return location
     last = len(path.parts) - 1 - path.parts[::-1].index(ARTIFACTS)
@@ -102,7 +104,7 @@ def correct_locations(uri: str, root: Path, experiment: str) -> None:
 def _moved_artifacts(location: str, root: Path, uri: str) -> str | None:
     """The new artifact location of an experiment if its root was moved to `root`, or copied there with its database;
     None if `location` is right."""
-    old, new, database = local_path(location), root.absolute() / ARTIFACTS, sqlite_file(uri)
+    old, new, database = artifact_path(location), root.absolute() / ARTIFACTS, sqlite_file(uri)
     if old is None or old.name != ARTIFACTS or old == new:
         return None
     own, there = database is not None and database.parent == new.parent, new.exists()

@@ -25,10 +25,11 @@ from mlflow.types.schema import AnyType
 from requests.exceptions import RequestException
 
 import datagen.files
+from datagen.storage import as_path
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory, save
 from sleepmodel.tracking import pyfunc
-from sleepmodel.tracking.locations import local_path, shell_command, sqlite_file, under_root
+from sleepmodel.tracking.locations import artifact_path, shell_command, sqlite_file, under_root
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.runs import TrackingStore, client_of, first_contact, tracking_uri
 
@@ -150,7 +151,7 @@ def download_model(uri: str) -> Path:
     if parts is None:
         raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
     name, alias, number = parts.groups()
-    root = Path(os.environ.get("SLEEPMODEL_ROOT") or "runs").expanduser()
+    root = as_path(os.environ.get("SLEEPMODEL_ROOT") or "runs")
     store_uri = tracking_uri(root)
     help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
     database = sqlite_file(store_uri)
@@ -188,7 +189,7 @@ def _if_there(get: Callable[[], ModelVersion]) -> ModelVersion | None:
 def _download(uri: str, place: str) -> Path:
     """The directory of config and weights in a version's files at `place`; a temporary copy where they are not on a
     disk. Raises FileNotFoundError if they are not there, ConnectionError if they cannot be downloaded."""
-    if local := local_path(place):
+    if local := artifact_path(place):
         directory = local / "artifacts" / WEIGHTS_FOLDER
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory} does not exist; it was deleted or moved")

@@ -6,10 +6,7 @@ import gzip
 import hashlib
 import json
 import math
-import re
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -40,12 +37,12 @@ from sleepmodel.tracking.pyfunc import Answers
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.datagen.gsm.problems import train_tokenizer
+from tests.hostile.places import PLACES
+from tests.hostile.served import SERVED
+from tests.hostile.surface import Surface
 from tests.sleepmodel.tiny import CONFIG as TRAIN
 from tests.sleepmodel.tiny import MODEL, TASK
-from tests.waiting import scaled
 
-SECONDS = 10.0  # of computing, that no input may take
-LONGEST = 4000  # characters of a message: it names a value, it does not print a file
 GSM_LINE = {
     "problem": "The total number of schools in Ruby Bay equals 4. The number of art school in Ruby Bay exists, and its"
     " number is greater than 0. ",
@@ -55,31 +52,6 @@ GSM_LINE = {
     "template": "teachers_in_school",
     "mode": "forwardreverse",
 }
-
-
-@dataclass(frozen=True)
-class Surface:
-    """valid: contents that are read; read: gets a content and a directory of its own, and asserts that what it has
-    read is right; refusals: all that it may raise; says: a pattern that stands in each message."""
-
-    valid: Callable[[Path], tuple[bytes, ...]]
-    read: Callable[[bytes, Path], None]
-    refusals: tuple[type[Exception], ...]
-    says: str
-
-    def check(self, content: bytes, place: Path) -> bool:
-        """Whether it was read; AssertionError, or whatever came out of the depths, where it was not refused well."""
-        begin = time.process_time()
-        try:
-            self.read(content, place)
-        except self.refusals as error:
-            assert re.search(self.says, str(error), re.DOTALL), f"says too little: {error}"
-            assert len(str(error)) < LONGEST, f"says too much: {error!s:.500}"
-            return False
-        finally:
-            seconds = time.process_time() - begin
-            assert seconds < scaled(SECONDS), f"took {seconds:.0f} s"
-        return True
 
 
 # --- a model's directory
@@ -408,4 +380,6 @@ SURFACES = {
     "imported problems": Surface(
         _problems, _read_official, (DatasetError,), "(line|row) [1-9]|not a whole Parquet file"
     ),
+    **PLACES,
+    **SERVED,
 }

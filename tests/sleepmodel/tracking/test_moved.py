@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sleepmodel import SleepModel, load
-from sleepmodel.tracking.locations import local_path, sqlite_uri
+from sleepmodel.tracking.locations import artifact_path, sqlite_uri
 from sleepmodel.tracking.registry import champion_model, promote
 from sleepmodel.tracking.runs import TrackingStore, find_moved_artifacts, log_artifact, open_store, start_run
 from tests.sleepmodel.tracking.conftest import MakeRoot
@@ -86,7 +86,7 @@ def test_a_moved_root_goes_on_at_its_new_place(
     locations = {str(client(store).get_model_version(NAME, version).source) for version in ("1", second)}
     locations |= {logged.artifact_location for logged in client(store).search_logged_models([store.experiment_id])}
     locations |= {run.info.artifact_uri for run in client(store).search_runs([store.experiment_id])}
-    assert all(str(local_path(location)).startswith(f"{moved}/mlartifacts/") for location in locations)
+    assert all(str(artifact_path(location)).startswith(f"{moved}/mlartifacts/") for location in locations)
 
 
 def test_mlflow_finds_the_artifacts_of_a_finished_pipeline_that_was_moved(moved: Path) -> None:
@@ -94,7 +94,7 @@ def test_mlflow_finds_the_artifacts_of_a_finished_pipeline_that_was_moved(moved:
     find_moved_artifacts(moved)
     uri = sqlite_uri(moved / "mlflow.db")
     place = MlflowClient(uri, uri).get_model_version_download_uri(NAME, "1")
-    assert (Path(str(local_path(place))) / "MLmodel").is_file()
+    assert (Path(str(artifact_path(place))) / "MLmodel").is_file()
 
 
 def test_a_copied_root_leaves_the_first_one_alone(root: Path, tmp_path: Path) -> None:

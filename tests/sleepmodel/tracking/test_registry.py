@@ -20,7 +20,7 @@ from mlflow.types.schema import AnyType
 
 from sleepmodel import SleepModel, load
 from sleepmodel.tracking import runs as tracking
-from sleepmodel.tracking.locations import local_path
+from sleepmodel.tracking.locations import artifact_path
 from sleepmodel.tracking.registry import (
     ChampionUnavailable,
     Version,
@@ -220,7 +220,7 @@ def test_a_champion_that_cannot_be_loaded_is_named_with_a_way_on(
     name = f"sleep-without-{missing.replace(' ', '-')}"
     version = register_model(store, model, prompts, name)
     promote(store, name, version)
-    place = local_path(client(store).get_model_version_download_uri(name, version))
+    place = artifact_path(client(store).get_model_version_download_uri(name, version))
     assert place is not None
     damage(place / "artifacts" / "model")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
