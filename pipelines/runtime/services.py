@@ -43,6 +43,7 @@ from sleepmodel.tracking.runs import (
 from sleepmodel.training.progress import Progress
 
 T = TypeVar("T")
+RETRIES = 3  # of a task whose process or node dies
 LOOK_SECONDS = 10  # between two looks at the cluster while a task runs
 FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names its dataset
 
@@ -146,17 +147,22 @@ class Services(Observer):
         send_curve(self.store, run, history)
 
     def map(
-        self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
+        self,
+        function: Callable[..., T],
+        calls: Sequence[tuple[object, ...]],
+        cores: int,
+        gpus: int = 0,
+        retries: int = RETRIES,
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order.
+        results in order. retries: of a task whose process or node dies.
 
         Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
         `scale.wait_minutes`: Ray would wait for ever.
         """
         # where several Rays run on a machine, Ray Train's cleaner would ask another one whether the training lives
         here = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
-        task = ray.remote(num_cpus=cores, num_gpus=gpus, runtime_env=here)(function)
+        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries, runtime_env=here)(function)
         results = [task.remote(*arguments) for arguments in calls]
         scale, large_enough = self.resources.scale, time.monotonic()
         while True:

@@ -63,7 +63,8 @@ def test_no_run_of_a_process_that_has_ended_stays_open(services: Services, tmp_p
     there = start("on another host", {**this_process(), "pid": ended.pid, "host": "another"})
     with Background(["sleep", "1000"]) as living:
         theirs = start("of another pipeline", {**this_process(), "pid": living.pid})
-        services.open("pipeline/0")
+        services.connect()
+        services.start("pipeline/0")
     assert [status(run) for run in (left, trial, there, theirs)] == ["KILLED", "KILLED", "RUNNING", "RUNNING"]
 
     services.started(TUNE)
@@ -78,7 +79,8 @@ def test_no_run_of_a_process_that_has_ended_stays_open(services: Services, tmp_p
 
 
 def test_a_curve_is_kept_where_its_run_was_deleted(services: Services) -> None:
-    services.open("pipeline/1")
+    services.connect()
+    services.start("pipeline/1")
     services.started(TRAIN)
     client, first = MlflowClient(services.store.uri), services.run_of(TRAIN)
     client.delete_run(first)
@@ -89,8 +91,3 @@ def test_a_curve_is_kept_where_its_run_was_deleted(services: Services) -> None:
     client.restore_run(first)
     services.close("FINISHED")
     assert {client.get_run(run).info.status for run in (first, second)} == {"FINISHED"}
-
-
-def test_services_that_were_not_opened_are_closed(services: Services) -> None:
-    """As where the store was refused."""
-    services.close("FAILED")

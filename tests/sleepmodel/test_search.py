@@ -14,6 +14,8 @@ import pytest
 import ray
 import torch
 from mlflow import MlflowClient
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from datagen import generate
 from datagen.storage import as_path, in_store
@@ -104,6 +106,10 @@ def killed(job: Scripted) -> None:
     psutil.Process(int(pid.read_text())).kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(running)
+    # Ray keeps what the trials reserved until the job ends, which a pipeline's does at once, and the tests' does not
+    for group, known in placement_group_table().items():
+        if known["state"] == "CREATED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def recorded_trials(job: TrainingJob) -> int:
