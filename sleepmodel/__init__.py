@@ -12,6 +12,20 @@ from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
 from sleepmodel.mixers.base import PAD
 from sleepmodel.model import SleepModel
+from sleepmodel.pretrained.reading import from_pretrained
+from sleepmodel.pretrained.writing import save_pretrained
 from sleepmodel.serialization.model_dir import save
 
-__all__ = ["PAD", "Memory", "ModelConfig", "Scale", "Session", "SleepModel", "TrainConfig", "load", "save"]
+__all__ = [
+    "PAD",
+    "Memory",
+    "ModelConfig",
+    "Scale",
+    "Session",
+    "SleepModel",
+    "TrainConfig",
+    "from_pretrained",
+    "load",
+    "save",
+    "save_pretrained",
+]
