@@ -98,8 +98,11 @@ def _tensor(content: npt.NDArray[np.uint8], name: str, shape: list[int], kind: i
     size = weights // (32 if kind in (_Q4_1, _Q8_0) else 1) * block.itemsize
     if size > len(content):
         raise ValueError(f"{name} is cut off")
-    blocks = np.frombuffer(content[:size].tobytes(), block)
-    return _dequantised(blocks, kind).reshape(shape)
+    with np.errstate(invalid="ignore", over="ignore"):  # of damaged scales
+        found = _dequantised(np.frombuffer(content[:size].tobytes(), block), kind)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} has values that are not finite")
+    return found.reshape(shape)
 
 
 def _dequantised(blocks: npt.NDArray[Any], kind: int) -> Array:

