@@ -112,9 +112,8 @@ def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
     require(kind in TYPES, "model_type", kind, f"one of {', '.join(TYPES)}")
     for name, value in raw.items():
         if value and name not in _NEUTRAL | _READ | _READ_OF[str(kind)]:
-            raise ValueError(
-                f"{name} = {shortened(repr(value))}: may change what a {kind} computes, and is not known here"
-            )
+            trouble = f"is not known here and may change what a {kind} computes; remove it if it does not"
+            raise ValueError(f"{name} = {shortened(repr(value))}: {trouble}")
     require(raw.get("hidden_act") == "silu", "hidden_act", raw.get("hidden_act"), "silu")
     require_whole("num_hidden_layers", raw.get("num_hidden_layers"), 1, MAX_BLOCKS)
     bias = "all" if raw.get("attention_bias") else "none"
@@ -152,7 +151,6 @@ def _rope_fields(raw: dict[str, Any]) -> dict[str, Any]:
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     reason = "others cannot be turned by whole positions, as sliding eviction does, or are not known here"
     require(kind in ROPE_TYPES, "rope_type", kind, f"{' or '.join(ROPE_TYPES)}; {reason}")
-    rope.pop("type", None)
     part = rope.pop("partial_rotary_factor", 1.0)
     require(part == 1.0, "partial_rotary_factor", part, "1")
     fields = {"rope_base": rope.pop("rope_theta")}
