@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 
@@ -27,36 +28,34 @@ def layer_blocks(insert: Mapping[int, str], layers: int) -> list[int]:
     return [layer + sum(place < layer for place in insert) for layer in range(layers)]
 
 
-def start_as_attention(model: SleepModel) -> None:
-    """Give each inserted block q, k and v of the next attention layer of the base, or, behind the last, of that one.
+def attention_sources(model: SleepModel) -> dict[int, int]:
+    """The attention block that each inserted block begins with: the next of the base, or, behind the last, that one.
 
-    The norm in front is copied, too. Fast-weight head h gets query head h modulo n_heads, and the key and value head
-    that this query head reads. Of each head, as many rows are copied as both have; the other rows, and heads' biases,
-    QK-norms and rotations, are not. Raises ValueError if an inserted mixer has no fast weights, or no attention is left
-    to copy.
+    Raises ValueError if an inserted mixer has no fast weights, or if the base has no attention.
     """
     base = [i for i, block in enumerate(model.stack) if isinstance(block.mixer, Attention)]
     base = [i for i in base if i not in model.config.inserted]
     for number in model.config.inserted:
-        if not base:
-            raise ValueError("init = 'attention': must be zero for a model without attention")
-        source = next((i for i in base if i > number), base[-1])
-        _copy_attention(model.stack[number], model.stack[source], model.config.mixers[number])
+        name, trouble = model.config.mixers[number], "has no fast weights to copy q, k and v of attention to"
+        if not isinstance(model.stack[number].mixer, GatedDelta):
+            raise ValueError(f"insert = {name!r}: {trouble}; use init='zero'")
+        require(bool(base), "init", "attention", "zero for a model without attention")
+    return {number: next((i for i in base if i > number), base[-1]) for number in model.config.inserted}
 
 
 @torch.no_grad()
-def _copy_attention(block: Block, source: Block, name: str) -> None:
-    new, old = block.mixer, source.mixer
-    if not isinstance(new, GatedDelta) or not isinstance(old, Attention):
-        raise ValueError(f"insert = {name!r}: has no fast weights to copy q, k and v of attention to; use init='zero'")
+def copy_attention(block: Block, source: Block) -> None:
+    """Give a block of fast weights the norm in front, and q, k and v, of a block of attention.
+
+    Fast-weight head h gets query head h modulo n_heads, and the key and value head that this query head reads. Of each
+    head, as many rows are copied as both have. The other rows stay as they are; biases, QK-norms and rotations have no
+    counterpart.
+    """
+    new, old = cast(GatedDelta, block.mixer), cast(Attention, source.mixer)
     block.mixer_norm.weight.copy_(source.mixer_norm.weight)
     queries = old.q.out_features // old.head_size
-    for layer, theirs, size in (
-        (new.q, old.q, new.key_dim),
-        (new.k, old.k, new.key_dim),
-        (new.v, old.v, new.value_dim),
-    ):
-        heads = theirs.weight.unflatten(0, (-1, old.head_size))
-        shared, rows = queries // len(heads), min(size, old.head_size)
-        for head, weight in enumerate(layer.weight.unflatten(0, (-1, size))):
-            weight[:rows] = heads[head % queries // shared, :rows]
+    for name, size in (("q", new.key_dim), ("k", new.key_dim), ("v", new.value_dim)):
+        theirs = getattr(old, name).weight.unflatten(0, (-1, old.head_size))
+        shared, rows = queries // len(theirs), min(size, old.head_size)
+        for head, weight in enumerate(getattr(new, name).weight.unflatten(0, (-1, size))):
+            weight[:rows] = theirs[head % queries // shared, :rows]

@@ -12,7 +12,7 @@ from torch import Tensor
 from datagen.storage import as_path, local_copy
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import Block, SleepModel
-from sleepmodel.pretrained.insertion import check_insert, layer_blocks, start_as_attention
+from sleepmodel.pretrained.insertion import attention_sources, check_insert, copy_attention, layer_blocks
 from sleepmodel.pretrained.layout import config_fields, tensor_names
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json
 from sleepmodel.serialization.tensors import read_tensors
@@ -37,7 +37,7 @@ def from_pretrained(
     insert: new layers without an MLP: {8: "jet"} puts one behind layer 8 of the base, counted from 0, and so before
         layer 9. Their output projections are zero: the model computes what it did, to the last bit.
     init: "attention" copies the norm, q, k and v of the next attention layer into each new one (see
-        `start_as_attention`); "zero" leaves these random. Other weights of new layers are random in either case.
+        `copy_attention`); "zero" leaves these random. Other weights of new layers are random in either case.
     fields: other fields of ModelConfig, such as sleep_passes, eviction, the fast_heads, key_dim and value_dim of the
         new layers, or `loop`, which counts blocks, the inserted ones among them.
 
@@ -59,11 +59,12 @@ def from_pretrained(
         # on the meta device first, so that a config cannot allocate more memory than the files justify
         with torch.device("meta"):
             model = SleepModel(config)
+        sources = attention_sources(model) if init == "attention" else {}
         model.load_state_dict(_read_weights(copy, model, blocks), assign=True, strict=False)
     for number in inserted:
         model.blocks[number] = Block(config, number)
-    if init == "attention":
-        start_as_attention(model)
+    for number, source in sources.items():
+        copy_attention(model.stack[number], model.stack[source])
     return model.eval()
 
 
