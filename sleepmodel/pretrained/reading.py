@@ -52,7 +52,8 @@ def from_pretrained(
         blocks = layer_blocks(insert, layers)
         inserted = {blocks[layer] + 1: mixer for layer, mixer in sorted(insert.items())}
         mixers = inserted | dict(zip(blocks, base["mixers"], strict=True))
-        for name in (name for name in fields if base.get(name) is not None or name == "inserted"):
+        fixed = {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
+        for name in fields.keys() & fixed:
             raise ValueError(f"{name} = {fields[name]}: is given by {copy / CONFIG} and `insert`; leave it out")
         given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
         config = ModelConfig.from_dict({**base, "window": window, **fields, **given})

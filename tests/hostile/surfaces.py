@@ -448,7 +448,7 @@ SURFACES = {
     "listed shard": Surface(_shards, _read_listed_shard, (DatasetError,), "part-00000.*generate"),
     "overrides": Surface(_assignments, _apply, (OverrideError,), "must|no field|set|has|is "),
     "tasks": Surface(_tasks, _build_task, (ValueError, RecursionError), WRONG_JSON),
-    "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|stands"),
+    "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|is the first token"),
     "predictions": Surface(_requests, _predict, (ValueError, RecursionError), WRONG_JSON),
     "imported problems": Surface(_problems, _read_official, (DatasetError,), "line [1-9]"),
 }

@@ -276,6 +276,7 @@ def test_an_index_that_is_none_is_refused(llama: Path, content: str) -> None:
         ({"d_model": 64}, "d_model = 64: is given by .*config.json and `insert`; leave it out"),
         ({"mixers": ("attention",)}, "mixers = .*leave it out"),
         ({"inserted": (0,)}, "inserted = .*leave it out"),
+        ({"max_positions": 64}, "max_positions = 64: is given .*leave it out"),
         ({"sleeps": 2}, "not a model config: .*sleeps"),
     ],
 )
