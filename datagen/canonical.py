@@ -1,10 +1,14 @@
-"""Canonical JSON, and fingerprints of values."""
+"""Canonical JSON, fingerprints of values, and fields that older fingerprints do not know."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from dataclasses import field, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_LATER = "added later"
 
 
 def canonical_json(value: Any) -> str:
@@ -15,3 +19,21 @@ def canonical_json(value: Any) -> str:
 def fingerprint_of(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def added_later(default: T) -> T:
+    """The default of a dataclass field that was added after values without it had been hashed and saved."""
+    return field(default=default, metadata={_LATER: True})
+
+
+def identifying_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass instance by name, without those that were `added_later` and have their default.
+
+    What is hashed or saved has these fields, so that a new option changes no identity of what does not use it.
+    """
+    found = {}
+    for each in fields(value):
+        item = getattr(value, each.name)
+        if _LATER not in each.metadata or item != each.default:
+            found[each.name] = item
+    return found

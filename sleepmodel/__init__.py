@@ -16,9 +16,23 @@ if TYPE_CHECKING:
     from sleepmodel.inference.session import Session
     from sleepmodel.mixers.base import PAD
     from sleepmodel.model import SleepModel
+    from sleepmodel.pretrained.reading import from_pretrained
+    from sleepmodel.pretrained.writing import save_pretrained
     from sleepmodel.serialization.model_dir import save
 
-__all__ = ["PAD", "Memory", "ModelConfig", "Scale", "Session", "SleepModel", "TrainConfig", "load", "save"]
+__all__ = [
+    "PAD",
+    "Memory",
+    "ModelConfig",
+    "Scale",
+    "Session",
+    "SleepModel",
+    "TrainConfig",
+    "from_pretrained",
+    "load",
+    "save",
+    "save_pretrained",
+]
 
 _MODULE_OF = {
     "PAD": "sleepmodel.mixers.base",
@@ -28,8 +42,10 @@ _MODULE_OF = {
     "Session": "sleepmodel.inference.session",
     "SleepModel": "sleepmodel.model",
     "TrainConfig": "sleepmodel.config",
+    "from_pretrained": "sleepmodel.pretrained.reading",
     "load": "sleepmodel.hub",
     "save": "sleepmodel.serialization.model_dir",
+    "save_pretrained": "sleepmodel.pretrained.writing",
 }
 
 

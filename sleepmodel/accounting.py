@@ -37,9 +37,11 @@ def state_bytes(model: SleepModel, batch_size: int) -> int:
 
 
 def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
-    """Bytes of the keys and values of `tokens` tokens of `batch_size` rows. A session holds at most L tokens."""
-    attention = sum(isinstance(block.mixer, Attention) for block in model.stack)
-    return 2 * attention * batch_size * tokens * model.config.d_model * model.lm_head.weight.element_size()
+    """Bytes of the keys and values of `tokens` tokens of `batch_size` rows. A session holds at most L tokens, and local
+    attention at most `local_span`."""
+    mixers = (block.mixer for block in model.stack if isinstance(block.mixer, Attention))
+    values = sum(2 * min(tokens, mixer.window) * mixer.kv_heads * mixer.head_size for mixer in mixers)
+    return batch_size * values * model.embed.weight.element_size()
 
 
 def fingerprint(model: SleepModel) -> str:
@@ -62,5 +64,4 @@ def _sleep_flops(model: SleepModel, schedule: list[list[int]], kept: int) -> int
 
 
 def _pass_flops(model: SleepModel, blocks: Iterable[int], tokens: int, kept: int) -> int:
-    stack = model.stack
-    return sum(stack[i].mixer.flops(tokens, kept) + stack[i].mlp.flops(tokens) for i in blocks)
+    return sum(model.stack[i].flops(tokens, kept) for i in blocks)

@@ -37,41 +37,56 @@ class Output(NamedTuple):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a squared ReLU between them."""
+    """Two linear layers with a squared ReLU between them, or SwiGLU, whose third layer is the gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.d_model, config.mlp_ratio * config.d_model, bias=False)
-        self.down = zero_linear(config.mlp_ratio * config.d_model, config.d_model)
+        width, hidden, bias = config.d_model, config.mlp_size, config.mlp_bias
+        self.gate = nn.Linear(width, hidden, bias=bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = zero_linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, T, d] -> [B, T, d]."""
-        return self.down(F.relu(self.up(x)).square())
+        if self.gate is None:
+            return self.down(F.relu(self.up(x)).square())
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
     def flops(self, tokens: int) -> int:
         """Forward FLOPs for one row of `tokens` tokens."""
-        return 4 * tokens * self.up.weight.numel()
+        return (4 if self.gate is None else 6) * tokens * self.up.weight.numel()
 
 
 class Block(nn.Module):
-    """A sequence mixer and an MLP, each with pre-norm and a residual."""
+    """A sequence mixer and an MLP, each with pre-norm, perhaps a norm behind it (sandwich), and a residual. A block
+    that was inserted into a pretrained model is a mixer with pre-norm and a residual."""
 
-    def __init__(self, config: ModelConfig, mixer: str) -> None:
+    def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.d_model)
-        self.mixer: Mixer = mixer_class(mixer)(config)
-        self.mlp_norm = nn.RMSNorm(config.d_model)
-        self.mlp = MLP(config)
+        whole = number not in config.inserted
+        sandwich = whole and config.sandwich_norms
+        self.mixer_norm = _norm(config)
+        self.mixer: Mixer = mixer_class(config.mixers[number])(config)
+        self.mixer_post_norm = _norm(config) if sandwich else nn.Identity()
+        self.mlp_norm = _norm(config) if whole else None
+        self.mlp = MLP(config) if whole else None
+        self.mlp_post_norm = _norm(config) if sandwich else nn.Identity()
 
     def forward(self, h: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         """h: [B, T, d] -> (h, the mixer's state after these tokens)."""
         y, state = self.mixer(self.mixer_norm(h), state, span)
-        h = h + y
-        return h + self.mlp(self.mlp_norm(h)), state
+        h = h + self.mixer_post_norm(y)
+        if self.mlp is not None and self.mlp_norm is not None:
+            h = h + self.mlp_post_norm(self.mlp(self.mlp_norm(h)))
+        return h, state
 
     def write(self, h: Tensor, state: Any, span: Span) -> Any:
         """The state that `forward` would return, without computing the output."""
         return self.mixer.write(self.mixer_norm(h), state, span)
+
+    def flops(self, tokens: int, kept: int) -> int:
+        """Forward FLOPs for one row; arguments as in Mixer.flops."""
+        return self.mixer.flops(tokens, kept) + (0 if self.mlp is None else self.mlp.flops(tokens))
 
 
 class SleepModel(nn.Module):
@@ -90,9 +105,10 @@ class SleepModel(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         if config.max_positions is not None:
             self.position_embed = nn.Embedding(config.max_positions, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.mixers)
-        self.norm = nn.RMSNorm(config.d_model)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(len(config.mixers)))
+        self.norm = _norm(config)
+        # a tied readout has no parameter of its own, which would be counted, saved and hashed beside the embedding
+        self.lm_head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     @property
     def stack(self) -> list[Block]:
@@ -169,7 +185,8 @@ class SleepModel(nn.Module):
 
     def readout(self, h: Tensor) -> Tensor:
         """h: [..., d] -> logits [..., vocab]."""
-        return self.lm_head(self.norm(h))
+        h = self.norm(h)
+        return F.linear(h, self.embed.weight) if self.lm_head is None else self.lm_head(h)
 
     def embedded(self, tokens: Tensor, position: Tensor, span: Span) -> Tensor:
         """Embed tokens [B, T] as h [B, T, d]. position: int64 [B or 1, 1], tokens of each row before this window."""
@@ -251,6 +268,7 @@ class SleepModel(nn.Module):
             run = self._write_pass if blocks and i == last else self._pass
             differentiated = i > last - kept
             with torch.set_grad_enabled(learning and differentiated):
+                h = self.norm(h) if i and self.config.loop_norm else h
                 h, after = self._recomputed(self.recompute in ("pass", "both"), run, blocks, h, states, span)
             if learning and not differentiated:
                 each = zip(self.stack, states, after, strict=True)
@@ -287,13 +305,17 @@ class SleepModel(nn.Module):
             return states, True
         first = answers & ~F.pad(answers, (1, 0))[:, :-1]  # the first of several windows in a row with answers
         if i + reach <= answers.shape[1] and first[:, i + reach - 1].any():
-            cut = first[:, i + reach - 1].to(self.lm_head.weight.device)
+            cut = first[:, i + reach - 1].to(self.embed.weight.device)
 
             def detach(leaf: Tensor) -> Tensor:
                 return torch.where(cut.view(-1, *[1] * (leaf.dim() - 1)), leaf.detach(), leaf)
 
             states = map_tensors(lambda leaf: detach(leaf) if leaf.requires_grad else leaf, states)
         return states, bool(answers[:, i].any() or first[:, i : i + reach].any())
+
+
+def _norm(config: ModelConfig) -> nn.RMSNorm:
+    return nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
 
 def _select(selected: Tensor, batch: tuple[Tensor, States, Span]) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sleepmodel.model import Block, SleepModel
+from sleepmodel.config import ModelConfig
+from sleepmodel.model import SleepModel
 
-ROPE_BASE = 10_000.0
 KERNEL = 4  # width of Jet's convolution
+ATTENTION = ("attention", "local_attention")
 
 
 @dataclass
@@ -68,7 +69,9 @@ def run_window(model: SleepModel, h: Tensor, states: list[BlockState], begin: in
     for i, number in schedule:
         if number > 0:  # a further pass sees only the window
             states[i].cache, states[i].inputs = [], []
-        h = run_block(model.stack[i], model.config.mixers[i], h, states[i], begin)
+        if number > 0 and i == start and model.config.loop_norm:  # between two passes
+            h = normed(h, model.norm)
+        h = run_block(model, i, h, states[i], begin)
     return h
 
 
@@ -80,24 +83,50 @@ def evict(model: SleepModel, states: list[BlockState]) -> None:
         state.inputs = [] if hard else state.inputs[-(KERNEL - 1) :]
 
 
-def run_block(block: Block, mixer: str, h: Tensor, state: BlockState, begin: int) -> Tensor:
+def run_block(model: SleepModel, number: int, h: Tensor, state: BlockState, begin: int) -> Tensor:
     """Run one block on tokens h [T, d], the first of which is token `begin` of the row."""
-    x = rms_norm(h, block.mixer_norm.weight)
-    y = attention(block.mixer, x, state, begin) if mixer == "attention" else fast_weights(block.mixer, mixer, x, state)
-    h = h + torch.stack(y)
-    return h + F.relu(rms_norm(h, block.mlp_norm.weight) @ block.mlp.up.weight.T).square() @ block.mlp.down.weight.T
+    block, config, mixer = model.stack[number], model.config, model.config.mixers[number]
+    whole = number not in config.inserted
+    behind = config.sandwich_norms and whole
+    x = normed(h, block.mixer_norm)
+    if mixer in ATTENTION:
+        span = min(config.window, config.local_span or 0) if mixer == "local_attention" else config.window
+        y = torch.stack(attention(block.mixer, config, span, x, state, begin))
+    else:
+        y = torch.stack(fast_weights(block.mixer, mixer, x, state))
+    h = h + (normed(y, block.mixer_post_norm) if behind else y)
+    if not whole:
+        return h
+    y = mlp(block.mlp, config.mlp, normed(h, block.mlp_norm))
+    return h + (normed(y, block.mlp_post_norm) if behind else y)
 
 
-def attention(layer: Any, x: Tensor, state: BlockState, begin: int) -> list[Tensor]:
-    """Softmax attention over the latest L tokens, with RoPE and QK-norm: an output [d] for each token of x [T, d]."""
-    outputs = []
+def mlp(layer: Any, kind: str, x: Tensor) -> Tensor:
+    """The MLP: x [T, d] -> [T, d]."""
+    hidden = F.silu(layer.gate(x)) * layer.up(x) if kind == "swiglu" else F.relu(layer.up(x)).square()
+    return layer.down(hidden)
+
+
+def attention(layer: Any, config: ModelConfig, span: int, x: Tensor, state: BlockState, begin: int) -> list[Tensor]:
+    """Softmax attention over the latest `span` tokens, with RoPE and QK-norm: an output [d] for each token of x [T, d].
+
+    Heads share keys and values in groups: query head n reads those of head n // (query heads / key heads).
+    """
+    outputs, size = [], config.head_dim or config.d_model // config.n_heads
     for position, token in enumerate(x, start=begin):
-        q, k, v = (project(token).view(layer.heads, -1) for project in (layer.q, layer.k, layer.v))
-        state.cache.append((rotate(rms_norm(k), position), v, position))
-        visible = [(k, v) for k, v, earlier in state.cache if position - earlier < layer.window]
-        scores = torch.stack([(rotate(rms_norm(q), position) * k).sum(-1) for k, _ in visible]) / math.sqrt(q.shape[-1])
-        read = torch.einsum("jh,jhd->hd", scores.softmax(0), torch.stack([v for _, v in visible]))
-        outputs.append(layer.out(read.flatten()))
+        q, k, v = (project(token).view(-1, size) for project in (layer.q, layer.k, layer.v))
+        if config.qk_norm == "unit":
+            q, k = rms_norm(q), rms_norm(k)
+        elif config.qk_norm == "learned":
+            q, k = normed(q, layer.q_norm), normed(k, layer.k_norm)
+        state.cache.append((rotate(k, position, config), v, position))
+        visible = [(k, v) for k, v, earlier in state.cache if position - earlier < span]
+        q, heads = rotate(q, position, config), []
+        for n, query in enumerate(q):
+            shared = n // (len(q) // len(k))
+            scores = torch.stack([query @ key[shared] for key, _ in visible]) / math.sqrt(size)
+            heads.append(scores.softmax(0) @ torch.stack([value[shared] for _, value in visible]))
+        outputs.append(layer.out(torch.cat(heads)))
     return outputs
 
 
@@ -106,12 +135,13 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
 
         S <- alpha S (I - beta k k^T) + beta v k^T        o = S q        (paper, "The mechanism")
 
-    "delta" has alpha = 1; "linear" lacks the correction -beta k k^T; "jet" convolves v first.
+    "delta" has alpha = 1; "linear" lacks the correction -beta k k^T; "jet" and "jet_nemotron" convolve v first, and
+    the decay of the latter has a learned scale.
     """
     outputs = []
     for token in x:
         v = layer.v(token)
-        if mixer == "jet":
+        if mixer in ("jet", "jet_nemotron"):
             state.inputs.append(v)
             kernel = layer.kernel_out(F.silu(layer.kernel_in(token))).view(-1, KERNEL)
             latest = [torch.zeros_like(v)] * (KERNEL - 1) + state.inputs
@@ -120,6 +150,8 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
         v, gate = (F.silu(y).view(layer.heads, -1) for y in (v, layer.gate(token)))
         beta = layer.eta * torch.sigmoid(layer.beta(token))
         alpha = torch.ones_like(beta) if mixer == "delta" else (-F.softplus(layer.decay(token))).exp()
+        if mixer == "jet_nemotron":
+            alpha = alpha ** layer.A_log.exp()
         heads = []
         for n in range(layer.heads):
             key, query = k[n] / k[n].norm(), q[n] / q[n].norm()
@@ -128,7 +160,7 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
                 transition = transition - beta[n] * torch.outer(key, key)
             state.S[n] = alpha[n] * state.S[n] @ transition + beta[n] * torch.outer(v[n], key)
             read = state.S[n] @ query / math.sqrt(len(query))
-            heads.append(rms_norm(read, layer.norm.weight) * gate[n])
+            heads.append(normed(read, layer.norm) * gate[n])
         outputs.append(layer.out(torch.cat(heads)))
     return outputs
 
@@ -143,24 +175,47 @@ def embedded(model: SleepModel, tokens: Tensor, begin: int) -> Tensor:
 
 def readout(model: SleepModel, h: Tensor) -> Tensor:
     """h [..., d] -> logits [..., vocab]."""
-    return rms_norm(h, model.norm.weight) @ model.lm_head.weight.T
+    weight = model.embed.weight if model.lm_head is None else model.lm_head.weight
+    return normed(h, model.norm) @ weight.T
 
 
 def initial_states(model: SleepModel) -> list[BlockState]:
     """The states before the first token of a row: S = 0."""
     config = model.config
-    zero = torch.zeros(config.value_dim, config.key_dim, dtype=model.lm_head.weight.dtype)
-    return [BlockState(S=[] if mixer == "attention" else [zero] * config.fast_heads) for mixer in config.mixers]
+    zero = torch.zeros(config.value_dim, config.key_dim, dtype=model.embed.weight.dtype)
+    return [BlockState(S=[] if mixer in ATTENTION else [zero] * config.fast_heads) for mixer in config.mixers]
 
 
-def rotate(x: Tensor, position: int) -> Tensor:
+def rotate(x: Tensor, position: int, config: ModelConfig) -> Tensor:
     """RoPE of x [H, D], as a product of complex numbers."""
     half = x.shape[-1] // 2
-    angle = position * ROPE_BASE ** -(torch.arange(half, dtype=x.dtype) / half)
+    angle = position * torch.tensor([frequency(i / half, config) for i in range(half)], dtype=x.dtype)
     turned = torch.complex(x[:, :half], x[:, half:]) * torch.polar(torch.ones_like(angle), angle)
     return torch.cat((turned.real, turned.imag), -1)
 
 
-def rms_norm(x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+def frequency(part: float, config: ModelConfig) -> float:
+    """RoPE's radians per position for the pair of dimensions at `part` of a head. With `rope_scaling`, waves that are
+    long for the first training are longer by its factor, short ones unchanged, and those between interpolated."""
+    plain, scaling = config.rope_base**-part, config.rope_scaling
+    if scaling is None:
+        return plain
+    wavelength = 2 * math.pi / plain
+    if wavelength < scaling.original_positions / scaling.high_freq_factor:
+        return plain
+    if wavelength > scaling.original_positions / scaling.low_freq_factor:
+        return plain / scaling.factor
+    smooth = scaling.original_positions / wavelength - scaling.low_freq_factor
+    smooth /= scaling.high_freq_factor - scaling.low_freq_factor
+    return (1 - smooth) * plain / scaling.factor + smooth * plain
+
+
+def normed(x: Tensor, norm: Any) -> Tensor:
+    """x after an RMS norm with learned weights."""
+    return rms_norm(x, norm.weight, norm.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | float = 1.0, eps: float | None = None) -> Tensor:
     """x over its root mean square, times `weight`."""
-    return x * (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt() * weight
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight

@@ -14,8 +14,11 @@ def warm_start(model: SleepModel, source: SleepModel) -> None:
     The other blocks keep their initial weights, with which they are the identity. Raises ValueError if the two models
     differ in the number of attention blocks or in their sizes.
     """
-    pairs: list[tuple[nn.Module, nn.Module]]
-    pairs = [(model.embed, source.embed), (model.norm, source.norm), (model.lm_head, source.lm_head)]
+    if model.config.tied != source.config.tied:
+        raise ValueError(f"tied = {source.config.tied} in the model to start from: must be as in this model")
+    pairs: list[tuple[nn.Module, nn.Module]] = [(model.embed, source.embed), (model.norm, source.norm)]
+    if model.lm_head is not None and source.lm_head is not None:
+        pairs.append((model.lm_head, source.lm_head))
     if model.config.max_positions is not None and source.config.max_positions is not None:
         pairs.append((model.position_embed, source.position_embed))
     mine, theirs = ([b for b in each.stack if isinstance(b.mixer, Attention)] for each in (model, source))

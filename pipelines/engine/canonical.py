@@ -6,13 +6,16 @@ import dataclasses
 import math
 from typing import TypeAlias
 
+from datagen.canonical import identifying_fields
+
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _TYPE_KEY = "$type"  # no field of a dataclass can have this name
 
 
 def canonical(value: object, where: str) -> JSON:
-    """`value` as JSON: a whole float becomes an int, a tuple a list, a dataclass a dict with its name under "$type".
+    """`value` as JSON: a whole float becomes an int, a tuple a list, a dataclass a dict with its name under "$type"
+    and its `identifying_fields`.
 
     Raises ValueError, which begins with `where` and the path of the field, on a value that has no such form.
     """
@@ -28,8 +31,8 @@ def canonical(value: object, where: str) -> JSON:
         return {key: canonical(item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         form: dict[str, JSON] = {_TYPE_KEY: type(value).__name__}
-        for field in dataclasses.fields(value):
-            form[field.name] = canonical(getattr(value, field.name), f"{where}.{field.name}")
+        for name, item in identifying_fields(value).items():
+            form[name] = canonical(item, f"{where}.{name}")
         return form
     allowed = f"None, bool, int, finite float, str, or a list, tuple, dict (str keys, not {_TYPE_KEY!r}) or dataclass"
     raise ValueError(f"{where} = {value!r}: is a {type(value).__name__}; must be {allowed} of these")

@@ -39,7 +39,7 @@ class SessionState(NamedTuple):
 
     @classmethod
     def empty(cls, model: SleepModel, batch: int) -> SessionState:
-        weight = model.lm_head.weight
+        weight = model.embed.weight
         states, logits = model.initial_states(batch), weight.new_zeros(batch, model.config.vocab_size)
         zero = torch.zeros(batch, 1, dtype=torch.int64, device=weight.device)
         h = weight.new_zeros(batch, 0, weight.shape[1])
@@ -307,7 +307,7 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
             raise ValueError(
                 f"this memory's {name} has the wrong shape or dtype ({shape}) or is not finite; take another copy of it"
             )
-    tensors = iter(memory.tensors[name].to(model.lm_head.weight.device) for name in wanted)
+    tensors = iter(memory.tensors[name].to(model.embed.weight.device) for name in wanted)
     state: SessionState = map_tensors(lambda leaf: next(tensors), empty)
     counts = (state.filled, state.skipped, state.read, state.slept)
     window = model.config.window

@@ -1,24 +1,31 @@
-"""Softmax attention with a KV cache."""
+"""Softmax attention with a KV cache, over the window or over fewer tokens."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config import ModelConfig, RopeScaling
 from sleepmodel.mixers.base import FAR, Mixer, Span, zero_linear
 
-ROPE_BASE = 10_000.0
 
+def rope(x: Tensor, place: Tensor, base: float, scaling: RopeScaling | None = None) -> Tensor:
+    """Rotary position embedding. x: [B, H, T, D], D even; place: [B or 1, T or 1]. Same shape and dtype as x.
 
-def rope(x: Tensor, place: Tensor) -> Tensor:
-    """Rotary position embedding. x: [B, H, T, D], D even; place: [B or 1, T or 1]. Same shape and dtype as x."""
+    It is a rotation for every frequency, so that rope(rope(x, a), b) = rope(x, a + b), as sliding eviction needs.
+    """
     half = x.shape[-1] // 2
     wide = torch.promote_types(x.dtype, torch.float32)
-    frequency = ROPE_BASE ** -(torch.arange(half, device=x.device, dtype=wide) / half)
+    frequency = base ** -(torch.arange(half, device=x.device, dtype=wide) / half)
+    if scaling is not None:
+        turns = scaling.original_positions * frequency / (2 * math.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        unchanged = ((turns - low) / (high - low)).clamp(0, 1)
+        frequency = frequency * (unchanged + (1 - unchanged) / scaling.factor)
     angle = place[:, None, :, None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
@@ -63,24 +70,32 @@ class Attention(Mixer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.width, self.window = config.n_heads, config.d_model, config.window
-        self.q, self.k, self.v = (nn.Linear(self.width, self.width, bias=False) for _ in range(3))
-        self.out = zero_linear(self.width, self.width)
+        heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
+        self.kv_heads, self.head_size, self.window = kv_heads, config.head_size, config.window
+        self.grouped, self.base, self.scaling = kv_heads != heads, config.rope_base, config.rope_scaling
+        width, bias = config.d_model, config.attention_bias
+        sizes = (heads * self.head_size, kv_heads * self.head_size, kv_heads * self.head_size)
+        self.q, self.k, self.v = (nn.Linear(width, size, bias=bias != "none") for size in sizes)
+        self.q_norm, self.k_norm = (_qk_norm(config) for _ in range(2))
+        self.out = zero_linear(heads * self.head_size, width, bias=bias == "all")
 
     def keeps_state(self, eviction: str) -> bool:
         return eviction == "sliding"
 
     def initial_state(self, batch: int) -> KV:
         """No tokens."""
-        empty = self.out.weight.new_zeros(batch, self.heads, 0, self.width // self.heads)
+        empty = self.out.weight.new_zeros(batch, self.kv_heads, 0, self.head_size)
         return KV(empty, empty, torch.zeros(1, 0, dtype=torch.int64, device=empty.device))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+    def _rope(self, x: Tensor, place: Tensor) -> Tensor:
+        return rope(x, place, self.base, self.scaling)
 
     def _new(self, x: Tensor, span: Span) -> KV:
-        k = self._split(self.k(x))
-        return KV(rope(F.rms_norm(k, k.shape[-1:]), span.place), self._split(self.v(x)), span.place)
+        k = self.k_norm(self._split(self.k(x)))
+        return KV(self._rope(k, span.place), self._split(self.v(x)), span.place)
 
     def _kept(self, seen: KV, span: Span) -> KV:
         return (seen if span.real is None else seen.sort()).latest(self.window)
@@ -89,16 +104,16 @@ class Attention(Mixer):
         return self._kept(state.append(self._new(x, span)), span)
 
     def forward(self, x: Tensor, state: KV, span: Span) -> tuple[Tensor, KV]:
-        q = self._split(self.q(x))
-        q = rope(F.rms_norm(q, q.shape[-1:]), span.place)
+        q = self._rope(self.q_norm(self._split(self.q(x))), span.place)
         seen = state.append(self._new(x, span))
-        if span.real is None and seen.k.shape[2] == x.shape[1]:
-            y = F.scaled_dot_product_attention(q, seen.k, seen.v, is_causal=True)
+        if span.real is None and seen.k.shape[2] == x.shape[1] <= self.window:
+            y = F.scaled_dot_product_attention(q, seen.k, seen.v, is_causal=True, enable_gqa=self.grouped)
         else:
             distance = span.place[:, :, None] - seen.place[:, None, :]
             # all pads have the place FAR, so that a pad attends only to pads and no softmax is empty
             visible = (distance >= 0) & (distance < self.window)
-            y = F.scaled_dot_product_attention(q, seen.k, seen.v, attn_mask=visible[:, None])
+            mask = visible[:, None]
+            y = F.scaled_dot_product_attention(q, seen.k, seen.v, attn_mask=mask, enable_gqa=self.grouped)
         return self.out(y.transpose(1, 2).flatten(2)), self._kept(seen, span)
 
     def begin_pass(self, state: KV) -> KV:
@@ -112,10 +127,28 @@ class Attention(Mixer):
             state = older.append(state).sort()
         state = state.latest(self.window - 1)
         shift = torch.as_tensor(length, device=state.place.device).view(-1, 1)
-        return KV(rope(state.k, -shift), state.v, state.place - shift)
+        return KV(self._rope(state.k, -shift), state.v, state.place - shift)
 
     def flops(self, tokens: int, kept: int) -> int:
-        return 8 * tokens * self.width**2 + 4 * tokens * (tokens + kept) * self.width
+        read = 4 * tokens * (tokens + min(kept, self.window - 1)) * self.q.out_features
+        projected = 2 * tokens * (self.q.weight.numel() + self.out.weight.numel())
+        return self.write_flops(tokens) + projected + read
 
     def write_flops(self, tokens: int) -> int:
-        return 4 * tokens * self.width**2
+        return 2 * tokens * (self.k.weight.numel() + self.v.weight.numel())
+
+
+class LocalAttention(Attention):
+    """Attention over the latest `local_span` tokens, if these are fewer than L."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.window = min(config.window, cast(int, config.local_span))
+
+
+def _qk_norm(config: ModelConfig) -> nn.Module:
+    if config.qk_norm == "none":
+        return nn.Identity()
+    if config.qk_norm == "learned":
+        return nn.RMSNorm(config.head_size, eps=config.norm_eps)
+    return nn.RMSNorm(config.head_size, elementwise_affine=False)

@@ -88,7 +88,8 @@ class Mixer(nn.Module):
 
 
 def zero_linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
-    """A projection whose weight starts at zero, so that a new block is the identity."""
+    """A projection that starts at zero, so that a new block is the identity."""
     layer = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.zeros_(layer.weight)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

@@ -13,6 +13,7 @@ from sleepmodel.mixers.base import Span, zero_linear
 from sleepmodel.mixers.gated_delta import GatedDelta
 
 JET_KERNEL, JET_REDUCTION = 4, 8
+JET_NEMOTRON_EPS = 1e-5
 
 
 class JetState(NamedTuple):
@@ -34,11 +35,16 @@ class Jet(GatedDelta):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         check_jet_window(config)  # here too, as a config does not know the subclasses that a path names
-        width, channels = config.d_model, config.fast_heads * config.value_dim
-        self.kernel_in = nn.Linear(width, max(1, width // JET_REDUCTION), bias=False)
+        channels = self.heads * self.value_dim
+        self.kernel_in = nn.Linear(config.d_model, self.generator_width(config), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
         with torch.no_grad():
             self.kernel_out.bias.view(channels, JET_KERNEL).copy_(torch.eye(JET_KERNEL)[-1])
+
+    @staticmethod
+    def generator_width(config: ModelConfig) -> int:
+        """Hidden channels between the two layers that compute the kernel."""
+        return max(1, config.d_model // JET_REDUCTION)
 
     def initial_state(self, batch: int) -> JetState:
         return JetState(super().initial_state(batch), self._no_tail(batch))
@@ -90,3 +96,24 @@ class Jet(GatedDelta):
     def write_flops(self, tokens: int) -> int:
         generator = self.kernel_in.weight.numel() + self.kernel_out.weight.numel()
         return super().write_flops(tokens) + 2 * tokens * generator
+
+
+class JetNemotron(Jet):
+    """Jet with the details of Jet-Nemotron's published weights, so that these can be read.
+
+    alpha = exp(-exp(A_log) softplus(w_decay x + c)), beta has no bias, the kernel's generator has heads * value_dim / 8
+    hidden channels, and the output's norm an eps of 1e-5. It starts with the decay of `Jet`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.beta = nn.Linear(config.d_model, self.heads, bias=False)
+        self.norm = nn.RMSNorm(self.value_dim, eps=JET_NEMOTRON_EPS)
+        self.A_log = nn.Parameter(torch.zeros(self.heads))
+
+    @staticmethod
+    def generator_width(config: ModelConfig) -> int:
+        return max(1, config.fast_heads * config.value_dim // JET_REDUCTION)
+
+    def log_decay(self, x: Tensor) -> Tensor:
+        return self.A_log.exp() * super().log_decay(x)

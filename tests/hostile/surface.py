@@ -12,6 +12,7 @@ from tests.waiting import scaled
 
 SECONDS = 10.0  # of computing, that no input may take
 LONGEST = 4000  # characters of a message: it names a value, it does not print a file
+WRONG_JSON = r"must|give|Expecting|Extra data|Unterminated|Invalid|decode|nested|JSON|digits"
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.datagen.gsm.problems import train_tokenizer
 from tests.hostile.places import PLACES
+from tests.hostile.pretrained import PRETRAINED
 from tests.hostile.served import SERVED
-from tests.hostile.surface import Surface
+from tests.hostile.surface import WRONG_JSON, Surface
 from tests.sleepmodel.tiny import CONFIG as TRAIN
 from tests.sleepmodel.tiny import MODEL, TASK
 
@@ -354,7 +355,6 @@ def _tokenizers(place: Path) -> tuple[bytes, ...]:
     return (train_tokenizer(place).read_bytes(),)
 
 
-WRONG_JSON = r"must|give|Expecting|Extra data|Unterminated|Invalid|decode|nested|JSON|digits"
 SURFACES = {
     "config.json": _model_file(CONFIG),
     "model.safetensors": _model_file(WEIGHTS),
@@ -374,12 +374,13 @@ SURFACES = {
     "listed shard": Surface(_shards, _read_listed_shard, (DatasetError,), "part-00000.*generate"),
     "overrides": Surface(_assignments, _apply, (OverrideError,), "must|no field|set|has|is "),
     "tasks": Surface(_tasks, _build_task, (ValueError, RecursionError), WRONG_JSON),
-    "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|stands"),
+    "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|is the first token"),
     "predictions": Surface(_requests, _predict, (ValueError, RecursionError), WRONG_JSON),
     "tokenizers": Surface(_tokenizers, _read_tokenizer, (ValueError,), "tokenizer.*give|must encode"),
     "imported problems": Surface(
         _problems, _read_official, (DatasetError,), "(line|row) [1-9]|not a whole Parquet file"
     ),
     **PLACES,
+    **PRETRAINED,
     **SERVED,
 }

@@ -7,8 +7,70 @@ import pytest
 import torch
 
 from sleepmodel import ModelConfig, SleepModel
+from sleepmodel.config import RopeScaling
 
 MakeModel = Callable[..., SleepModel]
+EVERY_MIXER = ("attention", "delta", "jet", "attention", "linear", "gated_delta")
+# what pretrained models have, with fast weights that were put in
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {
+        "mixers": ("attention", "jet", "attention"),
+        "inserted": (1,),
+        "n_heads": 4,
+        "kv_heads": 2,
+        "head_dim": 6,
+        "attention_bias": "all",
+        "qk_norm": "none",
+        "rope_base": 50.0,
+        "rope_scaling": RopeScaling(factor=4.0, low_freq_factor=0.5, high_freq_factor=2.0, original_positions=16),
+        "mlp": "swiglu",
+        "mlp_width": 24,
+        "mlp_bias": True,
+        "norm_eps": 1e-5,
+        "tied": True,
+    },
+    "qwen2": {
+        "mixers": ("attention", "local_attention", "gated_delta"),
+        "inserted": (2,),
+        "kv_heads": 1,
+        "attention_bias": "qkv",
+        "qk_norm": "none",
+        "mlp": "swiglu",
+        "norm_eps": 1e-6,
+    },
+    "qwen3": {
+        "mixers": ("delta", "attention", "attention"),
+        "inserted": (0,),
+        "n_heads": 4,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "qk_norm": "learned",
+        "mlp": "swiglu",
+        "norm_eps": 1e-6,
+        "tied": True,
+    },
+    "ouro": {
+        "mixers": ("attention", "jet", "attention"),
+        "inserted": (1,),
+        "qk_norm": "none",
+        "mlp": "swiglu",
+        "norm_eps": 1e-6,
+        "sandwich_norms": True,
+        "loop_norm": True,
+    },
+    "jet_nemotron": {
+        "mixers": ("jet_nemotron", "attention", "local_attention", "jet_nemotron"),
+        "kv_heads": 1,
+        "attention_bias": "qkv",
+        "qk_norm": "none",
+        "mlp": "swiglu",
+        "norm_eps": 1e-6,
+        "tied": True,
+    },
+}
+KINDS: dict[str, dict[str, Any]] = {"every mixer": {"mixers": EVERY_MIXER}, **ARCHITECTURES}
+every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
+every_architecture = pytest.mark.parametrize("fields", ARCHITECTURES.values(), ids=ARCHITECTURES)
 
 
 def build_small(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any) -> SleepModel:
@@ -22,6 +84,7 @@ def build_small(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any
         "key_dim": 8,
         "value_dim": 8,
         "max_positions": 64,
+        "local_span": 4,
     }
     torch.manual_seed(seed)
     model = SleepModel(ModelConfig(**{**settings, **fields})).to(dtype)

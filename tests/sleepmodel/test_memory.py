@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,24 +13,28 @@ from torch import Tensor
 
 from sleepmodel import PAD, Memory, Session
 from sleepmodel.accounting import state_bytes
-from tests.sleepmodel.conftest import build_small
-from tests.sleepmodel.test_model import EVERY_MIXER
+from tests.sleepmodel.conftest import EVERY_MIXER, build_small, every_kind
 from tests.sleepmodel.test_session import ROWS, read_in_pieces, tokens_of
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=6)
+@every_kind
+@settings(max_examples=3)
 @given(data=st.data(), length=st.integers(0, 13))
 def test_a_memory_resumes_elsewhere(
-    tmp_path_factory: pytest.TempPathFactory, eviction: str, data: st.DataObject, length: int
+    tmp_path_factory: pytest.TempPathFactory,
+    fields: dict[str, Any],
+    eviction: str,
+    data: st.DataObject,
+    length: int,
 ) -> None:
-    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2)
+    model = build_small(eviction=eviction, sleep_passes=2, **fields)
     tokens, session = tokens_of(length), Session(model, ROWS)
     if length:
         read_in_pieces(session, tokens[:, :length], data)
     path = tmp_path_factory.mktemp("memory") / "context.memory"
     session.memory.save(path)
-    resumed = Session(build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2), memory=Memory.load(path))
+    resumed = Session(build_small(eviction=eviction, sleep_passes=2, **fields), memory=Memory.load(path))
     assert resumed.filled.tolist() == session.filled.tolist() and resumed.sleeps.tolist() == session.sleeps.tolist()
     torch.testing.assert_close(resumed.read(tokens[:, length:]), session.read(tokens[:, length:]), rtol=0, atol=0)
     assert torch.equal(resumed.generate(4), session.generate(4))

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sleepmodel import Memory, ModelConfig, Session
+from sleepmodel import Memory, ModelConfig, Session, SleepModel
 from sleepmodel.config import MIXERS
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import hebbian
-from sleepmodel.reference import BlockState, attention, fast_weights, initial_states
+from sleepmodel.reference import ATTENTION, BlockState, attention, fast_weights, initial_states
 from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs
@@ -25,7 +25,8 @@ EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
 
 def test_every_name_that_a_config_may_have_is_a_mixer() -> None:
-    assert [mixer_class(name).__name__ for name in MIXERS] == ["Attention", "GatedDelta", "Delta", "Linear", "Jet"]
+    attention, fast = ["Attention", "LocalAttention"], ["GatedDelta", "Delta", "Linear", "Jet", "JetNemotron"]
+    assert [mixer_class(name).__name__ for name in MIXERS] == attention + fast
 
 
 OJA = """
@@ -89,8 +90,11 @@ def test_a_path_that_is_no_mixer_is_refused(name: str, message: str) -> None:
         build_small(mixers=("attention", name))
 
 
-def naive(kind: str, mixer: torch.nn.Module, x: Tensor, kept: BlockState) -> Tensor:
-    return torch.stack(attention(mixer, x, kept, 0) if kind == "attention" else fast_weights(mixer, kind, x, kept))
+def naive(kind: str, model: SleepModel, x: Tensor, kept: BlockState) -> Tensor:
+    mixer, span = model.stack[0].mixer, 4 if kind == "local_attention" else 6
+    if kind in ATTENTION:
+        return torch.stack(attention(mixer, model.config, span, x, kept, 0))
+    return torch.stack(fast_weights(mixer, kind, x, kept))
 
 
 @pytest.mark.parametrize("kind", MIXERS)
@@ -102,7 +106,7 @@ def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -
     mixer = model.stack[0].mixer
     x = torch.randn(1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     kept = initial_states(model)[0]
-    expected = naive(kind, mixer, x[0], kept)
+    expected = naive(kind, model, x[0], kept)
     state, pieces = mixer.initial_state(1), []
     for start, piece in ((0, x[:, :cut]), (cut, x[:, cut:])):
         if piece.shape[1]:
@@ -111,8 +115,8 @@ def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -
             pieces.append(y)
     y = torch.cat(pieces, 1)[0]
     torch.testing.assert_close(y, expected, **EXACT)
-    if kind != "attention":
-        S = state.S if kind == "jet" else state
+    if kind not in ATTENTION:
+        S = state.S if kind.startswith("jet") else state
         torch.testing.assert_close(S[0], torch.stack(kept.S).mT, **EXACT)
     weights = torch.randn_like(y)
     variables = [x, *mixer.parameters()]

@@ -10,17 +10,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sleepmodel import ModelConfig, SleepModel
+from sleepmodel import ModelConfig, Session, SleepModel
 from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes
 from sleepmodel.config import RECOMPUTE, Truncation
 from sleepmodel.mixers import gated_delta as fast_weights
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import gated_delta_cpu
 from sleepmodel.reference import algorithm_1, embedded, initial_states, readout, run_block
-from tests.sleepmodel.conftest import MakeModel
+from tests.sleepmodel.conftest import ARCHITECTURES, EVERY_MIXER, MakeModel, every_architecture
 
 HYBRID = ("attention", "gated_delta", "attention", "gated_delta")
-EVERY_MIXER = ("attention", "delta", "jet", "attention", "linear", "gated_delta")
 EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64, another order of sums
 
 
@@ -34,8 +33,8 @@ def rows(seed: int, batch: int = 3, tokens: int = 21, answers: tuple[int, ...] =
 def one_piece(model: SleepModel, tokens: Tensor) -> Tensor:
     """Logits [T, vocab] of an ordinary hybrid with sliding-window attention that knows nothing of windows or sleep."""
     h = embedded(model, tokens, 0)
-    for block, mixer, state in zip(model.stack, model.config.mixers, initial_states(model), strict=True):
-        h = run_block(block, mixer, h, state, 0)
+    for number, state in enumerate(initial_states(model)):
+        h = run_block(model, number, h, state, 0)
     return readout(model, h)
 
 
@@ -67,6 +66,17 @@ def test_n_passes_are_algorithm_1(make_model: MakeModel, mixers: tuple[str, ...]
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(("loop", "passes"), [(None, 1), (None, 3), ((1, 2), 2), ((1, 3), 3)])
+@every_architecture
+def test_a_pretrained_architecture_is_algorithm_1(
+    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, passes: int, eviction: str
+) -> None:
+    model = make_model(loop=loop, eviction=eviction, sleep_passes=passes, **fields)
+    tokens, mask = rows(passes, batch=1)
+    assert_same_training(model, tokens, mask, algorithm_1(model, tokens[0], mask[0], passes))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("loop", [(0, 1), (1, 3), (2, 4), (3, 5), (0, 5)])
 def test_a_loop_repeats_its_blocks_alone(make_model: MakeModel, loop: tuple[int, int], eviction: str) -> None:
     """Also where the blocks behind the loop write, where none of the loop's do, and where the last writes nothing."""
@@ -77,11 +87,13 @@ def test_a_loop_repeats_its_blocks_alone(make_model: MakeModel, loop: tuple[int,
     torch.testing.assert_close(out.logits, torch.cat(expected), **EXACT)
 
 
-@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
+@pytest.mark.parametrize(
+    "fields", [{"mixers": ("attention", "gated_delta")}, {"mixers": EVERY_MIXER}, *ARCHITECTURES.values()]
+)
 def test_one_pass_under_sliding_eviction_is_an_ordinary_hybrid_in_one_piece(
-    make_model: MakeModel, mixers: tuple[str, ...]
+    make_model: MakeModel, fields: dict[str, Any]
 ) -> None:
-    model = make_model(mixers=mixers, eviction="sliding")
+    model = make_model(eviction="sliding", **fields)
     tokens, mask = rows(11, batch=2, answers=(19, 20))
     expected = torch.cat([one_piece(model, row)[18:20] for row in tokens])
     assert_same_training(model, tokens, mask, expected)
@@ -116,8 +128,11 @@ def test_answers_in_several_windows_come_in_row_major_order(make_model: MakeMode
 
 @pytest.mark.parametrize("recompute", RECOMPUTE[1:])
 @pytest.mark.parametrize("truncation", [Truncation(), Truncation(passes=2, windows=2)])
-def test_recomputing_changes_nothing(make_model: MakeModel, recompute: str, truncation: Truncation) -> None:
-    model = make_model(mixers=HYBRID, sleep_passes=3, eviction="sliding")
+@pytest.mark.parametrize("fields", [{"mixers": HYBRID}, ARCHITECTURES["ouro"], ARCHITECTURES["jet_nemotron"]])
+def test_recomputing_changes_nothing(
+    make_model: MakeModel, fields: dict[str, Any], recompute: str, truncation: Truncation
+) -> None:
+    model = make_model(sleep_passes=3, eviction="sliding", **fields)
     model.truncation = truncation
     tokens, mask = rows(1)
     plain = gradients(model, model(tokens, mask).loss)
@@ -199,14 +214,20 @@ def given(before: Any, after: Any) -> Any:
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize(
-    ("mixers", "loop"),
-    [(("attention", "gated_delta"), None), (("delta", "attention", "jet", "linear"), (1, 3)), (EVERY_MIXER, (0, 4))],
+    ("fields", "loop"),
+    [
+        ({"mixers": ("attention", "gated_delta")}, None),
+        ({"mixers": ("delta", "attention", "jet", "linear")}, (1, 3)),
+        ({"mixers": EVERY_MIXER}, (0, 4)),
+        *((fields, None) for fields in ARCHITECTURES.values()),
+        (ARCHITECTURES["ouro"], (1, 3)),
+    ],
 )
 def test_the_last_k_passes_are_differentiated(
-    make_model: MakeModel, mixers: tuple[str, ...], loop: tuple[int, int] | None, eviction: str
+    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, eviction: str
 ) -> None:
     """Vectors that enter the last K passes are constants, and fast weights pass unchanged by the others."""
-    fields = {"mixers": mixers, "loop": loop, "eviction": eviction, "sleep_passes": 3}
+    fields = {**fields, "loop": loop, "eviction": eviction, "sleep_passes": 3}
     model, free = make_model(**fields), make_model(**fields)
     tokens, mask = rows(6, tokens=21, answers=(20,))
     model.truncation = Truncation(passes=1)
@@ -218,6 +239,7 @@ def test_the_last_k_passes_are_differentiated(
             after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
             with torch.set_grad_enabled(learning and i == 2):
                 entering = list(after)
+                h = free.norm(h) if i and free.config.loop_norm else h
                 for j in blocks:
                     h, after[j] = stack[j](h, after[j], span)
             if i < 2:
@@ -322,16 +344,22 @@ def test_a_row_beyond_the_positions_is_refused(make_model: MakeModel) -> None:
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("loop", [None, (1, 2)])
-@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER, ("jet", "attention")])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"mixers": mixers} for mixers in (("attention", "gated_delta"), EVERY_MIXER, ("jet", "attention"))),
+        *ARCHITECTURES.values(),
+    ],
+)
 def test_flops_are_what_torch_counts(
     make_model: MakeModel,
-    mixers: tuple[str, ...],
+    fields: dict[str, Any],
     loop: tuple[int, int] | None,
     eviction: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But for the triangular solves, C x C by C x V at half a product's cost, and the readout of 2 answers."""
-    model = make_model(mixers=mixers, loop=loop, eviction=eviction, dtype=torch.float32)
+    model = make_model(loop=loop, eviction=eviction, dtype=torch.float32, **fields)
     tokens, mask = rows(0, batch=1)
     solves: list[int] = []
 
@@ -359,6 +387,20 @@ def test_sizes_are_counted(make_model: MakeModel, mixers: tuple[str, ...]) -> No
     assert state_bytes(model, 3) == 3 * fast * 2 * 8 * 8 * 4
     assert kv_bytes(model, 3, 5) == 3 * 5 * mixers.count("attention") * 2 * 16 * 4
     assert n_params(model) == sum(p.numel() for p in model.parameters())
+
+
+@every_architecture
+def test_sizes_are_those_of_a_session(make_model: MakeModel, fields: dict[str, Any]) -> None:
+    """The bytes of the states and caches that a session holds, and the weights that are saved."""
+    model = make_model(dtype=torch.float32, **fields)
+    session = Session(model, 3)
+    session.read(torch.randint(0, 5, (3, 11)))  # a sleep, then 5 of 6 tokens
+    held = {name: tensor for name, tensor in session.memory.tensors.items() if name.startswith("state.states")}
+    caches = {name: tensor for name, tensor in held.items() if name.endswith((".k", ".v"))}
+    fast = {name: tensor for name, tensor in held.items() if tensor.dim() == 4 and name not in caches}
+    assert caches and kv_bytes(model, 3, 5) == sum(tensor.nbytes for tensor in caches.values())
+    assert fast and state_bytes(model, 3) == sum(tensor.nbytes for tensor in fast.values())
+    assert n_params(model) == sum(weight.numel() for weight in model.state_dict().values())
 
 
 def test_eta_scales_the_write_strength() -> None:

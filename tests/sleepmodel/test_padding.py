@@ -1,5 +1,7 @@
 """Pads, rows of many lengths, rows that answer in different windows: none depends on its neighbours or its pads."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from sleepmodel import PAD, SleepModel
 from sleepmodel.reference import algorithm_1
-from tests.sleepmodel.conftest import build_small
-from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
+from tests.sleepmodel.conftest import EVERY_MIXER, build_small, every_kind
+from tests.sleepmodel.test_model import EXACT
 
 WINDOW = 6
 
@@ -51,12 +53,13 @@ def by_row(logits: Tensor, mask: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@settings(max_examples=12)
+@every_kind
+@settings(max_examples=6)
 @given(batch=batches(), passes=st.integers(1, 3))
 def test_each_row_of_a_mixed_batch_is_algorithm_1(
-    eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
+    fields: dict[str, Any], eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
 ) -> None:
-    model = build_small(eviction=eviction, mixers=EVERY_MIXER)
+    model = build_small(eviction=eviction, **fields)
     tokens, mask = padded(*batch)
     found = by_row(model(tokens, mask, passes).logits, mask)
     for got, row, asked, first in zip(found, *batch, strict=True):

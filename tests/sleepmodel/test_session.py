@@ -1,5 +1,7 @@
 """A session computes what training computes, in whatever pieces it reads."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from sleepmodel import PAD, Session, SleepModel
 from sleepmodel.config import MIXERS
-from tests.sleepmodel.conftest import build_small
-from tests.sleepmodel.test_model import EVERY_MIXER, EXACT
+from tests.sleepmodel.conftest import EVERY_MIXER, KINDS, build_small
+from tests.sleepmodel.test_model import EXACT
 from tests.sleepmodel.test_padding import batches, padded
 
 LENGTH, ROWS = 23, 3
@@ -79,20 +81,22 @@ def assert_same_where_known(got: Tensor, known: Tensor) -> None:
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize("mixers", [("attention", "gated_delta", "attention"), EVERY_MIXER])
-@settings(max_examples=10)
+@pytest.mark.parametrize(
+    "fields", [{"mixers": ("attention", "gated_delta", "attention")}, *KINDS.values()], ids=["hybrid", *KINDS]
+)
+@settings(max_examples=6)
 @given(
     data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
 )
 def test_every_split_into_reads_gives_the_logits_of_training(
     eviction: str,
-    mixers: tuple[str, ...],
+    fields: dict[str, Any],
     data: st.DataObject,
     seed: int,
     passes: int,
     loop: tuple[int, int] | None,
 ) -> None:
-    model = build_small(seed=seed, eviction=eviction, mixers=mixers, sleep_passes=passes, loop=loop)
+    model = build_small(seed=seed, eviction=eviction, sleep_passes=passes, loop=loop, **fields)
     tokens = tokens_of(seed)
     got = read_in_pieces(Session(model, ROWS), tokens, data)
     assert_same_where_known(got, trained_logits(model, tokens, passes))
