@@ -80,7 +80,7 @@ bench: $(READY) ## run the benchmarks of speed and memory, and write benchmarks/
 	$(BIN)/python -m benchmarks.overhead
 
 faults: $(READY) ## inject every fault of docs/reliability.md into whole pipelines, and write benchmarks/results/faults.json
-	MAKE_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_full.py
+	MAKE_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/sleepmodel/test_search.py tests/integration/test_full.py
 	$(BIN)/python -m benchmarks.faults
 
 cluster: $(READY) ## test jobs and ray_cluster.yaml on two nodes simulated on this machine; needs root, sshd and rsync; 10 minutes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from benchmarks.evidence.publish import publish
+from pipelines.arguments import add_root, given_root
 from pipelines.config.presets import PRESETS
 
 
@@ -13,8 +13,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="the root that the demo was run with")
-    print(f"published {publish(PRESETS['demo'], parser.parse_args().root.absolute(), 'demo')}")
+    add_root(parser)
+    root = given_root(parser, parser.parse_args())
+    try:
+        print(f"published {publish(PRESETS['demo'], root, 'demo')}")
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

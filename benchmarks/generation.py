@@ -23,6 +23,7 @@ from benchmarks.results_file import write_result
 from datagen import Depo, Gsm, Rule110, generate, read_rows
 from datagen.schema import SHARD_ROWS, rows_per_shard
 from datagen.task import Task
+from pipelines.arguments import positive
 
 # task -> its shards, as a fraction of --shards: a GSM row takes about a thousand times as long as a row of the others
 TASKS: dict[Task, float] = {
@@ -66,7 +67,7 @@ def main() -> None:
         "python -m benchmarks.generation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--shards", type=int, default=48, help="full shards to generate of each task (a twelfth of them for GSM)"
+        "--shards", type=positive, default=48, help="full shards to generate of each task (a twelfth of them for GSM)"
     )
     shards = parser.parse_args().shards
     ray.init(log_to_driver=False)

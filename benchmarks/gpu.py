@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.results_file import write_result
+from pipelines.arguments import positive
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.accounting import flops
@@ -40,8 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
         "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to train")
-    parser.add_argument("--batch", type=int, default=PRESET.train.batch_size, help="rows in a step")
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each N, eager and compiled")
+    parser.add_argument("--batch", type=positive, default=PRESET.train.batch_size, help="rows in a step")
+    parser.add_argument("--rounds", type=positive, default=10, help="timed steps of each N, eager and compiled")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit(

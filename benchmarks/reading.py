@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks.results_file import ROOT, write_result
 from datagen import Rule110, generate, read_rows, stream
 from datagen.blocks import Blocks
+from pipelines.arguments import positive
 from sleepmodel import TrainConfig
 from sleepmodel.training.batches import BatchSampler
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.reading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="sizes of the datasets, in rows")
+    parser.add_argument("--rows", type=positive, nargs="+", default=list(SIZES), help="sizes of the datasets, in rows")
     parser.add_argument("--epoch", nargs=2, metavar=("WAY", "DATASET"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.epoch:

@@ -31,5 +31,9 @@ def identifying_fields(value: Any) -> dict[str, Any]:
 
     What is hashed or saved has these fields, so that a new option changes no identity of what does not use it.
     """
-    found = {each: getattr(value, each.name) for each in fields(value)}
-    return {each.name: item for each, item in found.items() if _LATER not in each.metadata or item != each.default}
+    found = {}
+    for each in fields(value):
+        item = getattr(value, each.name)
+        if _LATER not in each.metadata or item != each.default:
+            found[each.name] = item
+    return found

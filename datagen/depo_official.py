@@ -8,6 +8,7 @@ from pathlib import Path
 from datagen.depo import FIRST, QUERY, Depo
 from datagen.depo_text import Puzzle, parse
 from datagen.rows import Rows, pad_id
+from datagen.storage import local_path
 
 # Ids of the official generator; its 1..50 and 51..100 are our x and y.
 BOS, OFFICIAL_FIRST, OFFICIAL_QUERY, OFFICIAL_ANSWER = 0, 1, 9000, 9500
@@ -27,7 +28,7 @@ def read_official(path: str | Path, task: Depo) -> Rows:
     rows: list[list[int]] = []
     pads: list[int] = []
     puzzles: list[Puzzle] = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(local_path(path).read_text().splitlines(), start=1):
         try:
             bos, *text = json.loads(line)["text"]
             tokens = [ids[token] for token in text]

@@ -1,4 +1,4 @@
-"""Generates datasets with Ray, one Ray task per shard. The only module of datagen that imports Ray."""
+"""Generates datasets with Ray, one Ray task per shard."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from datagen.checks import require_whole
+from datagen.cluster import connect_to_ray
 from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
 from datagen.reader import read_dataset
@@ -126,8 +127,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
 
 def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]:
     """Run one Ray task per shard, a bounded number at a time; returns the shards in order."""
-    if not ray.is_initialized():
-        ray.init()
+    connect_to_ray()
     ensure = ray.remote(ensure_shard)
     task = ray.put(job.task)
     made: dict[int, Shard] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,15 +19,17 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+ANSWER_SECONDS, ATTEMPTS = 3, 2  # of the first request to an object store
+
 
 def as_path(where: str | Path) -> Path:
-    """A local path, with ~ for the home directory, or a path in an object store if `where` begins with s3://.
+    """A local path, with ~ expanded, or a path in an object store if `where` begins with s3://.
 
-    Raises ValueError if the scheme is another one, if the URL contains credentials, or if a package that S3 needs is
-    not installed.
+    Raises ValueError if the scheme is another one, if the URL contains credentials, if a package that S3 needs is not
+    installed, or if ~ stands for the home of a user who does not exist.
     """
     if not isinstance(where, str) or "://" not in where:
-        return cast(Path, where) if in_store(where) else Path(os.path.expanduser(where))
+        return cast(Path, where) if in_store(where) else local_path(where)
     scheme, _, rest = where.partition("://")
     if "@" in rest:  # anywhere, as a secret may contain a slash
         raise ValueError(
@@ -44,6 +47,14 @@ def as_path(where: str | Path) -> Path:
     return cast(Path, UPath(where.rstrip("/"), use_listings_cache=False))
 
 
+def local_path(where: str | Path) -> Path:
+    """A local path, with ~ expanded. Raises ValueError if ~ stands for the home of a user who does not exist."""
+    try:
+        return Path(where).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{str(where)!r}: {error}: write the whole path") from error
+
+
 def in_store(path: object) -> bool:
     """Whether a path lies in an object store."""
     return not isinstance(path, (str, Path))
@@ -56,13 +67,22 @@ def store_of(path: Path) -> tuple[Any, str, str]:
     return where.fs, bucket, key
 
 
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What reading and writing raises: OSError, and where an object store was used, what the AWS client adds to it."""
+    client = sys.modules.get("botocore.exceptions")
+    return (OSError, client.BotoCoreError, client.ClientError) if client else (OSError,)
+
+
 def check_reachable(path: Path) -> None:
-    """Raises OSError if the object store of `path` does not respond, has no such bucket or denies access."""
+    """Raises OSError, within seconds, if the object store of `path` does not respond, has no such bucket or denies
+    access."""
     if not in_store(path):
         return
-    from botocore.exceptions import BotoCoreError
-
     fs, bucket, key = store_of(path)
+    # s3fs and botocore each try several times, which takes minutes if the store is silent
+    limits = {"connect_timeout": ANSWER_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": 0}}
+    fs = type(fs)(**{**fs.storage_options, "config_kwargs": limits}, skip_instance_cache=True)
+    fs.retries = ATTEMPTS
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
     except FileNotFoundError as error:
@@ -72,7 +92,7 @@ def check_reachable(path: Path) -> None:
             f"{path}: the object store denied access ({error}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or "
             "AWS_PROFILE, and the permissions on this bucket"
         ) from error
-    except (OSError, BotoCoreError) as error:
+    except storage_errors() as error:
         raise ConnectionError(
             f"{path}: the object store cannot be used ({error}): check AWS_ENDPOINT_URL, the credentials and the "
             "network"
@@ -119,13 +139,14 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
 def local_copy(path: Path) -> Iterator[Path]:
     """Yields a local path to a file or directory: `path` itself, or a temporary download from the object store.
 
-    Raises FileNotFoundError if the object store has nothing at `path`.
+    Raises FileNotFoundError if the object store has nothing at `path`, and as `check_reachable`.
     """
     if not in_store(path):
         yield path
         return
     fs, bucket, key = store_of(path)
     source = f"{bucket}/{key}"
+    check_reachable(path)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / path.name
         names = [name for name, info in fs.find(source, detail=True).items() if info["type"] == "file"]

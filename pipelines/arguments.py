@@ -8,7 +8,10 @@ import textwrap
 from pathlib import Path
 
 from datagen.storage import as_path, check_reachable, in_store
+from datagen.task import SPLITS
 from pipelines.config.presets import PRESETS
+
+DEFAULT_PRESET = "demo"
 
 
 def parser(script: str, description: str | None) -> argparse.ArgumentParser:
@@ -20,18 +23,19 @@ def parser(script: str, description: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument(
-        "preset", nargs="?", default="demo", choices=list(PRESETS), metavar="PRESET", help="default: demo"
+        "preset",
+        nargs="?",
+        default=DEFAULT_PRESET,
+        choices=list(PRESETS),
+        metavar="PRESET",
+        help=f"default: {DEFAULT_PRESET}",
     )
     result.add_argument(
         "--dry-run",
         action="store_true",
         help="print the plan, the state of each stage and the cost of training",
     )
-    result.add_argument(
-        "--root",
-        metavar="DIR",
-        help="directory or s3://bucket/prefix for all results; default: $SLEEPMODEL_ROOT, else ./runs",
-    )
+    add_root(result)
     result.add_argument(
         "--set",
         nargs="+",
@@ -43,23 +47,71 @@ def parser(script: str, description: str | None) -> argparse.ArgumentParser:
     result.add_argument("--force", action="store_true", help="run a preset of the paper's size on CPUs")
     if script == "generate":
         group = result.add_argument_group("import problems of GSM-Infinite's own generator, instead of a preset")
-        group.add_argument("--import", dest="imported", metavar="FILE.jsonl", help="the problems")
+        group.add_argument(
+            "--import", dest="imported", type=filled, metavar="FILE.jsonl", help="the problems: JSONL, .gz or Parquet"
+        )
         group.add_argument("--task", choices=["gsm"], help="what the file holds; needed with --import")
-        group.add_argument("--split", metavar="NAME", help="name of the new split; default: test")
-        group.add_argument("--tokenizer", metavar="FILE.json", help="a tokenizer.json; default: one token per word")
+        group.add_argument("--split", choices=SPLITS, help="name of the new split; default: test")
+        group.add_argument(
+            "--tokenizer", type=filled, metavar="FILE.json", help="a tokenizer.json; default: one token per word"
+        )
+        group.add_argument(
+            "--skip-malformed",
+            action="store_true",
+            help="leave out lines that are no problem; default: refuse the file",
+        )
     return result
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """Add --root, for `absolute_root`."""
+    parser.add_argument(
+        "--root",
+        type=filled,
+        metavar="DIR",
+        help="directory or s3://bucket/prefix for all results; default: $SLEEPMODEL_ROOT, else ./runs",
+    )
+
+
+def given_root(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Path:
+    """The absolute root that was given to `add_root`. Exits with status 2 where it cannot be used."""
+    try:
+        return absolute_root(given.root)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def positive(text: str) -> int:
+    """The type of an argument that is a number of things."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)
+
+
+def filled(text: str) -> str:
+    """The type of an argument that may not be empty, as an unset variable in quotes is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def parse(script: str, description: str | None) -> argparse.Namespace:
     """The command line. Exits with status 2 where the arguments do not go together."""
     known = parser(script, description)
+    known.set_defaults(preset=None)  # to see whether one is given
     given = known.parse_args()
-    if script == "generate":
-        if given.imported and given.task is None:
-            known.error("--import needs --task gsm, which says what the file holds")
-        for name in ("task", "split", "tokenizer"):
-            if getattr(given, name) is not None and not given.imported:
-                known.error(f"--{name} needs --import FILE.jsonl; to change the preset's task, use --set")
+    imports = script == "generate" and given.imported is not None
+    if imports and given.task is None:
+        known.error("--import needs --task gsm, which says what the file holds")
+    if imports and (given.preset or given.set or given.force):
+        ignored = f"PRESET {given.preset}" if given.preset else "--set" if given.set else "--force"
+        known.error(f"{ignored} has no effect on --import, which takes no preset: leave one of them out")
+    if script == "generate" and not imports:
+        for name in ("task", "split", "tokenizer", "skip_malformed"):
+            if getattr(given, name):
+                flag = name.replace("_", "-")
+                known.error(f"--{flag} needs --import FILE.jsonl; to change the preset's task, use --set")
+    given.preset = given.preset or DEFAULT_PRESET
     return given
 
 
@@ -70,7 +122,7 @@ def absolute_root(given: str | None) -> Path:
     if in_store(path):
         check_reachable(path)
         return path
-    path = path.expanduser().absolute()
+    path = path.absolute()
     if any(part.startswith("_ray_pkg_") for part in path.parts):
         raise ValueError(
             f"root = {root!r}: lies in Ray's temporary copy of the working directory, where results would be lost; "

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
+from datagen.storage import storage_errors
 from pipelines.arguments import absolute_root, parse
 from pipelines.config.experiment import Experiment
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
-from pipelines.engine.locks import StageLocked, hold_locks
+from pipelines.engine.locks import LOCKS, StageLocked, hold_lock, hold_locks
 from pipelines.engine.scheduler import Observer, StageFailed, execute
-from pipelines.engine.signals import Terminated, stop_on_sigterm
+from pipelines.engine.signals import Terminated, stop_on_signals
 from pipelines.engine.stage import (
     Stage,
     State,
@@ -30,7 +33,9 @@ from pipelines.engine.stage import (
 )
 from pipelines.runtime.board import Board
 from pipelines.runtime.live import LiveView, PlainView, RunView
+from pipelines.runtime.traces import leaving_no_trace
 from pipelines.runtime.user_code import import_from_working_directory
+from pipelines.shell import script_command
 from pipelines.summary import print_summary
 from sleepmodel.tracking.redact import redacted
 
@@ -39,66 +44,93 @@ if TYPE_CHECKING:
     from sleepmodel.distributed.progress import ProgressMailbox
 
 
-BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
+BAD_INPUT, FAILED = 2, 1
 LOG_WIDTH = 120  # columns of tables where the output is a pipe or a job's log
+
+
+class Refused(ValueError):
+    """The input, or the place where the run was to work, is refused. No work was begun."""
 
 
 def main(script: str, description: str | None) -> NoReturn:
     """Run a script's stages ("full": all of them) for the preset named on the command line, and exit.
 
-    Exit status: 0 when all stages are done, 2 when the input was refused before any stage started, 1 when a stage
-    failed, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit status: 0 when all stages are done, 2 when the input was refused before any work, 1 when the work failed, 130
+    after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     arguments = parse(script, description)
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, emoji=False)
+    work = _import if script == "generate" and arguments.imported is not None else partial(_run_preset, script)
     try:
-        if script == "generate" and arguments.imported:
-            _import(arguments, console)
-            sys.exit(0)
+        with leaving_no_trace() if arguments.dry_run else nullcontext():
+            work(arguments, console)
+    except Terminated as terminated:
+        sys.exit(terminated.status)
+    except Refused as error:
+        _exit(BAD_INPUT, error)
+    except StageFailed as error:
+        console.print(redacted(error), style="red", markup=False)
+        sys.exit(FAILED)
+    except _explained() as error:
+        _exit(FAILED, error)
+    sys.exit(0)
+
+
+def _explained() -> tuple[type[Exception], ...]:
+    """The errors whose message is for the user. Any other is a fault of this code, and has its traceback."""
+    return (StageLocked, ValueError, *storage_errors())
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raise Refused for what is wrong in here, where no work has begun. What is wrong later is a failure."""
+    try:
+        yield
+    except UnmetDependency:  # `_run_preset` adds the command
+        raise
+    except _explained() as error:
+        raise Refused(str(error)) from error
+
+
+def _run_preset(script: str, arguments: argparse.Namespace, console: Console) -> None:
+    with refusing():
         import_from_working_directory()
         experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = absolute_root(arguments.root)
+        if arguments.force or not arguments.dry_run:
+            experiment = _fit_to_machine(experiment, arguments.force)
         if arguments.dry_run:
             _, everything = _plan(experiment, root)
             console.print(plan_table(_chosen(script, everything, root, console), root))
             console.print(_cost(experiment), soft_wrap=True, highlight=False)
             console.print("dry run: nothing was started")
-            sys.exit(0)
-        experiment = _fit_to_machine(experiment, arguments.force)
+            return
+    try:
         run(script, experiment, root, console)
     except UnmetDependency as error:
-        _refuse(
-            f"{error}: python pipelines/{script_of(error.missing)}.py {arguments.preset} with the same options, or "
-            "full.py for all stages"
-        )
-    except StageFailed as error:
-        console.print(redacted(error), style="red", markup=False)
-        sys.exit(FAILED)
-    except Terminated:
-        console.print("terminated: run the same command again to continue", style="red")
-        sys.exit(TERMINATED)
-    except KeyboardInterrupt:
-        console.print("interrupted: run the same command again to continue", style="red")
-        sys.exit(INTERRUPTED)
-    except (StageLocked, ValueError, OSError) as error:
-        _refuse(str(error))
-    sys.exit(0)
+        needed = script_command(script_of(error.missing), arguments.preset, root, arguments.set)
+        raise Refused(f"{error}:\n  {needed}") from error
 
 
 def run(script: str, experiment: Experiment, root: Path, console: Console) -> None:
     """Run the unfinished stages of a script, under one MLflow run, and print where the results are."""
-    from sleepmodel.tracking.runs import tracking_uri
+    from sleepmodel.tracking.runs import find_moved_artifacts
 
-    tracking_uri(root)  # raises where no tracking server is set for a root that needs one
-    services, everything = _plan(experiment, root)
-    stages = _chosen(script, everything, root, console)
-    if script != "full":
-        require_inputs(stages, root)
-    console.print(f"{experiment.name}: everything goes to {root}", soft_wrap=True, highlight=False)
-    if all(state(stage, root) is State.DONE for stage in stages):
-        execute(stages, root, 1, PlainView(console))
-    else:
-        with hold_locks(stages, root, experiment.name):
+    with ExitStack() as held:
+        with refusing():
+            find_moved_artifacts(root)  # raises where no tracking server is set for a root that needs one
+            services, everything = _plan(experiment, root)
+            stages = _chosen(script, everything, root, console)
+            if script != "full":
+                require_inputs(stages, root)
+            _say(console, f"{experiment.name}: everything goes to {root}")
+            done = all(state(stage, root) is State.DONE for stage in stages)
+            if not done:
+                held.enter_context(hold_locks(stages, root, experiment.name))
+                services.connect()
+        if done:
+            execute(stages, root, 1, PlainView(console))
+        else:
             _execute(stages, everything, services, root, console)
     print_summary(everything, root, console)
 
@@ -109,29 +141,36 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     from sleepmodel.distributed.progress import ProgressMailbox
     from sleepmodel.tracking.runs import as_connection_error
 
-    max_concurrent = services.open(f"pipeline/{everything[-1].identity}")
-    console.print(f"Ray has {services.resources}", soft_wrap=True, highlight=False)
+    _say(console, f"Ray has {services.resources}")
+    max_concurrent = services.resources.max_concurrent
     view: RunView = PlainView(console)
     if sys.stdout.isatty() and not console.is_dumb_terminal:
         view = LiveView(console, Board(stage_trainings(services.experiment, everything), max_concurrent))
-    with as_connection_error(services.store), view, ProgressMailbox(view.progressed) as mailbox:
-        status = "FAILED"
+
+    say = partial(console.print, style="red", soft_wrap=True, highlight=False)
+
+    def close(status: str) -> None:
         try:
-            with stop_on_sigterm(services.stop):
-                repair_datasets(stages, root)
-                execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
-            status = "FINISHED"
+            with as_connection_error(services.store):
+                services.close(status)
+        except ConnectionError as error:
+            if status == "FINISHED":
+                raise
+            say(str(error))  # and the process ends for the reason for which it was about to
+
+    with (
+        as_connection_error(services.store),
+        view,
+        ProgressMailbox(view.progressed) as mailbox,
+        stop_on_signals(services.stop, say, close),
+    ):
+        services.start(f"pipeline/{everything[-1].identity}")
+        try:
+            repair_datasets(stages, root)
+            execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
         except StageFailed as error:
             services.end(error.stage, "FAILED")
             raise
-        except Terminated:
-            status = "KILLED"
-            for stage in stages:
-                if state(stage, root) is State.BROKEN:
-                    services.end(stage, status)
-            raise
-        finally:
-            services.close(status)
 
 
 class _FlushProgress(Observer):
@@ -167,13 +206,31 @@ def _duration(seconds: float) -> str:
 
 
 def _import(arguments: argparse.Namespace, console: Console) -> None:
-    from datagen.gsm.importing import import_official
-    from datagen.reader import read_dataset
+    from datagen.gsm.importing import read_import
+    from datagen.gsm.official import named
 
-    root, split = absolute_root(arguments.root) / "imported", arguments.split or "test"
-    dataset = import_official(arguments.imported, root, split, arguments.tokenizer)
-    rows = read_dataset(dataset).splits[split].rows
-    console.print(f"imported {rows:,} problems, each solved again, as split {split} of {dataset}", soft_wrap=True)
+    with ExitStack() as held:
+        with refusing():
+            root = absolute_root(arguments.root)
+            found = read_import(
+                arguments.imported,
+                root / "imported",
+                arguments.split or "test",
+                arguments.tokenizer,
+                skip_malformed=arguments.skip_malformed,
+            )
+            if not arguments.dry_run:
+                lock = root / LOCKS / f"import-{found.path.name}.json"
+                name = Path(arguments.imported).name
+                held.enter_context(hold_lock(lock, root, f"import of {name}", "import", name))
+        if found.skipped:
+            _say(console, f"malformed lines, left out: {len(found.skipped):,}\n{named(found.skipped)}")
+        what = f"{len(found.rows):,} problems, each solved again, as split {found.config.split} of {found.path}"
+        if arguments.dry_run:
+            _say(console, f"would import {what}\ndry run: nothing was written")
+        else:
+            found.write()
+            _say(console, f"imported {what}")
 
 
 def _plan(experiment: Experiment, root: Path) -> tuple[Services, list[Stage]]:
@@ -208,10 +265,16 @@ def _kinds(stages: list[Stage]) -> list[str]:
 
 
 def _fit_to_machine(experiment: Experiment, force: bool) -> Experiment:
-    """The experiment as this machine can run it. Raises ValueError where it would take days on CPUs, unless `force`."""
+    """The experiment as this machine can run it. Raises ValueError where it would take days on CPUs, unless `force`,
+    and where `force` has no effect."""
     import torch
 
-    if not experiment.paper_scale or torch.cuda.is_available() or os.environ.get("RAY_ADDRESS"):
+    fits = not experiment.paper_scale or torch.cuda.is_available() or os.environ.get("RAY_ADDRESS")
+    if force and fits:
+        why = "there is a GPU, or a cluster in RAY_ADDRESS"
+        why = why if experiment.paper_scale else f"{experiment.name} is not of the paper's size"
+        raise ValueError(f"--force has no effect: {why}. Leave it out")
+    if fits:
         return experiment
     if force:
         return replace(experiment, scale=replace(experiment.scale, gpu=False))
@@ -224,6 +287,10 @@ def _fit_to_machine(experiment: Experiment, force: bool) -> Experiment:
     )
 
 
-def _refuse(message: str) -> NoReturn:
-    print(f"error: {redacted(message)}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _exit(status: int, error: Exception) -> NoReturn:
+    print(f"error: {redacted(error)}", file=sys.stderr)
+    sys.exit(status)

@@ -1,6 +1,6 @@
 """Evaluate every trained model on the test split."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("evaluate", __doc__)
+    start("evaluate", __doc__)

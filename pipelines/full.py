@@ -1,6 +1,6 @@
 """Run the whole pipeline: generate -> train baselines -> tune -> train the winner -> evaluate -> report -> register."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("full", __doc__)
+    start("full", __doc__)

@@ -1,6 +1,6 @@
 """Generate the datasets, as Ray tasks that write Parquet."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("generate", __doc__)
+    start("generate", __doc__)

@@ -1,6 +1,6 @@
 """Register the best model in MLflow; promote it to champion where it beats the standing one."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("register", __doc__)
+    start("register", __doc__)

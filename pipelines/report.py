@@ -1,6 +1,6 @@
 """Write the comparison as a page, as Markdown and as pictures."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("report", __doc__)
+    start("report", __doc__)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.engine.stage import Stage, State, script_of, state
+from pipelines.shell import python_command
 from sleepmodel.tracking.redact import redacted
 
 
@@ -21,7 +23,7 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
     done = {script_of(stage): stage.output(root) for stage in everything if state(stage, root) is State.DONE}
 
     def say(text: str) -> None:
-        console.print(redacted(text), soft_wrap=True, highlight=False, markup=False)
+        console.print(redacted(text), soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     if "evaluate" in done:
         console.print(comparison_table(read_variants(done["evaluate"])))
@@ -35,7 +37,9 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
         registration = REGISTRATION.load(done["register"])
         say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
         reference = "@champion" if registration.champion else f"/{registration.version}"
-        model = f"models:/{registration.name}{reference}"
-        say(f"load it    MLFLOW_TRACKING_URI={uri} python -c 'import sleepmodel; print(sleepmodel.load(\"{model}\"))'")
+        load = f'import sleepmodel; print(sleepmodel.load("models:/{registration.name}{reference}"))'
+        # an address with a password is not shown, so that its command relies on the environment, where it comes from
+        where = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} " if redacted(uri) == uri else ""
+        say(f"load it    {where}{python_command('-c', load)}")
     served = uri.startswith(("http://", "https://"))
-    say(f"MLflow UI  {uri if served else f'mlflow ui --backend-store-uri {uri}'}")
+    say(f"MLflow UI  {uri if served else python_command('-m', 'mlflow', 'ui', '--backend-store-uri', uri)}")

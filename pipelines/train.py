@@ -1,6 +1,6 @@
 """Train every variant and, after the search, its winner, under Ray Train and DeepSpeed."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("train", __doc__)
+    start("train", __doc__)

@@ -1,6 +1,6 @@
 """Search over N and the fast-weight learning rate with Ray Tune."""
 
-from pipelines.cli import main
+from pipelines.script import start
 
 if __name__ == "__main__":
-    main("tune", __doc__)
+    start("tune", __doc__)

@@ -49,7 +49,8 @@ def state_bytes(model: SleepModel, batch_size: int) -> int:
 
 
 def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
-    """Bytes of the keys and values of `tokens` tokens of `batch_size` rows. A session holds at most L tokens."""
+    """Bytes of the keys and values of `tokens` tokens of `batch_size` rows. A session holds at most L tokens, and local
+    attention at most `local_span`."""
     mixers = (block.mixer for block in model.stack if isinstance(block.mixer, Attention))
     values = sum(2 * min(tokens, mixer.window) * mixer.kv_heads * mixer.head_size for mixer in mixers)
     return batch_size * values * model.embed.weight.element_size()

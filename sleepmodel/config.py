@@ -109,7 +109,8 @@ class ModelConfig:
     mlp_width: hidden width of the MLP; None: mlp_ratio * d_model. mlp_bias: whether its layers have biases.
     norm_eps: added to the mean square in each RMS norm of the residual stream, and in a learned qk_norm; None: the
         smallest relative step of the dtype.
-    sandwich_norms: RMS norms also behind each mixer and MLP, before the residual is added (Ouro).
+    sandwich_norms: RMS norms also behind each mixer and MLP, before the residual is added (Ouro). Not for training from
+        scratch: output projections start at zero, and a norm of almost zeros amplifies the first gradients.
     loop_norm: the last RMS norm, before the readout, also stands between two passes of a sleep (Ouro).
     tied: the readout's weights are those of the embedding.
     inserted: blocks that were put into a pretrained model, ascending: a mixer alone, without MLP or sandwich norms.
@@ -157,7 +158,7 @@ class ModelConfig:
         named = isinstance(self.mixers, tuple) and self.mixers and all(map(_names_mixer, self.mixers))
         require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
         require(len(self.mixers) <= MAX_BLOCKS, "mixers", len(self.mixers), f"at most {MAX_BLOCKS} blocks")
-        if "jet" in self.mixers:
+        if {"jet", "jet_nemotron"} & {*self.mixers}:
             check_jet_window(self)
         if self.loop is not None:
             allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
@@ -178,7 +179,7 @@ class ModelConfig:
             shared = self.n_heads % self.kv_heads == 0
             require(shared, "kv_heads", self.kv_heads, f"a divisor of n_heads = {self.n_heads}")
         if self.mlp_width is not None:
-            require_whole("mlp_width", self.mlp_width, 1, 2**24)
+            require_whole("mlp_width", self.mlp_width, 1, MAX_SIZE)
         if self.local_span is not None or "local_attention" in self.mixers:
             require_whole("local_span", self.local_span, 2)
         _one_of("attention_bias", self.attention_bias, BIASES)
@@ -384,6 +385,8 @@ class Scale:
         "pass", of each "window" with all its passes, or "both" (window by window, and within a window pass by pass: the
         least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
+    wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
+        cluster that starts nodes on demand must be able to start them in this time.
     """
 
     workers: int = 1
@@ -393,9 +396,10 @@ class Scale:
     accumulation: int = 1
     recompute: Literal["nothing", "block", "pass", "window", "both"] = "nothing"
     compile: bool = False
+    wait_minutes: int = 30
 
     def __post_init__(self) -> None:
-        for field in ("workers", "accumulation"):
+        for field in ("workers", "accumulation", "wait_minutes"):
             require_whole(field, getattr(self, field), 1)
         if self.cpus_per_worker is not None:
             require_whole("cpus_per_worker", self.cpus_per_worker, 1)

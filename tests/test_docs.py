@@ -97,7 +97,7 @@ def _terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(model: str) -> NoReturn:
         raise LookupError(model)
 
-    monkeypatch.setattr("sleepmodel.__main__.load", reached)
+    monkeypatch.setattr("sleepmodel.hub.load", reached)
     with pytest.raises(LookupError, match=re.escape(words[0])):
         main(words)
 
@@ -115,7 +115,7 @@ def test_each_python_block_compiles(name: str, code: str) -> None:
 
 
 def test_the_blocks_of_usage_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other, as a reader would type them; the one that needs a registry is what test_tracking.py does."""
+    """One after the other, as a reader would type them; tests/sleepmodel/tracking does those that need a registry."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = [code for code in _blocks(TEXTS["docs/usage.md"]) if "models:/" not in code]

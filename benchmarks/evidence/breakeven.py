@@ -1,6 +1,6 @@
 """Measure from which question on it is faster to sleep on a context once than to read it again for each question.
 
-    python -m benchmarks.evidence.breakeven [--root runs]
+    python -m benchmarks.evidence.breakeven [--root DIR]
 
 The models are those that `python -m benchmarks.evidence gsm` trained: N = 1, 2, 4 and a transformer with an unlimited
 window, which either reads context and question again each time or keeps the context's keys and values. One row on one
@@ -29,6 +29,7 @@ from rich.progress import track
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, write_result
+from pipelines.arguments import add_root, given_root
 from pipelines.plan import plan
 from pipelines.reporting.markdown import markdown_table
 from pipelines.runtime.services import Services
@@ -65,8 +66,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="the root that the experiments were run with")
-    models = trained(parser.parse_args().root.absolute())
+    add_root(parser)
+    root = given_root(parser, parser.parse_args())
+    try:
+        models = trained(root)
+    except (ValueError, OSError) as error:
+        parser.error(f"{error}: run `python -m benchmarks.evidence gsm` first")
     torch.set_num_threads(1)
     rows = []
     for length in track(LENGTHS, "contexts"):

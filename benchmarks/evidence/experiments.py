@@ -1,6 +1,6 @@
 """Run the experiments of docs/evidence.md through the pipeline and publish their tables and pictures.
 
-    python -m benchmarks.evidence [EXPERIMENT ...] [--root runs]
+    python -m benchmarks.evidence [EXPERIMENT ...] [--root DIR]
 
 runs the experiments that are not finished, one after the other, publishes each in benchmarks/results/evidence, and
 fills its tables in docs/evidence.md. You can interrupt it at any time and run it again.
@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.evidence.publish import PUBLISHED, publish, published_variants
 from benchmarks.results_file import ROOT
+from pipelines.arguments import add_root, given_root
 from pipelines.config.experiment import Experiment
 from pipelines.config.presets import PRESETS, RULES
 from pipelines.reporting.comparison import difference
@@ -85,14 +86,14 @@ def main() -> None:
     parser.add_argument(
         "experiments", nargs="*", metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}; default: all"
     )
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="the pipelines' root; default: runs")
+    add_root(parser)
     given = parser.parse_args()
     unknown = [name for name in given.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"{unknown[0]!r}: must be one of {', '.join(EXPERIMENTS)}")
-    chosen, outcomes = given.experiments or list(EXPERIMENTS), {}
+    root, chosen, outcomes = given_root(parser, given), given.experiments or list(EXPERIMENTS), {}
     for name in chosen:
-        outcomes[name] = "published" if run(name, given.root.absolute()) else "failed: see above, then run it again"
+        outcomes[name] = "published" if run(name, root) else "failed: see above, then run it again"
     table = Table("experiment", "preset", "seeds", "outcome")
     for name, outcome in outcomes.items():
         question = EXPERIMENTS[name]

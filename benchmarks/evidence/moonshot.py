@@ -1,6 +1,6 @@
 """Iterated sleep on Rule 110: each pass computes one step. Training is at t <= 4, the test runs up to t = 256.
 
-    python -m benchmarks.evidence.moonshot [VARIANT ...] [--root runs]
+    python -m benchmarks.evidence.moonshot [VARIANT ...] [--root DIR]
 
 trains every variant on its seeds, one process per core, publishes the accuracy by t on held-out states, and fills the
 table of docs/iterated-sleep.md. Finished trainings are kept in ROOT/moonshot: you can interrupt the command at any time
@@ -33,6 +33,7 @@ from benchmarks.evidence.iterated import ASKED, VERSION, Recipe, trained, unread
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.results_file import ROOT, provenance, write_result
 from datagen.files import replacing
+from pipelines.arguments import add_root, given_root
 from pipelines.reporting import plots
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.evaluation.statistics import Estimate, Mean
@@ -80,18 +81,18 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"one of {', '.join(VARIANTS)}; default: all")
-    parser.add_argument(
-        "--root", type=Path, default=Path("runs"), help="where finished trainings are kept; default: runs"
-    )
+    add_root(parser)
     parser.add_argument("--redraw", action="store_true", help="draw the published numbers again, without any training")
     given = parser.parse_args()
     if given.redraw:
+        if given.variants or given.root:
+            parser.error("--redraw draws all that is published: leave out VARIANT and --root")
         redraw()
         return
     unknown = [name for name in given.variants if name not in VARIANTS]
     if unknown:
         parser.error(f"{unknown[0]!r}: must be one of {', '.join(VARIANTS)}")
-    directory = given.root.absolute() / "moonshot"
+    directory = given_root(parser, given) / "moonshot"
     directory.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for name in given.variants or VARIANTS for seed in VARIANTS[name].seeds]
     missing = [each for each in wanted if not record(directory, *each).exists()]

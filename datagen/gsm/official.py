@@ -1,52 +1,131 @@
-"""Reads problems in the official format of GSM-Infinite (arXiv 2502.05252): one JSON object per line."""
+"""Reads problems in the official format of GSM-Infinite (arXiv 2502.05252): JSONL, also gzipped, or the Parquet files
+of its datasets on Hugging Face. A problem may have more fields than FIELDS."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from datagen.errors import MalformedLinesError
 from datagen.gsm.problem import Mode, Problem
 from datagen.gsm.solver import solve
+from datagen.storage import local_path
 
 FIELDS = {"problem": str, "question": str, "solution": str, "op": int, "template": str, "mode": str}
 MODES: dict[str, Mode] = {"normalforward": "forward", "forwardreverse": "reverse"}
 ANSWER = "Answer: "
 NAMED_LINES = 10  # the most that an error lists
+LONGEST_LINE = 2**24  # bytes; a problem of 128k tokens has half a million
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # how such files begin, whatever their names
 
 
 def read_official(path: str | Path) -> list[Problem]:
-    """The problems of a JSONL file. Each is solved: its text must give the stated answer and number of operations.
+    """The problems of a file. Each is solved: its text must give the stated answer and number of operations.
 
-    Raises FileNotFoundError, and MalformedLinesError if the file is empty or has lines that do not follow the format or
-    are inconsistent; the message lists the first ten of them.
+    Raises FileNotFoundError, and MalformedLinesError if the file holds no problem, or has lines that do not follow the
+    format or are inconsistent; the message lists the first ten of them.
     """
-    problems: list[Problem] = []
-    malformed: list[str] = []
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist: give the path of a JSONL file from GSM-Infinite's generator")
-    # Split bytes: str.splitlines also splits at characters that JSON allows inside a string.
-    for number, line in enumerate(Path(path).read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
-        try:
-            problems.append(_read_line(line.decode()))
-        except RecursionError:
-            malformed.append(f"line {number}: the JSON is nested too deeply, or a chain of definitions is too long")
-        except ValueError as error:  # from JSON, TextError, NoAnswerError, integers of too many digits, bad UTF-8
-            malformed.append(f"line {number}: {error!s:.500}")
+    problems, malformed = read_lines(path)
     if malformed:
-        more = [f"and {len(malformed) - NAMED_LINES} more"] if len(malformed) > NAMED_LINES else []
         raise MalformedLinesError(
-            f"{path} must be JSONL from GSM-Infinite's generator; malformed lines:\n"
-            + "\n".join(malformed[:NAMED_LINES] + more)
+            f"{path}: {len(malformed)} of its {len(malformed) + len(problems)} lines cannot be used. Correct them, or "
+            f"import the others with --skip-malformed (skip_malformed=True):\n{named(malformed)}"
         )
     return problems
 
 
-def _read_line(line: str) -> Problem:
-    raw: Any = json.loads(line)
+def read_lines(path: str | Path) -> tuple[list[Problem], list[str]]:
+    """The problems of a file, and a text for each line that is none ("line 3: ..."), which names what is wrong.
+
+    Raises FileNotFoundError, and MalformedLinesError if the file holds no problem.
+    """
+    problems: list[Problem] = []
+    malformed: list[str] = []
+    file = local_path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not a file: give a JSONL or Parquet file from GSM-Infinite's generator")
+    for where, line in _lines(file):
+        try:
+            problems.append(_problem(_parsed(line) if isinstance(line, bytes) else line))
+        except RecursionError:
+            malformed.append(f"{where}: the JSON is nested too deeply, or a chain of definitions is too long")
+        except ValueError as error:  # from JSON, TextError, NoAnswerError, integers of too many digits, bad UTF-8
+            malformed.append(f"{where}: {error!s:.500}")
+    if not problems:
+        raise MalformedLinesError(
+            f"{path} must be JSONL or Parquet from GSM-Infinite's generator, but holds no problem that can be used:\n"
+            + named(malformed or ["line 1: the file ends"])
+        )
+    return problems, malformed
+
+
+def named(malformed: Sequence[str]) -> str:
+    """The first of the lines, and how many there are more."""
+    more = [f"and {len(malformed) - NAMED_LINES} more"] if len(malformed) > NAMED_LINES else []
+    return "\n".join([*malformed[:NAMED_LINES], *more])
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+    """The lines of a JSONL file or the rows of a Parquet file, with their numbers. Blank lines are left out."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start == PARQUET:
+            yield from _rows(path)
+            return
+        number = 0
+        with gzip.open(file) if start.startswith(GZIP) else file as text:
+            try:
+                for number, line in enumerate(_whole_lines(text), start=1):
+                    content = line.removeprefix(BOM_UTF8) if number == 1 else line
+                    if content.strip():
+                        yield f"line {number}", content
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise MalformedLinesError(
+                    f"{path}, line {number + 1}: the file is damaged ({error}): download or copy it again"
+                ) from error
+
+
+def _whole_lines(text: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Lines that end with a line feed: str.splitlines also splits at characters that JSON allows inside a string.
+
+    A line that is too long is cut, so that it is refused without being held in memory.
+    """
+    while line := text.readline(LONGEST_LINE):
+        yield line
+        while len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            line = text.readline(LONGEST_LINE)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=256, columns=list(FIELDS)):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise MalformedLinesError(f"{path} is not a whole Parquet file ({error}): download or copy it again") from error
+
+
+def _parsed(line: bytes) -> Any:
+    if len(line) >= LONGEST_LINE:
+        raise ValueError(f"must be shorter than {LONGEST_LINE:,} bytes")
+    return json.loads(line.decode())
+
+
+def _problem(raw: Any) -> Problem:
     if not isinstance(raw, dict):
-        raise ValueError(f"not a JSON object: {line[:40]!r}")
+        raise ValueError(f"not a JSON object: {raw!r:.40}")
     for name, kind in FIELDS.items():
         if type(raw.get(name)) is not kind:
             raise ValueError(f"{name} must be of type {kind.__name__}, got {raw.get(name)!r:.40}")

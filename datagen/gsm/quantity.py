@@ -12,9 +12,22 @@ Kind = Literal["number", "average", "total", "grand"]
 
 
 class Quantity(NamedTuple):
+    """thing, place: what stands before and after the last " in " of the text. Where names contain " in ", the place may
+    begin before it, but equal texts are equal quantities. A total's place is whole."""
+
     kind: Kind
     thing: str  # "" for the two totals
     place: str
+
+    def __str__(self) -> str:
+        """As errors name it."""
+        what = {
+            "number": f"number of {self.thing}",
+            "average": f"average number per {self.thing}",
+            "total": "total number",
+            "grand": "grand total",
+        }
+        return f"the {what[self.kind]} in {self.place}"
 
 
 class Expression(NamedTuple):

@@ -2,6 +2,9 @@
 
 A problem has at most one unknown, x. Every quantity is a polynomial in x; a quantity that has both a definition and a
 stated value gives an equation for x. A total sums up the numbers that the text mentions.
+
+The official generator states some distractors twice, with different values. What a text says of quantities that the
+answer does not need may be anything: contradictory, circular, or without a value.
 """
 
 from __future__ import annotations
@@ -32,55 +35,82 @@ class Solution:
 def solve(question: str, context: str) -> Solution:
     """Solve a problem from its text.
 
-    Raises TextError if the text cannot be parsed, and NoAnswerError if it has no answer or several, or if a polynomial
-    exceeds MAX_DEGREE or MAX_COEFFICIENT.
+    The answer needs the quantity asked for and all that it depends on. If x is among them, it also needs every quantity
+    that gives an equation for x, and all that this depends on.
+
+    Raises TextError if the text cannot be parsed, and NoAnswerError if it has no answer or several, if it contradicts
+    itself about a quantity that the answer needs, or if a polynomial exceeds MAX_DEGREE or MAX_COEFFICIENT.
     """
-    asked, text = read_question(question), _Text(read_context(context))
-    value = text.value(asked)
+    asked = read_question(question)
+    text = _Text(asked, read_context(context))
+    value, needed = text.value(asked), text.needed([asked])
+    unusable: NoAnswerError | None = None
+    if len(value) > 1:
+        for quantity in text.equations:
+            try:
+                if len(text.value(quantity)) > 1:
+                    needed |= text.needed([quantity])
+            except NoAnswerError as error:
+                unusable = error
     solutions: set[int] | None = None
-    for quantity, numbers in text.equations.items():
-        for number in numbers:
+    for quantity in needed & text.equations.keys():
+        for number in text.equations[quantity]:
             roots = _positive_roots(_add([text.value(quantity), (-number,)]))
             if roots is not None:
                 solutions = roots if solutions is None else solutions & roots
     if solutions == set():
         raise NoAnswerError(f"the text contradicts itself, so {question!r} has no answer")
+    operations = sum(map(text.edges, needed))
     if len(value) <= 1:
-        return Solution(sum(value), text.operations([asked]))
+        return Solution(sum(value), operations)
     if solutions is None or len(solutions) > 1:
-        raise NoAnswerError(f"the text does not determine the answer to {question!r}")
+        raise unusable or NoAnswerError(f"the text does not determine the answer to {question!r}")
     (x,) = solutions
-    return Solution(_at(value, x), text.operations(text.equations))
+    return Solution(_at(value, x), operations)
 
 
 class _Text:
-    """The statements of a text, as definitions and equations."""
+    """The statements of a text, as definitions and equations, and the unknown that the asked quantity depends on."""
 
-    def __init__(self, statements: Iterable[Statement]) -> None:
-        self.definitions: dict[Quantity, Expression] = {}
-        self.equations: dict[Quantity, list[int]] = {}
+    def __init__(self, asked: Quantity, statements: Iterable[Statement]) -> None:
+        self.equations: dict[Quantity, set[int]] = {}
+        self._definitions: dict[Quantity, list[Expression]] = defaultdict(list)
         self._values: dict[Quantity, Polynomial] = {}
         self._waiting: set[Quantity] = set()
-        numbers: dict[Quantity, list[int]] = defaultdict(list)
+        numbers: dict[Quantity, set[int]] = defaultdict(set)
+        mentioned = {asked: None}
         for quantity, expression in statements:
+            mentioned |= dict.fromkeys((quantity, *expression.operands))
             if not expression.operands and expression.constant is not None:
-                numbers[quantity].append(expression.constant)
-            elif self.definitions.setdefault(quantity, expression) != expression:
-                raise NoAnswerError(f"the text has two definitions of {quantity}")
+                numbers[quantity].add(expression.constant)
+            elif expression not in self._definitions[quantity]:
+                self._definitions[quantity].append(expression)
         # A stated number is an equation if the quantity is defined otherwise (totals always are), else its definition.
         for quantity, given in numbers.items():
-            if quantity in self.definitions or not quantity.thing:
+            if quantity in self._definitions or not quantity.thing:
                 self.equations[quantity] = given
-            elif len(given) == 1:
-                self.definitions[quantity] = Expression(given[0])
             else:
-                raise NoAnswerError(f"the text states two numbers for {quantity}")
+                self._definitions[quantity] = list(map(Expression, given))
+        totals = {quantity.place for quantity in mentioned if not quantity.thing}
         # place -> the number quantities there that the text mentions, in order
-        self._numbers: dict[str, dict[Quantity, None]] = defaultdict(dict)
-        for quantity, expression in self.definitions.items():
-            for named in (quantity, *expression.operands):
-                if named.kind == "number":
-                    self._numbers[named.place][named] = None
+        self._numbers: dict[str, list[Quantity]] = defaultdict(list)
+        for quantity in mentioned:
+            if quantity.kind == "number":
+                self._numbers[_place(quantity, totals)].append(quantity)
+        unknown = [each for each in self.needed([asked]) if each.thing and self.definition(each) == UNKNOWN]
+        if len(unknown) > 1:
+            raise NoAnswerError(f"the answer depends on several unknowns: {', '.join(map(str, unknown))}")
+        self._x = unknown[0] if unknown else None
+
+    def definition(self, quantity: Quantity) -> Expression:
+        """The definition of a quantity other than a total."""
+        found = self._definitions.get(quantity, [])
+        if not found:
+            raise NoAnswerError(f"the text has no definition of {quantity}")
+        if len(found) > 1:
+            what = "states two numbers for" if all(not each.operands for each in found) else "has two definitions of"
+            raise NoAnswerError(f"the text {what} {quantity}")
+        return found[0]
 
     def products(self, total: Quantity) -> list[tuple[Quantity, ...]]:
         """The products that a total or a grand total sums up."""
@@ -89,21 +119,43 @@ class _Text:
             return [(number,) for number in numbers]
         return [(number, number._replace(kind="average")) for number in numbers]
 
+    def operands(self, quantity: Quantity) -> tuple[Quantity, ...]:
+        """The quantities that its value is computed from."""
+        if quantity.thing:
+            return self.definition(quantity).operands
+        return tuple(factor for term in self.products(quantity) for factor in term)
+
+    def edges(self, quantity: Quantity) -> int:
+        """In-edges: operands and constant."""
+        return self.definition(quantity).edges if quantity.thing else len(self.operands(quantity))
+
+    def needed(self, roots: Iterable[Quantity]) -> set[Quantity]:
+        """The roots and all quantities that they depend on."""
+        seen, waiting = set(roots), list(roots)
+        while waiting:
+            sources = set(self.operands(waiting.pop())) - seen
+            waiting += sources
+            seen |= sources
+        return seen
+
     def value(self, quantity: Quantity) -> Polynomial:
         if quantity not in self._values:
             if quantity in self._waiting:
                 raise NoAnswerError(f"{quantity} is defined by itself (the definitions form a cycle)")
             self._waiting.add(quantity)
-            self._values[quantity] = self._evaluate(quantity)
+            try:
+                self._values[quantity] = self._evaluate(quantity)
+            finally:
+                self._waiting.remove(quantity)
         return self._values[quantity]
 
     def _evaluate(self, quantity: Quantity) -> Polynomial:
         if not quantity.thing:
             return _add([_product([self.value(factor) for factor in term]) for term in self.products(quantity)])
-        if quantity not in self.definitions:
-            raise NoAnswerError(f"the text has no definition of {quantity}")
-        constant, operands, minus, times = expression = self.definitions[quantity]
+        constant, operands, minus, times = expression = self.definition(quantity)
         if expression == UNKNOWN:
+            if quantity != self._x:
+                raise NoAnswerError(f"the text does not determine {quantity}")
             return (0, 1)
         values = [self.value(operand) for operand in operands]
         if minus:
@@ -113,21 +165,12 @@ class _Text:
             return inner
         return _product([(constant,), inner]) if times else _add([(constant,), inner])
 
-    def operations(self, roots: Iterable[Quantity]) -> int:
-        """In-edges of the roots and of all quantities that they depend on, each quantity counted once."""
-        count, seen, waiting = 0, set(roots), list(roots)
-        while waiting:
-            quantity = waiting.pop()
-            if quantity.thing:
-                expression = self.definitions[quantity]
-                sources, edges = expression.operands, expression.edges
-            else:
-                sources = tuple(factor for term in self.products(quantity) for factor in term)
-                edges = len(sources)
-            count += edges
-            waiting += set(sources) - seen
-            seen |= set(sources)
-        return count
+
+def _place(number: Quantity, totals: set[str]) -> str:
+    """The place of a number. Where names contain " in ", it is the longest place that has a total."""
+    words = f"{number.thing} in {number.place}".split(" in ")
+    places = (" in ".join(words[i:]) for i in range(1, len(words)))
+    return next((place for place in places if place in totals), number.place)
 
 
 def _add(polynomials: list[Polynomial]) -> Polynomial:

@@ -20,6 +20,7 @@ TOTALS: dict[str, Kind] = {
 PROMPT = (" Answer", ":")  # the pieces just before the answer
 POSITIVE = " is greater than 0"  # the only statement about an unknown quantity
 EXISTS = f" exists, and its number{POSITIVE}"
+MAX_NOUN = 500  # characters of a quantity's name
 
 
 class TextError(ValueError):
@@ -84,7 +85,7 @@ def write_question(theme: Theme, quantity: Quantity) -> list[str]:
 def read_question(text: str) -> Quantity:
     """The quantity that the question asks for. Raises TextError if it has no known form."""
     if match := re.fullmatch(r"How many (.+) does (.+) have\?", text):
-        return Quantity("number", *match.groups())
+        return _read_noun(f"the number of {match[1]} in {match[2]}")
     if match := re.fullmatch(r"What is (the .+)\?", text):
         return _read_noun(match[1])
     raise TextError(f"not a question about a quantity: {text!r}")
@@ -125,16 +126,16 @@ def _read_expression(text: str) -> Expression:
 
 
 def _read_noun(text: str) -> Quantity:
-    match = re.fullmatch(r"[Tt]he (total |average )?number of (.+) in (.+)", text)
-    if match is None:
-        raise TextError(f"not a quantity: {text!r}")
-    what, place = match[2], match[3]
-    if match[1] is None:
-        return Quantity("number", what, place)
-    if match[1] == "average ":
-        _, per, thing = what.partition(" per ")
-        if per:
-            return Quantity("average", thing, place)
-    elif what in TOTALS:
-        return Quantity(TOTALS[what], "", place)
-    raise TextError(f"not a quantity: {text!r}")
+    match = re.fullmatch(r"[Tt]he (total |average )?number of (.+)", text)
+    if match is not None and len(text) <= MAX_NOUN:
+        kind, name = match.groups()
+        if kind == "total ":
+            what, _, place = name.partition(" in ")
+            if what in TOTALS and place:
+                return Quantity(TOTALS[what], "", place)
+        else:
+            what, _, place = name.rpartition(" in ")
+            _, per, thing = what.partition(" per ") if kind else ("", "", what)
+            if place and thing and (per or not kind):
+                return Quantity("average" if kind else "number", thing, place)
+    raise TextError(f"not a quantity: {text!r:.{MAX_NOUN}}")

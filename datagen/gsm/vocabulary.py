@@ -16,6 +16,7 @@ from datagen.gsm.graph import MAX_VALUE
 from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
+from datagen.storage import local_path
 
 PUNCTUATION = (",", ".", "?", ":")
 MAX_TOKENS = 2**20  # of a pretrained tokenizer; the largest that are in use have about 262,000
@@ -73,8 +74,9 @@ class Pretrained:
         id of MAX_TOKENS or above."""
         from tokenizers import Tokenizer
 
+        where = local_path(path)
         # os.path, unlike pathlib, also returns False for names that no file system accepts.
-        file = Path(path) / "tokenizer.json" if os.path.isdir(path) else Path(path)
+        file = where / "tokenizer.json" if os.path.isdir(where) else where
         if not os.path.isfile(file):
             missing = str(file)[:200]
             raise ValueError(

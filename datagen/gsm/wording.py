@@ -47,8 +47,9 @@ class GsmWording(Wording):
 @dataclass(frozen=True)
 class Imported(GsmWording):
     """The config of an imported dataset. imported_sha256: checksum of the imported file; split: the split it became;
-    tokenizer: the name of the tokenizer's file, None if each word is one token."""
+    tokenizer: the name of the tokenizer's file, None if each word is one token; skipped: malformed lines left out."""
 
     imported_sha256: str
     split: str
     tokenizer: str | None
+    skipped: int = 0

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from uuid import uuid4
 from botocore.exceptions import BotoCoreError
 
 from datagen.storage import store_of
+from pipelines.engine.processes import has_ended, this_process
 
 RENEW_SECONDS, STALE_SECONDS = 15, 60
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
@@ -59,7 +59,7 @@ class _Lease:
         self.path = path
         self.fs, bucket, key = store_of(path)
         self.place = {"Bucket": bucket, "Key": key}
-        self.body = json.dumps({**owner, "pids": _pids(), "lease": uuid4().hex}).encode()
+        self.body = json.dumps({**owner, **this_process(), "lease": uuid4().hex}).encode()
         self.etag, self.lost = "", False
 
     def take(self) -> None:
@@ -72,7 +72,7 @@ class _Lease:
             owner = json.loads(content)
             if content == self.body:  # our write succeeded, and its answer was lost
                 self.etag = etag
-            elif (age < STALE_SECONDS and not _dead(owner)) or not self._write(IfMatch=etag):
+            elif (age < STALE_SECONDS and not has_ended(owner)) or not self._write(IfMatch=etag):
                 raise LeaseHeld(owner)
         elif self._write(IfNoneMatch="*"):
             raise OSError(
@@ -127,19 +127,3 @@ class _Lease:
         head = self.fs.call_s3("head_object", **self.place)
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         return head["ETag"], (now - head["LastModified"]).total_seconds()
-
-
-def _dead(owner: dict[str, Any]) -> bool:
-    """Whether a process of this host has ended."""
-    if owner["host"] != socket.gethostname() or owner.get("pids") != _pids():
-        return False
-    try:
-        os.kill(owner["pid"], 0)
-    except OSError as error:
-        return isinstance(error, ProcessLookupError)  # otherwise the process lives, as another user's
-    return False
-
-
-def _pids() -> str:
-    """The namespace of this process's pid: containers may share a host name without sharing pids."""
-    return os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""

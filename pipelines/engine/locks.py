@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from datagen.storage import in_store
 from pipelines.engine.stage import Stage, State, execution_plan
@@ -19,23 +20,21 @@ LOCKS = "locks"  # the folder under a root for files that matter only while a pr
 
 
 class StageLocked(RuntimeError):
-    """Another pipeline works on a stage that this one needs."""
+    """Another process does the work that this one was about to do."""
 
 
 @contextmanager
 def hold_locks(stages: Sequence[Stage], root: Path, preset: str) -> Iterator[None]:
-    """Hold the locks of all stages that a run of `stages` would run, under <root>/locks.
+    """Hold the locks of all stages that a run of `stages` would run.
 
-    Pipelines that share no unfinished stage run side by side on one root. Raises StageLocked, which names the other
-    pipeline's process, host, preset and start, before anything but the locks is written. A shared file system must
-    support locks between hosts, as NFS 4 does; an object store must support conditional writes.
+    Pipelines that share no unfinished stage run side by side on one root. Raises StageLocked as `hold_lock` does,
+    before anything but the locks is written.
     """
-    hold = _leased if in_store(root) else _locked
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "preset": preset, "since": _now()}
     with ExitStack() as held:
         for stage, status in execution_plan(stages, root):
             if status is not State.DONE:
-                held.enter_context(hold(stage, root, owner))
+                path, what = lock_file(stage, root), f"stage {stage.name}"
+                held.enter_context(hold_lock(path, root, what, "preset", preset))
         yield
 
 
@@ -45,15 +44,41 @@ def lock_file(stage: Stage, root: Path) -> Path:
 
 
 @contextmanager
-def _locked(stage: Stage, root: Path, owner: dict[str, object]) -> Iterator[None]:
-    path = lock_file(stage, root)
+def hold_lock(path: Path, root: Path, what: str, kind: Literal["preset", "import"], name: str) -> Iterator[None]:
+    """Hold the lock at `path`, under <root>/locks. what: the work that one process at a time may do; kind, name: of the
+    run that does it here.
+
+    Raises StageLocked, which names the other process, its host, run and start. A shared file system must support locks
+    between hosts, as NFS 4 does; an object store must support conditional writes.
+    """
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), kind: name, "since": _now()}
+    with ExitStack() as held:
+        try:
+            held.enter_context(_leased(path, owner) if in_store(root) else _locked(path, owner))
+        except _Held as other:
+            raise StageLocked(
+                f"{what}: {_owner(other.text)} is running it in {root}: wait until it ends, or use another --root"
+                + other.expiry
+            ) from None
+        yield
+
+
+class _Held(Exception):
+    """Another process holds the lock. text: what it has written about itself; expiry: when a killed one loses it."""
+
+    def __init__(self, text: str, expiry: str = "") -> None:
+        self.text, self.expiry = text, expiry
+
+
+@contextmanager
+def _locked(path: Path, owner: dict[str, object]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:  # the OS releases the lock when the file is closed, or the process dies
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise StageLocked(_owner_message(stage, root, file.read())) from None
+            raise _Held(file.read()) from None
         file.truncate(0)
         file.write(json.dumps(owner))
         file.flush()
@@ -61,25 +86,25 @@ def _locked(stage: Stage, root: Path, owner: dict[str, object]) -> Iterator[None
 
 
 @contextmanager
-def _leased(stage: Stage, root: Path, owner: dict[str, object]) -> Iterator[None]:
+def _leased(path: Path, owner: dict[str, object]) -> Iterator[None]:
     from pipelines.engine.leases import STALE_SECONDS, LeaseHeld, hold_lease
 
     with ExitStack() as held:
         try:
-            held.enter_context(hold_lease(lock_file(stage, root), owner))
+            held.enter_context(hold_lease(path, owner))
         except LeaseHeld as other:
-            killed = f"; the lock of a pipeline that was killed on another host expires after {STALE_SECONDS} s"
-            raise StageLocked(_owner_message(stage, root, json.dumps(other.owner)) + killed) from None
+            killed = f"; the lock of a process that was killed on another host expires after {STALE_SECONDS} s"
+            raise _Held(json.dumps(other.owner), killed) from None
         yield
 
 
-def _owner_message(stage: Stage, root: Path, text: str) -> str:
+def _owner(text: str) -> str:
     try:
         owner = json.loads(text)
-        who = "process {pid} on {host} (preset {preset}, since {since})".format(**owner)
-    except ValueError:  # the other holds the lock and has not written its name yet
-        who = "another process"
-    return f"stage {stage.name}: {who} is running it in {root}: wait until it ends, or use another --root"
+        kind = "import" if "import" in owner else "preset"
+        return f"process {owner['pid']} on {owner['host']} ({kind} {owner[kind]}, since {owner['since']})"
+    except ValueError:  # it holds the lock and has not written its name yet
+        return "another process"
 
 
 def _now() -> str:

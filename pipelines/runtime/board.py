@@ -35,6 +35,8 @@ class TrainingState:
     report: Progress | None = None
 
     def update(self, event: ProgressEvent, now: float) -> None:
+        if self.latest.ended and not event.ended:  # a trial that is stopped early may take another step meanwhile
+            return
         if event.step < self.latest.step and not event.ended:
             self.first_at, self.first_step = now, event.step
         self.latest, self.at, self.report = event, now, event.report or self.report

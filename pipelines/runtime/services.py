@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from datagen.cluster import connect_to_ray
 from datagen.files import replacing
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
+from pipelines.engine.processes import has_ended, this_process
 from pipelines.engine.scheduler import Observer
+from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
 from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
+    PROCESS,
     TrackingStore,
+    as_connection_error,
     commit_of_run,
+    end_open_runs,
     end_run,
-    find_run,
     log_artifact,
     log_metrics,
     open_store,
@@ -35,14 +43,17 @@ from sleepmodel.tracking.runs import (
 from sleepmodel.training.progress import Progress
 
 T = TypeVar("T")
+RETRIES = 3  # of a task whose process or node dies
+LOOK_SECONDS = 10  # between two looks at the cluster while a task runs
 FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names its dataset
 
 
 @dataclass
 class Services(Observer):
-    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `open` connects it before any of them runs.
+    """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `connect` and `start` are called before
+    any of them runs.
 
-    resources: set by `open`.
+    resources: set by `connect`.
     """
 
     experiment: Experiment
@@ -61,21 +72,25 @@ class Services(Observer):
         """When this file exists, the trainings of this process save and end. Every worker can see it."""
         return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
-    def open(self, identity: str) -> int:
-        """Connect to Ray ($RAY_ADDRESS, else a running local Ray, else a new one) and open the MLflow run that
-        holds the stages' runs. identity: of the plan. Returns how many trainings run side by side."""
+    def connect(self) -> None:
+        """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one."""
         self._store = open_store(self.root)
-        if not ray.is_initialized():
-            ray.init(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
+        end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
+        with keep_sigterm():
+            connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
         check_shared_root(self.root)
-        self._parent = start_run(self._store, self.experiment.name, identity, None, {}, {"sleepmodel.kind": "pipeline"})
-        return self.resources.max_concurrent
+
+    def start(self, identity: str) -> None:
+        """Open the MLflow run that holds the stages' runs. identity: of the plan."""
+        tags = {"sleepmodel.kind": "pipeline", PROCESS: json.dumps(this_process())}
+        self._parent = start_run(self.store, self.experiment.name, identity, None, {}, tags)
 
     def close(self, status: str) -> None:
-        """End the pipeline's MLflow run: FINISHED, FAILED or KILLED."""
-        assert self._parent is not None
-        end_run(self.store, self._parent, status)
+        """End the open MLflow runs of this process: of the pipeline, its stages and trials. status: FINISHED, FAILED or
+        KILLED."""
+        me = json.dumps(this_process())
+        end_open_runs(self.store, status, lambda process: process == me)
 
     def started(self, stage: Stage) -> None:
         """Open the stage's run."""
@@ -112,6 +127,7 @@ class Services(Observer):
         }
         params |= chosen or {}
         tags = {"sleepmodel.kind": "stage", "sleepmodel.dataset": ", ".join(datasets)}
+        tags[PROCESS] = json.dumps(this_process())
         return start_run(self.store, stage.name, stage.identity, self._parent, params, tags)
 
     def commit_of(self, stage: Stage) -> str:
@@ -126,18 +142,41 @@ class Services(Observer):
     def send_curve(self, stage: Stage, history: list[Progress]) -> None:
         """Log the part of a training's curve that MLflow has missed while it did not answer. Raises ConnectionError if
         it still does not."""
-        run = find_run(self.store, stage.identity)
-        assert run is not None, "the stage's run was opened when it started"
+        with as_connection_error(self.store):
+            run = self.run_of(stage)  # a new one if it was deleted since the stage started
         send_curve(self.store, run, history)
 
     def map(
-        self, function: Callable[..., T], calls: Sequence[tuple[object, ...]], cores: int, gpus: int = 0
+        self,
+        function: Callable[..., T],
+        calls: Sequence[tuple[object, ...]],
+        cores: int,
+        gpus: int = 0,
+        retries: int = RETRIES,
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order."""
-        task = ray.remote(num_cpus=cores, num_gpus=gpus)(function)
-        results: list[T] = ray.get([task.remote(*arguments) for arguments in calls])
-        return results
+        results in order. retries: of a task whose process or node dies.
+
+        Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
+        `scale.wait_minutes`: Ray would wait for ever.
+        """
+        # where several Rays run on a machine, Ray Train's cleaner would ask another one whether the training lives
+        here = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
+        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries, runtime_env=here)(function)
+        results = [task.remote(*arguments) for arguments in calls]
+        scale, large_enough = self.resources.scale, time.monotonic()
+        while True:
+            try:
+                return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
+            except GetTimeoutError:
+                try:
+                    plan_resources_on_ray(scale)
+                    large_enough = time.monotonic()
+                except ValueError as error:
+                    if time.monotonic() - large_enough > 60 * scale.wait_minutes:
+                        raise TimeoutError(
+                            f"{error}; no node came in scale.wait_minutes = {scale.wait_minutes}"
+                        ) from error
 
 
 def check_shared_root(root: Path) -> None:

@@ -39,8 +39,9 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
             run=services.run_of(context.stage),
             watch=SendProgress(context.stage.name),
         )
-        # a process of its own, as Tune needs the main thread; without a core, as all cores are for the trials
-        (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0)
+        # a process of its own, as Tune needs the main thread; without a core, as all cores are for the trials; without
+        # a retry, which would wait for the cores of the trials that it left: Ray frees them when the pipeline ends
+        (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0, retries=0)
         best(trials)  # raises where there is none: then the stage is not done
         TRIALS.save(context.output, trials)
 

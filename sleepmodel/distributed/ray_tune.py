@@ -1,36 +1,53 @@
 """Ray Tune over the sleep passes N and the fast-weight learning rate eta, stopped early by ASHA at equal tokens.
 
-A trial runs the training loop in one process with the cores of one worker, so that trials share a small machine. A
-trial saves no checkpoints: one that dies starts again.
+A trial with one worker runs the training loop in Tune's own process, with the cores of that worker, so that trials
+share a small machine. With several workers, or where DeepSpeed partitions, it is a training of its own under Ray Train,
+and the process that starts it takes no core. Both save a checkpoint at each report, and go on from the last one.
+
+Tune keeps on disk what it knows of the trials. Nothing there is the MLflow store, and each call of `search` derives all
+paths anew, so a search goes on after the store or the root has moved.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 import torch
 from ray import tune
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.train import UserCallback
+from ray.tune import Callback, CheckpointConfig, Experiment, ResultGrid, ResumeConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
+from ray.util.queue import Empty, Queue
 
-from datagen.storage import as_path, for_ray
-from sleepmodel.config import Search
-from sleepmodel.distributed.job import TrainingJob
+from datagen.storage import as_path, for_ray, local_copy
+from sleepmodel.config import Scale, Search
+from sleepmodel.distributed import checkpoints
+from sleepmodel.distributed.job import TrainingJob, read_training
+from sleepmodel.distributed.ray_train import RESTARTS, fit
 from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
 from sleepmodel.training.engine import LocalEngine
-from sleepmodel.training.loop import NonFiniteError, train
-from sleepmodel.training.progress import Progress, ProgressEvent, ProgressTicker
+from sleepmodel.training.loop import NonFiniteError, Save, train
+from sleepmodel.training.progress import Progress, ProgressCallback, ProgressEvent, ProgressTicker
 
 EXPERIMENT = "search"
-RESTARTS = 3  # of a trial whose node or process died
 N, ETA = "sleep_passes", "fast_weight_lr"
+STOP = "STOP"  # the file that ends a trial under Ray Train
+REPORT_SECONDS = 1.0  # between two looks whether such a trial has ended
+# of Tune's own settings for a trial: with one, Tune also writes its state of the search at every checkpoint of a trial
+KEPT = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,8 @@ def best(trials: list[TrialResult]) -> TrialResult:
 
 
 def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialResult]:
-    """Run or resume the search under `job.output`; returns the last report of every trial.
+    """Run or resume the search under `job.output`; returns the last report of every trial. A trial that diverged before
+    its first report is not among them.
 
     The first trials have eta = 1, the paper's (or the nearest in the range), one for each N. Optuna's seeded sampler
     chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
@@ -66,89 +84,163 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     there were more than fit the cluster, some would wait, and ASHA would compare them late.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # verbose=0 silences only the old output
+    # it warns of each checkpoint less than 5 s after another
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # it logs where its files are
-    resources: dict[str, float] = {"cpu": job.scale.cores, "gpu": int(job.scale.gpu or False)}
-    trainable = tune.with_resources(tune.with_parameters(_trial, job=job), resources)
-    storage, filesystem = for_ray(as_path(job.output))
-    path = f"{storage}/{EXPERIMENT}"
-    if Tuner.can_restore(path, storage_filesystem=filesystem):
-        tuner = Tuner.restore(path, trainable=trainable, resume_errored=True, storage_filesystem=filesystem)
-    else:
-        tuner = Tuner(
-            trainable,
-            param_space={
-                N: tune.choice(list(config.sleep_passes)),
-                ETA: tune.loguniform(config.eta_low, config.eta_high),
-            },
-            tune_config=_tune_config(job, config, max_concurrent),
-            run_config=RunConfig(
-                name=EXPERIMENT,
-                storage_path=storage,
-                storage_filesystem=filesystem,
-                failure_config=FailureConfig(max_failures=RESTARTS),
-                callbacks=[_EndTrials(job)],
-                verbose=0,
-            ),
-        )
-    results = tuner.fit()
-    if results.errors:  # the next call runs these trials again; a trial that diverged is not among them
-        raise results.errors[0]
-    return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
-
-
-def _tune_config(job: TrainingJob, config: Search, max_concurrent: int) -> TuneConfig:
-    budget = job.train.steps
-    paper = min(max(1.0, config.eta_low), config.eta_high)
-    return TuneConfig(
+    budget, paper = job.train.steps, min(max(1.0, config.eta_low), config.eta_high)
+    space = {N: tune.choice(list(config.sleep_passes)), ETA: tune.loguniform(config.eta_low, config.eta_high)}
+    output = as_path(job.output)
+    storage, filesystem = for_ray(output)
+    experiment = Experiment(
+        EXPERIMENT,
+        tune.with_resources(tune.with_parameters(_trial, job=job), _resources(job.scale)),
+        config=space,
+        num_samples=config.trials,
+        storage_path=storage,
+        storage_filesystem=filesystem,
+        checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+        max_failures=RESTARTS,
+        trial_name_creator=lambda trial: _directory(trial.trial_id),
+        trial_dirname_creator=lambda trial: _directory(trial.trial_id),
+    )
+    optuna_search = OptunaSearch(seed=config.seed, points_to_evaluate=[{N: n, ETA: paper} for n in config.sleep_passes])
+    # a step has the same tokens at every N, so stopping by steps compares at equal tokens
+    scheduler = ASHAScheduler(
+        time_attr="step", max_t=budget, grace_period=max(1, budget // config.grace), reduction_factor=2
+    )
+    resumed = any((output / EXPERIMENT).glob("experiment_state-*.json"))
+    # not a Tuner, which would take the callbacks, the scheduler and all other settings from a pickle
+    analysis = tune.run(
+        experiment,  # type: ignore[arg-type]
+        config=space,
         metric="accuracy",
         mode="max",
-        num_samples=config.trials,
-        max_concurrent_trials=max_concurrent,
-        search_alg=OptunaSearch(seed=config.seed, points_to_evaluate=[{N: n, ETA: paper} for n in config.sleep_passes]),
-        # a step has the same tokens at every N, so stopping by steps compares at equal tokens
-        scheduler=ASHAScheduler(
-            time_attr="step", max_t=budget, grace_period=max(1, budget // config.grace), reduction_factor=2
-        ),
-        trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
-        trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+        search_alg=_Suggestions(ConcurrencyLimiter(optuna_search, max_concurrent), experiment),
+        scheduler=scheduler,
+        callbacks=[_EndTrials(job), _SaveScheduler(scheduler)],
+        resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if resumed else None,  # type: ignore[arg-type]
+        raise_on_failed_trial=False,
+        verbose=0,
     )
+    results = ResultGrid(analysis)
+    if results.errors:  # the next call runs these trials again; a trial that diverged is not among them
+        raise results.errors[0]
+    table = results.get_dataframe()
+    reported = table.dropna(subset=["step"]) if "step" in table else table[:0]
+    return [_result(row, job) for _, row in reported.iterrows()]
+
+
+def _resources(scale: Scale) -> dict[str, float]:
+    """What Tune reserves for a trial. Ray Train reserves its workers itself; Tune must reserve something, so a byte."""
+    if _distributed(scale):
+        return {"memory": 1}
+    return {"cpu": scale.cores, "gpu": int(scale.gpu or False)}
+
+
+def _distributed(scale: Scale) -> bool:
+    return scale.workers > 1 or scale.zero_stage > 0
 
 
 def _trial(params: dict[str, Any], job: TrainingJob) -> None:
-    torch.set_num_threads(job.scale.cores)
-    name, trial = _name(job, params), tune.get_context().get_trial_id()
-    job = replace(job, model=replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA]))
-    curve = None
+    trial, name = tune.get_context().get_trial_id(), _name(job, params)
+    run = None
+    model = replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA])
     if job.store:
-        settings = {"model": asdict(job.model), "train": asdict(job.train)}
+        settings = {"model": asdict(model), "train": asdict(job.train)}
         run = start_run(job.store, name, _identity(job, trial), job.run, settings, {})
-        curve = ProgressLog(job.store, run)
+    output = as_path(job.output) / EXPERIMENT / _directory(trial)
+    watch = partial(_of_trial, job.watch, trial)
+    job = replace(job, name=name, model=model, output=str(output), run=run, watch=watch)
+    try:
+        history = _fit(job) if _distributed(job.scale) else _train(job)
+        # a trial that ended just before the search was killed: Tune stops the others at their last report
+        tune.report(asdict(history[-1]))
+    except NonFiniteError as error:  # it stays incomplete, so it cannot win
+        watch(ProgressEvent(name, name, 0, job.train.steps, ended=True, message=str(error)))
 
-    ticker = ProgressTicker(job.watch, trial, name, job.train.steps)
 
-    def report(at: Progress, save: object) -> None:
+def _train(job: TrainingJob) -> list[Progress]:
+    """Train in this process."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it logs where each checkpoint is
+    torch.set_num_threads(job.scale.cores)
+    ticker = ProgressTicker(job.watch, job.name, job.name, job.train.steps)
+    curve = ProgressLog(job.store, job.run) if job.store and job.run else None
+
+    def report(at: Progress, save: Save) -> None:
         ticker.report(at)
         if curve:
             curve.log(at)
-        metrics = ("step", "tokens", "accuracy", "loss", "grad_norm", "tokens_per_second", "seconds")
-        tune.report({metric: getattr(at, metric) for metric in metrics})
+        with tempfile.TemporaryDirectory() as directory:
+            save(Path(directory))
+            checkpoints.write_manifest(Path(directory), engine.rank, at.step, job.scale)
+            tune.report(asdict(at), checkpoint=tune.Checkpoint(directory))
 
-    def between(step: int, save: object) -> None:
+    def between(step: int, save: Save) -> None:
         ticker.step(step)
 
-    ticker.step(0)
     model = job.build()
-    device = torch.device("cuda" if job.scale.gpu else "cpu")
-    engine = LocalEngine(model.to(device), job.train, job.scale.accumulation)
-    try:
-        train(engine, job.rows(), job.train, job.validate(), report, None, between)
-    except NonFiniteError as error:
-        ticker.end(str(error))  # it stays incomplete, so it cannot win
+    engine = LocalEngine(model.to("cuda" if job.scale.gpu else "cpu"), job.train, job.scale.accumulation)
+    # not tune.get_checkpoint(), which may be older than the last report
+    latest = checkpoints.latest(as_path(job.output))
+    ticker.step(latest.step if latest else 0)
+    with local_copy(latest.path) if latest else nullcontext() as resume:
+        return train(engine, job.rows(), job.train, job.validate(), report, resume, between)
+
+
+def _fit(job: TrainingJob) -> list[Progress]:
+    """Train under Ray Train, beside this thread, which Tune ends at a report."""
+    stop = as_path(job.output) / STOP
+    stop.unlink(missing_ok=True)
+    reports = Queue(actor_options={"num_cpus": 0})
+    training = ThreadPoolExecutor(1).submit(fit, replace(job, stop=str(stop)), (_SendReports(reports),))
+    _running.append((stop, training))
+    while not training.done() or not reports.empty():
+        with suppress(Empty):
+            tune.report(reports.get(timeout=REPORT_SECONDS))
+    training.result()
+    return read_training(as_path(job.output)).history
+
+
+class _SendReports(UserCallback):
+    """Sends each report to the process of the trial. Not TuneReportCallback: its queue would block Ray Train, and with
+    it the end of the training, once Tune reads no more."""
+
+    def __init__(self, reports: Queue) -> None:
+        self.reports = reports
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if "accuracy" in metrics[0]:  # not where it only saves to stop
+            self.reports.put(metrics[0])
+
+
+class _EndTraining:
+    """A part of the trial's actor. Tune kills it to stop a trial: Ray would keep the cores of a training that has not
+    ended by then."""
+
+    def cleanup(self) -> None:
+        for stop, training in _running:
+            if not training.done():
+                stop.touch()
+            wait([training])
+        super().cleanup()  # type: ignore[misc]  # Tune's
+
+
+_trial.__mixins__ = (_EndTraining,)  # type: ignore[attr-defined]  # which Tune's actor inherits from
+_running: list[tuple[Path, Future[None]]] = []  # the training of this process
+
+
+def _of_trial(watch: ProgressCallback, trial: str, event: ProgressEvent) -> None:
+    """Two trials may have one name."""
+    watch(replace(event, id=trial))
 
 
 def _name(job: TrainingJob, params: dict[str, Any]) -> str:
     return f"{job.name}-N{params[N]}-eta{params[ETA]:.2f}"
+
+
+def _directory(trial_id: str) -> str:
+    return f"trial-{trial_id}"
 
 
 def _identity(job: TrainingJob, trial_id: str) -> str:
@@ -174,6 +266,35 @@ class _EndTrials(Callback):
         if self.job.store:
             run = start_run(self.job.store, trial.trial_id, _identity(self.job, trial.trial_id), self.job.run, {}, {})
             end_run(self.job.store, run, status)
+
+
+class _Suggestions(SearchGenerator):
+    """Resumes with what was suggested and observed, but with the storage and the limit of the running search, not with
+    those that Tune would restore."""
+
+    def __init__(self, searcher: ConcurrencyLimiter, experiment: Experiment) -> None:
+        super().__init__(searcher)
+        self.experiment, self.max_concurrent = experiment, searcher.max_concurrent
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "experiment": None}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state({**state, "experiment": self.experiment})
+        self.searcher.set_max_concurrency(self.max_concurrent)
+
+
+class _SaveScheduler(Callback):
+    """Keeps ASHA's rungs with Tune's state of the search, which lacks them."""
+
+    def __init__(self, scheduler: ASHAScheduler) -> None:
+        self.scheduler = scheduler
+
+    def get_state(self) -> dict[str, Any]:
+        return vars(self.scheduler)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        vars(self.scheduler).update(state)
 
 
 def _result(row: pd.Series, job: TrainingJob) -> TrialResult:

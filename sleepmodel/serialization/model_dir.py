@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datagen.files import replacing
 from datagen.storage import as_path
@@ -43,14 +44,22 @@ def load_directory(directory: Path) -> SleepModel:
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory}: no model here (no {name}); give a directory that `save` wrote")
     try:
-        config = ModelConfig.from_dict(_read_json(directory / CONFIG))
+        config = ModelConfig.from_dict(read_json(directory / CONFIG))
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}; take another copy of the model") from error
     _, weights = read_tensors(directory / WEIGHTS)
     # on the meta device first, so that a config cannot allocate more memory than the file justifies
     with torch.device("meta"):
         model = SleepModel(config)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model.load_state_dict(checked_weights(weights, sizes, directory), assign=True)
+    if (directory / VOCABULARY).is_file():
+        model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
+    return model.eval()
+
+
+def checked_weights(weights: dict[str, Tensor], wanted: dict[str, torch.Size], directory: Path) -> dict[str, Tensor]:
+    """The weights in float32. Raises ValueError unless they have the names and sizes of `wanted` and are finite."""
     found = {name: tensor.shape for name, tensor in weights.items()}
     if wanted != found:
         name = min(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
@@ -59,13 +68,10 @@ def load_directory(directory: Path) -> SleepModel:
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"{directory / WEIGHTS}: {name} has values that are not finite; take an earlier model")
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-    if (directory / VOCABULARY).is_file():
-        model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
-    return model.eval()
+    return {name: tensor.float() for name, tensor in weights.items()}
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file. Raises ValueError if the file is not JSON."""
     try:
         return json.loads(path.read_bytes())
@@ -75,7 +81,7 @@ def _read_json(path: Path) -> Any:
 
 def _read_vocabulary(path: Path, size: int) -> tuple[str, ...]:
     try:
-        words = _read_json(path)
+        words = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another copy of the model") from error
     if not isinstance(words, list) or len(words) != size or not all(isinstance(word, str) for word in words):

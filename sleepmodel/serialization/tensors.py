@@ -31,8 +31,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str])
         fresh.chmod(mode)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read the metadata and the tensors of a safetensors file, on the CPU.
+def read_tensors(path: Path, foreign: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read the metadata and the tensors of a safetensors file, on the CPU. foreign: a file without a checksum is read,
+    whatever its metadata.
 
     Raises ValueError if it is not a safetensors file, is truncated, or does not match its checksum, which detects
     accidents, not forgery; OSError if it cannot be read. A file that another tool wrote, without metadata, has no
@@ -47,8 +48,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             facts, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that torch lacks
         raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
-    foreign = facts in ({}, {"format": "pt"})
-    if not foreign and facts.pop(SUM, "") != _checksum(tensors, facts):
+    unsigned = facts in ({}, {"format": "pt"}) or (foreign and SUM not in facts)
+    if not unsigned and facts.pop(SUM, "") != _checksum(tensors, facts):
         raise ValueError(f"{path}: changed since it was written (its {SUM} differs); take another copy of it")
     return facts, tensors
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from sleepmodel.config import ModelConfig
 from sleepmodel.inference.session import Session
+from sleepmodel.mixers.base import PAD
 from sleepmodel.serialization.model_dir import load_directory
 
 
@@ -23,10 +26,10 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
         raise ValueError(
             f"tokens: must be integers [B, T] with B and T at least 1, is {given}; give one row per prompt"
         )
-    bad = np.argwhere(tokens >= config.vocab_size)
+    bad = np.argwhere((tokens >= config.vocab_size) | (tokens < PAD))
     if len(bad):
         row, column = map(int, bad[0])
-        value, allowed = tokens[row, column], f"0 to {config.vocab_size - 1}, or negative for a pad"
+        value, allowed = tokens[row, column], f"0 to {config.vocab_size - 1}, or {PAD} for a pad"
         raise ValueError(
             f"tokens[{row}, {column}] = {value}: must be in the vocabulary, {allowed}; encode the prompt again"
         )
@@ -50,40 +53,51 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
             )
 
 
+class Refused(MlflowException, ValueError):
+    """A request that the model cannot answer. MLflow's server returns HTTP 400 with its message."""
+
+
 class Answers(PythonModel):
     """Greedy answers to prompts: the pyfunc that MLflow serves."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self.model = load_directory(Path(context.artifacts["model"]))
 
-    # model_input is a dict of arrays, but MLflow rejects a type hint that says so
+    # MLflow rejects a type hint that says which inputs are possible
     def predict(
-        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> dict[str, npt.NDArray[np.int64]]:
         """Generate the n tokens that follow each row, greedily: {"tokens": int64 [B, T]} -> {"answer": int64 [B, n]}.
 
-        Negative tokens are pads, as in Session.read. params: {"n": number of tokens}; 1 by default.
-        Raises ValueError for prompts that the model cannot answer.
+        model_input: a dict or a DataFrame, whose column `tokens` holds lists. -1 is a pad, as in Session.read.
+        params: {"n": number of tokens}; the registered model has its own default, otherwise 1.
+        Raises Refused, a ValueError, for prompts that the model cannot answer.
         """
-        tokens, n = _prompts(model_input), (params or {}).get("n", 1)
-        if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
-            raise ValueError(f"n = {n!r:.200}: must be an integer of at least 1, the number of tokens to generate")
-        n = int(n)
-        check_prompts(self.model.config, tokens, n)
+        n = (params or {}).get("n", 1)
+        try:
+            tokens = _prompts(model_input)
+            if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
+                raise ValueError(f"n = {n!r:.200}: must be an integer of at least 1, the number of tokens to generate")
+            check_prompts(self.model.config, tokens, int(n))
+        except ValueError as error:
+            raise Refused.invalid_parameter_value(str(error)) from error
         session = Session(self.model, len(tokens))
         session.read(torch.from_numpy(tokens.astype(np.int64)), last=True)
-        return {"answer": session.generate(n).numpy()}
+        return {"answer": session.generate(int(n)).numpy()}
 
 
-def _prompts(model_input: object) -> npt.NDArray[Any]:
+def _prompts(model_input: pd.DataFrame | dict[str, Any]) -> npt.NDArray[Any]:
     """The prompts of a request, as an array of any shape and dtype. Raises ValueError if there is none."""
-    if not isinstance(model_input, dict) or "tokens" not in model_input:
-        given = sorted(map(str, model_input)) if isinstance(model_input, dict) else type(model_input).__name__
-        raise ValueError(f'input {given}: must be {{"tokens": integers [B, T]}}, one row per prompt')
+    if not isinstance(model_input, (dict, pd.DataFrame)):
+        raise ValueError(f'input {type(model_input).__name__}: must be {{"tokens": integers [B, T]}}')
+    if "tokens" not in model_input:
+        raise ValueError(f'input {sorted(map(str, model_input))}: must be {{"tokens": integers [B, T]}}')
+    rows = model_input["tokens"]
     try:
-        return np.asarray(model_input["tokens"])
+        return np.asarray(rows.tolist() if isinstance(rows, pd.Series) else rows)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"tokens: must be integers [B, T], all rows of one length ({error}); pad with -1") from error
+        allowed = "must be integers [B, T], all rows of one length"
+        raise ValueError(f"tokens: {allowed} ({error}); pad with {PAD}") from error
 
 
 set_model(Answers())

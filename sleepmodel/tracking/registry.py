@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,18 +15,23 @@ import mlflow.pyfunc
 import numpy as np
 import numpy.typing as npt
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
+from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
+from requests.exceptions import RequestException
 
 import datagen.files
+from datagen.storage import as_path
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory, save
 from sleepmodel.tracking import pyfunc
+from sleepmodel.tracking.locations import artifact_path, shell_command, sqlite_file, under_root
 from sleepmodel.tracking.redact import redacted
-from sleepmodel.tracking.runs import SQLITE, TrackingStore, client_of, first_contact, tracking_uri
+from sleepmodel.tracking.runs import TrackingStore, client_of, first_contact, tracking_uri
 
 CHAMPION = "champion"
 WEIGHTS_FOLDER = "model"
@@ -40,6 +46,10 @@ class Version:
     name: str
     version: str
     tags: dict[str, str]
+
+
+class ChampionUnavailable(RuntimeError):
+    """The champion of a registered model cannot be loaded."""
 
 
 def register(
@@ -79,7 +89,6 @@ def register(
 def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.NDArray[np.int64], answers: int) -> None:
     """Write the pyfunc to directory/pyfunc: weights, PACKAGES, and what they need. Nothing in it is a pickle."""
     save(model, directory / WEIGHTS_FOLDER)
-    integers, matrix = np.dtype(np.int64), (-1, -1)
     mlflow.pyfunc.save_model(
         directory / "pyfunc",
         mlflow_model=card,
@@ -87,8 +96,9 @@ def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.N
         artifacts={WEIGHTS_FOLDER: str(directory / WEIGHTS_FOLDER)},
         code_paths=[str(package) for package in PACKAGES],
         signature=ModelSignature(
-            Schema([TensorSpec(integers, matrix, "tokens")]),
-            Schema([TensorSpec(integers, matrix, "answer")]),
+            # for integers, MLflow would cast 0.9 to 0 before the model could refuse it
+            Schema([ColSpec(AnyType(), "tokens")]),  # type: ignore[no-untyped-call]
+            Schema([TensorSpec(np.dtype(np.int64), (-1, -1), "answer")]),
             ParamSchema([ParamSpec("n", "integer", answers)]),
         ),
         input_example={"tokens": example},
@@ -109,10 +119,25 @@ def champion(store: TrackingStore, name: str) -> Version | None:
 
 
 def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
-    """The champion, loaded on the CPU in evaluation mode; None if there is none."""
+    """The champion, loaded on the CPU in evaluation mode; None if there is none.
+
+    Raises ChampionUnavailable if its files are missing, damaged, or of a model that this code cannot build, and
+    ConnectionError if the store does not answer.
+    """
     client = client_of(store)
     found = _by_alias(client, name, CHAMPION)
-    return load_directory(_download(store.uri, client, found)) if found else None
+    if found is None:
+        return None
+    place = client.get_model_version_download_uri(name, found.version)
+    try:
+        return load_directory(_download(store.uri, place))
+    except (FileNotFoundError, ValueError) as error:
+        code = f"import mlflow; mlflow.MlflowClient().delete_registered_model_alias({name!r}, {CHAMPION!r})"
+        command = shell_command(store.uri, f"python -c {shlex.quote(code)}")
+        raise ChampionUnavailable(
+            f"champion v{found.version} of {name} cannot be loaded from {redacted(place)}: {error}. Restore these "
+            f"files, or let the next model become the champion without a comparison: {command}"
+        ) from error
 
 
 def download_model(uri: str) -> Path:
@@ -126,30 +151,53 @@ def download_model(uri: str) -> Path:
     if parts is None:
         raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
     name, alias, number = parts.groups()
-    store_uri = tracking_uri(os.path.expanduser(os.environ.get("SLEEPMODEL_ROOT") or "runs"))
+    root = as_path(os.environ.get("SLEEPMODEL_ROOT") or "runs")
+    store_uri = tracking_uri(root)
     help_text = "set SLEEPMODEL_ROOT to the pipeline's root, or MLFLOW_TRACKING_URI to its MLflow store"
-    if store_uri.startswith(SQLITE) and not Path(store_uri.removeprefix(SQLITE)).is_file():
+    database = sqlite_file(store_uri)
+    if database and not database.is_file():
         raise FileNotFoundError(f"{uri}: the MLflow database {redacted(store_uri)} does not exist; {help_text}")
     with first_contact(store_uri):
         client = MlflowClient(store_uri, store_uri)
         found = _by_alias(client, name, alias) if alias else _by_number(client, name, number)
-    if found is None:
-        raise FileNotFoundError(f"{uri}: the MLflow store {redacted(store_uri)} has no such model; {help_text}")
-    return _download(store_uri, client, found)
+        if found is None:
+            raise FileNotFoundError(f"{uri}: the MLflow store {redacted(store_uri)} has no such model; {help_text}")
+        place = client.get_model_version_download_uri(name, found.version)
+    try:
+        return _download(store_uri, under_root(place, database.parent if database else root))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{uri}: the files of version {found.version} are missing: {error}") from error
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    models = client.search_registered_models(f"name = '{name}'")
-    number = models[0].aliases.get(alias) if models else None
-    return client.get_model_version(name, number) if number else None
+    return _if_there(lambda: client.get_model_version_by_alias(name, alias))
 
 
 def _by_number(client: MlflowClient, name: str, number: str) -> ModelVersion | None:
-    versions = client.search_model_versions(f"name = '{name}' and version_number = {number}")
-    return versions[0] if versions else None
+    return _if_there(lambda: client.get_model_version(name, number))
 
 
-def _download(uri: str, client: MlflowClient, version: ModelVersion) -> Path:
-    """The directory of the model's files. If the store is a server, they are downloaded to a temporary directory."""
-    place = client.get_model_version_download_uri(version.name, version.version)
-    return Path(download_artifacts(f"{place}/artifacts/{WEIGHTS_FOLDER}", tracking_uri=uri, registry_uri=uri))
+def _if_there(get: Callable[[], ModelVersion]) -> ModelVersion | None:
+    try:
+        return get()
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias or version
+            return None
+        raise
+
+
+def _download(uri: str, place: str) -> Path:
+    """The directory of config and weights in a version's files at `place`; a temporary copy where they are not on a
+    disk. Raises FileNotFoundError if they are not there, ConnectionError if they cannot be downloaded."""
+    if local := artifact_path(place):
+        directory = local / "artifacts" / WEIGHTS_FOLDER
+        if not directory.is_dir():
+            raise FileNotFoundError(f"{directory} does not exist; it was deleted or moved")
+        return directory
+    where = f"{place}/artifacts/{WEIGHTS_FOLDER}"
+    try:
+        if not list_artifacts(where, tracking_uri=uri):
+            raise FileNotFoundError(f"{redacted(where)} does not exist; it was deleted or moved")
+        return Path(download_artifacts(where, tracking_uri=uri, registry_uri=uri))
+    except (MlflowException, RequestException, ImportError) as error:
+        raise ConnectionError(redacted(f"{where} cannot be downloaded: {error!s:.500}; try again")) from None

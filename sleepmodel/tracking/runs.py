@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +17,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
+from sleepmodel.tracking.locations import (
+    ARTIFACTS,
+    absolute_uri,
+    check_database,
+    correct_locations,
+    is_database,
+    shell_command,
+    sqlite_file,
+    sqlite_uri,
+)
 from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, environment
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.training.progress import Progress
 
-IDENTITY = "sleepmodel.identity"
-SQLITE = "sqlite:///"
+IDENTITY, PROCESS = "sleepmodel.identity", "sleepmodel.process"
+PARENT, EXPERIMENT = "mlflow.parentRunId", "sleepmodel"
 CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped")
 PROBE_SECONDS = 5
 RETRY_SECONDS = 60.0
@@ -54,31 +65,57 @@ class TrackingStore:
 
 def tracking_uri(root: str | Path) -> str:
     """$MLFLOW_TRACKING_URI if set, else a SQLite database under `root`. The path of a database is made absolute, as
-    the processes of a run have different working directories. Raises ValueError if the root is in an object store."""
+    the processes of a run have different working directories. Raises ValueError if the root is in an object store, if
+    its name is not UTF-8, and for a database in memory."""
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(root)!r}: is not UTF-8, as Ray and MLflow need it: rename it, or use another") from None
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri and "://" in str(root):
+    if uri:
+        return absolute_uri(uri)
+    if "://" in str(root):
         raise ValueError(
             f"{root}: an object store cannot hold an MLflow database; set MLFLOW_TRACKING_URI to an MLflow server "
             "or to a database that all nodes can reach"
         )
-    uri = uri or f"{SQLITE}{root}/mlflow.db"
-    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+    return sqlite_uri(Path(root) / "mlflow.db")
 
 
-def open_store(root: Path, experiment: str = "sleepmodel") -> TrackingStore:
+def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
     """Open the store and the experiment, or create them. Call it in the driver, before workers use the store.
 
-    Without a server, artifacts go to <root>/mlartifacts. Raises ConnectionError if the store does not answer.
+    Without a server, artifacts go to <root>/mlartifacts. If the root was moved there since, the store is told so.
+    Raises ConnectionError if the store cannot be used, ValueError if the experiment was deleted.
     """
     uri = tracking_uri(root)
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with first_contact(uri):
         client = MlflowClient(uri, uri)
         known = client.get_experiment_by_name(experiment)
-    if known is not None:
-        return TrackingStore(uri, known.experiment_id)
-    # MLflow's default is relative to the working directory, which differs between processes
-    artifacts = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
-    return TrackingStore(uri, client.create_experiment(experiment, artifacts))
+        if is_database(uri):
+            correct_locations(uri, root, experiment)
+    if known is None:
+        # MLflow's default is relative to the working directory, which differs between processes
+        artifacts = None if _is_server(uri) else (root.absolute() / ARTIFACTS).as_uri()
+        return TrackingStore(uri, client.create_experiment(experiment, artifacts))
+    if known.lifecycle_stage == LifecycleStage.DELETED:
+        raise ValueError(
+            redacted(f"MLflow store {uri}: the experiment {experiment!r} was deleted. Restore it with its runs: ")
+            + shell_command(uri, f"mlflow experiments restore --experiment-id {known.experiment_id}")
+        )
+    return TrackingStore(uri, known.experiment_id)
+
+
+def find_moved_artifacts(root: Path) -> None:
+    """Make the database under `root`, if there is one, name the present location of its artifacts, also where no
+    pipeline will open it: for MLflow's own commands."""
+    uri = tracking_uri(root)
+    file = sqlite_file(uri)
+    if file and os.access(file, os.W_OK):
+        with first_contact(uri):
+            correct_locations(uri, root, EXPERIMENT)
 
 
 def _is_server(uri: str) -> bool:
@@ -91,19 +128,19 @@ def client_of(store: TrackingStore) -> MlflowClient:
 
 @contextmanager
 def first_contact(uri: str) -> Iterator[None]:
-    """Fail fast at the first request: MLflow would retry for minutes if the server is down. Raises ConnectionError in
-    place of MLflow's exception."""
+    """Fail fast at the first request: MLflow would retry for minutes if a server or database is down. Raises
+    ConnectionError in place of MLflow's exception."""
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
     try:
+        check_database(uri, PROBE_SECONDS)
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        reason = getattr(error, "orig", None) or error  # SQLAlchemy's own text has a link and the statement
         raise ConnectionError(
-            redacted(
-                f"MLflow store {uri} cannot be used: {error}. Start this server, or set MLFLOW_TRACKING_URI to one "
-            )
-            + "that runs, or unset it to use a SQLite database under the root"
+            redacted(f"MLflow store {uri} cannot be used: {reason}. Start this server or repair this database, or set ")
+            + "MLFLOW_TRACKING_URI to another one, or unset it to use a SQLite database under the root"
         ) from None  # MLflow's exception holds the address with its secrets
     finally:
         for name, value in before.items():
@@ -123,18 +160,22 @@ def start_run(
     """Reopen the run of an identity, or create it if there is none. Returns its id.
 
     parent: id of the run that it is nested under; params: nested dicts become dotted names, and values strings, of
-    which MLflow keeps 6,000 characters; tags: added to a new run, besides those of its environment. Raises
+    which MLflow keeps 6,000 characters; tags: a new run also has those of its environment. Raises
     MlflowException if a parameter was logged before with another value.
     """
     client = client_of(store)
     run_id = find_run(store, identity)
     if run_id is None:
-        nested = {"mlflow.parentRunId": parent} if parent else {}
+        nested = {PARENT: parent} if parent else {}
         all_tags = {**environment(), **tags, **nested, IDENTITY: identity}
         run_id = client.create_run(store.experiment_id, run_name=name, tags=all_tags).info.run_id
     else:
         client.update_run(run_id, status="RUNNING")
-    client.log_batch(run_id, params=[Param(key, value) for key, value in _flat(params).items()])
+    client.log_batch(
+        run_id,
+        params=[Param(key, value) for key, value in _flat(params).items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
     return str(run_id)
 
 
@@ -157,6 +198,30 @@ def commit_of_run(store: TrackingStore, identity: str) -> str:
 def end_run(store: TrackingStore, run_id: str, status: str) -> None:
     """End a run. status: FINISHED, FAILED or KILLED."""
     client_of(store).set_terminated(run_id, status)
+
+
+def end_open_runs(store: TrackingStore, status: str, of: Callable[[str], bool]) -> None:
+    """End the open runs of processes, and those nested in runs of theirs. of: whether a process is among them, given
+    the tag PROCESS of a run."""
+    client, is_open = client_of(store), "attributes.status = 'RUNNING'"
+
+    def process(run: Run) -> str | None:
+        tags = run.data.tags
+        if PROCESS in tags or PARENT not in tags:
+            return tags.get(PROCESS)
+        parent = f"attributes.run_id = '{tags[PARENT]}'"  # get_run would fail where it was removed by `mlflow gc`
+        found = client.search_runs([store.experiment_id], parent, ViewType.ALL, max_results=1)
+        return process(found[0]) if found else None
+
+    page = client.search_runs([store.experiment_id], is_open)
+    runs = list(page)
+    while page.token:
+        page = client.search_runs([store.experiment_id], is_open, page_token=page.token)
+        runs += page
+    for run in runs:
+        owner = process(run)
+        if owner is not None and of(owner):
+            client.set_terminated(run.info.run_id, status)
 
 
 def log_metrics(

@@ -14,8 +14,11 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.scripts.scripts import cli
 
 from cluster.merge import CLUSTER, merged
+from tests.cluster.spot import metadata_service
+from tests.waiting import run
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load(CLUSTER.read_text())
@@ -115,6 +118,22 @@ def test_jobs_find_the_shared_root_and_mlflow(tmp_path: Path) -> None:
 def test_an_mlflow_server_of_yours_is_used(tmp_path: Path) -> None:
     found = environment_of("export MLFLOW_TRACKING_URI=https://yours; " + FILE["head_start_ray_commands"][1], tmp_path)
     assert found["MLFLOW_TRACKING_URI"] == "https://yours"
+
+
+@pytest.mark.parametrize(("life_cycle", "drains"), [("spot", True), ("on-demand", False), (None, False)])
+def test_a_spot_node_that_aws_takes_back_is_drained(life_cycle: str | None, drains: bool, tmp_path: Path) -> None:
+    for name, does in {"ray": 'printf "%s\\n" "$@"', "sleep": ":"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    with metadata_service(life_cycle) as (settings, questions):
+        settings |= {"RAY_HEAD_IP": "192.0.2.1", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+        done = run(["bash", str(ROOT / "cluster/spot.sh")], env=settings)
+    assert done.returncode == 0, done.stderr
+    assert questions == ["instance-life-cycle", *["spot/instance-action"] * (3 if drains else 0)]
+    assert ("--reason=DRAIN_NODE_REASON_PREEMPTION" in done.stdout) == drains
+    if drains:
+        command, *words = done.stdout.splitlines()
+        cli.commands[command].make_context(command, words)  # Ray's own command line can read it
 
 
 def test_nodes_install_from_the_pins() -> None:

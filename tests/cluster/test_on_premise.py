@@ -8,8 +8,11 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -18,6 +21,7 @@ import yaml
 from mlflow import MlflowClient
 
 from tests.cluster.machines import HEAD, WORKER, machines, obstacle
+from tests.cluster.spot import metadata_service
 from tests.waiting import run, scaled, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -126,23 +130,56 @@ def test_a_job_uses_both_nodes_and_leaves_all_in_the_root_and_in_mlflow(cluster:
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 1 + 8 + 2 and {run.info.status for run in runs} == {"FINISHED"}
     assert client.get_model_version_by_alias("sleep-rule110", "champion").version
+    wait_for(lambda: logged(cluster.root / "mlflow-snapshot.db") == len(runs), "a snapshot of MLflow's database")
     # as a browser asks that comes through SSH
     asked = Request(f"http://{HEAD}:5000/health", headers={"Host": "localhost:5000"})
     with urlopen(asked, timeout=scaled(30)) as answer:
         assert answer.status == 200
 
 
+def logged(database: Path) -> int:
+    """How many runs are in a database."""
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(database)) as connection:
+        return int(connection.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0])
+
+
 def test_who_has_no_token_or_no_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """The same command with both is answered."""
     stranger = {**cluster.environment, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
     listed = run(["ray", "job", "list", "--address", f"http://127.0.0.1:{DASHBOARD}"], env=stranger)
     assert listed.returncode != 0 and "Authentication" in listed.stderr + listed.stdout
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": (cluster.home / ".ray/auth_token").read_text().strip()}
-    # with the token and without TLS
-    status = run(["ray", "status", "--address", f"{HEAD}:6379"], env=stranger | token)
-    assert status.returncode != 0
+    keys = cluster.home / ".ray"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": (keys / "auth_token").read_text().strip()}
+    files = {"CA_CERT": "ca.crt", "SERVER_CERT": f"{HEAD}.crt", "SERVER_KEY": f"{HEAD}.key"}
+    tls = {"RAY_USE_TLS": "1"} | {f"RAY_TLS_{name}": str(keys / "tls" / file) for name, file in files.items()}
+    openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=me -keyout key -out crt"
+    assert run(openssl.split(), cwd=tmp_path).returncode == 0
+    # whoever does not know the cluster's authority, though it trusts the head
+    own = tls | {f"RAY_TLS_SERVER_{kind}": str(tmp_path / name) for kind, name in (("CERT", "crt"), ("KEY", "key"))}
+
+    def status(*settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        environment = stranger | {name: value for each in settings for name, value in each.items()}
+        return run(["ray", "status", "--address", f"{HEAD}:6379"], env=environment)
+
+    answered = status(token, tls)
+    assert answered.returncode == 0 and "2 local.cluster.node" in answered.stdout, answered.stdout + answered.stderr
+    for settings in ((token,), (tls,), (token, own)):
+        refused = status(*settings)
+        assert refused.returncode != 0 and "local.cluster.node" not in refused.stdout, refused.stdout
 
 
 def test_the_dashboard_answers_on_loopback_alone(cluster: Cluster) -> None:
     socket.create_connection(("127.0.0.1", DASHBOARD), timeout=scaled(5)).close()
     with pytest.raises(OSError):
         socket.create_connection((HEAD, DASHBOARD), timeout=scaled(5)).close()
+
+
+def test_a_spot_worker_that_is_taken_back_leaves(cluster: Cluster) -> None:
+    """The last test, as nothing runs on the worker any more: a drained node that is idle leaves at once."""
+    with metadata_service("spot") as (settings, _):
+        variables = " ".join(f"{name}={value}" for name, value in {**settings, "RAY_HEAD_IP": HEAD}.items())
+        login = ("ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", WORKER)
+        cluster.run(*login, f". ~/sleepmodel.env && {variables} bash ~/sleepmodel/cluster/spot.sh")
+    wait_for(lambda: cluster.nodes() == {HEAD: "ALIVE", WORKER: "DEAD"}, "the worker's end")

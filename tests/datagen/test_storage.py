@@ -161,3 +161,10 @@ def test_a_store_that_cannot_be_used_is_said_so(
             check_reachable(as_path(root))
     finally:
         S3FileSystem.clear_instance_cache()
+
+
+def test_a_home_is_found_wherever_a_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/a") == as_path(Path("~/a")) == tmp_path / "a" and as_path("a~/~b") == Path("a~/~b")
+    with pytest.raises(ValueError, match=r"'~nobody-of-this-name/a': .*write the whole path"):
+        as_path("~nobody-of-this-name/a")

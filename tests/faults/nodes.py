@@ -30,17 +30,24 @@ from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SLOW = Rule110(cells=8, states=1, steps=2048)
 SHARDS, TRIALS = 6, 3
+VALIDATIONS = "validations"
 PRIVATE = 900  # a file descriptor of this process: a directory under it is no other's
 
 
 class Tracked(TrainingJob):
-    """Its trials leave a file for each node they report from, and report once a second."""
+    """Its trials report once a second, leave a line for each validation, and a file for each node on which they have
+    reported."""
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
-        validate = super().validate()
+        validate, output, first = super().validate(), Path(self.output), True
 
         def check(model: SleepModel, level: int | None) -> float:
-            (Path(self.output) / ray.get_runtime_context().get_node_id()).touch()
+            nonlocal first
+            if not first:
+                (output / ray.get_runtime_context().get_node_id()).touch()
+            first = False
+            with (output / VALIDATIONS).open("a") as file:
+                file.write("1\n")
             time.sleep(1)
             return validate(model, level)
 
@@ -89,7 +96,9 @@ def main(root: Path) -> None:
     trials = search(job, Search(trials=TRIALS, sleep_passes=(1, 2), grace=1), max_concurrent=2)
     killer.join()
     alive = sum(node["Alive"] for node in ray.nodes())
-    result = {"unseen": unseen, "alive": alive, "trials": [dataclasses.asdict(trial) for trial in trials]}
+    validations = len((output / VALIDATIONS).read_text().split())
+    result = {"unseen": unseen, "alive": alive, "validations": validations}
+    result["trials"] = [dataclasses.asdict(trial) for trial in trials]
     (root / "result.json").write_text(json.dumps(result))
     ray.shutdown()
     cluster.shutdown()

@@ -1,5 +1,6 @@
 """Two pipelines on one root: the second is refused with the name of the first, and a dead first does not block."""
 
+import json
 import os
 import re
 import socket
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import cli
 from pipelines.engine.locks import StageLocked, hold_locks
 from pipelines.engine.scheduler import execute
 from pipelines.engine.stage import Stage, StageContext
+from tests.hostile.surfaces import GSM_LINE
 from tests.waiting import Background, run
 
 ROOT = Path(__file__).parents[2]
@@ -41,9 +44,9 @@ OTHER = Stage("train-other", 1, nothing)
 
 
 @contextmanager
-def holding(program: str, root: Path) -> Iterator[int]:
+def holding(program: str, *paths: Path) -> Iterator[int]:
     """Another process, which has its locks; its number."""
-    with Background([sys.executable, "-c", program, str(root)], stdin=subprocess.PIPE, cwd=ROOT) as process:
+    with Background([sys.executable, "-c", program, *map(str, paths)], stdin=subprocess.PIPE, cwd=ROOT) as process:
         process.until_it_prints("held")
         yield process.pid
 
@@ -64,6 +67,49 @@ def test_pipelines_that_share_no_unfinished_stage_run_side_by_side(tmp_path: Pat
     execute([DATA], tmp_path, 1)
     with hold_locks([TRAIN], tmp_path, "demo"), hold_locks([Stage("train-b", 2, nothing, (DATA,))], tmp_path, "smoke"):
         pass
+
+
+IMPORTER = """
+import sys
+from datagen.gsm.importing import Import
+from pipelines import cli
+
+def wait(self):
+    print("held", flush=True)
+    sys.stdin.read()
+
+Import.write = wait
+root = sys.argv[1]
+sys.argv = ["generate.py", "--task", "gsm", "--import", f"{sys.argv[2]}/problems.jsonl", "--root", root]
+cli.main("generate", None)
+"""
+
+
+@pytest.mark.parametrize("where", ["tmp_path", "store"])
+def test_two_imports_of_one_file(
+    where: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root: Path = request.getfixturevalue(where)
+    (tmp_path / "problems.jsonl").write_text(json.dumps(GSM_LINE))
+
+    def imports(split: str) -> object:
+        arguments = ["--task", "gsm", "--import", f"{tmp_path}/problems.jsonl", "--split", split, "--root", str(root)]
+        monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main("generate", None)
+        return ended.value.code
+
+    with holding(IMPORTER, root, tmp_path) as first:
+        assert imports("test") == 2
+        said = capsys.readouterr().err
+        assert f"import of problems.jsonl: process {first} on {socket.gethostname()} (import problems.jsonl, s" in said
+        assert imports("train") == 0  # another dataset
+    assert imports("test") == 0
+    assert [len(list(root.glob(f"imported/gsm/*/{split}/*.parquet"))) for split in ("test", "train")] == [1, 1]
 
 
 def test_the_command_refuses_and_writes_nothing_and_needs_no_ray(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def test_what_a_lost_node_did_is_done_elsewhere(tmp_path: Path) -> None:
     lost, whole = contents(tmp_path / "lost"), contents(tmp_path / "whole")
     assert lost == whole and len(lost) == SHARDS + 1
     assert len(result["trials"]) == TRIALS and all(trial["complete"] for trial in result["trials"])
+    # the trial on the lost node repeats at most the validation that it was at
+    assert result["validations"] <= TRIALS * CONFIG.steps // CONFIG.validate_every + 1
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (tune,) = client.search_runs(["1"], "attributes.run_name = 'tune'")
     runs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{tune.info.run_id}'")

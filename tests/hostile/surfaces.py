@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
-import re
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from mlflow.pyfunc.model import PythonModelContext
 
@@ -36,12 +37,13 @@ from sleepmodel.tracking.pyfunc import Answers
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.datagen.gsm.problems import train_tokenizer
+from tests.hostile.places import PLACES
+from tests.hostile.pretrained import PRETRAINED
+from tests.hostile.served import SERVED
+from tests.hostile.surface import WRONG_JSON, Surface
 from tests.sleepmodel.tiny import CONFIG as TRAIN
 from tests.sleepmodel.tiny import MODEL, TASK
-from tests.waiting import scaled
 
-SECONDS = 10.0  # of computing, that no input may take
-LONGEST = 4000  # characters of a message: it names a value, it does not print a file
 GSM_LINE = {
     "problem": "The total number of schools in Ruby Bay equals 4. The number of art school in Ruby Bay exists, and its"
     " number is greater than 0. ",
@@ -51,31 +53,6 @@ GSM_LINE = {
     "template": "teachers_in_school",
     "mode": "forwardreverse",
 }
-
-
-@dataclass(frozen=True)
-class Surface:
-    """valid: contents that are read; read: gets a content and a directory of its own, and asserts that what it has
-    read is right; refusals: all that it may raise; says: a pattern that stands in each message."""
-
-    valid: Callable[[Path], tuple[bytes, ...]]
-    read: Callable[[bytes, Path], None]
-    refusals: tuple[type[Exception], ...]
-    says: str
-
-    def check(self, content: bytes, place: Path) -> bool:
-        """Whether it was read; AssertionError, or whatever came out of the depths, where it was not refused well."""
-        begin = time.process_time()
-        try:
-            self.read(content, place)
-        except self.refusals as error:
-            assert re.search(self.says, str(error), re.DOTALL), f"says too little: {error}"
-            assert len(str(error)) < LONGEST, f"says too much: {error!s:.500}"
-            return False
-        finally:
-            seconds = time.process_time() - begin
-            assert seconds < scaled(SECONDS), f"took {seconds:.0f} s"
-        return True
 
 
 # --- a model's directory
@@ -361,8 +338,9 @@ def _read_official(content: bytes, place: Path) -> None:
 
 
 def _problems(place: Path) -> tuple[bytes, ...]:
-    line = json.dumps(GSM_LINE).encode()
-    return (line, line + b"\n" + line + b"\n")
+    line, table = json.dumps(GSM_LINE).encode(), BytesIO()
+    pq.write_table(pa.Table.from_pylist([GSM_LINE, GSM_LINE]), table)
+    return (line, line + b"\n" + line + b"\n", gzip.compress(line + b"\n" + line), table.getvalue())
 
 
 def _read_tokenizer(content: bytes, place: Path) -> None:
@@ -377,7 +355,6 @@ def _tokenizers(place: Path) -> tuple[bytes, ...]:
     return (train_tokenizer(place).read_bytes(),)
 
 
-WRONG_JSON = r"must|give|Expecting|Extra data|Unterminated|Invalid|decode|nested|JSON|digits"
 SURFACES = {
     "config.json": _model_file(CONFIG),
     "model.safetensors": _model_file(WEIGHTS),
@@ -397,8 +374,13 @@ SURFACES = {
     "listed shard": Surface(_shards, _read_listed_shard, (DatasetError,), "part-00000.*generate"),
     "overrides": Surface(_assignments, _apply, (OverrideError,), "must|no field|set|has|is "),
     "tasks": Surface(_tasks, _build_task, (ValueError, RecursionError), WRONG_JSON),
-    "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|stands"),
+    "tokens": Surface(_prompts, _read_tokens, (ValueError, RecursionError), WRONG_JSON + "|may|is the first token"),
     "predictions": Surface(_requests, _predict, (ValueError, RecursionError), WRONG_JSON),
     "tokenizers": Surface(_tokenizers, _read_tokenizer, (ValueError,), "tokenizer.*give|must encode"),
-    "imported problems": Surface(_problems, _read_official, (DatasetError,), "line [1-9]"),
+    "imported problems": Surface(
+        _problems, _read_official, (DatasetError,), "(line|row) [1-9]|not a whole Parquet file"
+    ),
+    **PLACES,
+    **PRETRAINED,
+    **SERVED,
 }

@@ -1,6 +1,7 @@
 """The command line as a user types it, up to the point where work would start."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,33 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_script_whose_input_is_missing_names_the_command(tmp_path: Path) -> None:
-    result = start("evaluate", "smoke", root=tmp_path / "runs", RAY_ADDRESS="127.0.0.1:1")
-    assert result.returncode == 2
-    assert "python pipelines/train.py smoke" in result.stderr
+SCRIPTS = ("full", "generate", "train", "tune", "evaluate", "report", "register")
+DRY_RUNS = """
+import sys
+from contextlib import suppress
+from pipelines import cli
+
+for script in sys.argv[1].split():
+    sys.argv[:] = [f"{script}.py", *sys.argv[-6:]]
+    with suppress(SystemExit):
+        cli.main(script, None)
+"""
+
+
+def test_a_dry_run_of_any_script_leaves_no_trace(tmp_path: Path) -> None:
+    """Neither under the root nor in the working directory, where the user's own task is, nor in the home."""
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "examples" / "my_tasks.py", tmp_path / "work")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["smoke", "--dry-run", "--root", "../root", "--set", "task=my_tasks:Parity"]
+    outside = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "PYTHONDONTWRITEBYTECODE"):
+        outside.pop(name, None)
+    command = [sys.executable, "-c", DRY_RUNS, " ".join(SCRIPTS), *arguments]
+    result = run(command, cwd=tmp_path / "work", env=outside)
+    assert result.stdout.count("dry run: nothing was started") == len(SCRIPTS), result.stdout + result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_root_in_rays_temporary_copy_is_refused(tmp_path: Path) -> None:

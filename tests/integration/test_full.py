@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_train
 from sleepmodel.distributed.ray_train import CHECKPOINTS
 from sleepmodel.distributed.ray_tune import search
 from sleepmodel.evaluation.accuracy import predict
+from sleepmodel.tracking.runs import tracking_uri
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.waiting import Background, run, scaled
@@ -80,7 +82,7 @@ def only(root: Path, step: str) -> Path:
 @pytest.fixture(scope="module")
 def finished(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The root of a finished smoke pipeline, and what it printed."""
-    root = tmp_path_factory.mktemp("full") / "runs"
+    root = tmp_path_factory.mktemp("full") / "job?1 #2" / 'it\'s 3% "ж" [4]'
     return root, completed("full", root, ray_cluster, *ONE_SEED)
 
 
@@ -96,6 +98,32 @@ def test_it_ends_with_a_table_pictures_and_a_champion(finished: tuple[Path, str]
     page = (report / "report.html").read_text()
     assert page.count("data:image/png") == len(pictures) and (commit or "unknown") in page
     assert (report / "mistakes.md").read_text().count("## ") == 4
+
+
+def test_the_printed_commands_are_pasted_into_a_shell(finished: tuple[Path, str], tmp_path: Path) -> None:
+    root, printed = finished
+    commands = {line[:9]: line[11:] for line in printed.splitlines()}
+    unset = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    loaded = run(["sh", "-c", commands["load it  "]], cwd=tmp_path, env=unset)
+    assert loaded.returncode == 0 and loaded.stdout.startswith("SleepModel("), loaded.stderr
+    *_, option, uri = shlex.split(commands["MLflow UI"])
+    assert (option, uri) == ("--backend-store-uri", tracking_uri(root))
+    assert run(["sh", "-c", f"{commands['MLflow UI']} --help"], cwd=tmp_path, env=unset).returncode == 0
+
+
+def test_a_refusal_names_the_command_that_meets_it(ray_cluster: str, tmp_path: Path) -> None:
+    """From a root that needs quotes: pasted into a shell until the first stage runs."""
+    root = tmp_path / 'a "root" that isn\'t  $HOME'
+    refused = run(
+        command("evaluate", root, "--set", "seeds=[20, 21]", "data.test_rows=300"), env=environment(ray_cluster)
+    )
+    for script in ("train", "generate"):
+        assert refused.returncode == 2 and "which is not done" in refused.stderr
+        pasted = refused.stderr.splitlines()[-1].strip()
+        assert f"{script}.py" in pasted
+        refused = run(["sh", "-c", pasted], cwd=ROOT, env=environment(ray_cluster))
+    assert refused.returncode == 0, refused.stderr
+    assert read_rows(dataset(only(root, "generate")), "test").answer_start.shape[0] >= 300
 
 
 def test_a_log_has_the_progress_of_each_training_as_its_own_lines(finished: tuple[Path, str]) -> None:
@@ -190,7 +218,7 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
         "assert (answers == session.generate(1).numpy()).all()\n"
         "numpy.save(sys.argv[2], answers)\n"
     )
-    uri = f"sqlite:///{root}/mlflow.db"
+    uri = tracking_uri(root)
     fresh = run(
         [sys.executable, "-c", code, str(root / "prompts.npy"), str(root / "answers.npy")],
         cwd=root,
@@ -202,7 +230,7 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
 
 def test_mlflow_has_one_run_a_stage_and_trial_under_one_pipeline(finished: tuple[Path, str]) -> None:
     root, _ = finished
-    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    client = MlflowClient(tracking_uri(root))
     (experiment,) = (e for e in client.search_experiments() if e.name == "sleepmodel")
     runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
     assert all(r.info.status == "FINISHED" for r in runs.values()), {n: r.info.status for n, r in runs.items()}
@@ -233,7 +261,7 @@ def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_clu
     """A second pipeline whose learning rates are nearly zero registers a version; the champion stands."""
     root, _ = finished
     smaller = (*ONE_SEED, "train.muon_lr=1e-9", "train.adam_lr=1e-9", "search=null")
-    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    client = MlflowClient(tracking_uri(root))
     before = client.get_model_version_by_alias("sleep-rule110", "champion").version
     printed = completed("full", root, ray_cluster, *smaller)
     assert "does not beat champion" in printed
@@ -279,7 +307,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path) -> None:
-    """kill -9 of full.py while it trains, then SIGTERM: the dataset is not made again, the training is saved at the
+    """kill -9 of full.py while it trains, then Ctrl-C: the dataset is not made again, the training is saved at the
     step at which it was told to stop and goes on from there."""
     checkpoints = "steps/train-n1-seed20/*/checkpoints/checkpoint_2*"
     kill_when(lambda: len(list(killed.glob(checkpoints))) > 1, "full", killed, ray_cluster, *SMALL)
@@ -293,13 +321,15 @@ def test_a_killed_pipeline_keeps_what_is_finished(ray_cluster: str, killed: Path
         now = latest(training / CHECKPOINTS)
         return now is not None and now.step > killed_at.step
 
-    assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGTERM) == 128 + signal.SIGTERM
+    assert kill_when(goes_on, "full", killed, ray_cluster, *SMALL, by=signal.SIGINT) == 128 + signal.SIGINT
+    client = MlflowClient(tracking_uri(killed))
+    states = {run.info.run_name: run.info.status for run in client.search_runs(["1"])}
+    assert states == {"smoke": "KILLED", "generate": "FINISHED", "train-n1-seed20": "KILLED"}
     stopped_at = latest(training / CHECKPOINTS)
     assert stopped_at is not None and stopped_at.step > killed_at.step and not (training / MODEL).exists()
     printed = completed("train", killed, ray_cluster, *SMALL)
     assert "1 of 2 stages are done already" in printed
     assert 0 < int(re.findall(r"n1-seed20  step (\d+)/400", printed)[0]) - stopped_at.step <= 20
-    client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
     (logged,) = client.search_runs(["1"], "attributes.run_name = 'train-n1-seed20'")
     steps = [point.value for point in client.get_metric_history(logged.info.run_id, "step")]
     assert steps == [*range(20, 401, 20)] and logged.info.status == "FINISHED"

@@ -93,6 +93,7 @@ def test_a_trial_has_a_line_under_its_search_until_it_is_stopped(board: Board, c
     trials = [line.split()[:2] for line in lines if line.startswith("  N")]
     assert trials == [["N2-eta0.51", "running"], ["N2-eta0.51", "done"], ["N4-eta1.00", "running"]]
     board.progressed("tune", ProgressEvent("a", "tune-N2-eta0.51", 50, 400, ended=True))
+    board.progressed("tune", ProgressEvent("a", "tune-N2-eta0.51", 51, 400))  # the step that it was at
     assert "stopped" in next(line for line in shown(board) if line.startswith("  N2"))
 
 

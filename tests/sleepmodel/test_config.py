@@ -1,14 +1,21 @@
 """Configs refuse what has no meaning and say which field, which value, and what is allowed."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datagen.artifact import Artifact
 from sleepmodel import ModelConfig, Scale, TrainConfig
-from sleepmodel.config import Search, Truncation, check_compatible
+from sleepmodel.config import RopeScaling, Search, Truncation, check_compatible
+
+REQUIRED: dict[Any, dict[str, Any]] = {
+    ModelConfig: {"vocab_size": 3},
+    RopeScaling: {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_positions": 64},
+}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,27 @@ from sleepmodel.config import Search, Truncation, check_compatible
             {"mixers": ("attention", "jet"), "eviction": "sliding", "window": 2},
             "window = 2: must be at least 3 where jet",
         ),
+        (ModelConfig, {"n_heads": 4, "kv_heads": 3}, "kv_heads = 3: must be a divisor of n_heads = 4"),
+        (ModelConfig, {"head_dim": 7}, "head_dim = 7: must be even"),
+        (ModelConfig, {"head_dim": 0}, "head_dim = 0: must be an integer of at least 2"),
+        (ModelConfig, {"qk_norm": "layer"}, "qk_norm = 'layer': must be one of unit, learned, none"),
+        (ModelConfig, {"attention_bias": True}, "attention_bias = True: must be one of none, qkv, all"),
+        (ModelConfig, {"mlp": "gelu"}, "mlp = 'gelu': must be one of relu2, swiglu"),
+        (ModelConfig, {"mlp_width": 0}, "mlp_width = 0: must be an integer of at least 1"),
+        (ModelConfig, {"tied": 1}, "tied = 1: must be true or false"),
+        (ModelConfig, {"norm_eps": 0.0}, r"norm_eps = 0\.0: must be a number from 1e-30 to 1"),
+        (ModelConfig, {"rope_base": float("nan")}, "rope_base = nan: must be a number"),
+        (ModelConfig, {"rope_scaling": {"factor": 8.0}}, "rope_scaling = .*must be null or a RopeScaling"),
+        (ModelConfig, {"mixers": ("local_attention",)}, "local_span = None: must be an integer of at least 2"),
+        (ModelConfig, {"inserted": (4,)}, r"inserted = \(4,\): must be block numbers from 0 to 3, ascending"),
+        (ModelConfig, {"inserted": (2, 1)}, r"inserted = \(2, 1\): must be block numbers"),
+        (
+            RopeScaling,
+            {"high_freq_factor": 1.0},
+            r"high_freq_factor = 1\.0: must be .* above low_freq_factor = 1\.0",
+        ),
+        (RopeScaling, {"factor": 0.5}, r"factor = 0\.5: must be a number from 1"),
+        (RopeScaling, {"original_positions": 0}, "original_positions = 0: must be an integer of at least 1"),
         (TrainConfig, {"sleep_passes": (1, 0)}, "sleep_passes = 0: must be an integer of at least 1"),
         (Truncation, {"windows": 0}, "windows = 0: must be an integer of at least 1"),
         (Scale, {"recompute": "all"}, "recompute = 'all': must be one of nothing, pass, window, both"),
@@ -44,9 +72,8 @@ from sleepmodel.config import Search, Truncation, check_compatible
     ],
 )
 def test_a_bad_field_is_named(cls: Any, fields: dict[str, Any], message: str) -> None:
-    required = {"vocab_size": 3} if cls is ModelConfig else {}
     with pytest.raises(ValueError, match=message):
-        cls(**required, **fields)
+        cls(**{**REQUIRED.get(cls, {}), **fields})
 
 
 @given(
@@ -58,9 +85,17 @@ def test_no_count_takes_anything_but_an_integer(field: str, value: object) -> No
         TrainConfig(**{field: value})  # type: ignore[arg-type]
 
 
-def test_a_model_config_survives_json() -> None:
+def saved(directory: Path, config: ModelConfig) -> Path:
+    Artifact("config.json", ModelConfig).save(directory, config)
+    return directory
+
+
+def test_a_model_config_survives_json(tmp_path: Path) -> None:
     config = ModelConfig(vocab_size=7, mixers=("gated_delta",), sleep_passes=3, loop=(0, 1))
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    scaled = ModelConfig(vocab_size=7, rope_scaling=RopeScaling(**REQUIRED[RopeScaling]), inserted=(1,))
+    assert ModelConfig.from_dict(json.loads(json.dumps(scaled.to_dict()))) == scaled
+    assert Artifact("config.json", ModelConfig).load(saved(tmp_path, scaled)) == scaled
     with pytest.raises(ValueError, match="sleeps"):
         ModelConfig.from_dict({**config.to_dict(), "sleeps": 1})
 

@@ -1,5 +1,9 @@
 """`python -m sleepmodel`: what a person types and reads."""
 
+import os
+import pty
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from sleepmodel import save
 from sleepmodel.inference.session import Session
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.greedy import greedy
-from tests.waiting import run
+from tests.waiting import Background, run, scaled
 
 WORDS = ("a", "b", "c", "d", "e")
 
@@ -71,7 +75,62 @@ def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [(("--passes", "0"), "--passes 0: must be at least 1"), (("--memory", "gone"), "no memory here")],
+    [
+        (("--passes", "0"), "--passes 0: must be at least 1"),
+        (("--memory", "gone"), "no memory here"),
+        (("--memory", ""), "--memory: must not be empty"),
+    ],
 )
 def test_bad_options_end_it_at_once(model_path: Path, extra: tuple[str, ...], message: str) -> None:
     assert message in converse(str(model_path), *extra, status=2)
+
+
+def test_ctrl_c_ends_it_quietly(model_path: Path) -> None:
+    with Background([sys.executable, "-m", "sleepmodel", str(model_path)], stdin=subprocess.PIPE) as process:
+        process.until_it_prints("> ")
+        process.send_signal(signal.SIGINT)
+        assert process.until_it_ends() == 130
+        assert process.output().endswith("/help for commands\n> \n")
+
+
+def test_ctrl_c_ends_it_as_it_loads(tmp_path: Path) -> None:
+    """The import of a package that swallows what is raised in it."""
+    swallows = "try:\n    import time\n    time.sleep(10**6)\nexcept BaseException:\n    pass\n"
+    (tmp_path / "torch.py").write_text(f"print('imports', flush=True)\n{swallows}")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    with Background([sys.executable, "-m", "sleepmodel", "no-model"], env=environment) as process:
+        process.until_it_prints("imports\n")
+        process.send_signal(signal.SIGINT)
+        assert process.until_it_ends() == 130 and process.output() == "imports\n"
+
+
+def test_ctrl_d_ends_it_with_a_line_of_its_own(model_path: Path) -> None:
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "sleepmodel", str(model_path)], stdin=its, stdout=its, stderr=its
+    ) as it:
+        os.close(its)
+        printed = b""
+        while not printed.endswith(b"> "):
+            printed += os.read(ours, 65536)
+        os.write(ours, b"\x04")
+        assert it.wait(scaled()) == 0
+        assert os.read(ours, 65536).endswith(b"\r\n")
+        os.close(ours)
+
+
+@pytest.mark.parametrize(("redirection", "status"), [("<&- >&- 2>&-", 0), ("| head -1", 1)])
+def test_without_a_reader_or_a_writer_it_ends(model_path: Path, redirection: str, status: int) -> None:
+    shell = f'set -o pipefail; "$0" -m sleepmodel "$1" {redirection}'
+    done = run(["bash", "-c", shell, sys.executable, str(model_path)], input="a b\n" * 1000)
+    assert done.returncode == status and done.stderr == ""
+
+
+def test_a_store_without_credentials_is_an_error_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    said = converse("s3://bucket/model", status=2)
+    assert "s3://bucket/model: the object store cannot be used" in said and "Traceback" not in said

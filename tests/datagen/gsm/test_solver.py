@@ -78,6 +78,53 @@ def test_reverse_with_two_equations() -> None:
     assert solved(A, *SQUARE, *linear).answer == 3
 
 
+# quantities that A does not need, though A tells of some of them
+LOST, FOUND = (A._replace(place=place) for place in ("Brightford", "Ashcombe"))
+CONTRADICTIONS = {
+    "two numbers": [(LOST, Expression(3)), (LOST, Expression(4))],
+    "two sums": [(LOST, Expression(1, (A,))), (LOST, Expression(operands=(A, A)))],
+    "two definitions, used again": [
+        (LOST, Expression(1, (A,))),
+        (LOST, Expression(2, (A,))),
+        (FOUND, Expression(operands=(LOST,))),
+        (FOUND, Expression(9)),
+    ],
+    "a number and another value": [
+        (LOST, Expression(3)),
+        (LOST, Expression(operands=(FOUND,))),
+        (FOUND, Expression(4)),
+    ],
+    "a total": [(LOST, Expression(3)), (TOTAL._replace(place=LOST.place), Expression(7))],
+    "a cycle": [(LOST, Expression(operands=(FOUND,))), (FOUND, Expression(1, (LOST,)))],
+    "nothing behind it": [(LOST, Expression(1, (FOUND,))), (LOST, Expression(6))],
+    "an unknown of its own": [(LOST, UNKNOWN), (FOUND, Expression(2, (LOST,))), (FOUND, Expression(1))],
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_what_the_answer_does_not_need_may_contradict_itself(what: str) -> None:
+    for text in (CONTRADICTIONS[what], CONTRADICTIONS[what][::-1]):
+        assert solved(A, (A, Expression(5)), *text) == Solution(answer=5, operations=1)
+        reverse = [(A, UNKNOWN), (B, Expression(1, (A,))), (B, Expression(6))]
+        assert solved(A, *text, *reverse) == Solution(answer=5, operations=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "why"),
+    [
+        ([(A, Expression(operands=(LOST,)))], "two numbers", "states two numbers for the number of .* in Brightford"),
+        ([(A, Expression(operands=(LOST,)))], "a number and another value", "contradicts itself"),
+        ([(A, Expression(operands=(TOTAL._replace(place=LOST.place),)))], "a total", "contradicts itself"),
+        ([(A, UNKNOWN), (B, Expression(operands=(LOST, A))), (B, Expression(9))], "two sums", "two definitions"),
+        ([(A, UNKNOWN), (LOST, Expression(9))], "two sums", "two definitions"),
+        ([(A, Expression(operands=(LOST, B))), (B, UNKNOWN)], "an unknown of its own", "several unknowns"),
+    ],
+)
+def test_what_the_answer_needs_may_not(text: list[tuple[Quantity, Expression]], what: str, why: str) -> None:
+    with pytest.raises(NoAnswerError, match=why):
+        solved(A, *text, *CONTRADICTIONS[what])
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -86,6 +133,16 @@ def test_reverse_with_two_equations() -> None:
         ([(A, UNKNOWN)], "does not determine"),
         ([(A, UNKNOWN), (B, Expression(3)), (B, Expression(operands=(C,))), (C, Expression(3))], "does not determine"),
         ([(A, UNKNOWN), (B, Expression(2, (A,), times=True)), (B, Expression(5))], "contradicts"),
+        (
+            [
+                (A, UNKNOWN),
+                (B, Expression(1, (A,))),
+                (B, Expression(5)),
+                (C, Expression(operands=(A,))),
+                (C, Expression(5)),
+            ],
+            "contradicts",
+        ),
         ([(A, UNKNOWN), (B, Expression(5, (A,))), (B, Expression(5))], "contradicts"),
         ([(A, Expression(3)), (A, Expression(operands=(B,))), (B, Expression(4))], "contradicts"),
         ([(A, Expression(3)), (A, Expression(4))], "two numbers"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datagen import Gsm
 from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import PUNCTUATION, Pretrained, Words
@@ -120,6 +121,12 @@ def test_a_file_that_makes_the_package_panic_is_refused(tmp_path: Path) -> None:
 def test_no_tokenizer_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"but .*tokenizer\.json' does not exist"):
         Pretrained(tmp_path)
+
+
+def test_a_tokenizer_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = train_tokenizer(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Gsm(tokenizer=f"~/{file.name}").vocabulary == Pretrained(file).tokens == Pretrained("~").tokens
 
 
 def test_a_tokenizer_that_joins_pieces_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""A dry run leaves no trace, in the user's home either."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def leaving_no_trace() -> Iterator[None]:
+    """Keep libraries from writing to the user's home and working directory: the caches of matplotlib, torch and our
+    kernel go to a temporary directory, MLflow's telemetry is off, and imported modules are not compiled to files."""
+    with tempfile.TemporaryDirectory() as directory:
+        caches = dict.fromkeys(("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"), directory)
+        changed = {**caches, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        before = {name: os.environ.get(name) for name in changed}, sys.dont_write_bytecode
+        os.environ.update(changed)
+        sys.dont_write_bytecode = True
+        try:
+            yield
+        finally:
+            environment, sys.dont_write_bytecode = before
+            for name, value in environment.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value

@@ -1,0 +1,1 @@
+"""Pretrained models of other projects: read from Hugging Face's directories, extended by fast weights, and written."""

@@ -1,0 +1,130 @@
+"""Read a model from a directory of Hugging Face's layout, without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datagen.storage import as_path, local_copy
+from sleepmodel.config import ModelConfig
+from sleepmodel.model import Block, SleepModel
+from sleepmodel.pretrained.insertion import attention_sources, check_insert, copy_attention, layer_blocks
+from sleepmodel.pretrained.layout import config_fields, tensor_names
+from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json
+from sleepmodel.serialization.tensors import read_tensors
+
+INDEX = "model.safetensors.index.json"
+EMBEDDING, READOUT = "model.embed_tokens.weight", "lm_head.weight"
+# of Ouro's early exit, which is not used here, and of old files of Llama, which hold RoPE's frequencies
+_LEFT_OUT = ("early_exit_gate.", "rotary_emb.inv_freq")
+
+
+def from_pretrained(
+    directory: str | Path,
+    window: int,
+    insert: Mapping[int, str] | None = None,
+    init: str = "attention",
+    **fields: Any,
+) -> SleepModel:
+    """Read a model of type llama, qwen2, qwen3, ouro or jet_nemotron.
+
+    directory: of Hugging Face's layout, with config.json and *.safetensors, whole or in shards; it may be in an object
+        store. window: L.
+    insert: new layers without an MLP: {8: "jet"} puts one behind layer 8 of the base, counted from 0, and so before
+        layer 9. Their output projections are zero: the model computes what it did, to the last bit.
+    init: "attention" copies the norm, q, k and v of the next attention layer into each new one (see
+        `copy_attention`); "zero" leaves these random. Other weights of new layers are random in either case.
+    fields: other fields of ModelConfig, such as sleep_passes, eviction, the fast_heads, key_dim and value_dim of the
+        new layers, or `loop`, which counts blocks, the inserted ones among them.
+
+    The model is float32, on the CPU, in evaluation mode. Raises FileNotFoundError if a file is missing, ValueError if
+    one is damaged or not of such a model, or if `insert`, `init` or `fields` do not fit.
+    """
+    insert = {} if insert is None else insert
+    with local_copy(as_path(directory)) as copy:
+        base = _base_fields(copy)
+        layers = len(base["mixers"])
+        check_insert(insert, init, layers)
+        blocks = layer_blocks(insert, layers)
+        inserted = {blocks[layer] + 1: mixer for layer, mixer in sorted(insert.items())}
+        mixers = inserted | dict(zip(blocks, base["mixers"], strict=True))
+        fixed = {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
+        for name in fields.keys() & fixed:
+            raise ValueError(f"{name} = {fields[name]}: is given by {copy / CONFIG} and `insert`; leave it out")
+        given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
+        config = ModelConfig.from_dict({**base, "window": window, **fields, **given})
+        # on the meta device first, so that a config cannot allocate more memory than the files justify
+        with torch.device("meta"):
+            model = SleepModel(config)
+        sources = attention_sources(model) if init == "attention" else {}
+        model.load_state_dict(_read_weights(copy, model, blocks), assign=True, strict=False)
+    for number in inserted:
+        model.blocks[number] = Block(config, number)
+    for number, source in sources.items():
+        copy_attention(model.stack[number], model.stack[source])
+    return model.eval()
+
+
+def _base_fields(directory: Path) -> dict[str, Any]:
+    """The fields of ModelConfig that the directory gives, checked."""
+    path = directory / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory}: no model here (no {CONFIG}); give a directory of Hugging Face's layout")
+    try:
+        raw = read_json(path)
+        if not isinstance(raw, dict):
+            raise ValueError("is no set of fields")
+        fields = config_fields(raw)
+        ModelConfig(**fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; take another model, or another copy of it") from error
+    return fields
+
+
+def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict[str, Tensor]:
+    """The base's weights by our names, float32."""
+    found: dict[str, Tensor] = {}
+    for shard in _shards(directory):
+        _, tensors = read_tensors(shard, foreign=True)
+        if twice := found.keys() & tensors.keys():
+            raise ValueError(f"{shard}: {min(twice)} is in another shard, too; take another copy of the model")
+        found |= {name: tensor for name, tensor in tensors.items() if not any(part in name for part in _LEFT_OUT)}
+    if model.config.tied and READOUT in found and EMBEDDING in found:  # some tools write tied weights twice
+        readout, embedding = found.pop(READOUT), found[EMBEDDING]
+        if not torch.equal(readout, embedding):
+            raise ValueError(f"{directory}: {READOUT} is not {EMBEDDING}, but {CONFIG} has tie_word_embeddings = true")
+    sizes = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    names = tensor_names(list(sizes), blocks)
+    weights = checked_weights(found, {theirs: sizes[ours] for ours, theirs in names.items()}, directory)
+    return {ours: weights[theirs] for ours, theirs in names.items()}
+
+
+def _shards(directory: Path) -> list[Path]:
+    """The files with the weights, which exist."""
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    index = directory / INDEX
+    if not index.is_file():
+        raise FileNotFoundError(f"{directory}: no weights here ({WEIGHTS} or {INDEX}); only safetensors are read")
+    remedy = "take another copy of the model"
+    try:
+        content = read_json(index)
+    except ValueError as error:
+        raise ValueError(f"{index}: {error}; {remedy}") from error
+    listed = content.get("weight_map") if isinstance(content, dict) else None
+    files = set(listed.values()) if isinstance(listed, dict) and all(map(_is_name, listed.values())) else set()
+    if not files:
+        raise ValueError(f"{index}: must have a weight_map from tensors to files beside it; {remedy}")
+    for name in sorted(files):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory / name}: this shard is missing; {remedy}")
+    return [directory / name for name in sorted(files)]
+
+
+def _is_name(file: object) -> bool:
+    """Whether it is the name of a file in the same directory."""
+    return isinstance(file, str) and file.endswith(".safetensors") and Path(file).name == file

@@ -1,0 +1,93 @@
+"""MLflow's runs as a pipeline opens and ends them, on a real Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.config.presets import PRESETS
+from pipelines.engine.processes import this_process
+from pipelines.engine.stage import Stage, StageContext
+from pipelines.runtime.services import Services
+from sleepmodel.tracking.runs import PROCESS, find_run, open_store, start_run
+from sleepmodel.training.progress import Progress
+from tests.waiting import Background
+
+
+def nothing(run: StageContext) -> None:
+    """A stage that makes no file."""
+
+
+TRAIN, TUNE = Stage("train-n1", {}, nothing), Stage("tune", {}, nothing)
+AT = Progress(
+    step=10,
+    steps=40,
+    tokens=640,
+    seconds=2.0,
+    tokens_per_second=320.0,
+    loss=0.7,
+    grad_norm=1.5,
+    rate=0.4,
+    accuracy=0.2,
+    flops=10**9,
+)
+
+
+@pytest.fixture
+def services(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Services(PRESETS["smoke"], tmp_path)
+
+
+def test_no_run_of_a_process_that_has_ended_stays_open(services: Services, tmp_path: Path) -> None:
+    """A pipeline that was killed could not end its runs: the next one does, and leaves those of living ones alone."""
+    store = open_store(tmp_path)
+    client = MlflowClient(store.uri)
+
+    def start(name: str, process: dict[str, object] | None = None, parent: str | None = None) -> str:
+        return start_run(store, name, name, parent, {}, {PROCESS: json.dumps(process)} if process else {})
+
+    def status(run: str | None) -> str:
+        assert run is not None
+        return str(client.get_run(run).info.status)
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    left = start("left", {**this_process(), "pid": ended.pid})
+    trial = start("trial of it", None, left)
+    there = start("on another host", {**this_process(), "pid": ended.pid, "host": "another"})
+    with Background(["sleep", "1000"]) as living:
+        theirs = start("of another pipeline", {**this_process(), "pid": living.pid})
+        services.connect()
+        services.start("pipeline/0")
+    assert [status(run) for run in (left, trial, there, theirs)] == ["KILLED", "KILLED", "RUNNING", "RUNNING"]
+
+    services.started(TUNE)
+    services.started(TRAIN)
+    services.log(TRAIN, {"seconds": 1.0}, 0)
+    tune, train = find_run(store, TUNE.identity), find_run(store, TRAIN.identity)
+    trials = [start(f"trial {parent}", None, parent) for parent in (tune, train)]
+    services.close("FAILED")
+    assert status(find_run(store, "pipeline/0")) == status(tune) == "FAILED"
+    assert [status(run) for run in trials] == ["FAILED", "FAILED"] and status(train) == "FINISHED"
+    assert [status(run) for run in (there, theirs)] == ["RUNNING", "RUNNING"]
+
+
+def test_a_curve_is_kept_where_its_run_was_deleted(services: Services) -> None:
+    services.connect()
+    services.start("pipeline/1")
+    services.started(TRAIN)
+    client, first = MlflowClient(services.store.uri), services.run_of(TRAIN)
+    client.delete_run(first)
+    services.send_curve(TRAIN, [AT])
+    second = find_run(services.store, TRAIN.identity)
+    assert second is not None and second != first
+    assert [point.value for point in client.get_metric_history(second, "loss")] == [AT.loss]
+    client.restore_run(first)
+    services.close("FINISHED")
+    assert {client.get_run(run).info.status for run in (first, second)} == {"FINISHED"}

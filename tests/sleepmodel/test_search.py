@@ -1,0 +1,226 @@
+"""Searches that are killed, that move, and whose trials have several workers."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from datagen import generate
+from datagen.storage import as_path, in_store
+from sleepmodel import Scale, SleepModel
+from sleepmodel.config import Search
+from sleepmodel.distributed import checkpoints
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, search
+from sleepmodel.tracking.runs import open_store, start_run
+from sleepmodel.training.engine import CHECKPOINT, LocalEngine
+from sleepmodel.training.loop import build_model, train
+from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+from tests.sleepmodel.tracking.server import server
+from tests.store import free_ports
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
+
+# rungs at steps 3, 6 and 12, and reports at steps 4, 8 and 12
+SEARCH = Search(trials=3, sleep_passes=(1, 2, 3), grace=4)
+
+
+@dataclass(frozen=True)
+class Scripted(TrainingJob):
+    """Its trials leave a line for each validation in `diary`.
+
+    accuracy: of each trial, by its N; it goes on where it is no worse than those before it;
+    dies, waits: the trial whose process is killed at its third validation, or that waits there to be killed;
+    diverges: the trial whose first loss is not finite.
+    """
+
+    diary: str = ""
+    accuracy: Mapping[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.6, 3: 0.1})
+    dies: int | None = None
+    waits: int | None = None
+    diverges: int | None = None
+
+    def build(self) -> SleepModel:
+        model = super().build()
+        if self.model.sleep_passes == self.diverges:
+            model.embed.weight.data.fill_(torch.nan)
+        return model
+
+    def validate(self) -> Callable[[SleepModel, int | None], float]:
+        def check(model: SleepModel, level: int | None) -> float:
+            passes, diary = model.config.sleep_passes, Path(self.diary)
+            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+                with diary.open("a") as file:
+                    file.write(f"{passes}\n")
+            if diary.read_text().split().count(str(passes)) == 3:
+                if passes == self.dies:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                while passes == self.waits:
+                    time.sleep(0.1)
+            return self.accuracy[passes]
+
+        return check
+
+
+def job_under(root: Path, diary: Path, **scripted: Any) -> Scripted:
+    """A job whose every path is under a root, as a new process makes it."""
+    for split in ("train", "validation"):
+        dataset = generate(TASK, split, 64, 0, root)
+    job = Scripted("tune", MODEL, CONFIG, str(dataset), str(root / "tune"), diary=str(diary), **scripted)
+    if not in_store(root):
+        store = open_store(root)
+        job = replace(job, store=store, run=start_run(store, "tune", "tune", None, {}, {}))
+    return job
+
+
+def searched(job: TrainingJob) -> list[TrialResult]:
+    """In a process of its own, as Tune needs its main thread."""
+    return ray.get(ray.remote(num_cpus=0, max_retries=0)(search).remote(job, SEARCH, 1))
+
+
+def killed(job: Scripted) -> None:
+    """Run a search whose process is killed where trial N = 2 waits, once Tune has a record of this trial on disk."""
+    diary = Path(job.diary)
+    pid = diary.with_suffix(".pid")
+
+    def run() -> None:
+        pid.write_text(str(os.getpid()))
+        search(job, SEARCH, 1)
+
+    running = ray.remote(num_cpus=0, max_retries=0)(run).remote()
+    wait_for(lambda: validations(diary).count(2) == 3 and recorded_trials(job) == 2, "the moment to kill the search")
+    psutil.Process(int(pid.read_text())).kill()
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(running)
+    # Ray keeps what the trials reserved until the job ends, which a pipeline's does at once, and the tests' does not
+    for group, known in placement_group_table().items():
+        if known["state"] == "CREATED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+
+def recorded_trials(job: TrainingJob) -> int:
+    (state,) = (as_path(job.output) / EXPERIMENT).glob("experiment_state-*.json")
+    try:
+        return len(json.loads(state.read_text())["trial_data"])
+    except ValueError:  # half written
+        return 0
+
+
+def validations(diary: Path) -> list[int]:
+    """Of which trials, by their N."""
+    return [int(line) for line in diary.read_text().split()] if diary.exists() else []
+
+
+def weights(job: TrainingJob, passes: int) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint of a trial."""
+    for trial in (as_path(job.output) / EXPERIMENT).glob("trial-*"):
+        if json.loads((trial / "params.json").read_text())["sleep_passes"] == passes:
+            latest = checkpoints.latest(trial)
+            assert latest is not None and latest.step == CONFIG.steps
+            return torch.load(latest.path / CHECKPOINT)["model"]
+    raise AssertionError(f"no trial with N = {passes}")
+
+
+def undisturbed(job: TrainingJob, passes: int) -> dict[str, torch.Tensor]:
+    """The weights of a training of this trial alone."""
+    model = build_model(replace(MODEL, sleep_passes=passes, fast_weight_lr=1.0), CONFIG)
+    train(LocalEngine(model, CONFIG), job.rows(), CONFIG, lambda model, level: 0.0, lambda at, save: None)
+    return dict(model.state_dict())
+
+
+def curves(job: TrainingJob) -> dict[int, tuple[str, list[int]]]:
+    """Of each trial, by its N: the state of its MLflow run, and the steps it reported."""
+    assert job.store
+    client, experiment = MlflowClient(job.store.uri), job.store.experiment_id
+    found = {}
+    for run in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{job.run}'"):
+        points = client.get_metric_history(run.info.run_id, "step")
+        found[int(run.data.params["model.sleep_passes"])] = (run.info.status, [int(point.value) for point in points])
+    return found
+
+
+def test_a_killed_search_goes_on_after_its_root_was_moved(ray_cluster: str, tmp_path: Path) -> None:
+    """Trial N = 1 dies once, the search is killed in trial N = 2, and trial N = 3 meets the cutoffs of before."""
+    old, new, diary = tmp_path / "old", tmp_path / "new", tmp_path / "diary"
+    old.mkdir()
+    job = job_under(old, diary, dies=1, waits=2)
+    killed(job)
+    assert validations(diary) == [1, 1, 1, 1, 2, 2, 2]
+    assert job.store
+    uri = job.store.uri.encode()
+    for file in Path(job.output).rglob("*.*"):
+        assert not any(form in file.read_bytes() for form in (uri, uri.hex().encode())), file
+    old.rename(new)
+
+    job = job_under(new, tmp_path / "again")
+    trials = {trial.sleep_passes: trial for trial in searched(job)}
+    assert validations(tmp_path / "again") == [2, 3]
+    assert {passes: trial.complete for passes, trial in trials.items()} == {1: True, 2: True, 3: False}
+    assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
+    for passes in (1, 2):
+        got, expected = weights(job, passes), undisturbed(job, passes)
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not old.exists()
+
+
+@long
+def test_a_killed_search_in_a_store_goes_on(ray_cluster: str, store: Path, tmp_path: Path) -> None:
+    job = job_under(store, tmp_path / "diary", dies=1, waits=2)
+    killed(job)
+    assert validations(tmp_path / "diary") == [1, 1, 1, 1, 2, 2, 2]
+    job = job_under(store, tmp_path / "again")
+    trials = {trial.sleep_passes: trial.complete for trial in searched(job)}
+    assert trials == {1: True, 2: True, 3: False}
+    assert validations(tmp_path / "again") == [2, 3]
+
+
+@long
+def test_a_killed_search_goes_on_with_its_mlflow_server_at_another_port(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, database = tmp_path / "root", tmp_path / "server"
+    for directory in (root, database):
+        directory.mkdir()
+    for port, diary, waits in zip(free_ports(2), ("diary", "again"), (2, None), strict=True):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        with server(database, port):
+            job = job_under(root, tmp_path / diary, waits=waits)
+            if waits:
+                killed(job)
+            else:
+                assert {trial.sleep_passes for trial in searched(job)} == {1, 2, 3}
+                assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
+    assert not list(root.glob("*.db"))
+
+
+@long
+def test_trials_of_several_workers_share_the_cores_without_a_deadlock(ray_cluster: str, tmp_path: Path) -> None:
+    """Each trial takes all cores for its two workers. The second is stopped early, and the third needs its cores."""
+    job = job_under(tmp_path, tmp_path / "diary")
+    job = replace(job, scale=Scale(workers=2, cpus_per_worker=2), accuracy={1: 0.5, 2: 0.1, 3: 0.6})
+    trials = {trial.sleep_passes: trial for trial in searched(job)}
+    assert {passes: trial.complete for passes, trial in trials.items()} == {1: True, 2: False, 3: True}
+    assert set(curves(job)[2][1]) < {4, 8, 12}
+    assert curves(job)[1] == curves(job)[3] == ("FINISHED", [4, 8, 12])
+    wait_for(lambda: ray.available_resources().get("CPU") == 4, "the cores of all trials to be free")
+
+
+@long
+def test_a_trial_that_diverges_at_once_is_left_out(ray_cluster: str, tmp_path: Path) -> None:
+    job = job_under(tmp_path, tmp_path / "diary", diverges=1)
+    assert sorted(trial.sleep_passes for trial in searched(job)) == [2, 3]
+    assert {passes: points for passes, (_, points) in curves(job).items()}[1] == []
