@@ -27,7 +27,9 @@ def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experime
     for variant in experiment.variants:
         train = replace(experiment.variant_train(variant), batch_size=2)
         model = experiment.variant_model(variant)
-        small = replace(model, mixers=model.mixers[:4], loop=model.loop and (1, 3), **NARROW)  # type: ignore[arg-type]
+        inserted = tuple(number for number in model.inserted if number < 4)
+        shallow = replace(model, mixers=model.mixers[:4], inserted=inserted, loop=model.loop and (1, 3))
+        small = replace(shallow, **NARROW)  # type: ignore[arg-type]
         engine = LocalEngine(build_model(small, train), train)
         tokens, mask = batches[experiment.variant_task(variant)]
         loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask))
