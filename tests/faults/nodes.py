@@ -39,7 +39,7 @@ class Tracked(TrainingJob):
     reported."""
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
-        validate, output, first = super().validate(), Path(self.output), True
+        validate, output, first = super().validate(), Path(self.output).parents[1], True  # of the search
 
         def check(model: SleepModel, level: int | None) -> float:
             nonlocal first

@@ -3,19 +3,18 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import torch
 from mlflow import MlflowClient
-from ray._raylet import PlacementGroupID
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray import cloudpickle
 
 from datagen import generate
 from datagen.storage import as_path, in_store
@@ -30,13 +29,25 @@ from sleepmodel.training.loop import build_model, train
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.tracking.server import server
 from tests.store import free_ports
-from tests.waiting import wait_for
+from tests.waiting import Background, wait_for
 
 pytestmark = pytest.mark.slow
 long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
 
 # rungs at steps 3, 6 and 12, and reports at steps 4, 8 and 12
 SEARCH = Search(trials=3, sleep_passes=(1, 2, 3), grace=4)
+
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+import ray
+from ray import cloudpickle
+from sleepmodel.distributed.ray_tune import search
+
+ray.init(address=sys.argv[2], log_to_driver=False)
+search(*cloudpickle.load(open(sys.argv[1], "rb")), max_concurrent=1)
+"""
 
 
 @dataclass(frozen=True)
@@ -93,23 +104,13 @@ def searched(job: TrainingJob) -> list[TrialResult]:
 
 
 def killed(job: Scripted) -> None:
-    """Run a search whose process is killed where trial N = 2 waits, once Tune has a record of this trial on disk."""
+    """Run a search whose driver is killed where trial N = 2 waits, once Tune has a record of this trial on disk."""
     diary = Path(job.diary)
-    pid = diary.with_suffix(".pid")
-
-    def run() -> None:
-        pid.write_text(str(os.getpid()))
-        search(job, SEARCH, 1)
-
-    running = ray.remote(num_cpus=0, max_retries=0)(run).remote()
-    wait_for(lambda: validations(diary).count(2) == 3 and recorded_trials(job) == 2, "the moment to kill the search")
-    psutil.Process(int(pid.read_text())).kill()
-    with pytest.raises(ray.exceptions.WorkerCrashedError):
-        ray.get(running)
-    # Ray keeps what the trials reserved until the job ends, which a pipeline's does at once, and the tests' does not
-    for group, known in placement_group_table().items():
-        if known["state"] == "CREATED":
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+    pickled = diary.with_suffix(".pickle")
+    pickled.write_bytes(cloudpickle.dumps((job, SEARCH)))
+    command = [sys.executable, "-c", PROGRAM, str(pickled), ray.get_runtime_context().gcs_address]
+    with Background(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as driver:
+        driver.until(lambda: validations(diary).count(2) == 3 and recorded_trials(job) == 2, "the moment to kill it")
 
 
 def recorded_trials(job: TrainingJob) -> int:
