@@ -11,6 +11,7 @@ paths anew, so a search goes on after the store or the root has moved.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -36,7 +37,7 @@ from datagen.storage import as_path, for_ray, local_copy
 from sleepmodel.config import Scale, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
-from sleepmodel.distributed.ray_train import RESTARTS, fit
+from sleepmodel.distributed.ray_train import CHECKPOINTS, RESTARTS, fit
 from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, train
@@ -75,8 +76,8 @@ def best(trials: list[TrialResult]) -> TrialResult:
 
 
 def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialResult]:
-    """Run or resume the search under `job.output`; returns the last report of every trial. A trial that diverged before
-    its first report is not among them.
+    """Run or resume the search under `job.output`; returns the last report of every trial. Of a trial that diverged
+    before its first report, it is step 0 with accuracy 0.
 
     The first trials have eta = 1, the paper's (or the nearest in the range), one for each N. Optuna's seeded sampler
     chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
@@ -126,9 +127,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     results = ResultGrid(analysis)
     if results.errors:  # the next call runs these trials again; a trial that diverged is not among them
         raise results.errors[0]
-    table = results.get_dataframe()
-    reported = table.dropna(subset=["step"]) if "step" in table else table[:0]
-    return [_result(row, job) for _, row in reported.iterrows()]
+    return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
 
 
 def _resources(scale: Scale) -> dict[str, float]:
@@ -158,6 +157,9 @@ def _trial(params: dict[str, Any], job: TrainingJob) -> None:
         tune.report(asdict(history[-1]))
     except NonFiniteError as error:  # it stays incomplete, so it cannot win
         watch(ProgressEvent(name, name, 0, job.train.steps, ended=True, message=str(error)))
+        saved = as_path(job.output) / CHECKPOINTS if _distributed(job.scale) else as_path(job.output)
+        if checkpoints.latest(saved) is None:  # Tune fails where a trial has no report
+            tune.report({"step": 0, "accuracy": 0.0, "loss": math.nan, "tokens": 0, "seconds": 0.0})
 
 
 def _train(job: TrainingJob) -> list[Progress]:

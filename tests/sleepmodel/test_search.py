@@ -22,7 +22,7 @@ from sleepmodel import Scale, SleepModel
 from sleepmodel.config import Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob
-from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, search
+from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, best, search
 from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model, train
@@ -221,7 +221,9 @@ def test_trials_of_several_workers_share_the_cores_without_a_deadlock(ray_cluste
 
 
 @long
-def test_a_trial_that_diverges_at_once_is_left_out(ray_cluster: str, tmp_path: Path) -> None:
+def test_a_trial_that_diverges_at_once_ends_no_search(ray_cluster: str, tmp_path: Path) -> None:
     job = job_under(tmp_path, tmp_path / "diary", diverges=1)
-    assert sorted(trial.sleep_passes for trial in searched(job)) == [2, 3]
-    assert {passes: points for passes, (_, points) in curves(job).items()}[1] == []
+    trials = {trial.sleep_passes: trial for trial in searched(job)}
+    assert set(trials) == {1, 2, 3} and not trials[1].complete and (trials[1].accuracy, trials[1].tokens) == (0.0, 0)
+    assert best(list(trials.values())).sleep_passes == 2
+    assert curves(job)[1] == ("FINISHED", [])
