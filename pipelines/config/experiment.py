@@ -123,11 +123,9 @@ class Experiment:
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
-            alone = self.variant_train(variant).trained == "inserted"
-            inserted = self.variant_model(variant).inserted
-            require(
-                bool(inserted) or not alone, f"trained of {variant.name}", "inserted", "all without inserted blocks"
-            )
+            trained, inserted = variant.trained or self.train.trained, self.variant_model(variant).inserted
+            allowed = "all without inserted blocks"
+            require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
             self._check_curriculum(variant)
         by_level = self.search is not None and self.train.curriculum.by_level
         require(
