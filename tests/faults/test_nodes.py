@@ -32,7 +32,7 @@ def test_what_a_lost_node_did_is_done_elsewhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert re.match(
-        r"root = /proc/self/fd/900: node [\d.]+ of this Ray does not see it .*shared directory .*s3://",
+        r"root = /proc/self/fd/900: node [\d.]+ of Ray does not see it .*shared directory .*s3://",
         result["unseen"],
     )
     assert result["alive"] == 1
