@@ -15,7 +15,7 @@ from pipelines.engine.processes import this_process
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import Services
 from sleepmodel.tracking.runs import PROCESS, find_run, open_store, start_run
-from sleepmodel.training.progress import Progress
+from tests.sleepmodel.tracking.helpers import AT
 from tests.waiting import Background
 
 
@@ -24,18 +24,6 @@ def nothing(run: StageContext) -> None:
 
 
 TRAIN, TUNE = Stage("train-n1", {}, nothing), Stage("tune", {}, nothing)
-AT = Progress(
-    step=10,
-    steps=40,
-    tokens=640,
-    seconds=2.0,
-    tokens_per_second=320.0,
-    loss=0.7,
-    grad_norm=1.5,
-    rate=0.4,
-    accuracy=0.2,
-    flops=10**9,
-)
 
 
 @pytest.fixture
