@@ -26,7 +26,7 @@ from sqlalchemy.engine import make_url
 from datagen.files import replacing, sha256
 from datagen.storage import as_path, check_reachable, local_copy
 
-LISTED = 10_000  # checksums of snapshots; more than are taken in a week
+LISTED = 10_000  # checksums of snapshots; about a week of them
 
 
 def restore(database: Path, snapshot: Path) -> None:
@@ -57,8 +57,9 @@ def keep(database: Path, snapshot: Path, seconds: float) -> None:
         kept, ended = None, None
         while ended is None:
             ended = signal.sigtimedwait({signal.SIGTERM}, seconds)
-            version = connection.execute("PRAGMA data_version").fetchone()  # another one after each change by others
             try:
+                # another one after each change by others
+                version = connection.execute("PRAGMA data_version").fetchone()
                 if version != kept:
                     take(database, snapshot)
                     kept = version

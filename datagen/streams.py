@@ -35,6 +35,12 @@ def outlive_readers() -> None:
     """From now on, output that cannot be written to stdout or stderr is dropped, and raises nothing."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        raw = io.BufferedWriter(_Discarding(number, "w", closefd=False))
-        text = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+        raw, unbuffered = _Discarding(number, "w", closefd=False), stream.write_through  # `python -u`
+        text = io.TextIOWrapper(
+            raw if unbuffered else io.BufferedWriter(raw),
+            stream.encoding,
+            stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=unbuffered,
+        )
         setattr(sys, name, text)

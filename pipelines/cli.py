@@ -108,7 +108,7 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
     try:
         run(script, experiment, root, console)
     except UnmetDependency as error:
-        needed = script_command(script_of(error.missing), arguments.preset, root, arguments.set)
+        needed = script_command(script_of(error.missing), arguments.preset, root, arguments.set, arguments.force)
         raise Refused(f"{error}:\n  {needed}") from error
 
 
@@ -165,12 +165,8 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
         stop_on_signals(services.stop, say, close),
     ):
         services.start(f"pipeline/{everything[-1].identity}")
-        try:
-            repair_datasets(stages, root)
-            execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
-        except StageFailed as error:
-            services.end(error.stage, "FAILED")
-            raise
+        repair_datasets(stages, root)
+        execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
 
 
 class _FlushProgress(Observer):

@@ -1,22 +1,16 @@
-"""Shell commands for the user to paste: complete, and quoted."""
+"""The commands of the other pipeline scripts, for the user to paste."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-
-def python_command(*words: str) -> str:
-    """A command for this interpreter: `python`, where the shell finds it by that name, else its path."""
-    found = shutil.which("python")
-    here = found is not None and Path(found).parent == Path(sys.executable).parent
-    return shlex.join(["python" if here else sys.executable, *words])
+from datagen.shell import python_command
 
 
-def script_command(script: str, preset: str, root: Path, assignments: Sequence[str]) -> str:
+def script_command(script: str, preset: str, root: Path, assignments: Sequence[str], force: bool) -> str:
     """The command that runs another pipeline script, which lies beside this one, with the same options."""
     path = Path(sys.argv[0]).with_name(f"{script}.py")
-    return python_command(str(path), preset, "--root", str(root), *(["--set", *assignments] if assignments else []))
+    options = [*(["--set", *assignments] if assignments else []), *(["--force"] if force else [])]
+    return python_command(str(path), preset, "--root", str(root), *options)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from datagen.shell import python_command
 from pipelines.engine.stage import Stage, State, script_of, state
-from pipelines.shell import python_command
 from sleepmodel.tracking.redact import redacted
 
 

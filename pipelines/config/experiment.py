@@ -11,8 +11,9 @@ from datagen import Task, check_task
 from datagen.canonical import added_later
 from datagen.checks import require, require_whole
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
-from sleepmodel.accounting import flops
+from sleepmodel.accounting import training_flops
 from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
+from sleepmodel.training.optim import freeze
 from sleepmodel.warm_start import kept_blocks
 
 
@@ -123,6 +124,9 @@ class Experiment:
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
+            share, whole = variant.share_of_steps, variant.compute_of is None
+            allowed = "a number in (0, 1], and 1 with compute_of"
+            require(0 < share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
             trained, inserted = variant.trained or self.train.trained, self.variant_model(variant).inserted
             allowed = "all without inserted blocks"
             require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
@@ -190,11 +194,16 @@ class Experiment:
             mixers=mixers,
             # `loop` has no meaning in a stack of another depth
             loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
-            inserted=variant.inserted or (self.model.inserted if mixers == self.model.mixers else ()),
+            inserted=self._inserted(variant, mixers),
             eviction=variant.eviction or self.model.eviction,
             sleep_passes=variant.sleep_passes,
             fast_weight_lr=variant.fast_weight_lr,
         )
+
+    def _inserted(self, variant: Variant, mixers: tuple[str, ...]) -> tuple[int, ...]:
+        if variant.inserted is not None:
+            return variant.inserted
+        return self.model.inserted if mixers == self.model.mixers else ()
 
     def variant_task(self, variant: Variant) -> Task:
         """The variant's task."""
@@ -241,14 +250,15 @@ class Experiment:
         model = self.variant_model(variant)
         return round(self.train.steps * self.step_flops(model, (variant.compute_of,)) / self.step_flops(model))
 
-    def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = ()) -> float:
-        """FLOPs of one training step on rows of the greatest length: three times the forward's, as a backward costs two
-        forwards. Where N is drawn for each batch, from `drawn` or else by the training's config: the mean."""
+    def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all") -> float:
+        """FLOPs of one training step on rows of the greatest length. Where N is drawn for each batch, from `drawn` or
+        else by the training's config: the mean. trained: as in TrainConfig."""
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
-        forward = sum(flops(built, self.task.row_length, n) for n in passes) / len(passes)
-        return 3 * self.train.batch_size * forward
+        freeze(built, trained)
+        row = sum(training_flops(built, self.task.row_length, n) for n in passes) / len(passes)
+        return self.train.batch_size * row
 
     def train_rows(self) -> int:
         """Rows of the training split: enough for the longest training, unless data.train_rows is set."""

@@ -13,6 +13,7 @@ from types import FrameType
 
 GRACE_SECONDS = 25  # Kubernetes kills after 30
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminal closed"}
+SHOW_CURSOR = b"\x1b[?25h"  # which a live table hides
 AGAIN = "run the same command again to continue"
 
 
@@ -77,9 +78,12 @@ def stop_on_signals(stop: Path, say: Callable[[str], None], close: Callable[[str
             if inside:
                 raise Terminated(number)
         elif number == signal.SIGINT:  # a second SIGTERM must not end the wait for the trainings to save
+            if os.isatty(1):
+                os.write(1, SHOW_CURSOR)
             os._exit(128 + number)
 
     before = {number: signal.signal(number, handle) for number in _heeded()}
+    stop.unlink(missing_ok=True)  # of a killed process with the same id, as in a container
     status = "FAILED"
     try:
         yield

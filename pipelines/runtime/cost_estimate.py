@@ -39,18 +39,21 @@ def training_cost(experiment: Experiment) -> TrainingCost:
     """The cost of every variant with every seed. With a search, that of its trials, as if all ran to their end at the
     largest N, and of its winner too."""
     stages = [
-        (experiment.variant_model(variant), variant.drawn_passes, experiment.variant_steps(variant))
+        (
+            (experiment.variant_model(variant), variant.drawn_passes, variant.trained or experiment.train.trained),
+            experiment.variant_steps(variant),
+        )
         for variant in experiment.variants
     ]
     runs = stages * len(experiment.seeds)
     if experiment.search:
         widest = replace(experiment.model, sleep_passes=max(experiment.search.sleep_passes))
-        runs += [(widest, (), experiment.train.steps)] * (experiment.search.trials + len(experiment.seeds))
-        runs += [(experiment.model, (), experiment.train.steps)] * len(experiment.seeds)
-    rows = experiment.train.batch_size * sum(count for _, _, count in runs)
-    # many runs share a model
-    cost = {(model, drawn): experiment.step_flops(model, drawn) for model, drawn, _ in runs}
-    flops = sum(cost[model, drawn] * count for model, drawn, count in runs)
+        trained, steps = experiment.train.trained, experiment.train.steps
+        runs += [((widest, (), trained), steps)] * (experiment.search.trials + len(experiment.seeds))
+        runs += [((experiment.model, (), trained), steps)] * len(experiment.seeds)
+    rows = experiment.train.batch_size * sum(steps for _, steps in runs)
+    cost = {kind: experiment.step_flops(*kind) for kind in {kind for kind, _ in runs}}  # many runs share a model
+    flops = sum(cost[kind] * steps for kind, steps in runs)
     return TrainingCost(rows, rows * experiment.task.row_length, flops)
 
 
@@ -60,13 +63,13 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
     search = experiment.search
     widest = replace(experiment.model, sleep_passes=max(search.sleep_passes)) if search else experiment.model
     found: dict[str, StageTrainings] = {}
-    cost: dict[tuple[ModelConfig, tuple[int, ...]], float] = {}
+    cost: dict[tuple[ModelConfig, tuple[int, ...], str], float] = {}
     for stage in stages:
         config = stage.config
         if not isinstance(config, dict) or "train" not in config:
             continue
         train, searched = config["train"], "search" in config
-        key = (widest if searched else config.get("model", widest), train.sleep_passes)
+        key = (widest if searched else config.get("model", widest), train.sleep_passes, train.trained)
         if key not in cost:
             cost[key] = experiment.step_flops(*key)
         found[stage.name] = StageTrainings(config["search"].trials if searched else 1, cost[key] * train.steps)

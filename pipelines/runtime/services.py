@@ -64,7 +64,7 @@ class Services(Observer):
 
     @property
     def store(self) -> TrackingStore:
-        assert self._store is not None, "the services are opened before stages run"
+        assert self._store is not None, "`connect` is called before stages run"
         return self._store
 
     @property
@@ -75,7 +75,8 @@ class Services(Observer):
     def connect(self) -> None:
         """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one."""
         self._store = open_store(self.root)
-        end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
+        with as_connection_error(self._store):
+            end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
         with keep_sigterm():
             connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale)
@@ -155,7 +156,7 @@ class Services(Observer):
         retries: int = RETRIES,
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order. retries: of a task whose process or node dies.
+        results in order. A task without cores runs on this node. retries: of a task whose process or node dies.
 
         Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
         `scale.wait_minutes`: Ray would wait for ever.
@@ -163,6 +164,9 @@ class Services(Observer):
         # where several Rays run on a machine, Ray Train's cleaner would ask another one whether the training lives
         here = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
         task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries, runtime_env=here)(function)
+        if cores == 0:  # it drives Ray Train or Tune: a node that is lost must not take it away from its workers
+            own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            task = task.options(scheduling_strategy=own)
         results = [task.remote(*arguments) for arguments in calls]
         scale, large_enough = self.resources.scale, time.monotonic()
         while True:

@@ -47,8 +47,7 @@ EXPERIMENT = "search"
 N, ETA = "sleep_passes", "fast_weight_lr"
 STOP = "STOP"  # the file that ends a trial under Ray Train
 REPORT_SECONDS = 1.0  # between two looks whether such a trial has ended
-# of Tune's own settings for a trial: with one, Tune also writes its state of the search at every checkpoint of a trial
-KEPT = 1
+TRIAL_CHECKPOINTS = 1  # that Tune keeps of a trial; with more, it would save its state of the search only every 10 s
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
         num_samples=config.trials,
         storage_path=storage,
         storage_filesystem=filesystem,
-        checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+        checkpoint_config=CheckpointConfig(num_to_keep=TRIAL_CHECKPOINTS),
         max_failures=RESTARTS,
         trial_name_creator=lambda trial: _directory(trial.trial_id),
         trial_dirname_creator=lambda trial: _directory(trial.trial_id),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from datagen.storage import as_path, in_store, local_copy
+from datagen.storage import as_path, check_reachable, in_store, local_copy
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
 
 FORMAT, VERSION = "sleepmodel-memory", "2"
@@ -38,6 +38,7 @@ class Memory:
         """Write a safetensors file, atomically; the path may be in an object store. Raises FileNotFoundError if its
         directory does not exist, another OSError if it cannot be written."""
         path = as_path(path)
+        check_reachable(path)
         if not in_store(path) and not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: there is no directory {path.parent}; create it, or choose another one")
         write_tensors(path, self.tensors, {"format": FORMAT, "version": VERSION, "model": self.fingerprint})
@@ -50,6 +51,7 @@ class Memory:
         damaged, was changed, or is of another kind or version. Its checksum detects accidents, not forgery.
         """
         path = as_path(path)
+        check_reachable(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no memory here; give a file that Memory.save wrote")
         with local_copy(path) as file:

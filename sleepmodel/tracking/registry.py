@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from datagen.storage import as_path
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory, save
 from sleepmodel.tracking import pyfunc
-from sleepmodel.tracking.locations import artifact_path, shell_command, sqlite_file, under_root
+from sleepmodel.tracking.locations import artifact_path, sqlite_file, store_command, under_root
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.runs import TrackingStore, client_of, first_contact, tracking_uri
 
@@ -133,7 +132,7 @@ def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
         return load_directory(_download(store.uri, place))
     except (FileNotFoundError, ValueError) as error:
         code = f"import mlflow; mlflow.MlflowClient().delete_registered_model_alias({name!r}, {CHAMPION!r})"
-        command = shell_command(store.uri, f"python -c {shlex.quote(code)}")
+        command = store_command(store.uri, "-c", code)
         raise ChampionUnavailable(
             f"champion v{found.version} of {name} cannot be loaded from {redacted(place)}: {error}. Restore these "
             f"files, or let the next model become the champion without a comparison: {command}"

@@ -28,9 +28,9 @@ from sleepmodel.tracking.locations import (
     check_database,
     correct_locations,
     is_database,
-    shell_command,
     sqlite_file,
     sqlite_uri,
+    store_command,
 )
 from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, environment
 from sleepmodel.tracking.redact import redacted
@@ -96,14 +96,14 @@ def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
         known = client.get_experiment_by_name(experiment)
         if is_database(uri):
             correct_locations(uri, root, experiment)
-    if known is None:
-        # MLflow's default is relative to the working directory, which differs between processes
-        artifacts = None if _is_server(uri) else (root.absolute() / ARTIFACTS).as_uri()
-        return TrackingStore(uri, client.create_experiment(experiment, artifacts))
+        if known is None:
+            # MLflow's default is relative to the working directory, which differs between processes
+            artifacts = None if _is_server(uri) else (root.absolute() / ARTIFACTS).as_uri()
+            return TrackingStore(uri, client.create_experiment(experiment, artifacts))
     if known.lifecycle_stage == LifecycleStage.DELETED:
         raise ValueError(
             redacted(f"MLflow store {uri}: the experiment {experiment!r} was deleted. Restore it with its runs: ")
-            + shell_command(uri, f"mlflow experiments restore --experiment-id {known.experiment_id}")
+            + store_command(uri, "-m", "mlflow", "experiments", "restore", "--experiment-id", known.experiment_id)
         )
     return TrackingStore(uri, known.experiment_id)
 

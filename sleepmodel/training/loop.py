@@ -37,7 +37,7 @@ def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothin
     """A new model. Its weights depend only on the configs. Raises ValueError if nothing of it would be trained."""
     torch.manual_seed(train.seed)
     built = SleepModel(model, recompute, train.truncation)
-    freeze(built, train)
+    freeze(built, train.trained)
     return built
 
 

@@ -15,12 +15,12 @@ ADAM_EPS = 1e-8
 _ADAM_NAMES = ("embed", "lm_head")
 
 
-def freeze(model: SleepModel, config: TrainConfig) -> None:
-    """Take the gradient from the weights that `config.trained` leaves as they are. Raises ValueError if no weight is
-    left to train. Call it before an optimiser or DeepSpeed gets the weights."""
-    if config.trained == "inserted":
+def freeze(model: SleepModel, trained: str) -> None:
+    """Take the gradient from the weights that are not trained (see TrainConfig). Raises ValueError if none would be.
+    Call it before an optimiser or DeepSpeed gets the weights."""
+    if trained == "inserted":
         inserted = model.config.inserted
-        require(bool(inserted), "trained", config.trained, "all for a model without inserted blocks")
+        require(bool(inserted), "trained", trained, "all for a model without inserted blocks")
         model.requires_grad_(False)
         for i in inserted:
             model.blocks[i].requires_grad_(True)

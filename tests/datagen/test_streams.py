@@ -36,3 +36,16 @@ def test_a_program_ends_its_work_though_nobody_reads_it(redirection: str, tmp_pa
     done = run(["bash", "-c", shell, sys.executable, str(program), str(file)], input="")
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Error" not in done.stderr
     assert file.read_text() == "''"
+
+
+def test_output_that_is_not_buffered_stays_so(tmp_path: Path) -> None:
+    """PYTHONUNBUFFERED, as in containers: what was printed is there, however the process ends."""
+    program = """
+import os
+from datagen.streams import outlive_readers
+
+outlive_readers()
+print("said", end="")
+os._exit(0)
+"""
+    assert run([sys.executable, "-u", "-c", program]).stdout == "said"

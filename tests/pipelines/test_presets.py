@@ -82,12 +82,18 @@ def test_sliding_presets_grow_a_transformer() -> None:
         assert (alone.start, whole.start) == (first.name, alone.name)
         assert experiment.variant_train(alone).trained == "inserted" and before.eviction == "hard"
         assert experiment.variant_train(whole).trained == "all" and model == replace(before, eviction="sliding")
+        assert experiment.step_flops(before, trained="inserted") < 0.9 * experiment.step_flops(before)
         assert len(model.inserted) == 2 and model.mixers.count("attention") == len(transformer.mixers)
         assert sum(map(experiment.variant_steps, (alone, whole))) == experiment.variant_steps(longer)
     with pytest.raises(ValueError, match=r"start of n1-new-blocks = 'gone': must be one of the variants before it"):
         replace(experiment, variants=(first, replace(grown[0], start="gone")))
     with pytest.raises(ValueError, match=r"variant n1-new-blocks, which starts from transformer: mixers = .* must be"):
         replace(experiment, variants=(first, replace(grown[0], inserted=(1,))))
+    for wrong in ({"share_of_steps": -3.0}, {"share_of_steps": 1.5}, {"share_of_steps": 0.5, "compute_of": 2}):
+        with pytest.raises(
+            ValueError, match=r"share_of_steps of transformer = .*: must be a number in \(0, 1\], and 1"
+        ):
+            replace(experiment, variants=(replace(first, **wrong),))
     with pytest.raises(ValueError, match=r"trained of n1 = 'inserted': must be all without inserted blocks"):
         replace(experiment, variants=(replace(first, name="n1", trained="inserted"),))
 

@@ -24,5 +24,5 @@ def test_a_shell_gives_the_script_the_same_arguments(
     monkeypatch.setattr(sys, "argv", [str(scripts / "evaluate.py"), "smoke"])
     monkeypatch.setenv("PATH", path)
     root, assignments = tmp_path / 'it\'s "a" $HOME  root;#', ["seeds=[1, 2]", "task.tokenizer=~/x 'y'.json"]
-    told = run(["/bin/sh", "-c", script_command("train", "smoke", root, assignments)], env=dict(os.environ))
-    assert json.loads(told.stdout) == [sys.prefix, "smoke", "--root", str(root), "--set", *assignments]
+    told = run(["/bin/sh", "-c", script_command("train", "smoke", root, assignments, force=True)], env=dict(os.environ))
+    assert json.loads(told.stdout) == [sys.prefix, "smoke", "--root", str(root), "--set", *assignments, "--force"]

@@ -81,6 +81,15 @@ def test_a_training_saves_before_the_pipeline_ends(
     assert process.saved.exists() and not process.stop.exists()
 
 
+def test_a_request_that_a_killed_pipeline_left_stops_nothing(tmp_path: Path) -> None:
+    """In a container that is started again, the pipeline has the host name and the process id of the killed one."""
+    (tmp_path / "stop").touch()
+    (tmp_path / "may-save").touch()
+    with Pipeline(tmp_path) as process:
+        process.until_it_prints("trains\n")
+        assert not process.stop.exists() and not process.saved.exists()
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_another_ctrl_c_ends_it_at_once(first: signal.Signals, tmp_path: Path) -> None:
     with Pipeline(tmp_path) as process:

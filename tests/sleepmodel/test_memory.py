@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 from torch import Tensor
 
 from sleepmodel import PAD, Memory, Session
@@ -160,3 +161,18 @@ def test_a_memory_goes_through_a_store(store: Path) -> None:
     assert torch.equal(Session(build_small(), memory=Memory.load(path)).generate(2), session.generate(2))
     with pytest.raises(FileNotFoundError, match="no memory here"):
         Memory.load(f"{store}/none")
+
+
+@pytest.mark.parametrize("use", [Memory.load, lambda path: Session(build_small()).memory.save(path)])
+def test_a_store_that_is_not_there_is_said_so_at_once(
+    use: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(ConnectionError, match="the object store cannot be used"):
+            use("s3://bucket/context.memory")
+    finally:
+        S3FileSystem.clear_instance_cache()
