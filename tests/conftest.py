@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,8 @@ from datagen.storage import as_path
 from tests.store import BUCKET, WEED, credentials, free_ports, serving
 from tests.waiting import scaled
 
+# `make test` starts pytest in the background of a shell, where all that it starts would ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # models here are so small that a second thread only costs time
 torch.set_num_threads(1)
 # both would be asserts on time, which a busy machine fails
