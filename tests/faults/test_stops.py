@@ -68,4 +68,6 @@ def statuses(root: Path) -> set[str]:
     if not (root / "mlflow.db").exists():
         return set()
     with sqlite3.connect(root / "mlflow.db") as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+            return set()  # MLflow was making its tables
         return {status for (status,) in database.execute("SELECT status FROM runs")}
