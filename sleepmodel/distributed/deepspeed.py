@@ -13,7 +13,7 @@ from torch import Tensor
 from sleepmodel.config import Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
 from sleepmodel.training.engine import clip_gradient, load_whole, save_whole
-from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, peak_rates, set_rates
+from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, freeze, peak_rates, set_rates
 
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
@@ -44,6 +44,7 @@ class DeepSpeedEngine:
         deepspeed = _deepspeed(scale)
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
+        freeze(model, config.trained)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=settings)
         self.model = model

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from datagen.files import replacing, sha256
 from sleepmodel.config import TrainConfig
 from sleepmodel.model import SleepModel
-from sleepmodel.training.optim import build_optimizers, peak_rates, set_rates
+from sleepmodel.training.optim import build_optimizers, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
 
@@ -47,11 +47,12 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An engine in plain PyTorch, in this process."""
+    """An engine in plain PyTorch, in this process. Raises ValueError if nothing of the model would be trained."""
 
     rank, workers = 0, 1
 
     def __init__(self, model: SleepModel, config: TrainConfig, accumulation: int = 1) -> None:
+        freeze(model, config.trained)
         self.model, self.config, self.accumulation = model, config, accumulation
         self.optimizers = build_optimizers(model, config)
         self.peaks = peak_rates(self.optimizers)

@@ -23,7 +23,7 @@ from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
 from sleepmodel.training.engine import Engine
-from sleepmodel.training.optim import freeze, schedule
+from sleepmodel.training.optim import schedule
 from sleepmodel.training.progress import Progress
 
 Save = Callable[[Path], None]  # writes a complete checkpoint to an empty directory
@@ -34,11 +34,9 @@ class NonFiniteError(RuntimeError):
 
 
 def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
-    """A new model. Its weights depend only on the configs. Raises ValueError if nothing of it would be trained."""
+    """A new model. Its weights depend only on the configs."""
     torch.manual_seed(train.seed)
-    built = SleepModel(model, recompute, train.truncation)
-    freeze(built, train.trained)
-    return built
+    return SleepModel(model, recompute, train.truncation)
 
 
 def train(

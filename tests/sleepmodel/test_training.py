@@ -275,7 +275,7 @@ def test_inserted_blocks_are_trained_alone(rows: Rows) -> None:
     spent = train(whole, rows, CONFIG, lambda model, level: 0.0, lambda at, write: None)[-1].flops
     assert spent / 2 < history[-1].flops < 0.9 * spent
     with pytest.raises(ValueError, match="trained = 'inserted': must be all for a model without inserted blocks"):
-        build_model(MODEL, config)
+        LocalEngine(build_model(MODEL, config), config)
 
 
 def test_training_flops_are_three_forwards_less_what_rests() -> None:
