@@ -20,11 +20,10 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError
 from sqlalchemy.engine import make_url
 
 from datagen.files import replacing, sha256
-from datagen.storage import as_path, check_reachable, local_copy
+from datagen.storage import as_path, check_reachable, local_copy, storage_errors
 
 LISTED = 10_000  # checksums of snapshots; about a week of them
 
@@ -63,7 +62,7 @@ def keep(database: Path, snapshot: Path, seconds: float) -> None:
                 if version != kept:
                     take(database, snapshot)
                     kept = version
-            except (OSError, BotoCoreError, sqlite3.Error) as error:  # the next one may succeed
+            except (*storage_errors(), sqlite3.Error) as error:  # the next one may succeed
                 print(f"no snapshot of {database}: {error}", file=sys.stderr, flush=True)
 
 
@@ -104,7 +103,7 @@ def main() -> None:
         return
     try:
         restore(database, snapshot)
-    except (OSError, ValueError, BotoCoreError) as error:
+    except (*storage_errors(), ValueError) as error:
         sys.exit(f"error: {error}")
 
 

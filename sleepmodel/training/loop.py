@@ -78,11 +78,7 @@ def train(
         if not math.isfinite(norm) and state.skipped < config.skips:
             state.skipped += 1
         elif not math.isfinite(loss + norm):
-            raise NonFiniteError(
-                f"step {step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-                f"{config.adam_lr * rate:.2e}: not finite, after {state.skipped} of skips = {config.skips}. Resume "
-                "from the last checkpoint with lower rates"
-            )
+            raise _not_finite(state, loss, norm, rate, config)
         else:
             state.losses.append(loss)
             state.norm = norm
@@ -102,6 +98,14 @@ def train(
         else:
             between(state.step, save)
     return history
+
+
+def _not_finite(state: _TrainState, loss: float, norm: float, rate: float, config: TrainConfig) -> NonFiniteError:
+    return NonFiniteError(
+        f"step {state.step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
+        f"{config.adam_lr * rate:.2e}: not finite, after {state.skipped} of skips = {config.skips}. Resume "
+        "from the last checkpoint with lower rates"
+    )
 
 
 def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None) -> float:
