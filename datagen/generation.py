@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -63,6 +63,8 @@ def generate(
     job = SplitJob(task, split, seed, path, max(rows, listed.rows), listed)
     if not job.finished():
         shards = tuple(_run(job, watch))
+        if (tokenizer := task.read_tokenizer()) is not None:
+            tokenizer.write(path)
         # Read it again, as another process may have added another split.
         dataset = _dataset(path, task, seed)
         splits = {**dataset.splits, split: Split(job.rows, shards)}
@@ -111,7 +113,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
 
     Raises ForeignDatasetError if it describes another task, config or seed.
     """
-    ours = Dataset(FORMAT_VERSION, task.name, asdict(task), task.vocabulary, seed, splits={})
+    ours = Dataset(FORMAT_VERSION, task.name, task.identity(), task.vocabulary, seed, splits={})
     if not (path / DATASET_FILE).exists():
         return ours
     standing = read_dataset(path)

@@ -6,20 +6,22 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import Field, asdict
+from dataclasses import Field
 from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen.canonical import canonical_json
+from datagen.canonical import canonical_json, identifying_fields
 from datagen.checks import require_whole
 from datagen.rows import Rows
+from datagen.tokenizer import Tokenizer
 from datagen.wording import Wording
 
 SPLITS = ("train", "validation", "test")
 MAX_SEED = 2**63 - 1
+TOKENIZER_FIELD = "tokenizer"
 
 
 class Task(Wording, ABC):
@@ -106,6 +108,19 @@ class Task(Wording, ABC):
         """The same task with another greatest depth. Raises ValueError if the task has only one."""
         raise ValueError(f"depth = {depth!r:.200}: the task {self.name} has one depth; it does not define with_depth")
 
+    def identity(self) -> dict[str, Any]:
+        """What identifies the config: its fields, but a tokenizer by its content, wherever it lies."""
+        fields = identifying_fields(self)
+        if (tokenizer := self.read_tokenizer()) is not None:
+            fields[TOKENIZER_FIELD] = tokenizer.sha256
+        return fields
+
+    def read_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that a field `tokenizer` names, the path of a tokenizer.json or of a directory with one; None
+        without such a field. Datasets keep a copy of it. Raises ValueError as Tokenizer.read."""
+        path = getattr(self, TOKENIZER_FIELD, None)
+        return None if path is None else Tokenizer.read(path)
+
     @classmethod
     def wording(cls, config: Mapping[str, Any]) -> Wording:
         """What writes a dataset's rows as text, from the config in its dataset.json. Raises ValueError or TypeError if
@@ -153,7 +168,7 @@ def wording_of(name: str, config: Mapping[str, Any]) -> Wording:
 
 def task_identity(task: Task) -> dict[str, Any]:
     """What identifies a task: its name and its config."""
-    return {"name": task.name, "config": asdict(task)}
+    return {"name": task.name, "config": task.identity()}
 
 
 def check_split(split: object) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datagen.checks import require_whole
+from datagen.tokenizer import Tokenizer
 from sleepmodel.config import MAX_SIZE, ModelConfig, Truncation
 from sleepmodel.inputs import answering_windows
 from sleepmodel.mixers import mixer_class
@@ -94,13 +95,15 @@ class SleepModel(nn.Module):
 
     recompute: which activations the backward recomputes instead of keeping (see Scale).
     truncation: how far the backward reaches.
-    `vocabulary`: the text of each token, or None if it is not known.
+    `vocabulary`: the text of each token, or None if it is not known; tokens above have no text. `tokenizer`: of a
+    pretrained model, or None.
     """
 
     def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = NO_TRUNCATION) -> None:
         super().__init__()
         self.config, self.recompute, self.truncation = config, recompute, truncation
         self.vocabulary: tuple[str, ...] | None = None
+        self.tokenizer: Tokenizer | None = None
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         if config.max_positions is not None:
             self.position_embed = nn.Embedding(config.max_positions, config.d_model)

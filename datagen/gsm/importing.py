@@ -9,13 +9,14 @@ from pathlib import Path
 from datagen.files import replacing, sha256
 from datagen.gsm.official import read_lines, read_official
 from datagen.gsm.task import encode, to_rows
-from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
+from datagen.gsm.vocabulary import Vocabulary, Words, pretrained
 from datagen.gsm.wording import Imported
 from datagen.rows import Rows
 from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import to_table, write_shard
 from datagen.storage import as_path, local_path
 from datagen.task import check_split
+from datagen.tokenizer import Tokenizer
 
 
 def import_official(
@@ -45,12 +46,15 @@ class Import:
     vocabulary: tuple[str, ...]
     rows: Rows
     skipped: tuple[str, ...]
+    tokenizer: Tokenizer | None = None
 
     def write(self) -> Path:
         """Write the dataset and return its directory."""
         split = self.config.split
         with replacing(shard_path(self.path, split, 0)) as temporary:
             shard = write_shard(to_table(self.rows, len(self.vocabulary)), temporary)
+        if self.tokenizer is not None:
+            self.tokenizer.write(self.path)
         splits = {split: Split(len(self.rows), (shard,))}
         described = Dataset(FORMAT_VERSION, "gsm", asdict(self.config), self.vocabulary, 0, splits)
         with replacing(self.path / DATASET_FILE) as temporary:
@@ -80,10 +84,11 @@ def read_import(
     check_split(split)
     problems, skipped = read_lines(file) if skip_malformed else (read_official(file), [])
     texts = (problem.prompt + problem.completion for problem in problems)
-    vocabulary: Vocabulary = Words(texts) if tokenizer is None else Pretrained(tokenizer)
+    found = None if tokenizer is None else pretrained(tokenizer)
+    vocabulary: Vocabulary = Words(texts) if found is None else found
     rows = to_rows((encode(problem, vocabulary) for problem in problems), len(vocabulary.tokens))
     config = Imported(sha256(local_path(file)), split, tokenizer and Path(tokenizer).name, len(skipped))
     words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
     identity = hashlib.sha256(f"{asdict(config)} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
     path = as_path(root).absolute() / "gsm" / identity
-    return Import(path, config, vocabulary.tokens, rows, tuple(skipped))
+    return Import(path, config, vocabulary.tokens, rows, tuple(skipped), found)

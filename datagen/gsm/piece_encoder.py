@@ -9,7 +9,7 @@ from datagen.gsm.graph import MAX_NUMBER
 from datagen.gsm.quantity import Expression, Quantity, Statement
 from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES, Theme
-from datagen.gsm.vocabulary import Pretrained, Vocabulary, Words
+from datagen.gsm.vocabulary import Vocabulary, Words, pretrained
 
 
 class PieceEncoder:
@@ -63,5 +63,5 @@ class PieceEncoder:
 
 @cache
 def encoder_of(tokenizer: str | None) -> PieceEncoder:
-    """The encoder for a tokenizer's path, or for one token per word if it is None. Raises ValueError as Pretrained."""
-    return PieceEncoder(Words() if tokenizer is None else Pretrained(tokenizer))
+    """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as `pretrained`."""
+    return PieceEncoder(Words() if tokenizer is None else pretrained(tokenizer))

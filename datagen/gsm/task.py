@@ -99,7 +99,7 @@ class Gsm(GsmWording, Task):
     def samples(self, split: str, seed: int, shard: int) -> Iterator[Sample]:
         """The rows of a shard, without end: a function of (config, split, seed, shard) alone.
 
-        Raises ValueError for a bad split, seed or shard, for a tokenizer that Pretrained rejects, and for one that
+        Raises ValueError for a bad split, seed or shard, for a tokenizer that `pretrained` rejects, and for one that
         makes a problem too long for `tokens`.
         """
         encoder = encoder_of(self.tokenizer)

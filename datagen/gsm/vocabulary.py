@@ -5,10 +5,8 @@ In both, the tokens of a text are the concatenated tokens of its pieces (datagen
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -16,10 +14,9 @@ from datagen.gsm.graph import MAX_VALUE
 from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
-from datagen.storage import local_path
+from datagen.tokenizer import Tokenizer
 
 PUNCTUATION = (",", ".", "?", ":")
-MAX_TOKENS = 2**20  # of a pretrained tokenizer; the largest that are in use have about 262,000
 NUMBERS = tuple(str(value) for value in range(MAX_VALUE + 1))
 
 
@@ -63,58 +60,18 @@ class Words:
         return "".join(token if token in PUNCTUATION else f" {token}" for token in tokens).removeprefix(" ")
 
 
-class Pretrained:
-    """A Hugging Face tokenizer from a tokenizer.json, or from a directory with one. Adds no special tokens.
-
-    It must encode a text as the concatenation of its pieces. Byte-level BPE does (GPT-2, Llama 3, Qwen, SmolLM).
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        """Raises ValueError if there is no valid tokenizer at `path`, if its tokens span two pieces, or if one has an
-        id of MAX_TOKENS or above."""
-        from tokenizers import Tokenizer
-
-        where = local_path(path)
-        # os.path, unlike pathlib, also returns False for names that no file system accepts.
-        file = where / "tokenizer.json" if os.path.isdir(where) else where
-        if not os.path.isfile(file):
-            missing = str(file)[:200]
+def pretrained(path: str | Path) -> Tokenizer:
+    """A pretrained model's tokenizer, checked: it must encode a text as the concatenation of its pieces. Byte-level BPE
+    does (GPT-2, Llama 3, Qwen, SmolLM). Raises ValueError as Tokenizer.read, or if its tokens span two pieces."""
+    found = Tokenizer.read(path)
+    for pieces in example_texts():
+        text = "".join(pieces)
+        if found.encode(text) != [token for piece in pieces for token in found.encode(piece)]:
             raise ValueError(
-                f"tokenizer must be a tokenizer.json or a directory with one, but {missing!r} does not exist"
+                f"tokenizer {found.source} must encode a text as it encodes its pieces, as byte-level BPE does, but "
+                f"does not: {text!r}"
             )
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except BaseException as error:  # tokenizers raises no narrower type; a panic of its Rust is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise ValueError(
-                f"tokenizer {file} cannot be read ({error!s:.200}): give a Hugging Face tokenizer.json"
-            ) from error
-        self._tokenizer.no_truncation()  # some files come with a limit
-        self._tokenizer.no_padding()
-        self._size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        if not 1 <= self._size <= MAX_TOKENS:
-            raise ValueError(
-                f"tokenizer {file} must have 1 to {MAX_TOKENS:,} tokens, has {self._size:,} by its largest id: give "
-                "another tokenizer.json"
-            )
-        for pieces in example_texts():
-            text = "".join(pieces)
-            if self.encode(text) != [token for piece in pieces for token in self.encode(piece)]:
-                raise ValueError(
-                    f"tokenizer {file} must encode a text as it encodes its pieces, as byte-level BPE does, but does "
-                    f"not: {text!r}"
-                )
-
-    @cached_property
-    def tokens(self) -> tuple[str, ...]:
-        return tuple(self._tokenizer.id_to_token(i) or "" for i in range(self._size))
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+    return found
 
 
 def split(text: str) -> list[str]:

@@ -275,5 +275,6 @@ def _check_fits(task: Task, model: ModelConfig, whole: bool = False) -> None:
             raise ValueError(f"model.{error}") from error
     positions, allowed = model.max_positions, f"at least the task's row length {task.row_length}, or null"
     require(positions is None or positions >= task.row_length, "model.max_positions", positions, allowed)
-    allowed = f"{len(task.vocabulary)}, the task's"
-    require(model.vocab_size == len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)
+    # at least: pretrained models pad their vocabularies
+    allowed = f"at least {len(task.vocabulary)}, the task's"
+    require(model.vocab_size >= len(task.vocabulary), "model.vocab_size", model.vocab_size, allowed)

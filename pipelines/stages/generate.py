@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from datagen import Task, generate
@@ -37,7 +36,7 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
             generate(task, split, count, data.seed, context.output, watch=watch)
 
     name = "generate" if task == experiment.task else f"generate-t{task.max_depth}"
-    config = {"task": asdict(task), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
+    config = {"task": task.identity(), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
     return Stage(name, config, run, slots=None)
 
 

@@ -16,6 +16,7 @@ from datagen.checks import require
 from datagen.reader import read_dataset, read_rows, stream
 from datagen.rows import Ragged
 from datagen.storage import as_path, in_store, publishing
+from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config import ModelConfig, Scale, TrainConfig
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import load
@@ -115,7 +116,7 @@ class TrainingJob:
         output = as_path(self.output)
         if has_model(output):  # Ray restarted a worker that died after it had finished
             return
-        model.vocabulary = read_dataset(self.dataset).vocabulary
+        model.vocabulary, model.tokenizer = read_dataset(self.dataset).vocabulary, stored_tokenizer(self.dataset)
         with publishing(output / MODEL, last=TRAINING.name) as fresh:
             save(model, fresh)
             TRAINING.save(fresh, TrainingRecord(self.model, self.train, history))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datagen.storage import as_path, local_copy
+from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import Block, SleepModel
 from sleepmodel.pretrained.insertion import attention_sources, check_insert, copy_attention, layer_blocks
@@ -41,8 +42,9 @@ def from_pretrained(
     fields: other fields of ModelConfig, such as sleep_passes, eviction, the fast_heads, key_dim and value_dim of the
         new layers, or `loop`, which counts blocks, the inserted ones among them.
 
-    The model is float32, on the CPU, in evaluation mode. Raises FileNotFoundError if a file is missing, ValueError if
-    one is damaged or not of such a model, or if `insert`, `init` or `fields` do not fit.
+    The model is float32, on the CPU, in evaluation mode; its `tokenizer` is that of the directory, if one is there.
+    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, or if `insert`,
+    `init` or `fields` do not fit.
     """
     insert = {} if insert is None else insert
     with local_copy(as_path(directory)) as copy:
@@ -62,6 +64,7 @@ def from_pretrained(
             model = SleepModel(config)
         sources = attention_sources(model) if init == "attention" else {}
         model.load_state_dict(_read_weights(copy, model, blocks), assign=True, strict=False)
+        model.tokenizer = stored_tokenizer(copy)
     for number in inserted:
         model.blocks[number] = Block(config, number)
     for number, source in sources.items():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datagen.files import replacing
 from datagen.storage import as_path, check_reachable
+from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
@@ -19,8 +20,8 @@ CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.js
 
 
 def save(model: SleepModel, directory: str | Path) -> None:
-    """Write config, weights and the vocabulary, if the model has one, to a directory, which is created if necessary, or
-    to "s3://bucket/prefix".
+    """Write config and weights, and the vocabulary and the tokenizer of a model that has them, to a directory, which is
+    created if necessary, or to "s3://bucket/prefix".
 
     Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
     """
@@ -30,6 +31,8 @@ def save(model: SleepModel, directory: str | Path) -> None:
     texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
     if model.vocabulary is not None:
         texts[VOCABULARY] = json.dumps(model.vocabulary)
+    if model.tokenizer is not None:
+        model.tokenizer.write(directory)
     for name, text in texts.items():
         with replacing(directory / name) as fresh:
             fresh.write_text(text)
@@ -56,6 +59,7 @@ def load_directory(directory: Path) -> SleepModel:
     model.load_state_dict(checked_weights(weights, sizes, directory), assign=True)
     if (directory / VOCABULARY).is_file():
         model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
+    model.tokenizer = stored_tokenizer(directory)
     return model.eval()
 
 
@@ -85,8 +89,10 @@ def _read_vocabulary(path: Path, size: int) -> tuple[str, ...]:
         words = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another copy of the model") from error
-    if not isinstance(words, list) or len(words) != size or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{path}: must be a list of vocab_size = {size} strings; take another copy of the model")
+    if not isinstance(words, list) or len(words) > size or not all(isinstance(word, str) for word in words):
+        raise ValueError(
+            f"{path}: must be a list of at most vocab_size = {size} strings; take another copy of the model"
+        )
     return tuple(words)
 
 

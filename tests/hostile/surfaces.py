@@ -22,7 +22,7 @@ from datagen import Depo, Gsm, Rule110, read_rows
 from datagen.errors import DatasetError
 from datagen.gsm.official import read_official
 from datagen.gsm.solver import solve
-from datagen.gsm.vocabulary import Pretrained
+from datagen.gsm.vocabulary import pretrained
 from datagen.schema import FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import ensure_shard, to_table, write_shard
 from pipelines.config.experiment import Experiment
@@ -346,7 +346,7 @@ def _problems(place: Path) -> tuple[bytes, ...]:
 def _read_tokenizer(content: bytes, place: Path) -> None:
     """What it encodes is in its vocabulary, and a task that it fits makes rows of it."""
     (place / "tokenizer.json").write_bytes(content)
-    tokenizer = Pretrained(place)
+    tokenizer = pretrained(place)
     ids = tokenizer.encode("The number of adult owl in Pine Ridge equals 3.")
     assert all(0 <= token < len(tokenizer.tokens) for token in ids)
 

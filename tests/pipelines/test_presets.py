@@ -198,7 +198,7 @@ def test_the_same_compute_is_the_same_flops() -> None:
         ("model.window=1", r"model\.window = 1: must be an integer of at least 2"),
         ("task.cells=30", r"model\.window = 16: must be a divisor of the task's context of 30 tokens"),
         ("model.max_positions=17", r"model\.max_positions = 17: must be at least the task's row length 18"),
-        ("model.vocab_size=4", r"model\.vocab_size = 4: must be 3, the task's"),
+        ("model.vocab_size=2", r"model\.vocab_size = 2: must be at least 3, the task's"),
         ("seeds=[1, 1]", r"seeds = \(1, 1\): must be at least one seed, all different"),
         ("search.eta_high=2.5", r"search\.eta_high = 2\.5: must be a number in \(0, 2\]"),
         ("scale.workers=3", r"batch_size = 128: must be a multiple of workers \* accumulation = 3"),

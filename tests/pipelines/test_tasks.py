@@ -126,8 +126,8 @@ def test_sizes_follow_the_task_unless_they_are_set(last: type[Task]) -> None:
     assert apply_overrides(PRESETS["demo"], ["task.states=2"]).model.max_positions == 35
     given = apply_overrides(PRESETS["demo"], ["task.states=2", "model.max_positions=64"])
     assert given.model.max_positions == 64
-    message = changed(f"task={MODULE}:Last", "model.vocab_size=5")
-    assert message.startswith("model.vocab_size = 5: must be 4, the task's (set by task=")
+    message = changed(f"task={MODULE}:Last", "model.vocab_size=2")
+    assert message.startswith("model.vocab_size = 2: must be at least 4, the task's (set by task=")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from datagen import Gsm
 from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES, Theme
-from datagen.gsm.vocabulary import PUNCTUATION, Pretrained, Words
+from datagen.gsm.vocabulary import PUNCTUATION, Words, pretrained
+from datagen.tokenizer import Tokenizer
 from tests.datagen.gsm.problems import statements, train_tokenizer
 
 WORDS = Words()
@@ -56,31 +57,31 @@ def test_more_words_come_behind_ours() -> None:
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
-    return Pretrained(train_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return pretrained(train_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 @given(st.data(), st.sampled_from(THEMES))
-def test_pretrained_pieces_are_the_whole(pretrained: Pretrained, data: st.DataObject, theme: Theme) -> None:
+def test_pretrained_pieces_are_the_whole(tokenizer: Tokenizer, data: st.DataObject, theme: Theme) -> None:
     pieces = write_sentence(theme, data.draw(statements(theme)))
-    tokens = [token for piece in pieces for token in pretrained.encode(piece)]
-    assert tokens == pretrained.encode("".join(pieces))
-    assert pretrained.decode(tokens) == "".join(pieces)
+    tokens = [token for piece in pieces for token in tokenizer.encode(piece)]
+    assert tokens == tokenizer.encode("".join(pieces))
+    assert tokenizer.decode(tokens) == "".join(pieces)
 
 
-def test_pretrained_tokens_have_their_ids(pretrained: Pretrained) -> None:
-    assert pretrained.tokens[0] == "<end>"
-    ids = pretrained.encode(" 12")
-    assert [pretrained.tokens[i] for i in ids] == ["Ġ", "1", "2"]
+def test_pretrained_tokens_have_their_ids(tokenizer: Tokenizer) -> None:
+    assert tokenizer.tokens[0] == "<end>"
+    ids = tokenizer.encode(" 12")
+    assert [tokenizer.tokens[i] for i in ids] == ["Ġ", "1", "2"]
 
 
 def test_pretrained_from_a_directory(tmp_path: Path) -> None:
     file = train_tokenizer(tmp_path)
-    assert Pretrained(tmp_path).encode("How many") == Pretrained(file).encode("How many")
+    assert pretrained(tmp_path).encode("How many") == pretrained(file).encode("How many")
 
 
 @pytest.mark.parametrize("stride", [0, 5])
-def test_a_limit_of_length_in_the_file_does_not_count(pretrained: Pretrained, tmp_path: Path, stride: int) -> None:
+def test_a_limit_of_length_in_the_file_does_not_count(tokenizer: Tokenizer, tmp_path: Path, stride: int) -> None:
     """As many published files have it; with such a stride the package itself would abort."""
     file = train_tokenizer(tmp_path)
     limit = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": stride}
@@ -94,7 +95,7 @@ def test_a_limit_of_length_in_the_file_does_not_count(pretrained: Pretrained, tm
     }
     file.write_text(json.dumps({**json.loads(file.read_text()), "truncation": limit, "padding": fill}))
     text = "How many adult owl does Pine Ridge have?"
-    assert Pretrained(file).encode(text) == pretrained.encode(text)
+    assert pretrained(file).encode(text) == tokenizer.encode(text)
 
 
 def test_an_id_beyond_all_vocabularies_is_refused(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_an_id_beyond_all_vocabularies_is_refused(tmp_path: Path) -> None:
     content["model"]["vocab"]["Ġowl"] = 2**31
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"must have 1 to 1,048,576 tokens, has 2,147,483,649 by its largest id"):
-        Pretrained(file)
+        pretrained(file)
 
 
 def test_a_file_that_makes_the_package_panic_is_refused(tmp_path: Path) -> None:
@@ -115,21 +116,21 @@ def test_a_file_that_makes_the_package_panic_is_refused(tmp_path: Path) -> None:
     content["model"]["continuing_subword_prefix"] = "##"
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"tokenizer .* cannot be read .*: give a Hugging Face tokenizer"):
-        Pretrained(file)
+        pretrained(file)
 
 
 def test_no_tokenizer_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"but .*tokenizer\.json' does not exist"):
-        Pretrained(tmp_path)
+        pretrained(tmp_path)
 
 
 def test_a_tokenizer_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = train_tokenizer(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Gsm(tokenizer=f"~/{file.name}").vocabulary == Pretrained(file).tokens == Pretrained("~").tokens
+    assert Gsm(tokenizer=f"~/{file.name}").vocabulary == pretrained(file).tokens == pretrained("~").tokens
 
 
 def test_a_tokenizer_that_joins_pieces_is_refused(tmp_path: Path) -> None:
     file = train_tokenizer(tmp_path, across_words=True)
     with pytest.raises(ValueError, match="must encode a text as it encodes its pieces"):
-        Pretrained(file)
+        pretrained(file)

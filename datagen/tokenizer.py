@@ -1,0 +1,135 @@
+"""A pretrained model's tokenizer: Hugging Face's tokenizer.json, with the model's chat template beside it.
+
+Datasets and models keep a copy of the tokenizer that their tokens are of, so that neither depends on a path. Needs the
+package `tokenizers` when it is used, not to be carried along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from datagen.files import replacing
+from datagen.storage import as_path, local_path
+
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template"  # in SETTINGS
+MAX_TOKENS = 2**20  # the largest tokenizers in use have about 262,000
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """json: the content of tokenizer.json; chat_template: in Jinja, None if the model has none; source: the file, for
+    errors. It adds no special tokens to a text."""
+
+    json: str
+    chat_template: str | None = None
+    source: str = TOKENIZER
+
+    @classmethod
+    def read(cls, path: str | Path) -> Tokenizer:
+        """The tokenizer.json at `path`, or in a directory there, with the chat template beside it.
+
+        Raises ValueError if there is no valid tokenizer, or if it has an id of MAX_TOKENS or above.
+        """
+        where = local_path(path)
+        # os.path, unlike pathlib, also returns False for names that no file system accepts.
+        file = where / TOKENIZER if os.path.isdir(where) else where
+        if not os.path.isfile(file):
+            missing = str(file)[:200]
+            raise ValueError(
+                f"tokenizer must be a tokenizer.json or a directory with one, but {missing!r} does not exist"
+            )
+        stat = file.stat()
+        return _read(file, stat.st_mtime_ns, stat.st_size)
+
+    def write(self, directory: Path) -> None:
+        """Write tokenizer.json, and the chat template in tokenizer_config.json, each atomically. Raises OSError."""
+        texts = {TOKENIZER: self.json}
+        if self.chat_template is not None:
+            texts[SETTINGS] = json.dumps({CHAT_TEMPLATE: self.chat_template}, indent=2) + "\n"
+        for name, text in texts.items():
+            with replacing(directory / name) as fresh:
+                fresh.write_text(text, encoding="utf-8")
+
+    @property
+    def sha256(self) -> str:
+        """What identifies it: the checksum of tokenizer.json, in hex."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """Token id -> its text; "" for an id without a token."""
+        return tuple(self._backend.id_to_token(i) or "" for i in range(self.size))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of tokens; ids without a token, as padded vocabularies have, have no text."""
+        return str(self._backend.decode([i for i in ids if i < self.size], skip_special_tokens=False))
+
+    @cached_property
+    def _backend(self) -> Any:
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            backend = Backend.from_str(self.json)
+        except BaseException as error:  # tokenizers raises no narrower type; a panic of its Rust is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(
+                f"tokenizer {self.source} cannot be read ({error!s:.200}): give a Hugging Face tokenizer.json"
+            ) from error
+        backend.no_truncation()  # some files come with a limit
+        backend.no_padding()
+        return backend
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, changed: int, size: int) -> Tokenizer:
+    """The tokenizer in a file, which was `changed` at that time and has that size: it takes a second to parse."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(
+            f"tokenizer {file} cannot be read ({error!s:.200}): give a Hugging Face tokenizer.json"
+        ) from error
+    found = Tokenizer(text, _chat_template(file.with_name(SETTINGS)), str(file))
+    if not 1 <= found.size <= MAX_TOKENS:
+        raise ValueError(
+            f"tokenizer {file} must have 1 to {MAX_TOKENS:,} tokens, has {found.size:,} by its largest id: give "
+            "another tokenizer.json"
+        )
+    return found
+
+
+def stored_tokenizer(directory: str | Path) -> Tokenizer | None:
+    """The tokenizer that a dataset or a model keeps in its directory, which may be in an object store; None without."""
+    file = as_path(directory) / TOKENIZER
+    if not file.is_file():
+        return None
+    return Tokenizer(file.read_text(encoding="utf-8"), _chat_template(file.with_name(SETTINGS)), str(file))
+
+
+def _chat_template(file: Path) -> str | None:
+    """The chat template in a tokenizer_config.json. Raises ValueError if the file is no JSON."""
+    if not file.is_file():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error!s:.200}); take another copy of the tokenizer") from error
+    template = settings.get(CHAT_TEMPLATE) if isinstance(settings, dict) else None
+    return template if isinstance(template, str) else None
