@@ -20,7 +20,7 @@ from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, Eval
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
-from sleepmodel.config import Curriculum
+from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import MODEL, read_training
 from sleepmodel.evaluation.accuracy import NO_CURRICULUM, batch_rows, predict, score
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs

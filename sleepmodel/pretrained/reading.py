@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datagen.storage import as_path, local_copy
 from datagen.tokenizer import stored_tokenizer
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import Block, SleepModel
 from sleepmodel.pretrained.insertion import attention_sources, check_insert, copy_attention, layer_blocks
 from sleepmodel.pretrained.layout import config_fields, tensor_names

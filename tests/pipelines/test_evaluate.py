@@ -15,7 +15,7 @@ from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, predict_all, trained_variants
 from sleepmodel import load, save
 from sleepmodel.accounting import flops
-from sleepmodel.config import Scale
+from sleepmodel.config.training import Scale
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import predict, score
 from sleepmodel.evaluation.statistics import RESAMPLES
