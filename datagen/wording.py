@@ -70,10 +70,13 @@ class TextWording(Wording):
 
     def text(self, words: Iterable[str]) -> str:
         """The text that words of the vocabulary stand for."""
-        if self.tokenizer is None:
-            return joined(words)
-        characters = (bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in "".join(words))
-        return b"".join(characters).decode(errors="replace").strip()
+        return joined(words) if self.tokenizer is None else byte_level_text(words)
+
+
+def byte_level_text(words: Iterable[str]) -> str:
+    """The text that tokens of a byte-level vocabulary stand for."""
+    characters = (bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in "".join(words))
+    return b"".join(characters).decode(errors="replace").strip()
 
 
 def spoken(words: Iterable[str]) -> str:
