@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results_file import write_result
-from datagen import Depo, Gsm, Rule110, generate, read_rows
+from datagen import Depo, Gsm, Recall, Rule110, generate, read_rows
 from datagen.schema import SHARD_ROWS, rows_per_shard
 from datagen.task import Task
 from pipelines.arguments import positive
@@ -32,6 +32,8 @@ TASKS: dict[Task, float] = {
     Depo(): 1,
     Gsm(): 1 / 12,
     Gsm(hard=True): 1 / 12,
+    Recall(): 1 / 12,
+    Recall(distances=(1, 2, 4, 8)): 1 / 12,
 }
 SAMPLED = 5  # repetitions of the single-process measurement, of which the fastest counts
 

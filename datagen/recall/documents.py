@@ -14,7 +14,7 @@ from datagen.canonical import canonical_json
 from datagen.storage import local_path
 
 SUFFIXES = (".txt", ".md")
-STRETCH = 4096  # characters, about, that belong to one split
+STRETCH = 2048  # characters, about, that belong to one split
 
 # Before the white space behind a sentence's end, and before an empty line, as a title has no full stop.
 _BOUNDARY = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。\uff01\uff1f])(?!\Z)|(?<=\S)(?=[^\S\n]*\n\s*\n)")

@@ -52,7 +52,7 @@ class Recall(Task):
     the one that is asked. What a model says better in "own" than in "other" it remembers; the rest is the language. No
     row has the asked passage a second time.
 
-    No two splits ask for the same passage, whatever their seeds. A text's stretches of about 4,000 characters are
+    No two splits ask for the same passage, whatever their seeds. A text's stretches of about 2,000 characters are
     assigned to splits by a hash of their content, and so are passages of GSM problems: 3/4 to train, 1/8 each to
     validation and test. Of a text, only sentences that begin one passage of this length are asked for.
 

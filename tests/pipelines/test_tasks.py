@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datagen import Depo, Gsm, Rows, Rule110, Task, check_task
+from datagen import Depo, Gsm, Recall, Rows, Rule110, Task, check_task
 from datagen.gsm.wording import Imported
 from datagen.schema import Dataset, fingerprint
 from datagen.task import task_identity, wording_of
@@ -170,7 +170,13 @@ def test_a_depth_that_a_task_does_not_have_is_refused(last: type[Task]) -> None:
 
 
 @pytest.mark.parametrize(
-    "task", [Rule110(cells=6, states=2), Depo(nodes=5, hops=2), Gsm(operations=(1, 2), tokens=(192, 320))]
+    "task",
+    [
+        Rule110(cells=6, states=2),
+        Depo(nodes=5, hops=2),
+        Gsm(operations=(1, 2), tokens=(192, 320)),
+        Recall(distances=(1, 3)),
+    ],
 )
 def test_ours_keep_what_a_task_promises(task: Task) -> None:
     check_task(task)

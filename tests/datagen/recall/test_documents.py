@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,33 @@ def test_text_that_is_added_moves_no_other_text_to_another_split(tmp_path: Path)
     for split in SPLITS:
         assert len(before[split] & after[split]) > 10
         assert not any(before[split] & after[other] for other in set(SPLITS) - {split})
+
+
+def test_what_a_text_says_twice_is_not_asked(tmp_path: Path) -> None:
+    """A licence in every file, say: it would stand in train and in test."""
+    licence = "".join(f" Clause {number} of this licence holds everywhere." for number in range(20))
+    for number, file in enumerate(sorted(write_documents(tmp_path).rglob("*.*"))):
+        if file.suffix != ".png":
+            text = file.read_text()
+            places = range(0, len(text), 3000 + number)
+            file.write_text("".join(f"{text[at : at + 3000 + number]}.\n\n{licence}\n\n" for at in places))
+    task = Recall(passage=60, span=80, text=str(tmp_path))
+    for split in SPLITS:
+        passages = [bytes(row[-60:]).decode(errors="replace") for row in task.sample(split, 0, 0, 500).tokens.tolist()]
+        assert not any(licence.count(passage) for passage in passages)
+        assert sum(" of this licence" in passage for passage in passages) < 50  # at its end, with what follows
+
+
+def test_the_control_holds_nothing_of_the_excerpt(tmp_path: Path) -> None:
+    """Not the beginning of the asked passage, say, which the following sentence of the text would bring with it."""
+    (tmp_path / "a.txt").write_text("".join(f"It is number {number} of them. " for number in range(100_000, 105_000)))
+    task = Recall(passage=80, span=100, distances=(8,), text=str(tmp_path))
+    rows = task.sample("test", 0, 0, 400).tokens.tolist()
+    for own, other in zip(rows[::2], rows[1::2], strict=True):
+        changed = [at for at in range(100) if own[at] != other[at]]
+        brought = bytes(other[changed[0] : changed[-1] + 1]).decode()
+        numbers = set(re.findall(r"\d{6}", brought))
+        assert not numbers & set(re.findall(r"\d{6}", bytes(own).decode()))
 
 
 @pytest.mark.slow
