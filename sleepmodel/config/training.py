@@ -44,7 +44,8 @@ class Truncation:
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
     """Training from easy rows to hard ones. The level of a row is the greatest depth of its answers (Rule 110: steps,
-    Depo: hops, GSM: operations). With `threshold` or `steps_per_pass`, all rows of a batch have the same level.
+    Depo: hops, GSM: operations, Recall: windows). With `threshold` or `steps_per_pass`, all rows of a batch have the
+    same level.
 
     levels: ascending. A row's level is the first of these that is at least its depth. Depo's test rows ask only for
         powers of two, its training rows for every k: levels (1, 2, 4, 8, 16) fit both. (): each depth is a level.

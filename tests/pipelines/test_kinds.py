@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datagen import Gsm, Rule110
+from datagen import Gsm, Recall, Rule110
 from datagen.gsm.task import to_rows
 from pipelines.reporting.questions import kinds_of
 from tests.datagen.gsm.problems import train_tokenizer
@@ -21,6 +21,12 @@ def test_forward_and_reverse_are_told_apart(pretrained: bool, tmp_path: Path) ->
     modes = [sample.problem.mode for sample in samples]
     assert len(set(modes)) == 2
     assert kinds_of(to_rows(samples, len(task.vocabulary)), about(task)) == modes
+
+
+def test_a_passage_that_was_read_is_told_from_one_that_was_not() -> None:
+    task = Recall(distances=(1, 2))
+    kinds = {split: kinds_of(task.sample(split, 0, 0, 6), about(task)) for split in ("train", "test")}
+    assert kinds == {"train": ["own"] * 6, "test": ["own", "other"] * 3}
 
 
 def test_other_tasks_have_one_kind() -> None:
