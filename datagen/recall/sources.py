@@ -1,6 +1,6 @@
 """Where passages come from: the text of documents, or sentences of GSM-Infinite's problems without end.
 
-A source belongs to one split. No passage of one split, as it is asked, can be asked in another.
+A source belongs to one split. No passage that it asks for can be asked in another.
 """
 
 from __future__ import annotations
@@ -131,18 +131,15 @@ def _shares(documents: Documents, vocabulary: TextVocabulary, passage: int) -> d
 
     Passages begin with a sentence, and each stands once among all such passages of all splits.
     """
-    tokens = _encoded(documents, vocabulary)
-    passages = {
-        split: [_part(share.tokens, start, passage).tobytes() for start in share.starts]
-        for split, share in tokens.items()
-    }
-    times = Counter(each for found in passages.values() for each in found)
+    shares = _encoded(documents, vocabulary)
+
+    def at(share: Share, start: int) -> bytes:
+        return _part(share.tokens, start, passage).tobytes()
+
+    times = Counter(at(share, start) for share in shares.values() for start in share.starts)
     return {
-        split: Share(
-            share.tokens,
-            [start for start, each in zip(share.starts, passages[split], strict=True) if times[each] == 1],
-        )
-        for split, share in tokens.items()
+        split: Share(share.tokens, [start for start in share.starts if times[at(share, start)] == 1])
+        for split, share in shares.items()
     }
 
 

@@ -116,8 +116,10 @@ class Recall(Task):
         return replace(self, distances=(depth,))
 
     def identity(self) -> dict[str, Any]:
-        documents = self._documents
-        return super().identity() | ({} if documents is None else {"text": documents.sha256})
+        fields = super().identity()
+        if (documents := self._documents) is not None:
+            fields["text"] = documents.sha256
+        return fields
 
     def check_window(self, window: int) -> None:
         if self.span % window or window < self.question_length:
@@ -198,7 +200,7 @@ class Recall(Task):
         )
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
-        """The window with the passage, the cue, and both answers."""
+        """The first window, the cue, and both answers."""
         first = textwrap.shorten(self._decoded(asked.words[: self.span]), CONTEXT_CHARACTERS, placeholder=" …")
         cue = self._decoded(asked.words[asked.start - self.cue : asked.start])
         ago = "1 window" if asked.depth == 1 else f"{asked.depth} windows"
