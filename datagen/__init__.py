@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datagen.contract import check_task
 from datagen.depo import Depo
 from datagen.gsm import Gsm
+from datagen.recall import Recall
 from datagen.rows import PAD, Rows
 from datagen.rule110 import Rule110
 from datagen.task import Task
@@ -16,7 +17,20 @@ if TYPE_CHECKING:
     from datagen.generation import generate
     from datagen.reader import load, read_rows, stream
 
-__all__ = ["PAD", "Depo", "Gsm", "Rows", "Rule110", "Task", "check_task", "generate", "load", "read_rows", "stream"]
+__all__ = [
+    "PAD",
+    "Depo",
+    "Gsm",
+    "Recall",
+    "Rows",
+    "Rule110",
+    "Task",
+    "check_task",
+    "generate",
+    "load",
+    "read_rows",
+    "stream",
+]
 
 _MODULE_OF = {
     "generate": "datagen.generation",

@@ -76,6 +76,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of a text, and for each the number of characters of the text up to its end."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        return list(found.ids), [end for _, end in found.offsets]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of tokens; ids without a token, as padded vocabularies have, have no text."""
         return str(self._backend.decode([i for i in ids if i < self.size], skip_special_tokens=False))

@@ -6,6 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from datagen.rows import PAD_NAME
+from datagen.words import joined
+
+# Byte-level tokenizers (GPT-2's alphabet) write these bytes as themselves, and the others as U+0100, U+0101, ...
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
+BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {chr(256 + i): byte for i, byte in enumerate(_HIDDEN)}
 
 
 class AnsweredQuestion(NamedTuple):
@@ -54,6 +60,23 @@ class Wording:
     def kinds(self, rows: Iterable[Sequence[str]]) -> list[str]:
         """The kind of each row, given as its words; accuracy is reported per kind. [] if there is only one kind."""
         return []
+
+
+class TextWording(Wording):
+    """Of a task whose rows are texts. It decodes tokens from the vocabulary alone: it needs to know whether there is a
+    tokenizer, but not its file."""
+
+    tokenizer: str | None
+
+    def text(self, words: Iterable[str]) -> str:
+        """The text that words of the vocabulary stand for."""
+        return joined(words) if self.tokenizer is None else byte_level_text(words)
+
+
+def byte_level_text(words: Iterable[str]) -> str:
+    """The text that tokens of a byte-level vocabulary stand for."""
+    characters = (bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in "".join(words))
+    return b"".join(characters).decode(errors="replace").strip()
 
 
 def spoken(words: Iterable[str]) -> str:

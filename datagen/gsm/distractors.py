@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from datagen.gsm.graph import MAX_VALUE, Core, express
 from datagen.gsm.quantity import Kind, Quantity, Statement
-from datagen.gsm.rng import Rng
+from datagen.rng import Rng
 
 # (number of operands, whether there is a constant) of a distractor, about as frequent as in the official problems.
 SHAPES = ((0, True),) * 5 + ((1, False),) * 9 + ((2, False),) * 8 + ((1, True),) * 2 + ((2, True), (3, False))

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from datagen.gsm.quantity import UNKNOWN, Expression, Kind, Quantity, Statement
-from datagen.gsm.rng import Rng
 from datagen.gsm.themes import Theme
 from datagen.gsm.topology import Topology
+from datagen.rng import Rng
 
 MAX_NUMBER = 4  # as in the official problems
 MAX_VALUE = 200

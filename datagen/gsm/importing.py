@@ -9,7 +9,7 @@ from pathlib import Path
 from datagen.files import replacing, sha256
 from datagen.gsm.official import read_lines, read_official
 from datagen.gsm.task import encode, to_rows
-from datagen.gsm.vocabulary import Vocabulary, Words, pretrained
+from datagen.gsm.vocabulary import Words, pretrained
 from datagen.gsm.wording import Imported
 from datagen.rows import Rows
 from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
@@ -17,6 +17,7 @@ from datagen.shards import to_table, write_shard
 from datagen.storage import as_path, local_path
 from datagen.task import check_split
 from datagen.tokenizer import Tokenizer
+from datagen.words import Vocabulary
 
 
 def import_official(

@@ -9,7 +9,8 @@ from datagen.gsm.graph import MAX_NUMBER
 from datagen.gsm.quantity import Expression, Quantity, Statement
 from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES, Theme
-from datagen.gsm.vocabulary import Vocabulary, Words, pretrained
+from datagen.gsm.vocabulary import Words, pretrained
+from datagen.words import Vocabulary
 
 
 class PieceEncoder:

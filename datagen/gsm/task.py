@@ -18,14 +18,14 @@ from datagen.gsm.graph import Core, sample_core
 from datagen.gsm.piece_encoder import PieceEncoder, encoder_of
 from datagen.gsm.problem import Problem, write_solution
 from datagen.gsm.quantity import Statement
-from datagen.gsm.rng import Rng
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
-from datagen.gsm.vocabulary import Vocabulary
 from datagen.gsm.wording import GsmWording, Imported
+from datagen.rng import Rng
 from datagen.rows import Rows
 from datagen.task import Task, random_stream
 from datagen.wording import Wording
+from datagen.words import Vocabulary
 
 MAX_OPERATIONS = 16
 MAX_TOKENS = 8192  # up to here there are enough names

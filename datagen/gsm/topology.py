@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from datagen.gsm.quantity import Kind, Quantity
-from datagen.gsm.rng import Rng
 from datagen.gsm.themes import Theme
+from datagen.rng import Rng
 
 # The fewest in-edges that a quantity of each kind adds, those of its required operands included.
 LEAST: dict[Kind, int] = {"number": 1, "average": 1, "total": 2, "grand": 4}

@@ -5,32 +5,20 @@ In both, the tokens of a text are the concatenated tokens of its pieces (datagen
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from datagen.gsm.graph import MAX_VALUE
 from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.tokenizer import Tokenizer
+from datagen.words import PUNCTUATION, WordVocabulary, read_piecewise, split
 
-PUNCTUATION = (",", ".", "?", ":")
 NUMBERS = tuple(str(value) for value in range(MAX_VALUE + 1))
 
 
-class Vocabulary(Protocol):
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Token id -> its text."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Iterable[int]) -> str: ...
-
-
-class Words:
+class Words(WordVocabulary):
     """One token for each word, number and punctuation mark. decode(encode(text)) == text if all spaces are single.
 
     A number is a single token: an answer takes one prediction, and models need not learn place value, which the
@@ -43,40 +31,13 @@ class Words:
         added = {word for text in texts for word in split(text)} - known
         fixed = (*PUNCTUATION, *NUMBERS)
         # The added words come last, so that the ids of the known words do not depend on them.
-        self.tokens = (*fixed, *sorted(known - set(fixed)), *sorted(added - set(fixed)))
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
-
-    def encode(self, text: str) -> list[int]:
-        """Raises ValueError for a word that is not in the vocabulary."""
-        try:
-            return [self._ids[word] for word in split(text)]
-        except KeyError as error:
-            raise ValueError(
-                f"{error.args[0]!r} is not one of the {len(self.tokens)} words of the vocabulary"
-            ) from None
-
-    def decode(self, ids: Iterable[int]) -> str:
-        tokens = [self.tokens[i] for i in ids]
-        return "".join(token if token in PUNCTUATION else f" {token}" for token in tokens).removeprefix(" ")
+        super().__init__((*fixed, *sorted(known - set(fixed)), *sorted(added - set(fixed))))
 
 
 def pretrained(path: str | Path) -> Tokenizer:
     """A pretrained model's tokenizer, checked: it must encode a text as the concatenation of its pieces. Byte-level BPE
     does (GPT-2, Llama 3, Qwen, SmolLM). Raises ValueError as Tokenizer.read, or if its tokens span two pieces."""
-    found = Tokenizer.read(path)
-    for pieces in example_texts():
-        text = "".join(pieces)
-        if found.encode(text) != [token for piece in pieces for token in found.encode(piece)]:
-            raise ValueError(
-                f"tokenizer {found.source} must encode a text as it encodes its pieces, as byte-level BPE does, but "
-                f"does not: {text!r}"
-            )
-    return found
-
-
-def split(text: str) -> list[str]:
-    """The words and punctuation marks of a text."""
-    return re.findall(r"[,.?:]|[^\s,.?:]+", text)
+    return read_piecewise(path, example_texts())
 
 
 def example_texts() -> Iterator[list[str]]:

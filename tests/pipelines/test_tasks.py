@@ -140,7 +140,7 @@ def test_sizes_follow_the_task_unless_they_are_set(last: type[Task]) -> None:
         (f"{MODULE}:Fixed", "Fixed is not a frozen dataclass"),
         (f"{MODULE}:Half", "Half does not define row_length, sample, which every task must"),
         (f"{MODULE}:Wide", "Wide has fields without a default; set them too: task.width=..."),
-        ("last/of/all", "must be depo, gsm, rule110"),
+        ("last/of/all", "must be depo, gsm, recall, rule110"),
         ("../x:Last", "module:Class for a task of your own"),
         (f"{MODULE}:Drifting", "its first 16 rows differ when they are sampled again"),
     ],

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from datagen.gsm.quantity import Expression, Quantity, Statement
-from datagen.gsm.rng import Rng
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import example_texts
+from datagen.rng import Rng
 
 WORLD = THEMES[2]
 A, B, C, D = (Quantity("number", thing, "Ruby Bay") for thing in WORLD.things[:4])

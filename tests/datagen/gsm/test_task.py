@@ -21,9 +21,9 @@ from datagen.gsm.solver import Solution, solve
 from datagen.gsm.task import MAX_TOKENS, Sample
 from datagen.gsm.text import read_context, read_question
 from datagen.gsm.themes import THEMES
-from datagen.gsm.vocabulary import Vocabulary
 from datagen.rows import Ragged
 from datagen.task import SPLITS
+from datagen.words import Vocabulary
 from tests.datagen.gsm.problems import train_tokenizer
 
 SHORT = (350, 450)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from datagen import Gsm
 from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES, Theme
-from datagen.gsm.vocabulary import PUNCTUATION, Words, pretrained
+from datagen.gsm.vocabulary import Words, pretrained
 from datagen.tokenizer import Tokenizer
+from datagen.words import PUNCTUATION
 from tests.datagen.gsm.problems import statements, train_tokenizer
 
 WORDS = Words()
