@@ -18,6 +18,7 @@ from sleepmodel.accounting import flops
 from sleepmodel.config import Scale
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import predict, score
+from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.statistics import RESAMPLES
 from sleepmodel.training.batches import drawn_passes
 from sleepmodel.training.engine import LocalEngine
@@ -45,7 +46,8 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
         predicted = predict(model, rows, n)
         result = measure(trained, rows, predicted, tmp_path)
         assert (result.variant, result.sleep_passes, result.commit) == (trained.variant, n, "abc")
-        assert result.accuracy == score(predicted, rows, RESAMPLES)
+        assert result.accuracy == score(predicted.tokens, rows, RESAMPLES)
+        assert result.likelihood == measure_likelihood(predicted, rows)
         assert result.flops == 3 * config.batch_size * forward
         assert load(tmp_path / result.path).config == model.config
 
@@ -55,18 +57,20 @@ def test_any_number_of_tasks_predicts_the_same(
     task: Task, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = generate(task, "test", 300, 0, tmp_path)
-    save(build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary)), tmp_path / "model")
+    model = build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary))
+    save(model, tmp_path / "model")
     monkeypatch.setattr("sleepmodel.evaluation.accuracy.BATCH_ROWS", 32)
-    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset) for n in (1, 3)]
+    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset, model.config) for n in (1, 3)]
     rows, services = read_rows(dataset, "test"), Services(PRESETS["smoke"], tmp_path)
     services.resources = plan_resources_on_ray(Scale(gpu=False))
     for trained, *parts in zip(
         both, *(predict_all(both, {dataset: rows}, services, n) for n in (1, 3, 99)), strict=True
     ):
         alone = predict(load(tmp_path / "model"), rows, trained.sleep_passes)
-        assert len(set(alone[rows.loss_mask()].tolist())) > 1
+        assert len(set(alone.tokens[rows.loss_mask()].tolist())) > 1 and alone.nats.any()
         for predicted in parts:
-            assert np.array_equal(predicted, alone)
+            assert np.array_equal(predicted.tokens, alone.tokens)
+            assert np.array_equal(predicted.nats, alone.nats)
 
 
 def test_the_commonest_answer_is_the_same_wherever_it_stands() -> None:
