@@ -1,4 +1,4 @@
-"""What a model predicts, and its exact-match accuracy by row, by answer depth and by kind, with confidence intervals."""
+"""Predictions of a model, and their exact match by row, by answer depth and by kind, with confidence intervals."""
 
 from __future__ import annotations
 

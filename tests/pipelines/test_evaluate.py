@@ -15,9 +15,9 @@ from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, predict_all, trained_variants
 from sleepmodel import load, save
 from sleepmodel.accounting import flops
-from sleepmodel.config import Scale
+from sleepmodel.config import Curriculum, Scale
 from sleepmodel.distributed.job import TrainingJob
-from sleepmodel.evaluation.accuracy import predict, score
+from sleepmodel.evaluation.accuracy import NO_CURRICULUM, predict, score
 from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.statistics import RESAMPLES
 from sleepmodel.training.batches import drawn_passes
@@ -52,21 +52,25 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
         assert load(tmp_path / result.path).config == model.config
 
 
-@pytest.mark.parametrize("task", [PAIRS, DEPO], ids=["rows of one length", "rows of unequal length"])
+@pytest.mark.parametrize(
+    ("task", "curriculum"),
+    [(PAIRS, NO_CURRICULUM), (DEPO, NO_CURRICULUM), (DEPO, Curriculum(steps_per_pass=2))],
+    ids=["rows of one length", "rows of unequal length", "passes by level"],
+)
 def test_any_number_of_tasks_predicts_the_same(
-    task: Task, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, curriculum: Curriculum, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = generate(task, "test", 300, 0, tmp_path)
     model = build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary))
     save(model, tmp_path / "model")
     monkeypatch.setattr("sleepmodel.evaluation.accuracy.BATCH_ROWS", 32)
-    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset, model.config) for n in (1, 3)]
+    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset, model.config, curriculum=curriculum) for n in (1, 3)]
     rows, services = read_rows(dataset, "test"), Services(PRESETS["smoke"], tmp_path)
     services.resources = plan_resources_on_ray(Scale(gpu=False))
     for trained, *parts in zip(
         both, *(predict_all(both, {dataset: rows}, services, n) for n in (1, 3, 99)), strict=True
     ):
-        alone = predict(load(tmp_path / "model"), rows, trained.sleep_passes)
+        alone = predict(load(tmp_path / "model"), rows, trained.sleep_passes, curriculum=curriculum)
         assert len(set(alone.tokens[rows.loss_mask()].tolist())) > 1 and alone.nats.any()
         for predicted in parts:
             assert np.array_equal(predicted.tokens, alone.tokens)
