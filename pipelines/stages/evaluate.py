@@ -88,7 +88,7 @@ def evaluate_stage(
             for trained in found[train]:
                 result = results[trained]
                 at = "" if trained.variant == variant else f"-n{trained.sleep_passes}"  # MLflow refuses an @ in a name
-                services.log(train, _metrics(result, at), result.tokens)
+                services.log(train, metrics_of(result, at), result.tokens)
         # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
         first = {trained.variant: trained for trained in reversed(everything)}
         shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
@@ -227,8 +227,9 @@ def _mistakes(result: EvaluationResult, rows: Rows, predicted: Int64, about: Dat
     return Mistakes(result.variant, result.seed, *found)
 
 
-def _metrics(result: EvaluationResult, suffix: str) -> dict[str, float]:
-    """MLflow's metrics of a result: test/<measure>, and test/<measure>-<part> for each depth and each kind."""
+def metrics_of(result: EvaluationResult, suffix: str) -> dict[str, float]:
+    """MLflow's metrics of a result: test/<measure>, and test/<measure>-<part> for each depth and each kind. suffix: of
+    all names."""
     exact, likelihood = result.accuracy, result.likelihood
     assert likelihood is not None
     shares = _parts(exact.rows, exact.answers, exact.kinds)
