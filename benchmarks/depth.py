@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.results_file import ROOT, write_result
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
-from sleepmodel.config import RECOMPUTE, Truncation
+from sleepmodel.config.training import RECOMPUTE, Truncation
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.engine import LocalEngine

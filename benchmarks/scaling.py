@@ -23,7 +23,7 @@ from pipelines.config.experiment import Experiment, Variant
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.accounting import n_params
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 from sleepmodel.training.loop import build_model
 
 PAPER = [

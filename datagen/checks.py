@@ -18,6 +18,16 @@ def require_whole(field: str, value: object, low: int, high: int = MOST) -> None
     require(type(value) is int and low <= value <= high, field, value, allowed)
 
 
+def require_real(field: str, value: object, low: float, high: float, allowed: str) -> None:
+    """Raise ValueError unless the value is a number in low..high, which `allowed` says in words."""
+    require(type(value) in (int, float) and low <= value <= high, field, value, allowed)  # type: ignore[operator]
+
+
+def require_one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless the value is one of `allowed`."""
+    require(value in allowed, field, value, f"one of {', '.join(allowed)}")
+
+
 def shortened(text: str, length: int = 200) -> str:
     """The text, cut off after `length` characters for use in a message."""
     return text if len(text) <= length else text[:length] + "..."

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sleepmodel.config import ModelConfig, Scale, TrainConfig
+    from sleepmodel.config.model import ModelConfig
+    from sleepmodel.config.training import Scale, TrainConfig
     from sleepmodel.hub import load
     from sleepmodel.inference.memory import Memory
     from sleepmodel.inference.session import Session
@@ -37,11 +38,11 @@ __all__ = [
 _MODULE_OF = {
     "PAD": "sleepmodel.mixers.base",
     "Memory": "sleepmodel.inference.memory",
-    "ModelConfig": "sleepmodel.config",
-    "Scale": "sleepmodel.config",
+    "ModelConfig": "sleepmodel.config.model",
+    "Scale": "sleepmodel.config.training",
     "Session": "sleepmodel.inference.session",
     "SleepModel": "sleepmodel.model",
-    "TrainConfig": "sleepmodel.config",
+    "TrainConfig": "sleepmodel.config.training",
     "from_pretrained": "sleepmodel.pretrained.reading",
     "load": "sleepmodel.hub",
     "save": "sleepmodel.serialization.model_dir",

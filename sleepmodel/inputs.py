@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 
 
 def answering_windows(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datagen.checks import require_whole
-from sleepmodel.config import MAX_SIZE, ModelConfig, Truncation
+from sleepmodel.config.model import MAX_SIZE, ModelConfig
+from sleepmodel.config.training import Truncation
 from sleepmodel.inputs import answering_windows
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, Span, zero_linear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 
 

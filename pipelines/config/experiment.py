@@ -12,7 +12,7 @@ from datagen.canonical import added_later
 from datagen.checks import require, require_whole
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
-from sleepmodel.config import MAX_SEED, Curriculum, Search, check_compatible
+from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
 from sleepmodel.training.optim import freeze
 from sleepmodel.warm_start import kept_blocks
 

@@ -10,7 +10,7 @@ import torch
 
 from pipelines.config.experiment import Experiment
 from pipelines.engine.stage import Stage
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 

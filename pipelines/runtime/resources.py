@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from sleepmodel.config import Scale
+from sleepmodel.config.training import Scale
 
 CORES_A_GPU = 8  # at most: one prefetches rows, torch uses the others
 HEAD = "node:__internal_head__"  # Ray marks the head node by this resource

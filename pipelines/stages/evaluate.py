@@ -22,7 +22,8 @@ from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, Eval
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
-from sleepmodel.config import Curriculum, ModelConfig
+from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import MODEL, read_training
 from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, predict, score
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs

@@ -10,7 +10,8 @@ from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from pipelines.stages.tune import read_best
-from sleepmodel.config import ModelConfig, TrainConfig
+from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
 from sleepmodel.distributed.progress import SendProgress
 

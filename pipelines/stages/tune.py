@@ -10,7 +10,7 @@ from pipelines.config.experiment import Experiment
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.progress import SendProgress
 from sleepmodel.distributed.ray_tune import TrialResult, best, search

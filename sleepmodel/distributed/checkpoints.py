@@ -14,7 +14,7 @@ from pathlib import Path
 from datagen.artifact import Artifact
 from datagen.files import sha256
 from datagen.storage import remove_tree
-from sleepmodel.config import Scale
+from sleepmodel.config.training import Scale
 
 KEPT = 2  # complete checkpoints of a run: the latest, and the one before in case the latest gets damaged
 

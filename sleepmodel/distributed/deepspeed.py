@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sleepmodel.config import Scale, TrainConfig, check_compatible
+from sleepmodel.config.training import Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
 from sleepmodel.training.engine import clip_gradient, load_whole, save_whole
 from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, freeze, peak_rates, set_rates

@@ -16,7 +16,8 @@ from datagen.checks import require
 from datagen.reader import read_dataset, read_rows, stream
 from datagen.rows import Ragged
 from datagen.storage import as_path, in_store, publishing
-from sleepmodel.config import ModelConfig, Scale, TrainConfig
+from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import load
 from sleepmodel.model import SleepModel

@@ -25,7 +25,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from datagen.files import write_error
 from datagen.storage import as_path, for_ray, local_copy
-from sleepmodel.config import check_compatible
+from sleepmodel.config.training import check_compatible
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
 from sleepmodel.distributed.job import TrainingJob, has_model

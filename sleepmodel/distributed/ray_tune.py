@@ -34,7 +34,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
 from datagen.storage import as_path, for_ray, local_copy
-from sleepmodel.config import Scale, Search
+from sleepmodel.config.training import Scale, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import CHECKPOINTS, RESTARTS, fit

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datagen.rows import Rows
-from sleepmodel.config import Curriculum
+from sleepmodel.config.training import Curriculum
 from sleepmodel.evaluation.statistics import Int64, Share, bootstrap
 from sleepmodel.model import SleepModel
 from sleepmodel.training.curriculum import levels_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from sleepmodel.config import MIXERS
+from sleepmodel.config.model import MIXERS
 from sleepmodel.mixers.base import Mixer
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sleepmodel.config import ModelConfig, RopeScaling
+from sleepmodel.config.model import ModelConfig, RopeScaling
 from sleepmodel.mixers.base import FAR, Mixer, Span, zero_linear
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.mixers.base import Mixer, Span, zero_linear
 from sleepmodel.ops.gated_delta import chunk_length, gated_delta_rule, gated_delta_write
 from sleepmodel.ops.hebbian import hebbian_rule, hebbian_write

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sleepmodel.config import ModelConfig, check_jet_window
+from sleepmodel.config.model import ModelConfig, check_jet_window
 from sleepmodel.mixers.base import Span, zero_linear
 from sleepmodel.mixers.gated_delta import GatedDelta
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from datagen.checks import require, require_whole, shortened
-from sleepmodel.config import MAX_BLOCKS, ModelConfig, RopeScaling
+from sleepmodel.config.model import MAX_BLOCKS, ModelConfig, RopeScaling
 
 TYPES = ("llama", "qwen2", "qwen3", "ouro", "jet_nemotron")
 ROPE_TYPES = ("default", "llama3")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datagen.storage import as_path, local_copy
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import Block, SleepModel
 from sleepmodel.pretrained.insertion import attention_sources, check_insert, copy_attention, layer_blocks
 from sleepmodel.pretrained.layout import config_fields, tensor_names

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datagen.files import replacing
 from datagen.storage import as_path, check_reachable
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
 

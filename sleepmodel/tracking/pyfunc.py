@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.inference.session import Session
 from sleepmodel.mixers.base import PAD
 from sleepmodel.serialization.model_dir import load_directory

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from datagen.blocks import Blocks
 from datagen.rows import Rows
-from sleepmodel.config import TrainConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.training.curriculum import RowsByLevel
 
 Int64 = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.rows import Rows
-from sleepmodel.config import Curriculum, TrainConfig
+from sleepmodel.config.training import Curriculum, TrainConfig
 
 
 def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:

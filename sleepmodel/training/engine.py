@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datagen.files import replacing, sha256
-from sleepmodel.config import TrainConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training.optim import build_optimizers, freeze, peak_rates, set_rates
 

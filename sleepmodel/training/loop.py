@@ -18,7 +18,8 @@ import torch
 from datagen.blocks import Blocks
 from datagen.rows import Rows
 from sleepmodel.accounting import training_flops
-from sleepmodel.config import ModelConfig, TrainConfig
+from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch

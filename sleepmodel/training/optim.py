@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from datagen.checks import require
-from sleepmodel.config import TrainConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.model import SleepModel
 
 ADAM_BETAS = (0.9, 0.98)

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 
 from datagen import generate
 from sleepmodel import SleepModel
-from sleepmodel.config import Scale
+from sleepmodel.config.training import Scale
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_train import CHECKPOINTS, DRAIN_SECONDS, fit

@@ -22,7 +22,7 @@ from datagen import Rule110, generate
 from datagen.schema import SHARD_ROWS
 from pipelines.runtime.services import check_shared_root
 from sleepmodel import SleepModel
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_tune import search
 from sleepmodel.tracking.runs import open_store, start_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sleepmodel import ModelConfig, Session, SleepModel, from_pretrained, save_pretrained
-from sleepmodel.config import RopeScaling
+from sleepmodel.config.model import RopeScaling
 from sleepmodel.pretrained.reading import INDEX
 from sleepmodel.pretrained.smollm2 import convert
 from sleepmodel.serialization.model_dir import CONFIG

@@ -26,7 +26,7 @@ from pipelines.stages.generate import dataset
 from pipelines.stages.register import REGISTRATION
 from pipelines.stages.tune import TRIALS
 from sleepmodel import load
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
 from sleepmodel.distributed.ray_train import CHECKPOINTS

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from datagen.reader import read_dataset
 from pipelines.stages.generate import dataset
-from sleepmodel.config import ModelConfig
+from sleepmodel.config.model import ModelConfig
 from tests.waiting import run
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, metrics_of, predict_all, trained_variants
 from sleepmodel import load, save
 from sleepmodel.accounting import flops
-from sleepmodel.config import Curriculum, Scale
+from sleepmodel.config.training import Curriculum, Scale
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import BATCH_LOGITS, NO_CURRICULUM, Predictions, predict, score
 from sleepmodel.evaluation.likelihood import measure_likelihood

@@ -12,7 +12,7 @@ from pipelines.config.experiment import Experiment, Variant
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
 from pipelines.runtime.cost_estimate import training_cost
-from sleepmodel.config import Curriculum
+from sleepmodel.config.training import Curriculum
 from sleepmodel.training.batches import EpochOrder
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model

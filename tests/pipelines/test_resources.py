@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines.runtime.resources import plan_resources, plan_resources_on_ray
-from sleepmodel.config import Scale
+from sleepmodel.config.training import Scale
 
 CLUSTER_FILE = Path(__file__).parents[2] / "ray_cluster.yaml"
 LAPTOP = [{"CPU": 2.0, "memory": 1e9}]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sleepmodel import ModelConfig, SleepModel
-from sleepmodel.config import RopeScaling
+from sleepmodel.config.model import RopeScaling
 
 MakeModel = Callable[..., SleepModel]
 EVERY_MIXER = ("attention", "delta", "jet", "attention", "linear", "gated_delta")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datagen import Rows, Rule110
 from datagen.blocks import Blocks
 from sleepmodel import TrainConfig
-from sleepmodel.config import Curriculum
+from sleepmodel.config.training import Curriculum
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, split_batch
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from datagen.artifact import Artifact
 from sleepmodel import ModelConfig, Scale, TrainConfig
-from sleepmodel.config import RopeScaling, Search, Truncation, check_compatible
+from sleepmodel.config.model import RopeScaling
+from sleepmodel.config.training import Search, Truncation, check_compatible
 
 REQUIRED: dict[Any, dict[str, Any]] = {
     ModelConfig: {"vocab_size": 3},

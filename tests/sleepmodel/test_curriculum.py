@@ -11,7 +11,7 @@ import torch
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from sleepmodel import SleepModel, TrainConfig
 from sleepmodel.accounting import flops
-from sleepmodel.config import Curriculum
+from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import accuracy, predict
 from sleepmodel.training.curriculum import levels_of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import Memory, ModelConfig, Session, SleepModel
-from sleepmodel.config import MIXERS
+from sleepmodel.config.model import MIXERS
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import hebbian
@@ -81,7 +81,7 @@ def test_a_mixer_named_by_its_path_is_used_as_a_mixer_of_the_package(
     ("name", "message"),
     [
         ("my_rules:Oja", "No module named 'my_rules'; run where my_rules.py lies, or add its directory to PYTHONPATH"),
-        ("sleepmodel.config:Scale", "has no subclass of sleepmodel.mixers.base.Mixer named 'Scale'"),
+        ("sleepmodel.config.training:Scale", "has no subclass of sleepmodel.mixers.base.Mixer named 'Scale'"),
         ("sleepmodel.mixers.jet:Jat", "has no subclass of sleepmodel.mixers.base.Mixer named 'Jat'"),
     ],
 )

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sleepmodel import ModelConfig, Session, SleepModel
 from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes
-from sleepmodel.config import RECOMPUTE, Truncation
+from sleepmodel.config.training import RECOMPUTE, Truncation
 from sleepmodel.mixers import gated_delta as fast_weights
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import gated_delta_cpu

@@ -13,7 +13,7 @@ import ray
 
 from datagen import generate
 from sleepmodel import Scale
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.progress import ProgressMailbox, SendProgress
 from sleepmodel.distributed.ray_train import fit

@@ -19,7 +19,7 @@ from ray import cloudpickle
 from datagen import generate
 from datagen.storage import as_path, in_store
 from sleepmodel import Scale, SleepModel
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, best, search

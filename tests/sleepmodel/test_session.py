@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import PAD, Session, SleepModel
-from sleepmodel.config import MIXERS
+from sleepmodel.config.model import MIXERS
 from tests.sleepmodel.conftest import EVERY_MIXER, KINDS, build_small
 from tests.sleepmodel.test_model import EXACT
 from tests.sleepmodel.test_padding import batches, padded

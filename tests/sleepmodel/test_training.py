@@ -13,7 +13,7 @@ from torch import Tensor
 from datagen import Rows, Rule110
 from sleepmodel import SleepModel, TrainConfig
 from sleepmodel.accounting import flops, training_flops
-from sleepmodel.config import Scale, Truncation
+from sleepmodel.config.training import Scale, Truncation
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.model import Output

@@ -6,7 +6,7 @@ from datagen import Rule110
 from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets.variants import HYBRID
 from sleepmodel import ModelConfig, TrainConfig
-from sleepmodel.config import Search
+from sleepmodel.config.training import Search
 
 
 def demo() -> Experiment:

@@ -6,7 +6,7 @@ from datagen import Rule110
 from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets.variants import HYBRID, at_depths, at_passes, controls, paper_train
 from sleepmodel import ModelConfig, Scale, TrainConfig
-from sleepmodel.config import Curriculum
+from sleepmodel.config.training import Curriculum
 
 PAPER_TOKENS, PAPER_BATCH = 5_000_000_000, 512
 MINI_SEEDS = (40, 41, 42)

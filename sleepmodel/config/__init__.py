@@ -1,0 +1,1 @@
+"""Typed, frozen configs. Each validates its fields when it is created."""
