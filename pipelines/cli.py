@@ -97,6 +97,8 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
         import_from_working_directory()
         experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = absolute_root(arguments.root)
+        if not arguments.dry_run:
+            experiment.check_weights()
         if arguments.force or not arguments.dry_run:
             experiment = _fit_to_machine(experiment, arguments.force)
         if arguments.dry_run:

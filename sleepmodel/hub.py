@@ -1,12 +1,19 @@
-"""Load a trained model from a directory, an object store or the MLflow registry."""
+"""Load a trained or pretrained model from a directory, an object store or the MLflow registry."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from datagen.files import sha256
 from datagen.storage import as_path, local_copy
 from sleepmodel.model import SleepModel
-from sleepmodel.serialization.model_dir import load_directory
+from sleepmodel.pretrained.reading import MODEL_TYPE, base_fields, base_license, from_pretrained, weight_files
+from sleepmodel.serialization.model_dir import CONFIG, load_directory, read_json
 
 
 def load(source: str | Path) -> SleepModel:
@@ -17,9 +24,46 @@ def load(source: str | Path) -> SleepModel:
     registry does not answer, ValueError if a file is damaged, a weight is not finite, or config, weights and vocabulary
     do not match.
     """
+    with model_files(source) as directory:
+        return load_directory(directory)
+
+
+def load_base(source: str | Path, window: int) -> SleepModel:
+    """Load a model to start from: as `load`, or from a directory of Hugging Face's layout, with this window. Raises the
+    errors of both."""
+    with model_files(source) as directory:
+        if (directory / CONFIG).is_file() and MODEL_TYPE in read_json(directory / CONFIG):
+            return from_pretrained(directory, window)
+        return load_directory(directory)
+
+
+def read_base(source: str | Path) -> dict[str, Any]:
+    """`base_fields` of a model to start from, wherever it lies."""
+    with model_files(source) as directory:
+        return base_fields(directory)
+
+
+def read_license(source: str | Path) -> str | None:
+    """`base_license` of a model to start from, wherever it lies."""
+    with model_files(source) as directory:
+        return base_license(directory)
+
+
+@functools.lru_cache(maxsize=8)
+def weights_sha256(source: str) -> str:
+    """What identifies the weights of a model to start from: a checksum of their files, in hex."""
+    with model_files(source) as directory:
+        sums = "\n".join(map(sha256, weight_files(directory)))
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+@contextmanager
+def model_files(source: str | Path) -> Iterator[Path]:
+    """Yields the directory of a model's files, or of a temporary copy of them. Raises the errors of `load`."""
     if str(source).startswith("models:/"):
         from sleepmodel.tracking.registry import download_model  # importing MLflow takes seconds
 
-        return load_directory(download_model(str(source)))
-    with local_copy(as_path(source)) as copy:
-        return load_directory(copy)
+        yield download_model(str(source))
+    else:
+        with local_copy(as_path(source)) as copy:
+            yield copy

@@ -8,8 +8,9 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 
 
-def warm_start(model: SleepModel, source: SleepModel) -> None:
-    """Copy all weights of `source` to `model`, which may have more blocks: those in its config.inserted.
+def warm_start(model: SleepModel, source: SleepModel) -> list[int]:
+    """Copy all weights of `source` to `model`, which may have more blocks: those in its config.inserted. Returns the
+    blocks that have weights of the source.
 
     Inserted blocks that `source` lacks keep their initial weights, with which they are the identity. Raises ValueError
     if the other blocks differ in their mixers, or any weight in its size.
@@ -28,6 +29,7 @@ def warm_start(model: SleepModel, source: SleepModel) -> None:
             new.load_state_dict(old.state_dict())
         except RuntimeError as error:
             raise ValueError(f"the model to start from has other sizes than this model: {error}") from error
+    return kept
 
 
 def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:

@@ -10,9 +10,14 @@ import torch
 from datagen import Task, check_task
 from datagen.canonical import added_later
 from datagen.checks import require, require_whole
+from datagen.storage import as_path, in_store, local_path
+from datagen.task import TOKENIZER_FIELD
+from datagen.tokenizer import TOKENIZER
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
+from sleepmodel.hub import model_files, read_base, weights_sha256
+from sleepmodel.pretrained.reading import hybrid_config
 from sleepmodel.training.optim import freeze
 from sleepmodel.warm_start import kept_blocks
 
@@ -36,11 +41,46 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """The pretrained model that every training without a `start` begins with, and its new layers.
+
+    model: its directory, of Hugging Face's layout or one that `sleepmodel.save` wrote, on a disk or in an object store,
+        or models:/<name>@<alias>. It counts in identities by its weights, not by its place. A task without a tokenizer
+        gets the one beside the weights. None: there is no such model, and weights are random.
+    source: which model the experiment is made for, and where to get it; without `model` it can be planned, but not run.
+    insert: layers of the model behind which a new one stands, counted from 0; mixer: of the new ones.
+    init: of the new ones, as in from_pretrained.
+    """
+
+    model: str | None = None
+    source: str = ""
+    insert: tuple[int, ...] = ()
+    mixer: str = "jet"
+    init: Literal["attention", "zero"] = "attention"
+
+    def __post_init__(self) -> None:
+        require(
+            self.model != "", "model", self.model, "a directory, s3://bucket/prefix, models:/<name>@<alias> or null"
+        )
+        if self.model is not None and "://" not in self.model and not self.model.startswith("models:/"):
+            # trainings run in other working directories
+            object.__setattr__(self, "model", str(local_path(self.model).absolute()))
+
+    def grown(self, base: dict[str, Any], like: ModelConfig) -> ModelConfig:
+        """The config of a base with the new layers, and with the fields of `like` that the base does not give. base: as
+        of `base_fields`."""
+        given = {*base, "mixers", "inserted", "max_positions"}
+        fields = {name: value for name, value in like.to_dict().items() if name not in given}
+        return hybrid_config(base, dict.fromkeys(self.insert, self.mixer), fields, str(self.model))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """A model and its training, once for each seed. None and () stand for the experiment's own value.
 
     sleep_passes, fast_weight_lr: N and eta.
     mixers: of the blocks; repeat: how often to stack them, so that N = 1 is as deep as N passes unrolled.
+    inserted_mixer: of the inserted blocks, in place of the experiment's: "attention" makes a control without memory.
     window: L; whole: one window holds the whole row, so that nothing is evicted: an upper bound for transformers.
     compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
     epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
@@ -58,6 +98,7 @@ class Variant:
     sleep_passes: int = 1
     fast_weight_lr: float = 1.0
     mixers: tuple[str, ...] | None = None
+    inserted_mixer: str | None = added_later(None)
     inserted: tuple[int, ...] | None = added_later(None)
     eviction: Literal["hard", "sliding"] | None = added_later(None)
     repeat: int = 1
@@ -78,6 +119,7 @@ class Variant:
 class Experiment:
     """Everything that shapes a pipeline's results, and `scale`, which does not.
 
+    pretrained: the model that trainings begin with, if there is one.
     variants: the baselines; seeds: of every variant.
     search: over N and eta; its winner becomes a variant. search_seed: not one of `seeds`, so that the winner is not
         chosen by the trainings that it is compared with.
@@ -94,6 +136,7 @@ class Experiment:
     search_seed: int = 1000
     data: Data = field(default_factory=Data)
     scale: Scale = field(default_factory=Scale)
+    pretrained: Pretrained = Pretrained()
     paper_scale: bool = False
     registers: bool = True
 
@@ -140,12 +183,16 @@ class Experiment:
         )
 
     def _check_start(self, variant: Variant) -> None:
-        """Raise ValueError where a variant cannot begin with the model of its `start`."""
+        """Raise ValueError where a variant cannot begin with the model of its `start`, or the pretrained one."""
+        model = self.variant_model(variant)
         if variant.start is None:
+            fits = self.pretrained.model is None or _base_mixers(model) == _base_mixers(self.model)
+            allowed = f"those of {self.pretrained.model}, and inserted ones"
+            require(fits, f"mixers of {variant.name}", model.mixers, allowed)
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
         try:
-            kept_blocks(self.variant_model(variant), self.variant_model(earlier))
+            kept_blocks(model, self.variant_model(earlier))
         except ValueError as error:
             raise ValueError(f"variant {variant.name}, which starts from {earlier.name}: {error}") from error
 
@@ -172,22 +219,58 @@ class Experiment:
         """A copy with new values of `fields`; --set calls it.
 
         The model's vocab_size and max_positions depend on the task: they follow a new task, unless they are set too.
-        Raises ValueError where a task of another class does not keep the contract of tasks.
+        What a pretrained model computes follows its files, and cannot be set; the task gets its tokenizer. Raises
+        ValueError where a task of another class does not keep the contract of tasks.
         """
-        task, model = fields.get("task", self.task), fields.get("model", self.model)
-        if task != self.task:
-            if type(task) is not type(self.task):
-                check_task(task)
+        task, model, pretrained = (fields.get(name, getattr(self, name)) for name in ("task", "model", "pretrained"))
+        if task != self.task and type(task) is not type(self.task):
+            check_task(task)
+        if pretrained.model or pretrained.source:
+            task, model = self._begun(task, model, pretrained)
+        elif task != self.task:
             if model.vocab_size == self.model.vocab_size:
                 model = replace(model, vocab_size=len(task.vocabulary))
             if model.max_positions is not None and model.max_positions == self.model.max_positions:
                 model = replace(model, max_positions=task.row_length)
-        return replace(self, **{**fields, "model": model})
+        return replace(self, **{**fields, "task": task, "model": model})
+
+    def _begun(self, task: Task, model: ModelConfig, pretrained: Pretrained) -> tuple[Task, ModelConfig]:
+        """The task and the model where trainings begin with `pretrained`. Raises ValueError where a field of the model
+        is set that the pretrained model gives."""
+        if pretrained.model is None:
+            return task, model
+        base = read_base(pretrained.model)
+        for name, value in base.items():
+            given = getattr(model, name)
+            if value is not None and given not in (value, getattr(self.model, name)) and name != "mixers":
+                raise ValueError(f"model.{name} = {given}: is given by {pretrained.model}; leave it out")
+        if getattr(task, TOKENIZER_FIELD, "") is None:
+            with model_files(pretrained.model) as directory:
+                if (directory / TOKENIZER).is_file():
+                    lasting = not in_store(as_path(pretrained.model))
+                    require(lasting, f"task.{TOKENIZER_FIELD}", None, "a tokenizer.json on a disk, as the model is not")
+                    task = replace(task, **{TOKENIZER_FIELD: str(directory)})
+        return task, pretrained.grown(base, model)
+
+    def start_identity(self) -> dict[str, Any]:
+        """What trainings begin with, for the identities of their stages: empty for random weights."""
+        begun = self.pretrained
+        if begun.model is None:
+            return {}
+        return {"pretrained": {"weights": weights_sha256(begun.model), "init": begun.init}}
+
+    def check_weights(self) -> None:
+        """Raise ValueError where the experiment needs a pretrained model that is not given."""
+        if self.pretrained.source and self.pretrained.model is None:
+            raise ValueError(
+                f"pretrained.model = None: {self.name} begins with {self.pretrained.source}. Then give its directory: "
+                "--set pretrained.model=DIRECTORY"
+            )
 
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
         window = self.task.row_length if variant.whole else variant.window or self.model.window
-        mixers = (variant.mixers or self.model.mixers) * variant.repeat
+        mixers = (variant.mixers or self._with_inserted(variant.inserted_mixer)) * variant.repeat
         return replace(
             self.model,
             window=window,
@@ -203,7 +286,12 @@ class Experiment:
     def _inserted(self, variant: Variant, mixers: tuple[str, ...]) -> tuple[int, ...]:
         if variant.inserted is not None:
             return variant.inserted
-        return self.model.inserted if mixers == self.model.mixers else ()
+        return self.model.inserted if mixers == self._with_inserted(variant.inserted_mixer) else ()
+
+    def _with_inserted(self, mixer: str | None) -> tuple[str, ...]:
+        """The mixers of the model, its inserted ones of another kind; None: of their own."""
+        model = self.model
+        return tuple(mixer if mixer and i in model.inserted else own for i, own in enumerate(model.mixers))
 
     def variant_task(self, variant: Variant) -> Task:
         """The variant's task."""
@@ -264,6 +352,11 @@ class Experiment:
         """Rows of the training split: enough for the longest training, unless data.train_rows is set."""
         configs = map(self.variant_train, self.variants)
         return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
+
+
+def _base_mixers(model: ModelConfig) -> tuple[str, ...]:
+    """The mixers of a model without its inserted blocks."""
+    return tuple(mixer for i, mixer in enumerate(model.mixers) if i not in model.inserted)
 
 
 def _check_fits(task: Task, model: ModelConfig, whole: bool = False) -> None:

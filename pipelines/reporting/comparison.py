@@ -12,10 +12,21 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipelines.reporting.results import RESULTS, EvaluationResult
+from sleepmodel.evaluation.likelihood import Likelihood, TokenScores
 from sleepmodel.evaluation.statistics import Estimate, Mean
 
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
+NATS, GAP = "nats", "gap"  # per answer token; between two kinds of rows
 WIDE = 3  # a terminal has room for so many shares with their intervals
+
+
+@dataclass(frozen=True)
+class TokenEstimates:
+    """Of some answer tokens: how many there are, nats per token, and the share right."""
+
+    tokens: int
+    nats: Estimate
+    right: Estimate
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,47 @@ class VariantResults:
         kinds = self.results[0].accuracy.kinds
         return {kind: Estimate.of([result.accuracy.kinds[kind] for result in self.results]) for kind in kinds}
 
+    @property
+    def likelihoods(self) -> list[Likelihood]:
+        """The likelihood of the right answers, for each seed; [] where it was not measured."""
+        return [result.likelihood for result in self.results if result.likelihood]
+
+    @property
+    def token_estimates(self) -> dict[str, TokenEstimates]:
+        """The estimates of "all" answer tokens, then of each kind, and of each depth where there are several; {} where
+        they were not measured."""
+        parts: dict[str, list[TokenScores]] = {}
+        for found in self.likelihoods:
+            depths = found.depths if len(found.depths) > 1 else {}
+            by_depth = {f"depth {depth}": scores for depth, scores in depths.items()}
+            for name, scores in {"all": found.tokens, **found.kinds, **by_depth}.items():
+                parts.setdefault(name, []).append(scores)
+        return {
+            name: TokenEstimates(
+                seeds[0].right.total,
+                Estimate.of([scores.nats for scores in seeds]),
+                Estimate.of([scores.right for scores in seeds]),
+            )
+            for name, seeds in parts.items()
+        }
+
+    @property
+    def gap(self) -> tuple[str, Estimate] | None:
+        """The difference of nats between two kinds, with its name; None where the task has no two kinds."""
+        gaps = [found.gap for found in self.likelihoods if found.gap]
+        return (gaps[0].name, Estimate.of([gap.nats for gap in gaps])) if gaps else None
+
+    @property
+    def several_tokens(self) -> bool:
+        """Whether answers have several tokens, so that the share of tokens right is not that of answers right."""
+        answers = sum(share.total for share in self.results[0].accuracy.answers.values())
+        return any(found.tokens.right.total > answers for found in self.likelihoods)
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether the likelihood tells more than the exact match: rows have kinds, or answers several tokens."""
+        return bool(self.likelihoods) and (self.several_tokens or bool(self.kinds))
+
     def cells(self, intervals: bool = True) -> dict[str, str]:
         """Column -> text, for a table."""
         first, answers = self.results[0], self.answers
@@ -62,6 +114,10 @@ class VariantResults:
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
         shares = {"rows right": self.rows} if several else {}
         shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
+        if self.likelihoods:
+            scores = self.token_estimates["all"]
+            shares |= {"tokens right": scores.right} if self.several_tokens else {}
+            shares |= {NATS: scores.nats} | ({GAP: self.gap[1]} if self.gap else {})
         return {
             "model": self.name,
             "N": str(first.sleep_passes),
@@ -127,6 +183,15 @@ def floor_of(variants: Sequence[VariantResults]) -> str:
     return " to ".join(dict.fromkeys((floors[0], floors[-1])))
 
 
+def nats_note(variants: Sequence[VariantResults]) -> str:
+    """What the columns of the likelihood are, as text; "" where it was not measured."""
+    if not any(variant.likelihoods for variant in variants):
+        return ""
+    gaps = dict.fromkeys(variant.gap[0] for variant in variants if variant.gap)
+    words = " Nats are the mean cross-entropy of an answer token"
+    return words + (f"; the gap is that between kinds of rows, {', '.join(gaps)}." if gaps else ".")
+
+
 def interval_of(variants: Sequence[VariantResults]) -> str:
     """What the intervals of these variants are, as text."""
     seeds = max(len(variant.results) for variant in variants)
@@ -146,11 +211,12 @@ def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
     wide = max(len(variant.answers) + len(variant.kinds) for variant in variants) <= WIDE
     columns, rows = table_of(variants, intervals=wide)
+    shown = [i for i, column in enumerate(columns) if column != NATS or any(each.tells_more for each in variants)]
     table = Table(
         title=f"held-out test rows right{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD
     )
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+    for i in shown:
+        table.add_column(columns[i], no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in shown))
     return table

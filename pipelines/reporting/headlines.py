@@ -24,6 +24,24 @@ def depths(variants: Sequence[VariantResults]) -> str:
     return f"At depth {deepest}, {_two(shares, 'answers')}"
 
 
+def likelihood(variants: Sequence[VariantResults]) -> str:
+    """The variant with the widest gap between two kinds, and the first variant; without kinds, those with the fewest
+    nats; or the two ends where the first variant is the best."""
+    gaps = {variant.name: variant.gap for variant in variants if variant.gap}
+    if gaps:
+        name, _ = next(iter(gaps.values()))
+        return f"{name}: {_nats({variant: gap.value for variant, (_, gap) in gaps.items()}, most=True)}"
+    return _nats({variant.name: variant.token_estimates["all"].nats.value for variant in variants}, most=False)
+
+
+def _nats(values: Mapping[str, float], most: bool) -> str:
+    """The best and the first; the best and the worst where the first is the best."""
+    ranked, first = sorted(values, key=lambda name: values[name], reverse=most), next(iter(values))
+    other = ranked[-1] if ranked[0] == first else first
+    words = f"{values[ranked[0]]:.3f} nats per answer token with {ranked[0]}"
+    return words if other == ranked[0] else f"{words}, {values[other]:.3f} with {other}"
+
+
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]]) -> str:
     """The same for validation rows at the end of training."""
     ends = {name: sum(seed[-1].accuracy for seed in seeds) / len(seeds) for name, seeds in histories.items()}

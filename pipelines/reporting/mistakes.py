@@ -11,11 +11,14 @@ from datagen.rows import Ragged, Rows
 from datagen.schema import Dataset
 from datagen.wording import AnsweredQuestion
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.questions import Words, question_formatter, words_of
+from pipelines.reporting.questions import Words, question_formatter, word_of, words_of
 from sleepmodel.evaluation.accuracy import right_answers
 from sleepmodel.evaluation.statistics import Int64
 
 MOST_CONFUSIONS, MOST_WRONG = 5, 3  # at each depth
+MOST_DEPTHS = 16  # spread over all of them
+MOST_CHARACTERS = 1200  # of a text
+GAP = " … "
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # head, rows
 
@@ -63,7 +66,7 @@ class Mistakes:
 
 
 def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) -> list[ConfusionCount]:
-    """The most frequent wrong answers at each depth, among answers of one token. predicted: from `predict`, int64
+    """The most frequent wrong answers of one token at each depth, MOST_DEPTHS at most. predicted: from `predict`, int64
     [n, T]."""
     tokens, _ = rows.batch()
     start, length, depth = rows.answers()
@@ -73,24 +76,27 @@ def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) ->
     asked = {tuple(k): n for k, n in _counted(pairs[:, :2])}
     wrong = [(*k, n) for k, n in _counted(pairs[pairs[:, 1] != pairs[:, 2]])]
     found: list[ConfusionCount] = []
-    for d in dict.fromkeys(d for d, *_ in wrong):
+    for d in _shown(np.unique([d for d, *_ in wrong])):
         frequent = sorted((count for count in wrong if count[0] == d), key=lambda count: -count[3])
         found += [
-            ConfusionCount(d, vocabulary[r], vocabulary[g], n, asked[d, r]) for _, r, g, n in frequent[:MOST_CONFUSIONS]
+            ConfusionCount(d, vocabulary[r], word_of(vocabulary, g), n, asked[d, r])
+            for _, r, g, n in frequent[:MOST_CONFUSIONS]
         ]
     return found
 
 
 def wrong_answers(predicted: Int64, rows: Rows, dataset: Dataset) -> list[WrongAnswer]:
-    """The first wrong answers of each depth, in words; the least depth first. predicted: from `predict`."""
+    """The first wrong answers of each depth, MOST_DEPTHS at most, in words; the least depth first. predicted: from
+    `predict`."""
     text = question_formatter(dataset)
-    return [WrongAnswer(row, asked.depth, *text(asked)) for row, asked in _wrong(predicted, rows, words_of(dataset))]
+    wrong = _wrong(predicted, rows, words_of(dataset))
+    return [WrongAnswer(row, asked.depth, *map(_shortened, text(asked))) for row, asked in wrong]
 
 
 def _wrong(predicted: Int64, rows: Rows, words: Words) -> Iterator[tuple[int, AnsweredQuestion]]:
     start, length, depth = rows.answers()
     right = right_answers(predicted, rows)
-    for d in np.unique(depth[length > 0]):
+    for d in _shown(np.unique(depth[~right])):
         for row, number in np.argwhere(~right & (depth == d))[:MOST_WRONG].tolist():
             begin, count = int(start[row, number]), int(length[row, number])
             tokens = rows.tokens[row : row + 1]
@@ -105,6 +111,19 @@ def _wrong(predicted: Int64, rows: Rows, words: Words) -> Iterator[tuple[int, An
                     given=words(predicted[row, begin : begin + count].tolist()),
                 ),
             )
+
+
+def _shown(depths: Int64) -> list[int]:
+    """At most MOST_DEPTHS of the depths, the least and the greatest among them."""
+    places = np.linspace(0, len(depths) - 1, min(MOST_DEPTHS, len(depths))).round().astype(int)
+    shown: list[int] = depths[places].tolist()
+    return shown
+
+
+def _shortened(text: str) -> str:
+    """The text without its middle where it is long: questions begin or end a row."""
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else text[:half] + GAP + text[-half:]
 
 
 def _counted(table: Int64) -> list[tuple[list[int], int]]:

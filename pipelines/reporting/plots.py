@@ -102,6 +102,26 @@ def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path:
     _write(figure, headlines.depths(variants), path)
 
 
+def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
+    """Nats per answer token of each variant; by kind of row where the task has several, each with a marker."""
+    kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.kinds)) or ["all"]
+    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(variants)), layout="constrained")
+    for i, kind in enumerate(kinds):
+        marker, offset = MARKERS[i % len(MARKERS)], 2 * _offset(i, len(kinds))
+        for y, variant in enumerate(variants):
+            if kind in variant.token_estimates:
+                nats = variant.token_estimates[kind].nats
+                mark: dict[str, Any] = {"fmt": marker, "capsize": 4, "color": style[variant.name].colour}
+                axes.errorbar(nats.value, y + offset, xerr=_error_lengths(nats), **mark)
+        axes.plot([], [], marker, color="grey", label=kind)
+    axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
+    axes.set_ylim(len(variants) - 0.4, -0.6)
+    axes.set_xlabel("nats per answer token, with the 95 % interval; fewer are better")
+    if len(kinds) > 1:
+        _legend(figure, len(kinds))
+    _write(figure, headlines.likelihood(variants), path)
+
+
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style: Styles, path: Path) -> None:
     """Validation accuracy over training tokens and over training FLOPs: the mean over seeds, with its interval.
     histories: variant -> the history of each seed."""

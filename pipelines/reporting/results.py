@@ -8,6 +8,7 @@ from datagen.artifact import Artifact
 from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
+from sleepmodel.evaluation.likelihood import Likelihood
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class EvaluationResult:
     validation: its last validation accuracy; level: of which rows, where it had a curriculum.
     floor: the share of test rows that always guessing the most frequent answer gets right.
     path: of the model, relative to the root; commit: of the code that trained it, "" where unknown.
+    likelihood: None in results that were published before it was measured.
     """
 
     variant: str
@@ -34,6 +36,7 @@ class EvaluationResult:
     accuracy: Accuracy
     path: str
     commit: str = ""
+    likelihood: Likelihood | None = None
 
 
 RESULTS = Artifact("results.json", list[EvaluationResult])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.reporting import plots
-from pipelines.reporting.comparison import VariantResults, differences, floor_of, interval_of, table_of
+from pipelines.reporting.comparison import VariantResults, differences, floor_of, interval_of, nats_note, table_of
 from pipelines.reporting.html import folded, picture, table, text
 from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.distributed.ray_tune import TrialResult
@@ -18,7 +18,7 @@ from sleepmodel.evaluation.statistics import Estimate
 from sleepmodel.training.progress import Progress
 
 COMPARISON, DEPTHS, CURVES, SEARCH = "comparison.png", "depths.png", "learning-curves.png", "search.png"
-COSTS, MEMORY, ETAS = "costs.png", "memory.png", "etas.png"
+COSTS, MEMORY, ETAS, LIKELIHOOD = "costs.png", "memory.png", "etas.png", "likelihood.png"
 LENGTHS = [4**exponent for exponent in range(2, 9)]
 
 Section = tuple[str, str]  # heading, HTML
@@ -46,6 +46,7 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
     return [
         _comparison(data.variants, style, pictures),
         _depths(data.variants, style, pictures),
+        *_likelihood(data.variants, style, pictures),
         *_differences(data.variants),
         *_curves(data, style, pictures),
         *_etas(data.variants, pictures),
@@ -65,7 +66,7 @@ def _comparison(variants: list[VariantResults], style: plots.Styles, pictures: P
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. An answer is right "
         "when all its tokens are. Intervals over seeds are Student's, clipped to [0, 1]: how much trainings differ. "
         "Intervals over test rows are bootstrapped from one training. Always guessing the most frequent answer gets "
-        f"{floor_of(variants)} of the rows."
+        f"{floor_of(variants)} of the rows.{nats_note(variants)}"
     )
     body = text(words) + picture(file, "share of held-out rows right, by variant") + table(*table_of(variants))
     return "Comparison", body
@@ -86,6 +87,31 @@ def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path)
     )
     body = text(words) + picture(file, "share of answers right by depth and by N") + table(head, rows)
     return "Accuracy by depth and N", body
+
+
+def _likelihood(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> list[Section]:
+    """Left out where the comparison has it all: for answers of one token in rows of one kind."""
+    measured = [variant for variant in variants if variant.likelihoods]
+    if not any(variant.tells_more for variant in measured):
+        return []
+    file = pictures / LIKELIHOOD
+    plots.likelihood(measured, style, file)
+    words = (
+        "Nats per answer token: the mean cross-entropy of the right token, given all right tokens before it; guessing "
+        "among V tokens costs ln V. Tokens right: the share of answer tokens that the model finds most likely. With "
+        f"the {interval_of(measured)}."
+    )
+    head = ("model", "N", "answers", "tokens", "nats per token", "tokens right")
+    rows = [
+        (variant.name, variant.sleep_passes, part, f"{found.tokens:,}", found.nats, found.right)
+        for variant in measured
+        for part, found in variant.token_estimates.items()
+    ]
+    gaps = [(variant.name, variant.sleep_passes, *variant.gap) for variant in measured if variant.gap]
+    body = text(words) + picture(file, "nats per answer token, by variant and kind") + table(head, rows)
+    if gaps:
+        body += text("The gap between the two kinds of rows:") + table((*head[:2], "kinds", "nats per token"), gaps)
+    return [("Likelihood of the right answers", body)]
 
 
 def _differences(variants: list[VariantResults]) -> list[Section]:

@@ -14,7 +14,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
-PAPER_PROBE_ROWS = 8
+PAPER_PROBE_TOKENS = 2**12
 TIMED_STEPS = 5  # other work on the machine slows some of them
 
 
@@ -78,18 +78,18 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
 
 def training_seconds(experiment: Experiment) -> float:
     """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
-    few timed steps at N = 1; on a few rows where the preset is of the paper's size."""
-    batch = (
-        min(experiment.train.batch_size, PAPER_PROBE_ROWS) if experiment.paper_scale else experiment.train.batch_size
-    )
-    probe = replace(experiment.train, batch_size=batch, rows=None, precision="float32")
-    engine = LocalEngine(build_model(experiment.model, probe), probe)
-    task = experiment.task
-    rows = task.sample("train", 0, 0, batch)
+    few timed steps at N = 1; of a few rows and two blocks where the preset is of the paper's size."""
+    train, model = replace(experiment.train, rows=None, precision="float32", trained="all"), experiment.model
+    if experiment.paper_scale:
+        most = max(1, PAPER_PROBE_TOKENS // experiment.task.row_length)
+        train = replace(train, batch_size=min(train.batch_size, most))
+        model = replace(model, mixers=model.mixers[:2], loop=None, inserted=())
+    engine = LocalEngine(build_model(model, train), train)
+    rows = experiment.task.sample("train", 0, 0, train.batch_size)
     tokens, mask = map(torch.from_numpy, rows.batch())
     engine.backward(tokens, mask)  # the first one also compiles the kernel
     seconds = min(_timed(lambda: engine.backward(tokens, mask)) for _ in range(TIMED_STEPS))
-    flops = experiment.step_flops(experiment.model) * batch / experiment.train.batch_size
+    flops = experiment.step_flops(model) * train.batch_size / experiment.train.batch_size
     return training_cost(experiment).flops * seconds / flops
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +22,17 @@ from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, Eval
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import MODEL, read_training
-from sleepmodel.evaluation.accuracy import NO_CURRICULUM, batch_rows, predict, score
+from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, predict, score
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
+from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 
+T = TypeVar("T")
 NO_TOKEN = -2
+REFUSED = re.compile(r"[^\w.-]")
 TASK_BATCHES = 4  # batches of one Ray task: enough to be worth loading the model
 
 
@@ -39,6 +45,7 @@ class TrainedVariant:
     sleep_passes: int
     training: Path
     data: Path
+    config: ModelConfig
     commit: str = ""
     curriculum: Curriculum = NO_CURRICULUM
 
@@ -82,12 +89,12 @@ def evaluate_stage(
             for trained in found[train]:
                 result = results[trained]
                 at = "" if trained.variant == variant else f"-n{trained.sleep_passes}"  # MLflow refuses an @ in a name
-                services.log(train, _metrics(result, at), result.tokens)
+                services.log(train, metrics_of(result, at), result.tokens)
         # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
         first = {trained.variant: trained for trained in reversed(everything)}
         shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
         mistakes = [
-            _mistakes(results[trained], test[trained.data], predicted[trained], about[trained.data])
+            _mistakes(results[trained], test[trained.data], predicted[trained].tokens, about[trained.data])
             for trained in shown
         ]
         saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
@@ -97,7 +104,7 @@ def evaluate_stage(
         MISTAKES.save(context.output, mistakes)
         (context.output / READABLE).write_text(markdown(mistakes), encoding="utf-8")
 
-    return Stage("evaluate", config, run, inputs, slots=None, version=4)
+    return Stage("evaluate", config, run, inputs, slots=None, version=5)
 
 
 def trained_variants(
@@ -106,12 +113,18 @@ def trained_variants(
     """A trained model at its own N and, as variants of their own ("variant@N"), at each other N that it was trained for
     or that `evaluated_at` has."""
     record = read_training(training)
-    own, train = record.model.sleep_passes, record.train
+    model, train = record.model, record.train
     return [
         TrainedVariant(
-            variant if passes == own else f"{variant}@{passes}", passes, training, data, commit, train.curriculum
+            variant if passes == model.sleep_passes else f"{variant}@{passes}",
+            passes,
+            training,
+            data,
+            model,
+            commit,
+            train.curriculum,
         )
-        for passes in sorted({own, *train.sleep_passes, *evaluated_at})
+        for passes in sorted({model.sleep_passes, *train.sleep_passes, *evaluated_at})
     ]
 
 
@@ -120,7 +133,7 @@ def predict_all(
     test: dict[Path, Rows],
     services: Services,
     task_batches: int = TASK_BATCHES,
-) -> list[Int64]:
+) -> list[Predictions]:
     """`predict` for each trained variant on all its test rows, in Ray tasks of `task_batches` batches each.
 
     The batches do not depend on the number of tasks, so neither does any bit of the result.
@@ -130,7 +143,7 @@ def predict_all(
     owners: list[int] = []
     for i, trained in enumerate(variants):
         rows, model = test[trained.data], trained.training / MODEL
-        size = batch_rows(rows)
+        size = batch_rows(rows, trained.config.vocab_size)
         for start in range(0, len(rows), task_batches * size):
             end = min(start + task_batches * size, len(rows))
             calls.append((model, trained.data, start, end, trained.sleep_passes, size, gpu, trained.curriculum))
@@ -139,8 +152,10 @@ def predict_all(
     predicted = []
     for i, trained in enumerate(variants):
         mask = test[trained.data].loss_mask()
-        dense = np.full(mask.shape, -1, np.int64)
-        dense[mask] = np.concatenate([part for owner, part in zip(owners, parts, strict=True) if owner == i])
+        own = [part for owner, part in zip(owners, parts, strict=True) if owner == i]
+        dense = no_predictions(mask.shape)
+        dense.tokens[mask] = np.concatenate([part.tokens for part in own])
+        dense.nats[mask] = np.concatenate([part.nats for part in own])
         predicted.append(dense)
     return predicted
 
@@ -154,16 +169,16 @@ def predict_range(
     batch_size: int,
     gpu: bool,
     curriculum: Curriculum,
-) -> Int64:
+) -> Predictions:
     """`predict` for a saved model on test rows start..end - 1, on one core or a GPU: one Ray task.
 
-    Returns the tokens predicted, row by row: int64 [answer tokens].
+    Returns the predictions row by row, without the positions that hold no answer: [answer tokens].
     """
     torch.set_num_threads(1)
     rows = read_rows(dataset, "test", end)[start:]
     predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size, curriculum)
-    tokens: Int64 = predicted[rows.loss_mask()]
-    return tokens
+    mask = rows.loss_mask()
+    return Predictions(predicted.tokens[mask], predicted.nats[mask])
 
 
 def saved_inference_costs(saved: Sequence[tuple[str, Path, int]]) -> list[InferenceCost]:
@@ -173,7 +188,7 @@ def saved_inference_costs(saved: Sequence[tuple[str, Path, int]]) -> list[Infere
 
 
 def measure(
-    trained: TrainedVariant, rows: Rows, predicted: Int64, root: Path, kinds: Sequence[str] = ()
+    trained: TrainedVariant, rows: Rows, predicted: Predictions, root: Path, kinds: Sequence[str] = ()
 ) -> EvaluationResult:
     """The result of a trained model from its predictions. kinds: of the rows, where the task has several."""
     record = read_training(trained.training)
@@ -190,9 +205,10 @@ def measure(
         level=last.level,
         validation=last.accuracy,
         floor=majority_share(rows),
-        accuracy=score(predicted, rows, RESAMPLES, kinds),
+        accuracy=score(predicted.tokens, rows, RESAMPLES, kinds),
         path=str((trained.training / MODEL).relative_to(root)),
         commit=trained.commit,
+        likelihood=measure_likelihood(predicted, rows, kinds),
     )
 
 
@@ -212,8 +228,23 @@ def _mistakes(result: EvaluationResult, rows: Rows, predicted: Int64, about: Dat
     return Mistakes(result.variant, result.seed, *found)
 
 
-def _metrics(result: EvaluationResult, suffix: str) -> dict[str, float]:
-    found = result.accuracy
-    parts = {f"depth-{depth}": share for depth, share in found.answers.items()} | found.kinds
-    shares = {f"test/accuracy-{part}{suffix}": share.value for part, share in parts.items()}
-    return {f"test/accuracy{suffix}": found.rows.value, **shares}
+def metrics_of(result: EvaluationResult, suffix: str) -> dict[str, float]:
+    """MLflow's metrics of a result: test/<measure>, and test/<measure>-<part> for each depth and each kind. suffix: of
+    all names."""
+    exact, likelihood = result.accuracy, result.likelihood
+    assert likelihood is not None
+    shares = _parts(exact.rows, exact.answers, exact.kinds)
+    scores = _parts(likelihood.tokens, likelihood.depths, likelihood.kinds)
+    values = {f"accuracy{part}": share.value for part, share in shares.items()}
+    values |= {f"nats{part}": score.nats.value for part, score in scores.items()}
+    values |= {f"token-accuracy{part}": score.right.value for part, score in scores.items()}
+    if likelihood.gap is not None:
+        values["nats-gap"] = likelihood.gap.nats.value
+    return {f"test/{name}{suffix}": value for name, value in values.items()}
+
+
+def _parts(whole: T, depths: dict[int, T], kinds: dict[str, T]) -> dict[str, T]:
+    """What is measured of all rows, of each depth and of each kind, by the end of its metric's name, in which MLflow
+    allows few characters."""
+    by_depth = {f"-depth-{depth}": each for depth, each in depths.items()}
+    return {"": whole} | by_depth | {f"-{REFUSED.sub('_', kind)[:100]}": each for kind, each in kinds.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
 from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.hub import read_license, weights_sha256
+from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.registry import champion, champion_model, promote, register
 
 EXAMPLE_ROWS = 4
@@ -63,6 +66,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
                 DATASET_TAG: fingerprint,
                 "test/accuracy": f"{chosen.accuracy.rows.value:.4f}",
                 "preset": services.experiment.name,
+                **_about_base(services.experiment.pretrained.model),
             },
         )
         services.end(trained[index], "FINISHED")  # register opened it again
@@ -72,6 +76,14 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         REGISTRATION.save(context.output, Registration(name, version, won, reason))
 
     return Stage("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=2)
+
+
+def _about_base(pretrained: str | None) -> dict[str, str]:
+    """Tags of a model that began with a pretrained one, whose licence goes on to hold."""
+    if pretrained is None:
+        return {}
+    about = {"base_model": redacted(Path(pretrained).name), "base_weights": weights_sha256(pretrained)}
+    return {**about, "base_license": read_license(pretrained) or "not stated beside the weights"}
 
 
 def _judge(

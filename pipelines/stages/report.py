@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pipelines.engine.stage import Stage, StageContext
-from pipelines.reporting.comparison import floor_of, interval_of, read_variants, table_of
+from pipelines.reporting.comparison import floor_of, interval_of, nats_note, read_variants, table_of
 from pipelines.reporting.html import page
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE
@@ -46,7 +46,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=4)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=5)
 
 
 def _markdown(title: str, data: ReportData) -> str:
@@ -55,6 +55,7 @@ def _markdown(title: str, data: ReportData) -> str:
     note = (
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
         f"FLOPs are three times the forward's. Always guessing the most frequent answer gets {floor_of(variants)}."
+        f"{nats_note(variants)}"
     )
     parts = [
         f"# {title}",

@@ -62,8 +62,10 @@ def _train_stages(
     """A variant's trainings, one for each seed.
 
     config: what shapes the result beside the inputs; inputs: the dataset first; choose: the model to train;
-    starts: for each seed, the training whose model it begins with.
+    starts: for each seed, the training whose model it begins with; None: the experiment's pretrained model, if any.
     """
+    if starts is None:
+        config = {**config, **experiment.start_identity()}
 
     def stage(seed: int, start: Stage | None) -> Stage:
         train = replace(training, seed=seed)
@@ -86,7 +88,8 @@ def _train_stages(
                 scale=services.resources.scale,
                 dataset=str(dataset(context.path(inputs[0]))),
                 output=str(context.output),
-                start=str(context.path(start) / MODEL) if start else None,
+                start=str(context.path(start) / MODEL) if start else experiment.pretrained.model,
+                init="zero" if start else experiment.pretrained.init,
                 store=services.store,
                 run=services.run_of(context.stage, {"model": asdict(model)}),
                 stop=str(services.stop),

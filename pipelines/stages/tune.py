@@ -35,6 +35,8 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
             scale=services.resources.scale,
             dataset=str(dataset(context.path(data))),
             output=str(context.output),
+            start=experiment.pretrained.model,
+            init=experiment.pretrained.init,
             store=services.store,
             run=services.run_of(context.stage),
             watch=SendProgress(context.stage.name),
@@ -45,5 +47,5 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
         best(trials)  # raises where there is none: then the stage is not done
         TRIALS.save(context.output, trials)
 
-    settings = {"model": experiment.model, "train": train, "search": config}
+    settings = {"model": experiment.model, "train": train, "search": config, **experiment.start_identity()}
     return Stage("tune", settings, run, (data,), slots=None, version=2)

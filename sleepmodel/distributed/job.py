@@ -20,8 +20,9 @@ from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.evaluation.accuracy import accuracy
-from sleepmodel.hub import load
+from sleepmodel.hub import load_base
 from sleepmodel.model import SleepModel
+from sleepmodel.pretrained.insertion import attention_sources, copy_attention
 from sleepmodel.serialization.model_dir import save
 from sleepmodel.tracking.runs import TrackingStore
 from sleepmodel.training.curriculum import levels_of
@@ -50,7 +51,8 @@ class TrainingJob:
     """One training.
 
     name: shown with its progress; dataset: the dataset's directory; output: where `finish` writes the model and its
-    record; start: directory of a model to start from (see warm_start), or None;
+    record; start: the model to start from (see load_base and warm_start), or None; init: what inserted blocks that it
+    lacks begin with, as in from_pretrained;
     store, run: the MLflow run that gets the metrics; None: no run;
     stop: if this path exists, the training saves a checkpoint and stops; None: it runs to its end;
     watch: called with its progress, in the process that trains.
@@ -62,6 +64,7 @@ class TrainingJob:
     dataset: str
     output: str
     start: str | None = None
+    init: str = "zero"
     scale: Scale = field(default_factory=Scale)
     store: TrackingStore | None = None
     run: str | None = None
@@ -107,7 +110,9 @@ class TrainingJob:
         """The model before its first step."""
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
-            warm_start(model, load(self.start))
+            kept = warm_start(model, load_base(self.start, self.model.window))
+            if self.init == "attention":
+                copy_attention(model, attention_sources(model, set(self.model.inserted).difference(kept)))
         for block in model.stack if self.scale.compile else ():
             block.compile()
         return model

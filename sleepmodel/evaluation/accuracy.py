@@ -1,13 +1,16 @@
-"""Exact-match accuracy of a model, by row, by answer depth and by kind of problem, with confidence intervals."""
+"""Predictions of a model, and their exact match by row, by answer depth and by kind, with confidence intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from datagen.rows import Rows
 from sleepmodel.config.training import Curriculum
@@ -17,6 +20,18 @@ from sleepmodel.training.curriculum import levels_of
 
 NO_CURRICULUM = Curriculum()
 BATCH_ROWS, BATCH_TOKENS = 512, 2**16
+BATCH_LOGITS, CHUNK_LOGITS = 2**25, 2**22  # 128 MiB and 16 MiB in float32
+
+
+class Predictions(NamedTuple):
+    """A model's predictions at the answer positions of n rows; T is the length of the longest row.
+
+    tokens: int64 [n, T], the most likely token; -1 elsewhere. nats: float32 [n, T], the cross-entropy of the right
+    token, given all right tokens before it; 0 elsewhere.
+    """
+
+    tokens: Int64
+    nats: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,10 +48,13 @@ class Accuracy:
     kinds: dict[str, Share] = field(default_factory=dict)
 
 
-def batch_rows(rows: Rows) -> int:
-    """The batch size of `predict`, in rows: as many as fit into BATCH_TOKENS when padded to the longest row, at most
-    BATCH_ROWS."""
-    return min(BATCH_ROWS, max(1, BATCH_TOKENS // int(rows.lengths.max())))
+def batch_rows(rows: Rows, vocab_size: int) -> int:
+    """The batch size of `predict`, in rows: at most BATCH_ROWS, BATCH_TOKENS tokens when padded to the longest row, and
+    BATCH_LOGITS logits if every row had as many answer tokens as any. A row beyond these limits is a batch of its own.
+    """
+    answers = int(rows.answers()[1].sum(1).max())
+    fitting = min(BATCH_TOKENS // int(rows.lengths.max()), BATCH_LOGITS // (answers * vocab_size))
+    return min(BATCH_ROWS, max(1, fitting))
 
 
 @torch.no_grad()
@@ -46,37 +64,68 @@ def predict(
     sleep_passes: int | None = None,
     batch_size: int | None = None,
     curriculum: Curriculum = NO_CURRICULUM,
-) -> Int64:
-    """The most likely token at each answer position: int64 [n, T], with T the longest row's length; -1 elsewhere.
+) -> Predictions:
+    """A model's predictions at each answer position.
 
     sleep_passes: N; None is the model's. A `curriculum` with steps_per_pass sets N by level instead. batch_size: in
     rows; None is `batch_rows`.
     """
-    device = next(model.parameters()).device
-    predicted = np.full((len(rows), rows.lengths.max()), -1, np.int64)
-    if curriculum.steps_per_pass is not None:
-        levels = levels_of(rows, curriculum)
-        for level in np.unique(levels):
-            which = np.flatnonzero(levels == level)
-            part = predict(model, rows[which], curriculum.passes(int(level)), batch_size)
-            predicted[which, : part.shape[1]] = part
-        return predicted
-    size = batch_size or batch_rows(rows)
+    found = no_predictions((len(rows), int(rows.lengths.max())))
+    size = batch_size or batch_rows(rows, model.config.vocab_size)
     for start in range(0, len(rows), size):
         part = np.arange(start, min(start + size, len(rows)))
-        tokens, mask = rows.batch(part)
-        logits = model(torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device), sleep_passes).logits
-        predicted[start : start + len(part), : mask.shape[1]][mask] = logits.argmax(-1).cpu().numpy()
-    return predicted
+        for passes, which in _by_passes(rows[part], sleep_passes, curriculum):
+            tokens, mask = rows.batch(part[which])
+            row, column = mask.nonzero()
+            places = part[which][row], column
+            found.tokens[places], found.nats[places] = _predict_batch(model, tokens, mask, passes)
+    return found
+
+
+def no_predictions(shape: tuple[int, ...]) -> Predictions:
+    """Predictions [n, T] without any answer."""
+    return Predictions(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
+
+
+def _by_passes(
+    rows: Rows, sleep_passes: int | None, curriculum: Curriculum
+) -> list[tuple[int | None, npt.NDArray[np.intp]]]:
+    """The rows of a batch by their N."""
+    if curriculum.steps_per_pass is None:
+        return [(sleep_passes, np.arange(len(rows)))]
+    levels = levels_of(rows, curriculum)
+    return [(curriculum.passes(int(level)), np.flatnonzero(levels == level)) for level in np.unique(levels)]
+
+
+def _predict_batch(
+    model: SleepModel, tokens: Int64, mask: npt.NDArray[np.bool_], passes: int | None
+) -> tuple[Int64, npt.NDArray[np.float32]]:
+    """The most likely token at each answer position and the nats of the right one, both [answer tokens]."""
+    device = next(model.parameters()).device
+    batch, answers = torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
+    logits: Tensor = model(batch, answers, passes).logits
+    likely, nats = [], []
+    # a float32 copy of all logits of a large vocabulary would double the memory
+    rows = max(1, CHUNK_LOGITS // logits.shape[1])
+    for part, right in zip(logits.split(rows), batch[answers].split(rows), strict=True):
+        wide = part.to(torch.promote_types(part.dtype, torch.float32))
+        likely.append(wide.argmax(-1))
+        nats.append(F.cross_entropy(wide, right, reduction="none"))
+    return torch.cat(likely).cpu().numpy(), torch.cat(nats).to("cpu", torch.float32).numpy()
+
+
+def sums_of_answers(values: npt.NDArray[Any], rows: Rows) -> npt.NDArray[np.float64]:
+    """The sum of [n, T] values over the tokens of each answer: float64 [n, A]; 0 where a row has fewer than A."""
+    start, length, _ = rows.answers()
+    before = np.zeros((len(rows), values.shape[1] + 1))
+    np.cumsum(values, axis=1, dtype=np.float64, out=before[:, 1:])
+    sums: npt.NDArray[np.float64] = np.take_along_axis(before, start + length, 1) - np.take_along_axis(before, start, 1)
+    return sums
 
 
 def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which answers `predict` got right: bool [n, A]; True where a row has fewer than A answers."""
-    tokens, _ = rows.batch()
-    start, length, _ = rows.answers()
-    wrong = np.zeros((len(rows), tokens.shape[1] + 1), np.int64)
-    np.cumsum((predicted >= 0) & (predicted != tokens), axis=1, out=wrong[:, 1:])
-    right: npt.NDArray[np.bool_] = np.take_along_axis(wrong, start, 1) == np.take_along_axis(wrong, start + length, 1)
+    """Which answers `predict` got right, from its tokens: bool [n, A]; True where a row has fewer than A answers."""
+    right: npt.NDArray[np.bool_] = sums_of_answers((predicted >= 0) & (predicted != rows.batch()[0]), rows) == 0
     return right
 
 
@@ -109,4 +158,4 @@ def accuracy(
     model: SleepModel, rows: Rows, sleep_passes: int | None = None, curriculum: Curriculum = NO_CURRICULUM
 ) -> Accuracy:
     """The exact-match accuracy of a model on rows. Arguments as in `predict`."""
-    return score(predict(model, rows, sleep_passes, curriculum=curriculum), rows)
+    return score(predict(model, rows, sleep_passes, curriculum=curriculum).tokens, rows)

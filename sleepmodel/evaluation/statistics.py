@@ -16,6 +16,8 @@ RESAMPLES = 2000
 
 Interval = tuple[float, float]
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+DRAWN = 2**22  # numbers that the bootstrap holds at a time
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,42 @@ class Share:
 def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
     """95 % percentile bootstrap intervals (Efron 1979) of the share right, one for each column.
 
-    hits, total: int64 [n, columns]: answers right and answers asked in each of n rows. Rows are resampled, not answers,
-    as the answers of a row are correlated. The order of the rows does not matter. If all answers of a column are right,
-    or none, no resample differs: Wilson's interval is returned instead, with the rows that were asked as its trials.
+    hits, total: int64 [n, columns]: answers right and answers asked in each of n rows. If all answers of a column are
+    right, or none, no resample differs: Wilson's interval is returned instead, with the rows that were asked as its
+    trials.
     """
-    # resampling n rows is one multinomial draw over the distinct rows, of which there are often few
-    kinds, times = np.unique(np.concatenate([hits, total], axis=1), axis=0, return_counts=True)
-    stream = np.random.Generator(np.random.PCG64(seed))
-    drawn = stream.multinomial(len(hits), times / len(hits), size=resamples)
-    right, asked = np.split(drawn.astype(np.float64) @ kinds, 2, axis=1)
-    shares = np.divide(right, asked, out=np.full_like(right, np.nan), where=asked > 0)
-    low, high = np.nanquantile(shares, TAILS, axis=0)
+    intervals = intervals_of(resampled_ratios(hits, total, resamples, seed))
     share = hits.sum(0) / total.sum(0)
     return [
-        _wilson(int(p), int(n)) if p in (0, 1) else (float(a), float(b))
-        for p, n, a, b in zip(share, (total > 0).sum(0), low, high, strict=True)
+        _wilson(int(p), int(n)) if p in (0, 1) else interval
+        for p, n, interval in zip(share, (total > 0).sum(0), intervals, strict=True)
     ]
+
+
+def resampled_ratios(sums: Int64 | Float64, counts: Int64, resamples: int = RESAMPLES, seed: int = 0) -> Float64:
+    """The sum of `sums` over that of `counts` (both [n, columns]) in each bootstrap resample of n rows: float64
+    [resamples, columns]; NaN where the count is 0.
+
+    Rows are resampled, not what is counted in them, as the answers of a row are correlated. The order of the rows does
+    not matter.
+    """
+    # resampling n rows is one multinomial draw over the distinct rows, of which there are often few
+    distinct, times = np.unique(np.concatenate([sums, counts], axis=1), axis=0, return_counts=True)
+    stream = np.random.Generator(np.random.PCG64(seed))
+    ratios = np.full((resamples, sums.shape[1]), np.nan)
+    chunk = max(1, DRAWN // len(times))
+    for start in range(0, resamples, chunk):
+        part = ratios[start : start + chunk]
+        drawn = stream.multinomial(len(sums), times / len(sums), size=len(part))
+        above, below = np.split(drawn.astype(np.float64) @ distinct, 2, axis=1)
+        np.divide(above, below, out=part, where=below > 0)
+    return ratios
+
+
+def intervals_of(resampled: Float64) -> list[Interval]:
+    """The 95 % percentile interval of each column of [resamples, columns]."""
+    low, high = np.nanquantile(resampled, TAILS, axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _wilson(share: int, total: int) -> Interval:
@@ -82,7 +104,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share and its 95 % interval: over seeds if there are several, else over the test rows."""
+    """A number and its 95 % interval: over seeds if there are several, else over the test rows."""
 
     value: float
     interval: Interval
@@ -92,10 +114,13 @@ class Estimate:
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
 
     @classmethod
-    def of(cls, seeds: Sequence[Share]) -> Estimate:
-        """The estimate from the share of each seed. A single share must have an interval."""
+    def of(cls, seeds: Sequence[Share] | Sequence[Estimate]) -> Estimate:
+        """The estimate from that of each seed; an interval over seeds is clipped to [0, 1] for shares. A single share
+        must have an interval."""
+        first = seeds[0]
         if len(seeds) == 1:
-            assert seeds[0].interval is not None
-            return cls(seeds[0].value, seeds[0].interval)
-        mean = Mean.of([share.value for share in seeds])
-        return cls(mean.mean, mean.interval)
+            assert first.interval is not None
+            return cls(first.value, first.interval)
+        mean = Mean.of([each.value for each in seeds])
+        whole = mean.mean - mean.half_width, mean.mean + mean.half_width
+        return cls(mean.mean, mean.interval if isinstance(first, Share) else whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -10,16 +10,20 @@ import torch
 from datagen.checks import require, require_whole
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.mixers.gated_delta import GatedDelta
-from sleepmodel.model import Block, SleepModel
+from sleepmodel.model import SleepModel
 
 INITS = ("attention", "zero")
 
 
-def check_insert(insert: Mapping[int, str], init: str, layers: int) -> None:
-    """Raise ValueError unless each key of `insert` is a layer of the model, and `init` one of INITS."""
+def check_insert(insert: Mapping[int, str], layers: int) -> None:
+    """Raise ValueError unless each key of `insert` is a layer of the model."""
     require(isinstance(insert, Mapping), "insert", insert, "a dict from layers to mixers, such as {8: 'jet'}")
     for layer in insert:
         require_whole("insert", layer, 0, layers - 1)
+
+
+def check_init(init: str) -> None:
+    """Raise ValueError unless `init` is one of INITS."""
     require(init in INITS, "init", init, f"one of {', '.join(INITS)}")
 
 
@@ -28,31 +32,43 @@ def layer_blocks(insert: Mapping[int, str], layers: int) -> list[int]:
     return [layer + sum(place < layer for place in insert) for layer in range(layers)]
 
 
-def attention_sources(model: SleepModel) -> dict[int, int]:
-    """The attention block that each inserted block begins with: the next of the base, or, behind the last, that one.
+def attention_sources(model: SleepModel, new: Iterable[int]) -> dict[int, int]:
+    """The attention block that each of the `new` blocks, all inserted, begins with: the next of the base, or, behind
+    the last, that one.
 
-    Raises ValueError if an inserted mixer has no fast weights, or if the base has no attention.
+    Raises ValueError if a new mixer is neither attention nor has fast weights, or if the base has no attention.
     """
     base = [i for i, block in enumerate(model.stack) if isinstance(block.mixer, Attention)]
     base = [i for i in base if i not in model.config.inserted]
-    for number in model.config.inserted:
-        name, trouble = model.config.mixers[number], "has no fast weights to copy q, k and v of attention to"
-        if not isinstance(model.stack[number].mixer, GatedDelta):
+    sources = {}
+    for number in new:
+        name, trouble = model.config.mixers[number], "has no q, k and v of attention or fast weights to copy to"
+        if not isinstance(model.stack[number].mixer, (GatedDelta, Attention)):
             raise ValueError(f"insert = {name!r}: {trouble}; use init='zero'")
         require(bool(base), "init", "attention", "zero for a model without attention")
-    return {number: next((i for i in base if i > number), base[-1]) for number in model.config.inserted}
+        sources[number] = next((i for i in base if i > number), base[-1])
+    return sources
 
 
 @torch.no_grad()
-def copy_attention(block: Block, source: Block) -> None:
-    """Give a block of fast weights the norm in front, and q, k and v, of a block of attention.
+def copy_attention(model: SleepModel, sources: Mapping[int, int]) -> None:
+    """Give new blocks the norm in front, and q, k and v, of blocks of attention, new -> source.
 
     Fast-weight head h gets query head h modulo n_heads, and the key and value head that this query head reads. Of each
     head, as many rows are copied as both have. The other rows stay as they are; biases, QK-norms and rotations have no
     counterpart.
     """
-    new, old = cast(GatedDelta, block.mixer), cast(Attention, source.mixer)
-    block.mixer_norm.weight.copy_(source.mixer_norm.weight)
+    for number, source in sources.items():
+        new, old = model.stack[number], model.stack[source]
+        new.mixer_norm.weight.copy_(old.mixer_norm.weight)
+        if isinstance(new.mixer, Attention):
+            for name in ("q", "k", "v"):
+                getattr(new.mixer, name).load_state_dict(getattr(old.mixer, name).state_dict())
+        else:
+            _copy_heads(cast(GatedDelta, new.mixer), cast(Attention, old.mixer))
+
+
+def _copy_heads(new: GatedDelta, old: Attention) -> None:
     queries = old.q.out_features // old.head_size
     for name, size in (("q", new.key_dim), ("k", new.key_dim), ("v", new.value_dim)):
         theirs = getattr(old, name).weight.unflatten(0, (-1, old.head_size))

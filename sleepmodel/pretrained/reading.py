@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,22 @@ from datagen.storage import as_path, local_copy
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import Block, SleepModel
-from sleepmodel.pretrained.insertion import attention_sources, check_insert, copy_attention, layer_blocks
+from sleepmodel.pretrained.insertion import (
+    attention_sources,
+    check_init,
+    check_insert,
+    copy_attention,
+    layer_blocks,
+)
 from sleepmodel.pretrained.layout import config_fields, tensor_names
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json
 from sleepmodel.serialization.tensors import read_tensors
 
 INDEX = "model.safetensors.index.json"
+CARD = "README.md"
+MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
+# of ModelConfig, which every use of a pretrained model chooses anew
+SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "loop", "fast_weight_lr")
 EMBEDDING, READOUT = "model.embed_tokens.weight", "lm_head.weight"
 # of Ouro's early exit, which is not used here, and of old files of Llama, which hold RoPE's frequencies
 _LEFT_OUT = ("early_exit_gate.", "rotary_emb.inv_freq")
@@ -46,34 +58,52 @@ def from_pretrained(
     Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, or if `insert`,
     `init` or `fields` do not fit.
     """
-    insert = {} if insert is None else insert
     with local_copy(as_path(directory)) as copy:
-        base = _base_fields(copy)
-        layers = len(base["mixers"])
-        check_insert(insert, init, layers)
-        blocks = layer_blocks(insert, layers)
-        inserted = {blocks[layer] + 1: mixer for layer, mixer in sorted(insert.items())}
-        mixers = inserted | dict(zip(blocks, base["mixers"], strict=True))
-        fixed = {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
-        for name in fields.keys() & fixed:
-            raise ValueError(f"{name} = {fields[name]}: is given by {copy / CONFIG} and `insert`; leave it out")
-        given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
-        config = ModelConfig.from_dict({**base, "window": window, **fields, **given})
+        base = base_fields(copy)
+        insert = {} if insert is None else insert
+        config = hybrid_config(base, insert, {"window": window, **fields}, copy / CONFIG)
+        check_init(init)
         # on the meta device first, so that a config cannot allocate more memory than the files justify
         with torch.device("meta"):
             model = SleepModel(config)
-        sources = attention_sources(model) if init == "attention" else {}
-        model.load_state_dict(_read_weights(copy, model, blocks), assign=True, strict=False)
+        sources = attention_sources(model, config.inserted) if init == "attention" else {}
+        weights = _read_weights(copy, model, layer_blocks(insert, len(base["mixers"])))
+        model.load_state_dict(weights, assign=True, strict=False)
         model.tokenizer = stored_tokenizer(copy)
-    for number in inserted:
+    for number in config.inserted:
         model.blocks[number] = Block(config, number)
-    for number, source in sources.items():
-        copy_attention(model.stack[number], model.stack[source])
+    copy_attention(model, sources)
     return model.eval()
 
 
-def _base_fields(directory: Path) -> dict[str, Any]:
-    """The fields of ModelConfig that the directory gives, checked."""
+def hybrid_config(
+    base: Mapping[str, Any], insert: Mapping[int, str], fields: Mapping[str, Any], source: str | Path
+) -> ModelConfig:
+    """The config of a base with new layers.
+
+    base: as of `base_fields`; insert: as in `from_pretrained`; fields: the others; source: the base's config.json,
+    for errors. Raises ValueError as `from_pretrained`.
+    """
+    layers = len(base["mixers"])
+    check_insert(insert, layers)
+    blocks = layer_blocks(insert, layers)
+    new = {blocks[layer] + 1: mixer for layer, mixer in sorted(insert.items())}
+    mixers = new | dict(zip(blocks, base["mixers"], strict=True))
+    inserted = sorted({*new, *(blocks[layer] for layer in base.get("inserted", ()))})
+    for name in fields.keys() & (
+        {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
+    ):
+        raise ValueError(f"{name} = {fields[name]}: is given by {source} and `insert`; leave it out")
+    given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
+    return ModelConfig.from_dict({**base, **fields, **given})
+
+
+def base_fields(directory: Path) -> dict[str, Any]:
+    """The fields of ModelConfig that a pretrained model gives: what it computes within a window.
+
+    directory: of Hugging Face's layout, or one that `save` wrote; on a disk. Raises FileNotFoundError, or ValueError if
+    its config.json is not of such a model.
+    """
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{directory}: no model here (no {CONFIG}); give a directory of Hugging Face's layout")
@@ -81,17 +111,21 @@ def _base_fields(directory: Path) -> dict[str, Any]:
         raw = read_json(path)
         if not isinstance(raw, dict):
             raise ValueError("is no set of fields")
-        fields = config_fields(raw)
-        ModelConfig(**fields)
+        if MODEL_TYPE in raw:
+            fields = config_fields(raw)
+            ModelConfig(**fields)
+        else:
+            own = ModelConfig.from_dict(raw)
+            fields = {each.name: getattr(own, each.name) for each in dataclasses.fields(own)}
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another model, or another copy of it") from error
-    return fields
+    return {name: value for name, value in fields.items() if name not in SLEEP_FIELDS}
 
 
 def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict[str, Tensor]:
     """The base's weights by our names, float32."""
     found: dict[str, Tensor] = {}
-    for shard in _shards(directory):
+    for shard in weight_files(directory):
         _, tensors = read_tensors(shard, foreign=True)
         if twice := found.keys() & tensors.keys():
             raise ValueError(f"{shard}: {min(twice)} is in another shard, too; take another copy of the model")
@@ -106,8 +140,19 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
     return {ours: weights[theirs] for ours, theirs in names.items()}
 
 
-def _shards(directory: Path) -> list[Path]:
-    """The files with the weights, which exist."""
+def base_license(directory: Path) -> str | None:
+    """The licence that a model card, README.md, states at its head, as Hugging Face's do; None without one."""
+    card = directory / CARD
+    head = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
+    for field in ("license_name", "license"):  # the first where the second is "other"
+        if head and (found := re.search(rf"^{field}:[ \t]*([^\s#].*)$", head[0], re.MULTILINE)):
+            return found.group(1).strip().strip("'\"")
+    return None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model's directory, in order. Raises FileNotFoundError if one is missing, ValueError if
+    their index is damaged."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     index = directory / INDEX

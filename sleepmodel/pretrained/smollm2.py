@@ -19,7 +19,7 @@ from torch import Tensor
 from datagen.checks import require, require_whole
 from datagen.files import replacing
 from sleepmodel.pretrained.gguf import Array, read_gguf
-from sleepmodel.pretrained.reading import EMBEDDING, READOUT
+from sleepmodel.pretrained.reading import CARD, EMBEDDING, READOUT
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS
 from sleepmodel.serialization.tensors import write_tensors
 
@@ -43,7 +43,8 @@ _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, 
 
 
 def write_smollm2(directory: Path) -> None:
-    """Write config.json, model.safetensors (538 MB, float32), tokenizer.json and tokenizer_config.json.
+    """Write config.json, model.safetensors (538 MB, float32), tokenizer.json, tokenizer_config.json, and README.md with
+    the licence.
 
     Raises ModuleNotFoundError if the package is not installed, OSError if a file cannot be written.
     """
@@ -70,9 +71,12 @@ def convert(file: Path, directory: Path) -> None:
             "tokenizer.json": _tokenizer(facts),
             "tokenizer_config.json": _tokenizer_config(facts),
         }
+        card = f"---\nlicense: {facts.text('general.license')}\n---\n\nWritten from {file.name}.\n"
     except ValueError as error:
         raise ValueError(f"{file}: {error}; take another copy of it") from error
     write_tensors(directory / WEIGHTS, weights, {"format": "pt"})
+    with replacing(directory / CARD) as fresh:
+        fresh.write_text(card)
     for name, content in texts.items():
         with replacing(directory / name) as fresh:
             fresh.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

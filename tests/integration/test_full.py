@@ -206,7 +206,7 @@ def test_the_champion_answers_as_it_was_evaluated(finished: tuple[Path, str]) ->
     assert registration.champion and registration.name == "sleep-rule110"
     results = [result for result in RESULTS.load(only(root, "evaluate")) if result.variant == "winner"]
     chosen = max(results, key=lambda result: result.validation)
-    expected = predict(load(root / chosen.path), rows)[:, -1]
+    expected = predict(load(root / chosen.path), rows).tokens[:, -1]
     np.save(root / "prompts.npy", rows.tokens[:, :-1].astype(np.int64))
     code = (
         "import sys, numpy, mlflow, sleepmodel, torch\n"
@@ -246,6 +246,7 @@ def test_mlflow_has_one_run_a_stage_and_trial_under_one_pipeline(finished: tuple
     assert "model.fast_weight_lr" in runs["train-winner-seed20"].data.params
     assert training.data.params["model.sleep_passes"] == "1"
     assert {"test/accuracy", "test/accuracy-n2", "test/accuracy-depth-6-n2"} <= training.data.metrics.keys()
+    assert {"test/nats", "test/nats-n2", "test/token-accuracy-depth-6"} <= training.data.metrics.keys()
     assert {"report.html", "report.md", "comparison.png"} <= {
         Path(f.path).name for f in client.list_artifacts(experiment, "report")
     }

@@ -6,19 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from datagen.task import Task
 from pipelines.config.presets import PRESETS
+from pipelines.reporting.results import EvaluationResult
 from pipelines.runtime.resources import plan_resources_on_ray
 from pipelines.runtime.services import Services
-from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, predict_all, trained_variants
+from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, metrics_of, predict_all, trained_variants
 from sleepmodel import load, save
 from sleepmodel.accounting import flops
-from sleepmodel.config.training import Scale
+from sleepmodel.config.training import Curriculum, Scale
 from sleepmodel.distributed.job import TrainingJob
-from sleepmodel.evaluation.accuracy import predict, score
+from sleepmodel.evaluation.accuracy import BATCH_LOGITS, NO_CURRICULUM, Predictions, predict, score
+from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.statistics import RESAMPLES
+from sleepmodel.tracking.runs import log_metrics, open_store, start_run
 from sleepmodel.training.batches import drawn_passes
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train
@@ -45,28 +49,35 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
         predicted = predict(model, rows, n)
         result = measure(trained, rows, predicted, tmp_path)
         assert (result.variant, result.sleep_passes, result.commit) == (trained.variant, n, "abc")
-        assert result.accuracy == score(predicted, rows, RESAMPLES)
+        assert result.accuracy == score(predicted.tokens, rows, RESAMPLES)
+        assert result.likelihood == measure_likelihood(predicted, rows)
         assert result.flops == 3 * config.batch_size * forward
         assert load(tmp_path / result.path).config == model.config
 
 
-@pytest.mark.parametrize("task", [PAIRS, DEPO], ids=["rows of one length", "rows of unequal length"])
+@pytest.mark.parametrize(
+    ("task", "curriculum"),
+    [(PAIRS, NO_CURRICULUM), (DEPO, NO_CURRICULUM), (DEPO, Curriculum(steps_per_pass=2))],
+    ids=["rows of one length", "rows of unequal length", "passes by level"],
+)
 def test_any_number_of_tasks_predicts_the_same(
-    task: Task, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, curriculum: Curriculum, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = generate(task, "test", 300, 0, tmp_path)
-    save(build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary)), tmp_path / "model")
+    model = build_small(seed=2, dtype=torch.float32, vocab_size=len(task.vocabulary))
+    save(model, tmp_path / "model")
     monkeypatch.setattr("sleepmodel.evaluation.accuracy.BATCH_ROWS", 32)
-    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset) for n in (1, 3)]
+    both = [TrainedVariant(f"n{n}", n, tmp_path, dataset, model.config, curriculum=curriculum) for n in (1, 3)]
     rows, services = read_rows(dataset, "test"), Services(PRESETS["smoke"], tmp_path)
     services.resources = plan_resources_on_ray(Scale(gpu=False))
     for trained, *parts in zip(
         both, *(predict_all(both, {dataset: rows}, services, n) for n in (1, 3, 99)), strict=True
     ):
-        alone = predict(load(tmp_path / "model"), rows, trained.sleep_passes)
-        assert len(set(alone[rows.loss_mask()].tolist())) > 1
+        alone = predict(load(tmp_path / "model"), rows, trained.sleep_passes, curriculum=curriculum)
+        assert len(set(alone.tokens[rows.loss_mask()].tolist())) > 1 and alone.nats.any()
         for predicted in parts:
-            assert np.array_equal(predicted, alone)
+            assert np.array_equal(predicted.tokens, alone.tokens)
+            assert np.array_equal(predicted.nats, alone.nats)
 
 
 def test_the_commonest_answer_is_the_same_wherever_it_stands() -> None:
@@ -76,3 +87,36 @@ def test_the_commonest_answer_is_the_same_wherever_it_stands() -> None:
     assert majority_share(Rows.of(tokens, starts, lengths, [[0]] * 4)) == 0.75
     two = Rows.of([[1, 7, 1, 8], [1, 7, 1, 9]], [[1, 3]] * 2, [[1, 1]] * 2, [[0, 0]] * 2)
     assert majority_share(two) == 0.5
+
+
+def test_kinds_of_any_name_are_metrics_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kinds may be a user's words; MLflow refuses most punctuation."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rng, kinds = np.random.default_rng(), ["what? (100 %)", "../größer", "k" * 300]
+    rows = DEPO.sample("test", int(rng.integers(2**31)), 0, 60)
+    mask = rows.loss_mask()
+    predicted = Predictions(np.where(mask, rows.batch()[0], -1), np.where(mask, 0.5, 0).astype(np.float32))
+    of_rows = [kinds[i % 3] for i in range(60)]
+    exact, likelihood = score(predicted.tokens, rows, RESAMPLES, of_rows), measure_likelihood(predicted, rows, of_rows)
+    result = EvaluationResult(
+        "n1", 3, 1, 1.0, 2_000, 7.0, 10, 0.5, 1e4, None, 0.01, exact, "n1/model", likelihood=likelihood
+    )
+    store = open_store(tmp_path)
+    run = start_run(store, "train-n1", "abc", None, {}, {})
+    log_metrics(store, run, metrics_of(result, "-n2"), 2_000)
+    logged = MlflowClient(store.uri).get_run(run).data.metrics
+    assert {logged[f"test/nats{part}-n2"] for part in ("", "-depth-1", "-what___100___", "-.._größer")} == {0.5}
+    assert logged["test/token-accuracy-n2"] == logged["test/accuracy-n2"] == 1
+    assert len(logged) == 3 * (1 + 3 + len(likelihood.depths))
+
+
+def test_a_vocabulary_of_a_tokenizer_is_evaluated_in_bounded_memory() -> None:
+    """Answers of 48 tokens of 50,000: each row has 9.7 MB of logits in float32."""
+    rng, zeros = np.random.default_rng(), np.zeros((30, 1), np.int32)
+    rows = Rows(rng.integers(0, 50_000, (30, 98)).astype(np.uint16), zeros + 50, zeros + 48, zeros + 1)
+    model = build_small(dtype=torch.float32, vocab_size=50_304, window=49, max_positions=None, d_model=8, n_heads=1)
+    logits: list[int] = []
+    model.register_forward_hook(lambda module, given, out: logits.append(out.logits.numel()))
+    measured = measure_likelihood(predict(model, rows), rows)
+    assert sum(logits) == 30 * 48 * 50_304 and len(logits) > 1 and max(logits) <= BATCH_LOGITS
+    assert measured.tokens.right.total == 30 * 48 and measured.tokens.nats.value > 5

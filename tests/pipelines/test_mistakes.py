@@ -4,12 +4,16 @@ from collections import Counter
 
 import numpy as np
 
-from datagen import Depo, Rule110
+from datagen import Depo, Rows, Rule110
+from datagen.schema import Dataset
 from pipelines.reporting.mistakes import (
+    GAP,
     MOST_CONFUSIONS,
+    MOST_DEPTHS,
     MOST_WRONG,
     ConfusionCount,
     Mistakes,
+    WrongAnswer,
     confusion_counts,
     markdown,
     wrong_answers,
@@ -70,3 +74,53 @@ def test_markdown_keeps_each_table_whole() -> None:
     assert "## n1, seed 3" in text and "| 1 | a\\|b | c | 2 of 5 |" in text
     assert all(f"| {failure.problem} | {failure.right} | ? |" in text for failure in wrong)
     assert text.endswith("## n2, seed 3\n\nNo answer is wrong.\n")
+
+
+LARGE = Dataset(1, "unknown", {}, tuple(f"w{i}" for i in range(50_000)), 0, {})  # as large as a tokenizer's
+
+
+def large_rows(rng: np.random.Generator, starts: list[int], length: int, depths: int) -> tuple[Rows, np.ndarray]:
+    """300 rows of 97 tokens of that vocabulary, and predictions from a padded one, most of them wrong."""
+    shape = 300, len(starts)
+    tokens = rng.integers(0, 50_000, (300, 97))
+    start, depth = np.tile(np.array(starts, np.int32), (300, 1)), rng.integers(0, depths, shape).astype(np.int32)
+    rows = Rows(tokens.astype(np.uint16), start, np.full(shape, length, np.int32), depth)
+    given = np.where(rng.random(tokens.shape) < 0.2, tokens, rng.integers(0, 50_304, tokens.shape))
+    return rows, np.where(rows.loss_mask(), given, -1)
+
+
+def test_mistakes_of_a_large_vocabulary_stay_few_and_short() -> None:
+    """14,400 answers of one token at 200 depths, nearly all of them confused in a way of its own; 300 of 48 tokens."""
+    rng = np.random.default_rng()
+    for starts, length in ((list(range(49, 97)), 1), ([49], 48)):
+        rows, predicted = large_rows(rng, starts, length, 200)
+        counts = confusion_counts(predicted, rows, LARGE.vocabulary)
+        wrong = wrong_answers(predicted, rows, LARGE)
+        assert len(counts) <= MOST_DEPTHS * MOST_CONFUSIONS and 0 < len(wrong) <= MOST_DEPTHS * MOST_WRONG
+        depths = [each.depth for each in wrong]
+        assert depths == sorted(depths) and len(set(depths)) == MOST_DEPTHS and depths[-1] > 150 > 50 > depths[0]
+        assert len(markdown([Mistakes("n1", 3, counts, wrong)])) < 100_000
+
+
+def test_a_token_of_a_padded_vocabulary_is_told_by_its_number() -> None:
+    rows, _ = large_rows(np.random.default_rng(), [96], 1, 1)
+    predicted = np.where(rows.loss_mask(), 50_303, -1)
+    (first, *_), wrong = confusion_counts(predicted, rows, LARGE.vocabulary), wrong_answers(predicted, rows, LARGE)
+    assert first.given == "<50303>" and {each.given for each in wrong} == {"<50303>"}
+
+
+def test_a_long_text_keeps_its_two_ends() -> None:
+    rng = np.random.default_rng()
+    tokens = rng.integers(0, 50_000, (1, 4000))
+    rows = Rows(tokens.astype(np.uint16), *(np.array([[value]], np.int32) for value in (3990, 10, 1)))
+    (wrong,) = wrong_answers(np.where(rows.loss_mask(), 7, -1), rows, LARGE)
+    whole = " ".join(f"w{token}" for token in tokens[0, :3990])
+    head, tail = wrong.problem.split(GAP)
+    assert len(wrong.problem) < 1300 and len(head) > 500 and whole.startswith(head) and whole.endswith(tail)
+    assert wrong.right == " ".join(f"w{token}" for token in tokens[0, 3990:]) and wrong.given == " ".join(["w7"] * 10)
+
+
+def test_a_line_break_does_not_end_a_row_of_a_table() -> None:
+    found = Mistakes("n1", 3, [], [WrongAnswer(1, 2, "two\nlines", "one", "\r\n\u2028none")])
+    *_, row = markdown([found]).splitlines()
+    assert row == "| 2 | two lines | one |   none | 1 |"

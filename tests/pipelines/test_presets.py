@@ -22,13 +22,13 @@ NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
 def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experiment) -> None:
-    """On two rows, narrow and at most four blocks deep, else as it is: windows, passes, rules, precision."""
+    """On two rows, narrow and at most five blocks deep, else as it is: windows, passes, rules, precision."""
     batches = {task: task.sample("train", 0, 0, 2).batch() for task in experiment.tasks()}
     for variant in experiment.variants:
         train = replace(experiment.variant_train(variant), batch_size=2)
         model = experiment.variant_model(variant)
-        inserted = tuple(number for number in model.inserted if number < 4)
-        shallow = replace(model, mixers=model.mixers[:4], inserted=inserted, loop=model.loop and (1, 3))
+        inserted = tuple(number for number in model.inserted if number < 5)
+        shallow = replace(model, mixers=model.mixers[:5], inserted=inserted, loop=model.loop and (1, 3))
         small = replace(shallow, **NARROW)  # type: ignore[arg-type]
         engine = LocalEngine(build_model(small, train), train)
         tokens, mask = batches[experiment.variant_task(variant)]

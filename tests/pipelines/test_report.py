@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from pipelines.reporting import headlines, plots
-from pipelines.reporting.comparison import VariantResults, differences, floor_of, table_of
+from pipelines.reporting.comparison import VariantResults, comparison_table, differences, floor_of, table_of
 from pipelines.reporting.html import page
 from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
 from pipelines.reporting.results import EvaluationResult
@@ -21,7 +21,8 @@ from pipelines.reporting.sections import ReportData, sections
 from sleepmodel.distributed.ray_tune import TrialResult
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
-from sleepmodel.evaluation.statistics import Estimate, Share
+from sleepmodel.evaluation.likelihood import Gap, Likelihood, TokenScores
+from sleepmodel.evaluation.statistics import Estimate, Mean, Share
 from sleepmodel.training.progress import Progress
 
 TRIALS = [TrialResult(1, 0.5, 0.61, 0.6, 10_000, 3.0, True), TrialResult(4, 1.5, 0.72, 0.4, 5_000, 3.0, False)]
@@ -39,6 +40,20 @@ def result(variant: str, seed: int, passes: int, right: int) -> EvaluationResult
     return EvaluationResult(
         variant, seed, passes, 1.0, 2_000, 7.0, 6 * 10**9, 0.5, 1e4, None, 0.01, accuracy, path, "c0ffee"
     )
+
+
+def scores(nats: float, right: int, total: int) -> TokenScores:
+    return TokenScores(Estimate(nats, (nats - 0.05, nats + 0.1)), share(right, total))
+
+
+def with_likelihood(found: EvaluationResult, own: float, other: float) -> EvaluationResult:
+    """Answers of several tokens, in rows of two kinds."""
+    kinds = {"other": scores(other, 30, 300), "own": scores(own, 120, 300)}
+    depths = {1: scores(0.5, 100, 300), 4: scores(2.5, 50, 300)}
+    gap = Gap("other", "own", Estimate(other - own, (other - own - 0.1, other - own + 0.1)))
+    exact = replace(found.accuracy, kinds={"other": share(2, 100), "own": share(50, 100)})
+    measured = Likelihood(scores((own + other) / 2, 150, 600), depths, kinds, gap)
+    return replace(found, accuracy=exact, likelihood=measured)
 
 
 def history() -> list[Progress]:
@@ -313,3 +328,70 @@ def test_kinds_of_problems_have_columns_of_their_own() -> None:
     variant = VariantResults("n1", [replace(one, accuracy=replace(one.accuracy, kinds=kinds)) for one in each])
     cells = variant.cells(intervals=False)
     assert (cells["forward"], cells["reverse"]) == ("0.400", "0.800")
+
+
+def remembering(seeds: tuple[int, ...]) -> list[VariantResults]:
+    """Two variants of which the second remembers more, the more with a later seed."""
+    return [
+        VariantResults(
+            name, [with_likelihood(result(name, seed, passes, 60), 2 - gap - seed / 100, 2.0) for seed in seeds]
+        )
+        for name, passes, gap in (("n1", 1, 0.0), ("n<2>", 2, 0.5))
+    ]
+
+
+def test_the_likelihood_has_a_section_with_kinds_depths_and_the_gap(tmp_path: Path) -> None:
+    found = replace(data(), variants=remembering((3, 4, 5)))
+    page = built(found, tmp_path)
+    assert page.texts["h2"][:3] == ["Comparison", "Accuracy by depth and N", "Likelihood of the right answers"]
+    assert (tmp_path / "likelihood.png").exists()
+    mean = Mean.of([0.53, 0.54, 0.55])
+    gap = str(Estimate(0.54, (0.54 - mean.half_width, 0.54 + mean.half_width)))
+    cells = page.texts["td"]
+    assert cells.count(gap) == 2  # in the comparison and in its own table
+    at = cells.index("own")
+    assert cells[at - 2 : at + 2] == ["n1", "1", "own", "300"] and cells[at + 2].startswith("1.960 [")
+    assert {"all", "other", "depth 1", "depth 4", "other - own"} <= set(cells)
+    assert headlines.likelihood(found.variants) == ("other - own: 0.540 nats per answer token with n<2>, 0.040 with n1")
+    plain = [
+        replace(r, likelihood=replace(r.likelihood, kinds={}, gap=None))
+        for variant in found.variants
+        for r in variant.results[:1]
+        if r.likelihood
+    ]
+    assert headlines.likelihood([VariantResults(r.variant, [r]) for r in plain]) == (
+        "1.735 nats per answer token with n<2>, 1.985 with n1"
+    )
+
+
+def test_an_answer_of_one_token_adds_one_column_and_no_section(tmp_path: Path) -> None:
+    """Rule 110: the likelihood is a column of the page's table, and the terminal's table stays as narrow as it was."""
+    measured = Likelihood(scores(0.7, 60, 200), {1: scores(0.1, 100, 100), 4: scores(1.3, 60, 100)})
+    variants = [
+        VariantResults(variant.name, [replace(r, likelihood=measured) for r in variant.results])
+        for variant in data((3,)).variants
+    ]
+    columns, rows = table_of(variants)
+    assert columns == [
+        "model",
+        "N",
+        "eta",
+        "depth 1",
+        "depth 4",
+        "nats",
+        "tokens",
+        "FLOPs",
+        "tokens/s",
+        "s",
+    ]
+    assert rows[0][5] == "0.700 [0.650, 0.800]"
+    headings = built(replace(data((3,)), variants=variants), tmp_path).texts["h2"]
+    assert "Likelihood of the right answers" not in headings
+    terminal = [column.header for column in comparison_table(variants).columns]
+    assert terminal == [column for column in columns if column != "nats"]
+    assert {"nats", "gap", "tokens right"} <= {column.header for column in comparison_table(remembering((3,))).columns}
+
+
+def test_results_without_a_likelihood_have_the_columns_that_they_had() -> None:
+    columns, _ = table_of(data().variants)
+    assert columns == ["model", "N", "eta", "depth 1", "depth 4", "tokens", "FLOPs", "tokens/s", "s"]

@@ -38,7 +38,7 @@ def test_predictions_are_the_argmax_of_the_training_forward(make_model: MakeMode
     model = make_model(vocab_size=10, window=8, dtype=torch.float32)
     mask = torch.from_numpy(ROWS.loss_mask())
     logits = model(torch.from_numpy(ROWS.tokens.astype(np.int64)), mask).logits
-    predicted = predict(model, ROWS, batch_size=2)
+    predicted = predict(model, ROWS, batch_size=2).tokens
     assert np.array_equal(predicted[mask.numpy()], logits.argmax(-1).numpy())
     assert (predicted[~mask.numpy()] == -1).all()
 
@@ -51,9 +51,9 @@ def test_predictions_are_made_with_as_many_passes_as_asked(make_model: MakeModel
     mask = torch.from_numpy(rows.batch()[1])
     for passes in (None, 1, 4):
         logits = model(torch.from_numpy(tokens), mask, passes).logits
-        assert np.array_equal(predict(model, rows, passes)[mask.numpy()], logits.argmax(-1).numpy())
-    assert not np.array_equal(predict(model, rows, 4), predict(model, rows))
-    assert accuracy(model, rows, 4) == score(predict(model, rows, 4), rows)
+        assert np.array_equal(predict(model, rows, passes).tokens[mask.numpy()], logits.argmax(-1).numpy())
+    assert not np.array_equal(predict(model, rows, 4).tokens, predict(model, rows).tokens)
+    assert accuracy(model, rows, 4) == score(predict(model, rows, 4).tokens, rows)
 
 
 class Oracle(torch.nn.Module):
@@ -74,7 +74,7 @@ def test_rows_of_unequal_length() -> None:
         answer_length=[[3], [2, 1], [1]],
         answer_depth=[[1], [1, 8], [8]],
     )
-    predicted = predict(Oracle(), rows, batch_size=2)  # type: ignore[arg-type]
+    predicted = predict(Oracle(), rows, batch_size=2).tokens  # type: ignore[arg-type]
     assert predicted.tolist() == [[-1, 1, 9, 2, -1, -1, -1], [-1, -1, -1, 4, 5, -1, 3], [-1, -1, 3, -1, -1, -1, -1]]
     assert score(predicted, rows).rows == Share(3, 3)
     predicted[1, 6] = 0

@@ -1,20 +1,19 @@
-"""GSM-Infinite (paper, figs. 4 to 6).
-
-The paper's models are pretrained; ours have the same architecture but are trained from scratch.
-"""
+"""GSM-Infinite (paper, figs. 4 to 6): with the paper's pretrained models, and from scratch at its size and ours."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from datagen import Gsm
-from pipelines.config.experiment import Data, Experiment
+from pipelines.config.experiment import Data, Experiment, Pretrained, Variant
+from pipelines.config.presets import bases
 from pipelines.config.presets.variants import (
     HYBRID,
     at_passes,
     at_windows,
     controls,
     grown,
+    new_blocks_first,
     paper_train,
     transformers,
 )
@@ -24,10 +23,58 @@ PASSES = (1, 2, 4)
 
 
 def fig4() -> Experiment:
-    """More passes against every control."""
-    task = Gsm()
+    """Jet-Nemotron 2B, whose middle half is repeated (fig. 4, left). Nothing is inserted: it has fast weights."""
+    task, pretrained = Gsm(), Pretrained(source=bases.JET_NEMOTRON_SOURCE)
     return Experiment(
         name="gsm-fig4",
+        task=task,
+        model=bases.grown(bases.JET_NEMOTRON, pretrained, window=2000, loop=(7, 21)),
+        pretrained=pretrained,
+        train=paper_train(700, 256, muon_lr=1e-3, validate_every=50),
+        variants=(*at_passes(1, 2, 4, 6), Variant(name="n1-same-compute", compute_of=6)),
+        seeds=(0,),
+        data=Data(test_rows=1600, seed=5),
+        scale=Scale(gpu=True, recompute="both"),
+        paper_scale=True,
+    )
+
+
+def fig4_ouro() -> Experiment:
+    """Ouro 1.4B with six new layers, all blocks repeated (fig. 4, right). The paper does not tell where the new layers
+    stand: here they are spread evenly, and add 8 % of weights (the paper: less than 10 %)."""
+    pretrained = Pretrained(source=bases.OURO_SOURCE, insert=(3, 7, 11, 15, 19, 23))
+    sizes = {"fast_heads": 16, "key_dim": 64, "value_dim": 128}
+    return replace(
+        fig4(),
+        name="gsm-fig4-ouro",
+        model=bases.grown(bases.OURO, pretrained, window=2000, **sizes),
+        pretrained=pretrained,
+        train=paper_train(1000, 256, muon_lr=1e-3, validate_every=50),
+        variants=(
+            Variant(name="transformer-evicted", inserted_mixer="attention"),
+            *at_passes(1, 2, 4),
+            Variant(name="n1-same-compute", compute_of=4),
+        ),
+    )
+
+
+def sliding_fig5() -> Experiment:
+    """Ouro under sliding eviction: an epoch of the new layers alone under hard eviction, two of everything."""
+    ouro = fig4_ouro()
+    return replace(
+        ouro,
+        name="gsm-sliding-fig5",
+        model=replace(ouro.model, window=512, eviction="sliding"),
+        train=paper_train(600, 256, muon_lr=1e-3, validate_every=50),
+        variants=new_blocks_first((1, 2, 4)),
+    )
+
+
+def fig4_scratch() -> Experiment:
+    """More passes against every control, from random weights."""
+    task = Gsm()
+    return Experiment(
+        name="gsm-fig4-scratch",
         task=task,
         model=ModelConfig(
             vocab_size=len(task.vocabulary),
@@ -64,12 +111,12 @@ def fig4_mini() -> Experiment:
     )
 
 
-def sliding_fig5() -> Experiment:
-    """Sliding eviction, starting from a trained transformer."""
-    paper = fig4()
+def sliding_fig5_scratch() -> Experiment:
+    """Sliding eviction, starting from a transformer that is trained first."""
+    paper = fig4_scratch()
     return replace(
         paper,
-        name="gsm-sliding-fig5",
+        name="gsm-sliding-fig5-scratch",
         model=replace(paper.model, window=512, eviction="sliding"),
         variants=grown(paper.model.mixers, inserted=tuple(range(1, 28, 2))),
     )
@@ -88,7 +135,7 @@ def sliding_fig5_mini() -> Experiment:
 
 def throughput_fig6() -> Experiment:
     """Throughput: a few steps at every window and N. The report shows tokens/s."""
-    paper = fig4()
+    paper = fig4_scratch()
     return replace(
         paper,
         name="throughput-fig6",

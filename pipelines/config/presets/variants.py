@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from pipelines.config.experiment import Variant
 from sleepmodel import TrainConfig
@@ -11,16 +12,16 @@ HYBRID, RULES = ("attention", "gated_delta"), ("linear", "delta", "gated_delta",
 ETAS = (0.25, 0.5, 1.0, 1.5, 2.0)
 
 
-def paper_train(steps: int, batch_size: int, muon_lr: float = 2e-3) -> TrainConfig:
+def paper_train(steps: int, batch_size: int, muon_lr: float = 2e-3, validate_every: int = 500) -> TrainConfig:
     """The paper's training; validation, warm-up and precision are ours."""
     return TrainConfig(
         steps=steps,
         batch_size=batch_size,
         muon_lr=muon_lr,
         adam_lr=5e-5,
-        warmup_steps=500,
+        warmup_steps=min(500, validate_every),
         precision="bfloat16",
-        validate_every=500,
+        validate_every=validate_every,
     )
 
 
@@ -62,11 +63,20 @@ def grown(mixers: tuple[str, ...], inserted: tuple[int, ...]) -> tuple[Variant, 
     steps, then everything under sliding eviction for the rest. Control: the transformer, trained as long."""
     transformer = tuple(mixer for i, mixer in enumerate(mixers) if i not in inserted)
     first = Variant(name="transformer", mixers=transformer)
-    variants = [first, replace(first, name="transformer-longer", start=first.name)]
-    for n in (1, 2, 4):
-        whole = Variant(name=f"n{n}", sleep_passes=n, mixers=mixers, inserted=inserted, start=f"n{n}-new-blocks")
-        alone = replace(whole, name=f"n{n}-new-blocks", start=first.name, eviction="hard", trained="inserted")
-        variants += [replace(alone, share_of_steps=1 / 3), replace(whole, share_of_steps=2 / 3)]
+    longer = replace(first, name="transformer-longer", start=first.name)
+    return first, longer, *new_blocks_first((1, 2, 4), start=first.name, mixers=mixers, inserted=inserted)
+
+
+def new_blocks_first(passes: tuple[int, ...], start: str | None = None, **fields: Any) -> tuple[Variant, ...]:
+    """At each N: the inserted blocks alone under hard eviction for a third of the steps, then everything for the rest.
+
+    start: the variant to start from; None: the pretrained model. fields: of each variant.
+    """
+    variants = []
+    for n in passes:
+        whole = Variant(name=f"n{n}", sleep_passes=n, start=f"n{n}-new-blocks", share_of_steps=2 / 3, **fields)
+        alone = replace(whole, name=f"n{n}-new-blocks", start=start, eviction="hard", trained="inserted")
+        variants += [replace(alone, share_of_steps=1 / 3), whole]
     return tuple(variants)
 
 

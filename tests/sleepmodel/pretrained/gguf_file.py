@@ -14,6 +14,7 @@ F32, Q4_1, Q8_0 = 0, 3, 8
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefgh123", "Ġ", "ab", "Ġab"]
 FACTS: dict[str, Any] = {
     "general.architecture": "llama",
+    "general.license": "apache-2.0",
     "llama.block_count": 2,
     "llama.context_length": 64,
     "llama.embedding_length": 32,

@@ -13,13 +13,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sleepmodel import SleepModel, from_pretrained, load, save, save_pretrained
+from sleepmodel import ModelConfig, SleepModel, from_pretrained, load, save, save_pretrained
 from sleepmodel.accounting import fingerprint, n_params
+from sleepmodel.mixers.base import Mixer
 from sleepmodel.training.optim import split_parameters
 from tests.sleepmodel.pretrained.test_parity import CASES, JET_NEMOTRON, OURO, batch, every_case, oracle
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
+
+
+class Still(Mixer):
+    """A mixer with nothing to copy attention to."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
 
 
 @pytest.fixture
@@ -124,6 +132,11 @@ def test_new_layers_begin_with_the_next_attention(llama: Path) -> None:
                 copied = getattr(old.mixer, name).weight.view(-1, 8, 48)[theirs]
                 assert torch.equal(mine[:rows], copied[:rows])
                 assert (mine[rows:].abs() < 48**-0.5).all()  # as random as before
+    attention = from_pretrained(llama, 16, {0: "attention"})
+    for name in ("mixer_norm", "mixer.q", "mixer.k", "mixer.v"):
+        new, old = (attention.stack[number].get_submodule(name) for number in (1, 2))
+        assert torch.equal(new.weight, old.weight)  # type: ignore[arg-type]
+    assert not attention.stack[1].mixer.out.weight.any() and attention.stack[1].mlp is None
     zero = from_pretrained(llama, 16, {0: "jet"}, "zero")
     assert not torch.equal(zero.stack[1].mixer_norm.weight, zero.stack[2].mixer_norm.weight)
 
@@ -267,7 +280,7 @@ def test_an_index_that_is_none_is_refused(llama: Path, content: str) -> None:
         ({"insert": {"1": "jet"}}, "insert = '1'"),
         ({"insert": [1]}, "insert = .*must be a dict from layers to mixers"),
         ({"insert": {1: "mamba"}}, "mixers = .*mamba"),
-        ({"insert": {1: "attention"}}, "insert = 'attention': has no fast weights .*init='zero'"),
+        ({"insert": {1: f"{__name__}:Still"}}, "insert = .*Still': has no q, k and v .*init='zero'"),
         ({"insert": {1: "jet"}, "key_dim": 0}, "key_dim = 0"),
         ({"insert": {1: "jet"}, "fast_heads": 2.0}, r"fast_heads = 2.0"),
         ({"init": "random"}, "init = 'random': must be one of attention, zero"),

@@ -1,0 +1,152 @@
+"""Experiments that begin with a pretrained model: what its files give, what identifies it, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from datagen import Gsm
+from pipelines.config.experiment import Experiment, Variant
+from pipelines.config.overrides import OverrideError, apply_overrides
+from pipelines.config.presets import PRESETS
+from pipelines.plan import plan
+from pipelines.runtime.services import Services
+from sleepmodel import ModelConfig, SleepModel, from_pretrained, save, save_pretrained
+from sleepmodel.hub import load_base, read_license
+from tests.datagen.gsm.problems import train_tokenizer
+
+LLAMA = ModelConfig(
+    vocab_size=640,  # above the tokenizer's 600
+    d_model=32,
+    n_heads=4,
+    kv_heads=2,
+    mixers=("attention",) * 3,
+    window=64,
+    qk_norm="none",
+    mlp="swiglu",
+    mlp_width=48,
+    norm_eps=1e-5,
+    tied=True,
+)
+
+
+def write_llama(directory: Path) -> Path:
+    """A small pretrained model with its tokenizer and its licence."""
+    torch.manual_seed(0)
+    model = SleepModel(LLAMA)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_pretrained(model, directory)
+    train_tokenizer(directory)
+    (directory / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\nlicense: none\n")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("pretrained") / "llama")
+
+
+def begun(*assignments: str) -> Experiment:
+    """gsm-fig4-mini, whose variants have the pretrained model's mixers."""
+    variants = (Variant(name="evicted", inserted_mixer="attention"), Variant(name="n2", sleep_passes=2))
+    mini = replace(PRESETS["gsm-fig4-mini"], variants=variants, task=Gsm(operations=(1, 1), tokens=(256, 400)))
+    return apply_overrides(mini, assignments)
+
+
+def identities(experiment: Experiment) -> dict[str, str]:
+    return {stage.name: stage.identity for stage in plan(experiment, Services(experiment, Path("runs")))}
+
+
+def test_the_files_say_what_the_model_computes(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(llama.parent)
+    found = begun("pretrained.model=llama", "pretrained.insert=[0, 2]", "model.window=64", "model.key_dim=8")
+    assert found.pretrained.model == str(llama)  # also where a training runs in another directory
+    wanted = from_pretrained(llama, 64, {0: "jet", 2: "jet"}, key_dim=8, fast_heads=1).config
+    assert found.variant_model(found.variants[1]) == replace(wanted, sleep_passes=2)
+    evicted = ("attention",) * 5
+    assert found.variant_model(found.variants[0]) == replace(wanted, mixers=evicted)
+    assert found.task == Gsm(operations=(1, 1), tokens=(256, 400), tokenizer=str(llama))
+    assert len(found.task.vocabulary) == 600 < found.model.vocab_size == 640
+
+
+def test_identities_follow_the_weights_and_not_their_place(llama: Path, tmp_path: Path) -> None:
+    there = Path(shutil.copytree(llama, tmp_path / "there"))
+    here = identities(begun(f"pretrained.model={llama}"))
+    assert identities(begun(f"pretrained.model={there}")) == here
+    other = Path(shutil.copytree(llama, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] * 2}, other / "model.safetensors")
+    changed = identities(begun(f"pretrained.model={other}"))
+    assert changed["generate"] == here["generate"]  # the same tokenizer
+    for name in ("train-evicted-seed30", "train-n2-seed30", "evaluate"):
+        assert changed[name] != here[name]
+    zero = identities(begun(f"pretrained.model={llama}", "pretrained.init=zero"))
+    assert zero["train-n2-seed30"] != here["train-n2-seed30"]
+
+
+def test_one_of_ours_is_a_base_with_its_inserted_blocks(llama: Path, tmp_path: Path) -> None:
+    grown = from_pretrained(llama, 32, {1: "jet"}, fast_heads=2, key_dim=8, value_dim=8)
+    save(grown, tmp_path / "grown")
+    train_tokenizer(tmp_path / "grown")
+    found = begun(f"pretrained.model={tmp_path / 'grown'}", "pretrained.insert=[0]", "model.window=64")
+    assert found.model.mixers == ("attention", "jet", "attention", "jet", "attention")
+    assert found.model.inserted == (1, 3) and found.model.window == 64 and found.model.key_dim == 8
+    assert load_base(tmp_path / "grown", 64).config == grown.config
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["model.norm_eps=1e-6"], r"model\.norm_eps = 1e-06: is given by .*llama; leave it out"),
+        (["model.d_model=48"], r"model\.d_model = 48: is given by"),
+        (["pretrained.insert=[3]"], r"insert = 3: must be an integer of at least 0, and at most 2"),
+        (["pretrained.mixer=mamba"], r"mixers = .*mamba"),
+        (["model.loop=[0, 9]"], r"loop = \(0, 9\): must be"),
+        (["pretrained.model="], r"pretrained\.model = '': must be a directory"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(llama: Path, assignments: Sequence[str], message: str) -> None:
+    given = [] if assignments[0].startswith("pretrained.model") else [f"pretrained.model={llama}"]
+    with pytest.raises(OverrideError, match=message):
+        begun(*given, "pretrained.insert=[0]" if "insert" not in assignments[0] else "model.window=64", *assignments)
+
+
+def test_variants_of_another_architecture_are_refused(llama: Path) -> None:
+    with pytest.raises(OverrideError, match=r"mixers of transformer-evicted = .*: must be those of .*llama"):
+        apply_overrides(PRESETS["gsm-fig4-mini"], [f"pretrained.model={llama}"])
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(llama: Path, tmp_path: Path) -> None:
+    small = Path(shutil.copytree(llama, tmp_path / "small"))
+    save_pretrained(SleepModel(replace(LLAMA, vocab_size=599)), small)
+    with pytest.raises(OverrideError, match=r"model\.vocab_size = 599: must be at least 600, the task's"):
+        begun(f"pretrained.model={small}")
+
+
+def test_without_weights_it_is_planned_and_not_run() -> None:
+    """The error says which weights, and where they are."""
+    for name in ("gsm-fig4", "gsm-fig4-ouro", "gsm-sliding-fig5"):
+        assert identities(PRESETS[name])
+        with pytest.raises(ValueError, match=rf"{name} begins with .*huggingface-cli download .*pretrained\.model="):
+            PRESETS[name].check_weights()
+
+
+def test_the_licence_is_that_of_the_model_card(llama: Path, tmp_path: Path) -> None:
+    assert read_license(llama) == "apache-2.0"
+    card = tmp_path / "README.md"
+    for text, expected in (
+        ("---\nlicense: other\nlicense_name: 'research only'\n---\n", "research only"),
+        ("# No head\nlicense: mit\n", None),
+        ("", None),
+    ):
+        card.write_text(text)
+        assert read_license(tmp_path) == expected
+    card.unlink()
+    assert read_license(tmp_path) is None
