@@ -22,6 +22,7 @@ from sleepmodel.distributed.ray_tune import TrialResult
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.likelihood import Gap, Likelihood, TokenScores
+from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
 from sleepmodel.evaluation.statistics import Estimate, Mean, Share
 from sleepmodel.training.progress import Progress
 
@@ -395,3 +396,35 @@ def test_an_answer_of_one_token_adds_one_column_and_no_section(tmp_path: Path) -
 def test_results_without_a_likelihood_have_the_columns_that_they_had() -> None:
     columns, _ = table_of(data().variants)
     assert columns == ["model", "N", "eta", "depth 1", "depth 4", "tokens", "FLOPs", "tokens/s", "s"]
+
+
+def positions(window: int, low: float) -> NatsByPosition:
+    """The fewer nats the more of the window is read."""
+
+    def found(bins: list[tuple[int, int]]) -> list[PositionBin]:
+        nats = [low + 1 / (1 + first) for first, _ in bins]
+        return [PositionBin(*ends, 64, Estimate(n, (n - 0.1, n + 0.1))) for ends, n in zip(bins, nats, strict=True)]
+
+    return NatsByPosition(window, found([(1, 1), (2, 2), (3, 4)]), found([(0, 0), (1, 1)]))
+
+
+def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_path: Path) -> None:
+    found = data((3, 4))
+    first, second = found.variants
+    variants = [
+        VariantResults(first.name, [replace(r, positions=positions(4, 2.0)) for r in first.results]),
+        VariantResults(second.name, [replace(r, positions=positions(4, 1 + r.seed / 100)) for r in second.results]),
+    ]
+    page = built(replace(found, variants=variants), tmp_path)
+    assert "Nats by position" in page.texts["h2"] and (tmp_path / "positions.png").exists()
+    assert {"1", "2", "3-4", "0", "L"} <= set(page.texts["th"])
+    assert "2.500 [2.500, 2.500]" in page.texts["td"]  # n1 after one token, the same with both seeds
+    assert any(cell.startswith("1.285 [") for cell in page.texts["td"])  # n<2> after three or four
+    assert figures["positions"].get_suptitle() == (
+        "After 1 token of a window, 1.535 nats per answer token with n<2>, 2.500 with n1"
+    )
+    within, windows = figures["positions"].axes
+    curves = [list(line.get_xdata()) for line in within.lines if line.get_linestyle() != "None"]
+    assert curves == [[1, 2, 4], [1, 2, 4]]
+    assert [label.get_text() for label in windows.get_xticklabels()] == ["0", "1"]
+    assert "Nats by position" not in built(found, tmp_path).texts["h2"]
