@@ -98,6 +98,13 @@ class VariantResults:
         return (gaps[0].name, Estimate.of([gap.nats for gap in gaps])) if gaps else None
 
     @property
+    def gap_by_depth(self) -> dict[int, Estimate]:
+        """The same by depth, where there are several."""
+        gaps = [found.gap.depths for found in self.likelihoods if found.gap]
+        depths = gaps[0] if gaps and len(gaps[0]) > 1 else {}
+        return {depth: Estimate.of([gap[depth] for gap in gaps]) for depth in depths}
+
+    @property
     def positions(self) -> list[NatsByPosition]:
         """Nats by position, for each seed; [] where rows are no documents."""
         return [result.positions for result in self.results if result.positions]

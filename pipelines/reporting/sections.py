@@ -109,10 +109,17 @@ def _likelihood(variants: list[VariantResults], style: plots.Styles, pictures: P
         for variant in measured
         for part, found in variant.token_estimates.items()
     ]
-    gaps = [(variant.name, variant.sleep_passes, *variant.gap) for variant in measured if variant.gap]
+    gaps = [
+        (variant.name, variant.sleep_passes, variant.gap[0], part, gap)
+        for variant in measured
+        if variant.gap
+        for part, gap in {"all": variant.gap[1], **{f"depth {d}": g for d, g in variant.gap_by_depth.items()}}.items()
+    ]
     body = text(words) + picture(file, "nats per answer token, by variant and kind") + table(head, rows)
     if gaps:
-        body += text("The gap between the two kinds of rows:") + table((*head[:2], "kinds", "nats per token"), gaps)
+        body += text("The gap between the two kinds of rows:") + table(
+            (*head[:2], "kinds", "answers", "nats per token"), gaps
+        )
     return [("Likelihood of the right answers", body)]
 
 

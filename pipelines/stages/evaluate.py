@@ -268,7 +268,8 @@ def metrics_of(result: EvaluationResult, suffix: str) -> dict[str, float]:
     values |= {f"nats{part}": score.nats.value for part, score in scores.items()}
     values |= {f"token-accuracy{part}": score.right.value for part, score in scores.items()}
     if likelihood.gap is not None:
-        values["nats-gap"] = likelihood.gap.nats.value
+        gaps = _parts(likelihood.gap.nats, likelihood.gap.depths, {})
+        values |= {f"nats-gap{part}": gap.value for part, gap in gaps.items()}
     return {f"test/{name}{suffix}": value for name, value in values.items()}
 
 

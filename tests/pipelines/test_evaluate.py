@@ -121,6 +121,9 @@ def test_kinds_of_any_name_are_metrics_of_mlflow(tmp_path: Path, monkeypatch: py
     assert {logged[f"test/nats{part}-n2"] for part in ("", "-depth-1", "-what___100___", "-.._größer")} == {0.5}
     assert logged["test/token-accuracy-n2"] == logged["test/accuracy-n2"] == 1
     assert len(logged) == 3 * (1 + 3 + len(likelihood.depths))
+    two = measure_likelihood(predicted, rows, ["other", "own"] * 30)
+    gaps = {name for name in metrics_of(replace(result, likelihood=two), "") if "gap" in name}
+    assert gaps == {"test/nats-gap", *(f"test/nats-gap-depth-{depth}" for depth in likelihood.depths)}
 
 
 def test_a_vocabulary_of_a_tokenizer_is_evaluated_in_bounded_memory() -> None:

@@ -51,7 +51,8 @@ def with_likelihood(found: EvaluationResult, own: float, other: float) -> Evalua
     """Answers of several tokens, in rows of two kinds."""
     kinds = {"other": scores(other, 30, 300), "own": scores(own, 120, 300)}
     depths = {1: scores(0.5, 100, 300), 4: scores(2.5, 50, 300)}
-    gap = Gap("other", "own", Estimate(other - own, (other - own - 0.1, other - own + 0.1)))
+    whole, deep = (Estimate(gap, (gap - 0.1, gap + 0.1)) for gap in (other - own, (other - own) / 2))
+    gap = Gap("other", "own", whole, {1: whole, 4: deep})
     exact = replace(found.accuracy, kinds={"other": share(2, 100), "own": share(50, 100)})
     measured = Likelihood(scores((own + other) / 2, 150, 600), depths, kinds, gap)
     return replace(found, accuracy=exact, likelihood=measured)
@@ -349,7 +350,8 @@ def test_the_likelihood_has_a_section_with_kinds_depths_and_the_gap(tmp_path: Pa
     mean = Mean.of([0.53, 0.54, 0.55])
     gap = str(Estimate(0.54, (0.54 - mean.half_width, 0.54 + mean.half_width)))
     cells = page.texts["td"]
-    assert cells.count(gap) == 2  # in the comparison and in its own table
+    assert cells.count(gap) == 3  # in the comparison, and of all answers and of depth 1 in its own table
+    assert sum(cell.startswith("0.270 [") for cell in cells) == 1  # of depth 4
     at = cells.index("own")
     assert cells[at - 2 : at + 2] == ["n1", "1", "own", "300"] and cells[at + 2].startswith("1.960 [")
     assert {"all", "other", "depth 1", "depth 4", "other - own"} <= set(cells)
