@@ -45,7 +45,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         html = page(services.experiment.name, sections(data, context.output))
         (context.output / REPORT).write_text(html, encoding="utf-8")
         (context.output / MARKDOWN).write_text(
-            _markdown(services.experiment.name, data, context.output), encoding="utf-8"
+            markdown_summary(services.experiment.name, data, context.output), encoding="utf-8"
         )
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
@@ -53,7 +53,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
     return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=5)
 
 
-def _markdown(title: str, data: ReportData, pictures: Path) -> str:
+def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     """The table and the main pictures, which lie in the directory `pictures`, to be quoted in other pages."""
     variants = data.variants
     note = (

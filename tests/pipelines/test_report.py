@@ -18,6 +18,7 @@ from pipelines.reporting.html import page
 from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
 from pipelines.reporting.results import EvaluationResult
 from pipelines.reporting.sections import ReportData, sections
+from pipelines.stages.report import markdown_summary
 from sleepmodel.distributed.ray_tune import TrialResult
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
@@ -429,4 +430,8 @@ def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_p
     curves = [list(line.get_xdata()) for line in within.lines if line.get_linestyle() != "None"]
     assert curves == [[1, 2, 4], [1, 2, 4]]
     assert [label.get_text() for label in windows.get_xticklabels()] == ["0", "1"]
-    assert "Nats by position" not in built(found, tmp_path).texts["h2"]
+    assert "![nats by position](positions.png)" in markdown_summary("text", replace(found, variants=variants), tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert "Nats by position" not in built(found, other).texts["h2"]
+    assert "nats" not in markdown_summary("task", found, other)
