@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipelines.reporting.results import RESULTS, EvaluationResult
 from sleepmodel.evaluation.likelihood import Likelihood, TokenScores
+from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
 from sleepmodel.evaluation.statistics import Estimate, Mean
 
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
@@ -97,6 +98,28 @@ class VariantResults:
         return (gaps[0].name, Estimate.of([gap.nats for gap in gaps])) if gaps else None
 
     @property
+    def gap_by_depth(self) -> dict[int, Estimate]:
+        """The same by depth, where there are several."""
+        gaps = [found.gap.depths for found in self.likelihoods if found.gap]
+        depths = gaps[0] if gaps and len(gaps[0]) > 1 else {}
+        return {depth: Estimate.of([gap[depth] for gap in gaps]) for depth in depths}
+
+    @property
+    def positions(self) -> list[NatsByPosition]:
+        """Nats by position, for each seed; [] where rows are no documents."""
+        return [result.positions for result in self.results if result.positions]
+
+    @property
+    def within(self) -> dict[PositionBin, Estimate]:
+        """Nats by the tokens of the window that have been read, behind the first window."""
+        return _over_seeds([found.within for found in self.positions])
+
+    @property
+    def windows(self) -> dict[PositionBin, Estimate]:
+        """Nats by the windows that have been read."""
+        return _over_seeds([found.windows for found in self.positions])
+
+    @property
     def several_tokens(self) -> bool:
         """Whether answers have several tokens, so that the share of tokens right is not that of answers right."""
         answers = sum(share.total for share in self.results[0].accuracy.answers.values())
@@ -130,6 +153,11 @@ class VariantResults:
         first, rates = self.results[0], [result.tokens_per_second for result in self.results]
         seconds = np.mean([result.seconds for result in self.results])
         return f"{first.tokens / 1e6:.3g}M", f"{first.flops:.2g}", f"{np.median(rates):,.0f}", f"{seconds:.0f}"
+
+
+def _over_seeds(seeds: Sequence[Sequence[PositionBin]]) -> dict[PositionBin, Estimate]:
+    """The first seed's bins, which are those of all, with the estimate over seeds."""
+    return {bins[0]: Estimate.of([each.nats for each in bins]) for bins in zip(*seeds, strict=True)}
 
 
 @dataclass(frozen=True)

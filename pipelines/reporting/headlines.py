@@ -34,6 +34,14 @@ def likelihood(variants: Sequence[VariantResults]) -> str:
     return _nats({variant.name: variant.token_estimates["all"].nats.value for variant in variants}, most=False)
 
 
+def positions(variants: Sequence[VariantResults]) -> str:
+    """The fewest nats after the first token of a window, and those of the first variant."""
+    starts = {variant.name: next(iter(variant.within.items())) for variant in variants}
+    (first, _), *_ = starts.values()
+    words = _nats({name: nats.value for name, (_, nats) in starts.items()}, most=False)
+    return f"After {first.name} token{'s' * (first.last > 1)} of a window, {words}"
+
+
 def _nats(values: Mapping[str, float], most: bool) -> str:
     """The best and the first; the best and the worst where the first is the best."""
     ranked, first = sorted(values, key=lambda name: values[name], reverse=most), next(iter(values))

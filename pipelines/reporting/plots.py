@@ -122,6 +122,28 @@ def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) ->
     _write(figure, headlines.likelihood(variants), path)
 
 
+def positions(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
+    """Nats per token of each variant: over the tokens of the window that it has read, at the end of each bin, and over
+    the windows that it has read."""
+    figure, (within, windows) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    bins = sorted({found for variant in variants for found in variant.windows}, key=lambda found: found.first)
+    names = list(dict.fromkeys(found.name for found in bins))
+    for i, variant in enumerate(variants):
+        look, label = style[variant.name], f"{variant.name}, N = {variant.sleep_passes}"
+        read = variant.within
+        _bars(within, [found.last for found in read], read.values(), look, label)
+        places = [names.index(found.name) + 0.5 * _offset(i, len(variants)) for found in variant.windows]
+        _bars(windows, places, variant.windows.values(), look)
+    within.set_xscale("log", base=2)
+    within.xaxis.set_major_formatter("{x:g}")
+    within.set_xlabel("tokens of the window that have been read, behind the first window")
+    within.set_ylabel("nats per token, with the 95 % interval")
+    windows.set_xticks(range(len(names)), names)
+    windows.set_xlabel("whole windows that have been read before")
+    _legend(figure, len(variants))
+    _write(figure, headlines.positions(variants), path)
+
+
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style: Styles, path: Path) -> None:
     """Validation accuracy over training tokens and over training FLOPs: the mean over seeds, with its interval.
     histories: variant -> the history of each seed."""

@@ -9,6 +9,7 @@ from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.likelihood import Likelihood
+from sleepmodel.evaluation.positions import NatsByPosition
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class EvaluationResult:
     validation: its last validation accuracy; level: of which rows, where it had a curriculum.
     floor: the share of test rows that always guessing the most frequent answer gets right.
     path: of the model, relative to the root; commit: of the code that trained it, "" where unknown.
-    likelihood: None in results that were published before it was measured.
+    likelihood: None in results that were published before it was measured; positions: None unless rows are documents.
     """
 
     variant: str
@@ -37,6 +38,7 @@ class EvaluationResult:
     path: str
     commit: str = ""
     likelihood: Likelihood | None = None
+    positions: NatsByPosition | None = None
 
 
 RESULTS = Artifact("results.json", list[EvaluationResult])

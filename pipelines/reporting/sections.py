@@ -18,7 +18,8 @@ from sleepmodel.evaluation.statistics import Estimate
 from sleepmodel.training.progress import Progress
 
 COMPARISON, DEPTHS, CURVES, SEARCH = "comparison.png", "depths.png", "learning-curves.png", "search.png"
-COSTS, MEMORY, ETAS, LIKELIHOOD = "costs.png", "memory.png", "etas.png", "likelihood.png"
+COSTS, MEMORY, ETAS = "costs.png", "memory.png", "etas.png"
+LIKELIHOOD, POSITIONS = "likelihood.png", "positions.png"
 LENGTHS = [4**exponent for exponent in range(2, 9)]
 
 Section = tuple[str, str]  # heading, HTML
@@ -47,6 +48,7 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
         _comparison(data.variants, style, pictures),
         _depths(data.variants, style, pictures),
         *_likelihood(data.variants, style, pictures),
+        *_positions(data.variants, style, pictures),
         *_differences(data.variants),
         *_curves(data, style, pictures),
         *_etas(data.variants, pictures),
@@ -107,11 +109,44 @@ def _likelihood(variants: list[VariantResults], style: plots.Styles, pictures: P
         for variant in measured
         for part, found in variant.token_estimates.items()
     ]
-    gaps = [(variant.name, variant.sleep_passes, *variant.gap) for variant in measured if variant.gap]
+    gaps = [
+        (variant.name, variant.sleep_passes, variant.gap[0], part, gap)
+        for variant in measured
+        if variant.gap
+        for part, gap in {"all": variant.gap[1], **{f"depth {d}": g for d, g in variant.gap_by_depth.items()}}.items()
+    ]
     body = text(words) + picture(file, "nats per answer token, by variant and kind") + table(head, rows)
     if gaps:
-        body += text("The gap between the two kinds of rows:") + table((*head[:2], "kinds", "nats per token"), gaps)
+        body += text("The gap between the two kinds of rows:") + table(
+            (*head[:2], "kinds", "answers", "nats per token"), gaps
+        )
     return [("Likelihood of the right answers", body)]
+
+
+def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> list[Section]:
+    measured = [variant for variant in variants if variant.positions]
+    if not measured:
+        return []
+    file = pictures / POSITIONS
+    plots.positions(measured, style, file)
+    words = (
+        "Nats per token of documents. The first tokens of a window are predicted from what the model has kept of "
+        "earlier windows, later ones also from the window itself. A model that reads whole rows in one window is "
+        f"measured by the window L of the others. With the {interval_of(measured)}."
+    )
+    body = text(words) + picture(file, "nats per token by tokens and by windows read")
+    for what, found in (
+        ("tokens of the window read, behind the first window", [variant.within for variant in measured]),
+        ("whole windows read before", [variant.windows for variant in measured]),
+    ):
+        columns = sorted({(each.first, each.name) for bins in found for each in bins})
+        rows = [
+            (variant.name, variant.sleep_passes, variant.positions[0].window, *(named.get(n, "") for _, n in columns))
+            for variant, bins in zip(measured, found, strict=True)
+            for named in [{each.name: nats for each, nats in bins.items()}]
+        ]
+        body += text(f"By {what}:") + table(("model", "N", "L", *(name for _, name in columns)), rows)
+    return [("Nats by position", body)]
 
 
 def _differences(variants: list[VariantResults]) -> list[Section]:

@@ -14,7 +14,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
-PAPER_PROBE_TOKENS = 2**12
+LARGE_PROBE_TOKENS = 2**10
 TIMED_STEPS = 5  # other work on the machine slows some of them
 
 
@@ -78,10 +78,10 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
 
 def training_seconds(experiment: Experiment) -> float:
     """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
-    few timed steps at N = 1; of a few rows and two blocks where the preset is of the paper's size."""
+    few timed steps at N = 1; of few rows and two blocks where the model is large."""
     train, model = replace(experiment.train, rows=None, precision="float32", trained="all"), experiment.model
-    if experiment.paper_scale:
-        most = max(1, PAPER_PROBE_TOKENS // experiment.task.row_length)
+    if experiment.paper_scale or experiment.pretrained.model:
+        most = max(1, LARGE_PROBE_TOKENS // experiment.task.row_length)
         train = replace(train, batch_size=min(train.batch_size, most))
         model = replace(model, mixers=model.mixers[:2], loop=None, inserted=())
     engine = LocalEngine(build_model(model, train), train)

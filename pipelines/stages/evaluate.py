@@ -28,6 +28,7 @@ from sleepmodel.distributed.job import MODEL, read_training
 from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, predict, score
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
 from sleepmodel.evaluation.likelihood import measure_likelihood
+from sleepmodel.evaluation.positions import are_documents, measure_by_position
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 
 T = TypeVar("T")
@@ -81,8 +82,16 @@ def evaluate_stage(
         predicted = dict(zip(everything, predict_all(everything, test, services), strict=True))
         about = {data: read_dataset(data) for data in test}
         kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
+        windows = position_windows(everything, test)
         results = {
-            trained: measure(trained, test[trained.data], predicted[trained], context.root, kinds[trained.data])
+            trained: measure(
+                trained,
+                test[trained.data],
+                predicted[trained],
+                context.root,
+                kinds[trained.data],
+                windows.get(trained),
+            )
             for trained in everything
         }
         for variant, train, _ in pairs:
@@ -188,9 +197,15 @@ def saved_inference_costs(saved: Sequence[tuple[str, Path, int]]) -> list[Infere
 
 
 def measure(
-    trained: TrainedVariant, rows: Rows, predicted: Predictions, root: Path, kinds: Sequence[str] = ()
+    trained: TrainedVariant,
+    rows: Rows,
+    predicted: Predictions,
+    root: Path,
+    kinds: Sequence[str] = (),
+    window: int | None = None,
 ) -> EvaluationResult:
-    """The result of a trained model from its predictions. kinds: of the rows, where the task has several."""
+    """The result of a trained model from its predictions. kinds: of the rows, where the task has several; window: of
+    the nats by position, or None."""
     record = read_training(trained.training)
     last = record.history[-1]
     return EvaluationResult(
@@ -209,7 +224,21 @@ def measure(
         path=str((trained.training / MODEL).relative_to(root)),
         commit=trained.commit,
         likelihood=measure_likelihood(predicted, rows, kinds),
+        positions=None if window is None else measure_by_position(predicted, rows, window),
     )
+
+
+def position_windows(variants: Sequence[TrainedVariant], test: dict[Path, Rows]) -> dict[TrainedVariant, int]:
+    """The window by which the nats of each variant are told by position, where its test rows are documents: its own;
+    for a model that reads whole rows in one window, the smallest of the others, so that it can be compared with them.
+    """
+    found: dict[TrainedVariant, int] = {}
+    for data, rows in test.items():
+        windows = {trained: trained.config.window for trained in variants if trained.data == data}
+        shorter = [window for window in windows.values() if window < rows.lengths.max()]
+        if shorter and are_documents(rows):
+            found |= {trained: window if window in shorter else min(shorter) for trained, window in windows.items()}
+    return found
 
 
 def majority_share(rows: Rows) -> float:
@@ -239,7 +268,8 @@ def metrics_of(result: EvaluationResult, suffix: str) -> dict[str, float]:
     values |= {f"nats{part}": score.nats.value for part, score in scores.items()}
     values |= {f"token-accuracy{part}": score.right.value for part, score in scores.items()}
     if likelihood.gap is not None:
-        values["nats-gap"] = likelihood.gap.nats.value
+        gaps = _parts(likelihood.gap.nats, likelihood.gap.depths, {})
+        values |= {f"nats-gap{part}": gap.value for part, gap in gaps.items()}
     return {f"test/{name}{suffix}": value for name, value in values.items()}
 
 

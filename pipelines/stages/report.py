@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.comparison import floor_of, interval_of, nats_note, read_variants, table_of
 from pipelines.reporting.html import page
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE
-from pipelines.reporting.sections import COMPARISON, CURVES, SEARCH, ReportData, sections
+from pipelines.reporting.sections import COMPARISON, CURVES, LIKELIHOOD, POSITIONS, SEARCH, ReportData, sections
 from pipelines.runtime.services import Services
 from pipelines.stages.tune import TRIALS
 from sleepmodel.distributed.job import read_training
 from sleepmodel.distributed.ray_tune import best
 
 REPORT, MARKDOWN = "report.html", "report.md"
+TOKEN_PICTURES = {"nats per answer token": LIKELIHOOD, "nats by position": POSITIONS}  # of some tasks
 
 
 def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -> Stage:
@@ -42,15 +44,17 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         )
         html = page(services.experiment.name, sections(data, context.output))
         (context.output / REPORT).write_text(html, encoding="utf-8")
-        (context.output / MARKDOWN).write_text(_markdown(services.experiment.name, data), encoding="utf-8")
+        (context.output / MARKDOWN).write_text(
+            markdown_summary(services.experiment.name, data, context.output), encoding="utf-8"
+        )
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
     return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=5)
 
 
-def _markdown(title: str, data: ReportData) -> str:
-    """The table and the pictures, to be quoted in other pages."""
+def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
+    """The table and the main pictures, which lie in the directory `pictures`, to be quoted in other pages."""
     variants = data.variants
     note = (
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
@@ -62,6 +66,7 @@ def _markdown(title: str, data: ReportData) -> str:
         note,
         markdown_table(*table_of(variants)),
         f"![comparison]({COMPARISON})",
+        *(f"![{words}]({file})" for words, file in TOKEN_PICTURES.items() if (pictures / file).exists()),
         f"![learning curves]({CURVES})",
     ]
     for _, winner in data.searches:

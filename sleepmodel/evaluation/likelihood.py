@@ -33,11 +33,12 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class Gap:
-    """The nats of the rows of kind `more` less those of kind `less`."""
+    """The nats of the rows of kind `more` less those of kind `less`: of all answer tokens, and by depth."""
 
     more: str
     less: str
     nats: Estimate
+    depths: dict[int, Estimate]
 
     @property
     def name(self) -> str:
@@ -67,39 +68,51 @@ def measure_likelihood(
     Intervals are bootstrapped over rows; a mean over tokens is a ratio of two sums over rows.
     """
     names, (_, length, depth) = sorted(set(kinds)), rows.answers()
-    depths = np.unique(depth[length > 0])
-    tokens, mask = rows.batch()
-    # of each row, in columns: of all its tokens, of all if it is of this kind, and of the answers of each depth
-    of_kind = np.array([[True, *(kind == name for name in names)] for kind in kinds or [""] * len(rows)])
+    depths, (tokens, mask) = np.unique(depth[length > 0]), rows.batch()
+    of_kind = np.array([[kind == name for name in names] for kind in kinds], np.bool_).reshape(len(rows), len(names))
 
     def columns(values: npt.NDArray[np.number] | npt.NDArray[np.bool_]) -> Float64:
-        of_answers = sums_of_answers(values, rows)
+        """Sums over the tokens of each row: all of them, those of each depth, and all if the row is of this kind."""
+        whole, of_answers = values.sum(1, dtype=np.float64), sums_of_answers(values, rows)
         of_depth = [(of_answers * (depth == d)).sum(1) for d in depths]
-        found: Float64 = np.concatenate([of_kind * values.sum(1, dtype=np.float64)[:, None], np.stack(of_depth, 1)], 1)
-        return found
+        return np.stack([whole, *of_depth, *(whole * of_kind.T)], axis=1)
 
-    def counted(values: npt.NDArray[np.bool_]) -> Int64:
-        return columns(values).astype(np.int64)
-
-    nats, count, right = columns(predicted.nats), counted(mask), counted(mask & (predicted.tokens == tokens))
-    drawn = resampled_ratios(nats, count, resamples)
+    nats, count, right = columns(predicted.nats), columns(mask), columns(mask & (predicted.tokens == tokens))
     scores = [
-        TokenScores(Estimate(mean, interval), Share(hits, total, share))
+        TokenScores(Estimate(mean, interval), Share(int(hits), int(total), share))
         for mean, interval, hits, total, share in zip(
             (nats.sum(0) / count.sum(0)).tolist(),
-            intervals_of(drawn),
-            right.sum(0).tolist(),
-            count.sum(0).tolist(),
+            intervals_of(resampled_ratios(nats, count, resamples)),
+            right.sum(0),
+            count.sum(0),
             bootstrap(right, count, resamples),
             strict=True,
         )
     ]
-    everything, by_kind, by_depth = scores[0], scores[1 : 1 + len(names)], scores[1 + len(names) :]
-    gap = None
-    if len(names) == 2:
-        more, less = names
-        (interval,) = intervals_of(drawn[:, 1:2] - drawn[:, 2:3])
-        gap = Gap(more, less, Estimate(by_kind[0].nats.value - by_kind[1].nats.value, interval))
+    end = 1 + len(depths)
     return Likelihood(
-        everything, dict(zip(depths.tolist(), by_depth, strict=True)), dict(zip(names, by_kind, strict=True)), gap
+        scores[0],
+        dict(zip(depths.tolist(), scores[1:end], strict=True)),
+        dict(zip(names, scores[end:], strict=True)),
+        _gap(names, of_kind, nats[:, :end], count[:, :end], depths, resamples) if len(names) == 2 else None,
     )
+
+
+def _gap(
+    names: Sequence[str],
+    of_kind: npt.NDArray[np.bool_],
+    nats: Float64,
+    count: Float64,
+    depths: Int64,
+    resamples: int,
+) -> Gap:
+    """The gap between two kinds of rows (of_kind: bool [n, 2]). nats, count: sums over all answer tokens of each row,
+    then over those of each depth, [n, 1 + depths]."""
+    asked = np.all([(count * kind[:, None]).any(0) for kind in of_kind.T], axis=0)  # in rows of both kinds
+    sums, counts = (
+        np.concatenate([each[:, asked] * kind[:, None] for kind in of_kind.T], axis=1) for each in (nats, count)
+    )
+    more, less = np.split(resampled_ratios(sums, counts, resamples), 2, axis=1)
+    value_more, value_less = np.split(sums.sum(0) / counts.sum(0), 2)
+    whole, *by_depth = map(Estimate, (value_more - value_less).tolist(), intervals_of(more - less))
+    return Gap(names[0], names[1], whole, dict(zip(depths[asked[1:]].tolist(), by_depth, strict=True)))

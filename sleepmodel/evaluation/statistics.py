@@ -33,12 +33,14 @@ class Share:
         return self.right / self.total
 
 
-def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
+def bootstrap(
+    hits: Int64 | Float64, total: Int64 | Float64, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval]:
     """95 % percentile bootstrap intervals (Efron 1979) of the share right, one for each column.
 
-    hits, total: int64 [n, columns]: answers right and answers asked in each of n rows. If all answers of a column are
-    right, or none, no resample differs: Wilson's interval is returned instead, with the rows that were asked as its
-    trials.
+    hits, total: whole numbers [n, columns]: answers right and answers asked in each of n rows. If all answers of a
+    column are right, or none, no resample differs: Wilson's interval is returned instead, with the rows that were asked
+    as its trials.
     """
     intervals = intervals_of(resampled_ratios(hits, total, resamples, seed))
     share = hits.sum(0) / total.sum(0)
@@ -48,7 +50,9 @@ def bootstrap(hits: Int64, total: Int64, resamples: int = RESAMPLES, seed: int =
     ]
 
 
-def resampled_ratios(sums: Int64 | Float64, counts: Int64, resamples: int = RESAMPLES, seed: int = 0) -> Float64:
+def resampled_ratios(
+    sums: Int64 | Float64, counts: Int64 | Float64, resamples: int = RESAMPLES, seed: int = 0
+) -> Float64:
     """The sum of `sums` over that of `counts` (both [n, columns]) in each bootstrap resample of n rows: float64
     [resamples, columns]; NaN where the count is 0.
 

@@ -11,16 +11,25 @@ from mlflow import MlflowClient
 from datagen import Depo, Rows, Rule110, generate, read_rows
 from datagen.task import Task
 from pipelines.config.presets import PRESETS
-from pipelines.reporting.results import EvaluationResult
+from pipelines.reporting.results import RESULTS, EvaluationResult
 from pipelines.runtime.resources import plan_resources_on_ray
 from pipelines.runtime.services import Services
-from pipelines.stages.evaluate import TrainedVariant, majority_share, measure, metrics_of, predict_all, trained_variants
+from pipelines.stages.evaluate import (
+    TrainedVariant,
+    majority_share,
+    measure,
+    metrics_of,
+    position_windows,
+    predict_all,
+    trained_variants,
+)
 from sleepmodel import load, save
 from sleepmodel.accounting import flops
 from sleepmodel.config.training import Curriculum, Scale
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import BATCH_LOGITS, NO_CURRICULUM, Predictions, predict, score
 from sleepmodel.evaluation.likelihood import measure_likelihood
+from sleepmodel.evaluation.positions import measure_by_position
 from sleepmodel.evaluation.statistics import RESAMPLES
 from sleepmodel.tracking.runs import log_metrics, open_store, start_run
 from sleepmodel.training.batches import drawn_passes
@@ -53,6 +62,10 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
         assert result.likelihood == measure_likelihood(predicted, rows)
         assert result.flops == 3 * config.batch_size * forward
         assert load(tmp_path / result.path).config == model.config
+        by_window = measure(trained, rows, predicted, tmp_path, window=6)
+        assert by_window.positions == measure_by_position(predicted, rows, 6) is not None
+        RESULTS.save(tmp_path, [result, by_window])
+        assert RESULTS.load(tmp_path) == [result, by_window]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +121,9 @@ def test_kinds_of_any_name_are_metrics_of_mlflow(tmp_path: Path, monkeypatch: py
     assert {logged[f"test/nats{part}-n2"] for part in ("", "-depth-1", "-what___100___", "-.._größer")} == {0.5}
     assert logged["test/token-accuracy-n2"] == logged["test/accuracy-n2"] == 1
     assert len(logged) == 3 * (1 + 3 + len(likelihood.depths))
+    two = measure_likelihood(predicted, rows, ["other", "own"] * 30)
+    gaps = {name for name in metrics_of(replace(result, likelihood=two), "") if "gap" in name}
+    assert gaps == {"test/nats-gap", *(f"test/nats-gap-depth-{depth}" for depth in likelihood.depths)}
 
 
 def test_a_vocabulary_of_a_tokenizer_is_evaluated_in_bounded_memory() -> None:
@@ -120,3 +136,22 @@ def test_a_vocabulary_of_a_tokenizer_is_evaluated_in_bounded_memory() -> None:
     measured = measure_likelihood(predict(model, rows), rows)
     assert sum(logits) == 30 * 48 * 50_304 and len(logits) > 1 and max(logits) <= BATCH_LOGITS
     assert measured.tokens.right.total == 30 * 48 and measured.tokens.nats.value > 5
+
+
+def test_documents_are_measured_by_windows_that_can_be_compared(tmp_path: Path) -> None:
+    """A model that reads whole rows in one window is measured by the smallest window of the others."""
+    rng = np.random.default_rng()
+    documents = Rows.of(rng.integers(0, 5, (9, 40)).tolist(), [[1]] * 9, [[39]] * 9, [[1]] * 9)
+    questions = Rows.of(rng.integers(0, 5, (9, 40)).tolist(), [[38]] * 9, [[2]] * 9, [[1]] * 9)
+    text, task, alone = tmp_path / "text", tmp_path / "task", tmp_path / "alone"
+
+    def variant(data: Path, window: int) -> TrainedVariant:
+        return TrainedVariant(f"{data.name}-{window}", 1, tmp_path, data, replace(MODEL, window=window))
+
+    variants = [variant(data, window) for data in (text, task) for window in (8, 16, 40)] + [variant(alone, 40)]
+    windows = position_windows(variants, {text: documents, task: questions, alone: documents})
+    assert {trained.variant: window for trained, window in windows.items()} == {
+        "text-8": 8,
+        "text-16": 16,
+        "text-40": 8,
+    }

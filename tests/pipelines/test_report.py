@@ -18,10 +18,12 @@ from pipelines.reporting.html import page
 from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
 from pipelines.reporting.results import EvaluationResult
 from pipelines.reporting.sections import ReportData, sections
+from pipelines.stages.report import markdown_summary
 from sleepmodel.distributed.ray_tune import TrialResult
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.likelihood import Gap, Likelihood, TokenScores
+from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
 from sleepmodel.evaluation.statistics import Estimate, Mean, Share
 from sleepmodel.training.progress import Progress
 
@@ -50,7 +52,8 @@ def with_likelihood(found: EvaluationResult, own: float, other: float) -> Evalua
     """Answers of several tokens, in rows of two kinds."""
     kinds = {"other": scores(other, 30, 300), "own": scores(own, 120, 300)}
     depths = {1: scores(0.5, 100, 300), 4: scores(2.5, 50, 300)}
-    gap = Gap("other", "own", Estimate(other - own, (other - own - 0.1, other - own + 0.1)))
+    whole, deep = (Estimate(gap, (gap - 0.1, gap + 0.1)) for gap in (other - own, (other - own) / 2))
+    gap = Gap("other", "own", whole, {1: whole, 4: deep})
     exact = replace(found.accuracy, kinds={"other": share(2, 100), "own": share(50, 100)})
     measured = Likelihood(scores((own + other) / 2, 150, 600), depths, kinds, gap)
     return replace(found, accuracy=exact, likelihood=measured)
@@ -348,7 +351,8 @@ def test_the_likelihood_has_a_section_with_kinds_depths_and_the_gap(tmp_path: Pa
     mean = Mean.of([0.53, 0.54, 0.55])
     gap = str(Estimate(0.54, (0.54 - mean.half_width, 0.54 + mean.half_width)))
     cells = page.texts["td"]
-    assert cells.count(gap) == 2  # in the comparison and in its own table
+    assert cells.count(gap) == 3  # in the comparison, and of all answers and of depth 1 in its own table
+    assert sum(cell.startswith("0.270 [") for cell in cells) == 1  # of depth 4
     at = cells.index("own")
     assert cells[at - 2 : at + 2] == ["n1", "1", "own", "300"] and cells[at + 2].startswith("1.960 [")
     assert {"all", "other", "depth 1", "depth 4", "other - own"} <= set(cells)
@@ -395,3 +399,39 @@ def test_an_answer_of_one_token_adds_one_column_and_no_section(tmp_path: Path) -
 def test_results_without_a_likelihood_have_the_columns_that_they_had() -> None:
     columns, _ = table_of(data().variants)
     assert columns == ["model", "N", "eta", "depth 1", "depth 4", "tokens", "FLOPs", "tokens/s", "s"]
+
+
+def positions(window: int, low: float) -> NatsByPosition:
+    """The fewer nats the more of the window is read."""
+
+    def found(bins: list[tuple[int, int]]) -> list[PositionBin]:
+        nats = [low + 1 / (1 + first) for first, _ in bins]
+        return [PositionBin(*ends, 64, Estimate(n, (n - 0.1, n + 0.1))) for ends, n in zip(bins, nats, strict=True)]
+
+    return NatsByPosition(window, found([(1, 1), (2, 2), (3, 4)]), found([(0, 0), (1, 1)]))
+
+
+def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_path: Path) -> None:
+    found = data((3, 4))
+    first, second = found.variants
+    variants = [
+        VariantResults(first.name, [replace(r, positions=positions(4, 2.0)) for r in first.results]),
+        VariantResults(second.name, [replace(r, positions=positions(4, 1 + r.seed / 100)) for r in second.results]),
+    ]
+    page = built(replace(found, variants=variants), tmp_path)
+    assert "Nats by position" in page.texts["h2"] and (tmp_path / "positions.png").exists()
+    assert {"1", "2", "3-4", "0", "L"} <= set(page.texts["th"])
+    assert "2.500 [2.500, 2.500]" in page.texts["td"]  # n1 after one token, the same with both seeds
+    assert any(cell.startswith("1.285 [") for cell in page.texts["td"])  # n<2> after three or four
+    assert figures["positions"].get_suptitle() == (
+        "After 1 token of a window, 1.535 nats per answer token with n<2>, 2.500 with n1"
+    )
+    within, windows = figures["positions"].axes
+    curves = [list(line.get_xdata()) for line in within.lines if line.get_linestyle() != "None"]
+    assert curves == [[1, 2, 4], [1, 2, 4]]
+    assert [label.get_text() for label in windows.get_xticklabels()] == ["0", "1"]
+    assert "![nats by position](positions.png)" in markdown_summary("text", replace(found, variants=variants), tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert "Nats by position" not in built(found, other).texts["h2"]
+    assert "nats" not in markdown_summary("task", found, other)

@@ -111,6 +111,24 @@ def test_likelihood_by_kind_and_depth_is_that_of_a_slow_loop() -> None:
     )
     assert measured.gap is not None and measured.gap.name == "other - own"
     assert measured.gap.nats.value == pytest.approx(other - own, rel=1e-9)
+    for depth, gap in measured.gap.depths.items():
+        nats = []
+        for kind in KINDS:
+            found, _, asked = looped(
+                rows, predicted, [(row, i) for row, i, d in answers if (kinds[row], d) == (kind, depth)]
+            )
+            nats.append(found / asked)
+        assert gap.value == pytest.approx(nats[0] - nats[1], rel=1e-9)
+    assert measured.gap.depths.keys() == {1, 2, 3}
+
+
+def test_a_depth_of_one_kind_has_no_gap() -> None:
+    rng = np.random.default_rng()
+    rows = Rows.of([[0, 1, 2]] * 8, [[1, 2]] * 8, [[1, 1]] * 8, [[1, 2 + i % 2] for i in range(8)])
+    for kinds, depths in ((["other", "own"] * 4, {1}), (["other"] * 4 + ["own"] * 4, {1, 2, 3})):
+        gap = measure_likelihood(drawn_predictions(rng, rows), rows, kinds).gap
+        assert gap is not None and gap.depths.keys() == depths
+        assert all(np.isfinite(each.interval).all() for each in gap.depths.values())
 
 
 def test_only_two_kinds_have_a_gap() -> None:

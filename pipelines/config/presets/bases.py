@@ -67,8 +67,8 @@ OURO_SOURCE = (
     "Ouro-1.4B (Apache-2.0). Download it with `huggingface-cli download ByteDance/Ouro-1.4B --local-dir DIRECTORY`"
 )
 JET_NEMOTRON_SOURCE = (
-    "Jet-Nemotron-2B (NVIDIA's licence for research). Download it with `huggingface-cli download jet-ai/Jet-Nemotron-2B "
-    "--local-dir DIRECTORY`"
+    "Jet-Nemotron-2B (NVIDIA's licence for research). Download it with `huggingface-cli download "
+    "jet-ai/Jet-Nemotron-2B --local-dir DIRECTORY`"
 )
 
 
