@@ -147,31 +147,31 @@ class SleepModel(nn.Module):
         check_batch(tokens, loss_mask, self.config)
         asked, predicting = predicting_windows(loss_mask, self.config.window), predictors(loss_mask)
         cuts, reached = self._truncated(asked)
-        passes, width, window = self.checked_passes(sleep_passes), tokens.shape[1], self.config.window
+        passes, real = self.checked_passes(sleep_passes), (tokens >= 0).cpu()
         states, position = self.initial_states(len(tokens)), torch.zeros(1, 1, dtype=torch.int64, device=tokens.device)
         logits, places = [], []
-        for i, (chunk, real) in enumerate(
-            zip(tokens.split(window, 1), (tokens >= 0).cpu().split(window, 1), strict=True)
-        ):
-            span, mask = _span(real, chunk.device), predicting[:, i * window : (i + 1) * window]
+        for i in range(asked.shape[1]):
+            begin, here = i * self.config.window, slice(i * self.config.window, (i + 1) * self.config.window)
+            chunk, inside, mask = tokens[:, here], real[:, here], predicting[:, here]
+            span = _span(inside, chunk.device)
             # a row is idle if its chunk holds only pads, or if its last answer is predicted in an earlier window
-            awake, asleep = asked[:, i], asked[:, i + 1 :].any(1) & real.any(1)
+            awake, asleep = asked[:, i], asked[:, i + 1 :].any(1) & inside.any(1)
             if self.config.sleep_on == "prompts":
                 asleep &= ~awake
             states = _detached(states, cuts[:, i])
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(reached[:, i].any())):
                 h = self.embedded(chunk, position, span)
                 if (wanted := asleep & ~awake).any():  # consolidation phase: N passes
-                    rows, part = _select(wanted, h, states, real)
+                    rows, part = _select(wanted, h, states, inside)
                     states = merge_rows(states, self.sleep(*part, passes), rows)
                 for wanted, n in ((awake & ~asleep, 1), (awake & asleep, passes)):  # prediction phase: one pass, or N
                     if wanted.any():
-                        rows, part = _select(wanted, h, states, real)
+                        rows, part = _select(wanted, h, states, inside)
                         out, after = self.predict(*part, n)
                         states = merge_rows(states, after, rows)
                         row, column = (mask if rows is None else mask[rows]).nonzero(as_tuple=True)
                         logits.append(self.readout(out[row, column]))
-                        places.append((row if rows is None else rows[row]) * width + i * window + column)
+                        places.append((row if rows is None else rows[row]) * tokens.shape[1] + begin + column)
             position = position + span.length()
         out = torch.cat(logits)[torch.cat(places).argsort()]  # from window by window to row by row
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
