@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sleepmodel import ModelConfig, Session, SleepModel
-from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes
+from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes, training_flops
 from sleepmodel.config.training import RECOMPUTE, Truncation
 from sleepmodel.inputs import predicting_windows
 from sleepmodel.mixers import gated_delta as fast_weights
@@ -383,12 +383,18 @@ def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "message"),
-    [((18,), "row 0: an answer is the first token of a window of 6"), ((), "at least one answer")],
+    ("sleep_on", "answers", "message"),
+    [
+        ("prompts", (18,), 'row 0: an answer is the first token of a window of 6 tokens.*sleep_on = "all"'),
+        ("all", (0, 18), "row 0: an answer is the first token of the row, where nothing can predict it"),
+        ("prompts", (), "at least one answer"),
+    ],
 )
-def test_a_batch_without_meaning_is_refused(make_model: MakeModel, answers: tuple[int, ...], message: str) -> None:
+def test_a_batch_without_meaning_is_refused(
+    make_model: MakeModel, sleep_on: str, answers: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        make_model()(*rows(0, answers=answers))
+        make_model(sleep_on=sleep_on)(*rows(0, answers=answers))
 
 
 @pytest.mark.parametrize("bad", [5, 7])
@@ -449,6 +455,21 @@ def test_flops_are_what_torch_counts(
     assert counter.get_total_flops() == flops(model, 21, 3, asked) - sum(solves) + readout
     if answers == (19, 20):
         assert flops(model, 21, 3) == flops(model, 21, 3, asked)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("loop", [None, (1, 2), (0, 2)])
+def test_training_flops_are_what_torch_counts(
+    make_model: MakeModel, loop: tuple[int, int] | None, eviction: str
+) -> None:
+    """The backward goes once through a waking pass, for its loss and the passes that continue from it together."""
+    fields = {"mixers": ("attention", "local_attention", "attention"), "loop": loop, "eviction": eviction}
+    model = make_model(sleep_on="all", dtype=torch.float32, **fields)
+    tokens, mask = rows(0, batch=1, answers=ANSWERS["all"])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens, mask, sleep_passes=3).loss.backward()
+    asked, readout = predicting_windows(mask, 6)[0].tolist(), 3 * 2 * 20 * 16 * 5
+    assert counter.get_total_flops() == training_flops(model, 21, 3, asked) + readout
 
 
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
