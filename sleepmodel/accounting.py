@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -15,15 +16,18 @@ from sleepmodel.states import named_tensors
 Times = Callable[[int, bool], int]  # (block, whether in a window's first pass) -> how often its forward's FLOPs count
 
 
-def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
-    """Forward matmul FLOPs for one row of `tokens` tokens, with a sleep on each window except the last, which answers.
+def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None, asked: Sequence[bool] | None = None) -> int:
+    """Forward matmul FLOPs for one row of `tokens` tokens. A multiplication with its addition counts as 2 FLOPs.
 
-    sleep_passes: N; None is the config's. A multiplication with its addition counts as 2 FLOPs.
+    sleep_passes: N; None is the config's. asked: for each window, whether answers are predicted in it (see
+    `predicting_windows`); None: in the last one alone.
     """
-    return _row_flops(model, tokens, sleep_passes, lambda block, first_pass: 1)
+    return _row_flops(model, tokens, sleep_passes, asked, lambda block, first_pass: 1)
 
 
-def training_flops(model: SleepModel, tokens: int, sleep_passes: int | None = None) -> int:
+def training_flops(
+    model: SleepModel, tokens: int, sleep_passes: int | None = None, asked: Sequence[bool] | None = None
+) -> int:
     """Matmul FLOPs of forward and backward for one row; arguments as in `flops`.
 
     The backward of a block costs two forwards: the gradients of its inputs and of its weights. A block without trained
@@ -35,7 +39,7 @@ def training_flops(model: SleepModel, tokens: int, sleep_passes: int | None = No
     def forwards(block: int, first_pass: bool) -> int:
         return 3 if trained[block] else 1 if first_pass and block < lowest else 2
 
-    return _row_flops(model, tokens, sleep_passes, forwards)
+    return _row_flops(model, tokens, sleep_passes, asked, forwards)
 
 
 def n_params(model: SleepModel) -> int:
@@ -66,26 +70,41 @@ def fingerprint(model: SleepModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _row_flops(model: SleepModel, tokens: int, sleep_passes: int | None, times: Times) -> int:
-    config = model.config
-    schedule = model.sleep_schedule(model.checked_passes(sleep_passes))
-    slept = (tokens - 1) // config.window
-    kept = config.window - 1 if config.eviction == "sliding" else 0
-    sleeps = sum(_sleep_flops(model, schedule, kept if i else 0, times) for i in range(slept))
-    answered = _pass_flops(model, range(len(model.stack)), tokens - slept * config.window, kept if slept else 0, times)
-    return sleeps + answered
-
-
-def _sleep_flops(model: SleepModel, schedule: list[list[int]], kept: int, times: Times) -> int:
-    if not schedule:
-        return 0
-    window, first, (*passes, last) = model.config.window, len(schedule) == 1, schedule
-    full = sum(
-        _pass_flops(model, blocks, window, 0 if i else kept, times, first_pass=i == 0)
-        for i, blocks in enumerate(passes)
+def _row_flops(
+    model: SleepModel, tokens: int, sleep_passes: int | None, asked: Sequence[bool] | None, times: Times
+) -> int:
+    config, schedule = model.config, model.sleep_schedule(model.checked_passes(sleep_passes))
+    windows = -(-tokens // config.window)
+    asked = [False] * (windows - 1) + [True] if asked is None else asked
+    last = max(i for i, answers in enumerate(asked) if answers)
+    # a window's tokens, whether others come before it, whether it is predicted, and whether it is slept on
+    kinds = Counter(
+        (
+            min(config.window, tokens - i * config.window),
+            i > 0,
+            answers,
+            i < last and (not answers or config.sleep_on == "all"),
+        )
+        for i, answers in enumerate(asked[: last + 1])
     )
-    written = _pass_flops(model, last[:-1], window, kept if first else 0, times, first_pass=first)
-    return full + written + times(last[-1], first) * model.stack[last[-1]].mixer.write_flops(window)
+    return sum(count * _window_flops(model, schedule, times, *kind) for kind, count in kinds.items())
+
+
+def _window_flops(
+    model: SleepModel, schedule: list[list[int]], times: Times, tokens: int, follows: bool, awake: bool, asleep: bool
+) -> int:
+    kept = model.config.window - 1 if follows and model.config.eviction == "sliding" else 0
+    total = _pass_flops(model, range(len(model.stack)), tokens, kept, times) if awake else 0
+    if not asleep:
+        return total
+    for i, blocks in enumerate(schedule):
+        if i == 0 and awake:  # the waking pass was the first one
+            continue
+        written = blocks[-1:] if i == len(schedule) - 1 else []
+        run = blocks[: len(blocks) - len(written)]
+        total += _pass_flops(model, run, tokens, 0 if i else kept, times, first_pass=i == 0)
+        total += sum(times(j, i == 0) * model.stack[j].mixer.write_flops(tokens) for j in written)
+    return total
 
 
 def _pass_flops(

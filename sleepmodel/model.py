@@ -2,7 +2,14 @@
 
 A hybrid language model reads a row window by window. On a window without answers it sleeps: it runs the blocks N times,
 passes the hidden vectors h and the states S from each pass to the next, and then drops h and the KV cache. A window
-with answers is read once. Only what `evict` keeps of the states crosses the border of a window.
+with answers is read once, awake, or with `sleep_on = "all"` it is predicted awake and then slept on: the waking pass is
+the first of the N, and the other N - 1 go on from its hidden vectors. Only what `evict` keeps of the states crosses the
+border of a window.
+
+A row is one document: its first token begins a window and the states of its own. Rows share nothing, and windows behind
+the end of a row are not computed, so that documents of different lengths are trained together as they are. Do not join
+them to longer rows: each pass of a sleep begins with the state at the end of the pass before, over the whole window, so
+that two documents in one window could not be kept apart.
 
 reference.py implements the same algorithm token by token. The tests compare this file with it.
 """
@@ -21,7 +28,7 @@ from datagen.checks import require_whole
 from datagen.tokenizer import Tokenizer
 from sleepmodel.config.model import MAX_SIZE, ModelConfig
 from sleepmodel.config.training import Truncation
-from sleepmodel.inputs import answering_windows
+from sleepmodel.inputs import check_batch, predicting_windows, predictors
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, Span, zero_linear
 from sleepmodel.states import map_tensors, merge_rows, select_rows
@@ -128,39 +135,62 @@ class SleepModel(nn.Module):
 
         tokens: int64 [B, T]; negative tokens are pads. They may stand only at the ends of a row and have no effect.
         loss_mask: bool [B, T], True at answer tokens. Each is predicted from the token before it. Rows may have their
-            answers in different windows; tokens after a row's last window with answers are not read.
+            answers in different windows; windows after a row's last prediction are not read.
         sleep_passes: N for this batch; None is the config's.
 
-        Raises ValueError if an answer is the first token of a window (no output crosses a border), if there are pads
-        between tokens, if a token is not in the vocabulary, if a row is too long, or if there is no answer.
+        With `config.sleep_on = "all"`, a window with answers is slept on too if answers follow in later windows: the
+        pass that predicts is the first of the N. The first token of a window is then predicted from the last one of the
+        window before, so that every token of a row except its first can be an answer, and all logits are those of a
+        Session that reads the row.
+
+        Raises ValueError if an answer is the first token of a row or, with "prompts", of a window (no output crosses a
+        border), if there are pads between tokens, if a token is not in the vocabulary, if a row is too long, or if
+        there is no answer.
         """
-        answers = answering_windows(tokens, loss_mask, self.config)
-        passes, window, padded = self.checked_passes(sleep_passes), self.config.window, bool((tokens < 0).any())
+        check_batch(tokens, loss_mask, self.config)
+        asked, predicting = predicting_windows(loss_mask, self.config.window), predictors(loss_mask)
+        cuts, reached = self._truncated(asked)
+        passes, real = self.checked_passes(sleep_passes), (tokens >= 0).cpu()
         states, position = self.initial_states(len(tokens)), torch.zeros(1, 1, dtype=torch.int64, device=tokens.device)
         logits, places = [], []
-        for i, chunk in enumerate(tokens.split(window, 1)):
-            span = Span.of(chunk >= 0) if padded else Span.whole(chunk.shape[1], chunk.device)
-            answering = answers[:, i]
-            # a row is idle if its chunk holds only pads, or if its last answer lies in an earlier window
-            sleeping = ~answering & answers[:, i:].any(1) & (chunk >= 0).any(1).to(answers.device)
-            states, differentiated = self._truncated(states, answers, i)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and differentiated):
+        for i in range(asked.shape[1]):
+            begin, here = i * self.config.window, slice(i * self.config.window, (i + 1) * self.config.window)
+            chunk, inside, mask = tokens[:, here], real[:, here], predicting[:, here]
+            span = _span(inside, chunk.device)
+            # a row is idle if its chunk holds only pads, or if its last answer is predicted in an earlier window
+            awake, asleep = asked[:, i], asked[:, i + 1 :].any(1) & inside.any(1)
+            if self.config.sleep_on == "prompts":
+                asleep &= ~awake
+            states = _detached(states, cuts[:, i])
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(reached[:, i].any())):
                 h = self.embedded(chunk, position, span)
-                if sleeping.any():  # consolidation phase: N passes
-                    rows, part = _select(sleeping, (h, states, span))
+                if (wanted := asleep & ~awake).any():  # consolidation phase: N passes
+                    rows, part = _select(wanted, h, states, inside)
                     states = merge_rows(states, self.sleep(*part, passes), rows)
-                if answering.any():  # prediction phase: one pass
-                    rows, (h, read, part_span) = _select(answering, (h, states, span))
-                    h, read = self.run_blocks(h, read, part_span)
-                    states = merge_rows(states, self.evict(read, part_span), rows)
-                    mask = loss_mask[:, i * window : (i + 1) * window]
-                    row, column = (mask if rows is None else mask[rows]).nonzero(as_tuple=True)
-                    logits.append(self.readout(h[row, column - 1]))
-                    places.append((row if rows is None else rows[row]) * tokens.shape[1] + i * window + column)
+                for wanted, n in ((awake & ~asleep, 1), (awake & asleep, passes)):  # prediction phase: one pass, or N
+                    if wanted.any():
+                        rows, part = _select(wanted, h, states, inside)
+                        out, after = self.predict(*part, n)
+                        states = merge_rows(states, after, rows)
+                        row, column = (mask if rows is None else mask[rows]).nonzero(as_tuple=True)
+                        logits.append(self.readout(out[row, column]))
+                        places.append((row if rows is None else rows[row]) * tokens.shape[1] + begin + column)
             position = position + span.length()
         out = torch.cat(logits)[torch.cat(places).argsort()]  # from window by window to row by row
         wide = out.to(torch.promote_types(out.dtype, torch.float32))
         return Output(F.cross_entropy(wide, tokens[loss_mask]), out)
+
+    def predict(self, h: Tensor, states: States, span: Span, passes: int) -> tuple[Tensor, States]:
+        """Read a window of embedded tokens awake, run the other N - 1 passes, and evict: h [B, T, d] -> (h, states).
+
+        The returned h is that after the waking pass, for the readout. passes: N.
+        """
+
+        def run(h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
+            looped, out, woken = self._recomputed(self.recompute in ("pass", "both"), self.wake, h, states, span)
+            return out, self.refine(looped, woken, states, span, passes)
+
+        return self._recomputed(self.recompute in ("window", "both"), run, h, states, span)
 
     def sleep(self, h: Tensor, states: States, span: Span, passes: int | None = None) -> States:
         """Run N passes over a window of embedded tokens h [B, T, d], then evict. passes: N; None is the config's.
@@ -194,15 +224,11 @@ class SleepModel(nn.Module):
         """The states of `batch` rows that have read nothing."""
         return tuple(block.mixer.initial_state(batch) for block in self.stack)
 
-    def run_blocks(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
-        """One waking pass through all blocks: h [B, T, d] -> (h, states)."""
-        wanted = self.recompute in ("pass", "window", "both")
-        return self._recomputed(wanted, self._pass, range(len(self.blocks)), h, states, span)
-
-    # For a Session, which reads token by token: its waking pass over a window is also the first pass of the sleep.
+    # A waking pass over a window is also the first pass of the sleep on it. A Session wakes token by token.
 
     def wake(self, h: Tensor, states: States, span: Span) -> tuple[Tensor, Tensor, States]:
-        """As `run_blocks`; also returns h [B, T, d] after the last block of the loop, from which `refine` continues."""
+        """One pass through all blocks, h [B, T, d] -> (h after the last block of the loop, h, states). `refine`
+        continues from the first of these."""
         end = self.loop[1]
         looped, states = self._pass(range(end), h, states, span)
         h, states = self._pass(range(end, len(self.blocks)), looped, states, span)
@@ -213,11 +239,11 @@ class SleepModel(nn.Module):
 
         h: [B, T, d], after the last block of the loop; states: after the waking pass; before: when the window began.
         """
-        schedule = [[], *self.sleep_schedule(self.checked_passes(passes))[1:]]  # `wake` ran the first pass
-        repeated = {i for blocks in schedule for i in blocks}
+        schedule = self.sleep_schedule(self.checked_passes(passes))
+        repeated = {i for blocks in schedule[1:] for i in blocks}
         # the last pass runs the blocks after the loop anew, so their waking states are discarded
-        start = [before[i] if i in repeated and i >= self.loop[1] else state for i, state in enumerate(states)]
-        slept = self._run_passes(schedule, h, tuple(start), span)
+        woken = [before[i] if i in repeated and i >= self.loop[1] else state for i, state in enumerate(states)]
+        slept = self._run_passes(schedule, h, before, span, tuple(woken))
         earlier = [state if i in repeated else None for i, state in enumerate(states)]
         return self.evict(slept, span, earlier)
 
@@ -247,8 +273,13 @@ class SleepModel(nn.Module):
         require_whole("sleep_passes", passes, 1, MAX_SIZE)
         return passes
 
-    def _run_passes(self, schedule: list[list[int]], h: Tensor, states: States, span: Span) -> States:
-        """The states after the passes of a schedule. With truncation, only the last K passes are differentiated."""
+    def _run_passes(
+        self, schedule: list[list[int]], h: Tensor, states: States, span: Span, woken: States | None = None
+    ) -> States:
+        """The states after the passes of a schedule. With truncation, only the last K passes are differentiated.
+
+        woken: the states after the first pass, if `wake` has run it and h is what it left; states: those before it.
+        """
         last, kept, learning = len(schedule) - 1, self.truncation.passes or len(schedule), torch.is_grad_enabled()
         for i, blocks in enumerate(schedule):
             if i:
@@ -257,13 +288,17 @@ class SleepModel(nn.Module):
             run = self._write_pass if blocks and i == last else self._pass
             differentiated = i > last - kept
             with torch.set_grad_enabled(learning and differentiated):
-                h = self.norm(h) if i and self.config.loop_norm else h
-                h, after = self._recomputed(self.recompute in ("pass", "both"), run, blocks, h, states, span)
+                if i == 0 and woken is not None:
+                    after = woken
+                else:
+                    h = self.norm(h) if i and self.config.loop_norm else h
+                    h, after = self._recomputed(self.recompute in ("pass", "both"), run, blocks, h, states, span)
             if learning and not differentiated:
-                each = zip(self.stack, states, after, strict=True)
-                passed = (block.mixer.straight_through(old, new) for block, old, new in each)
                 # the state of a block that did not run still has its own gradient
-                after = tuple(state if j in blocks else after[j] for j, state in enumerate(passed))
+                h, constant = h.detach(), map_tensors(Tensor.detach, after)
+                each = zip(self.stack, states, constant, strict=True)
+                passed = [block.mixer.straight_through(old, new) for block, old, new in each]
+                after = tuple(passed[j] if j in blocks else state for j, state in enumerate(after))
             states = after
         return states
 
@@ -284,35 +319,53 @@ class SleepModel(nn.Module):
             return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
         return function(*arguments)
 
-    def _truncated(self, states: States, answers: Tensor, i: int) -> tuple[States, bool]:
-        """The states with which window i begins, and whether any loss is differentiated through this window.
-
-        The states of a row are detached M - 1 windows before its answers begin (see Truncation).
-        """
-        reach = self.truncation.windows
-        if reach is None or not torch.is_grad_enabled():
-            return states, True
-        first = answers & ~F.pad(answers, (1, 0))[:, :-1]  # the first of several windows in a row with answers
-        if i + reach <= answers.shape[1] and first[:, i + reach - 1].any():
-            cut = first[:, i + reach - 1].to(self.embed.weight.device)
-
-            def detach(leaf: Tensor) -> Tensor:
-                return torch.where(cut.view(-1, *[1] * (leaf.dim() - 1)), leaf.detach(), leaf)
-
-            states = map_tensors(lambda leaf: detach(leaf) if leaf.requires_grad else leaf, states)
-        return states, bool(answers[:, i].any() or first[:, i : i + reach].any())
+    def _truncated(self, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Before which windows the states of a row are detached, and through which any loss is differentiated, both
+        bool [B, windows] (see Truncation). asked: the windows that predict answers, bool [B, windows]."""
+        reach, cuts, reached = self.truncation.windows, torch.zeros_like(asked), asked.clone()
+        windows = asked.shape[1]
+        if reach is not None:
+            first = asked & ~F.pad(asked, (1, 0))[:, :-1]  # the first of several windows in a row with answers
+            cuts = F.pad(first[:, reach - 1 :], (0, min(reach - 1, windows)))
+            if self.config.sleep_on == "all":
+                since = torch.zeros(len(asked))  # windows since the last cut
+                for i in range(windows):
+                    cuts[:, i] |= asked[:, i] & (since >= reach)
+                    since = torch.where(cuts[:, i], 1, since + 1)
+        for i in range(windows - 2, -1, -1):
+            reached[:, i] |= reached[:, i + 1] & ~cuts[:, i + 1]
+        return cuts, reached
 
 
 def _norm(config: ModelConfig) -> nn.RMSNorm:
     return nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
 
-def _select(selected: Tensor, batch: tuple[Tensor, States, Span]) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:
-    """The indices of the selected rows (bool [B]), and h, states and span of these rows. If all rows are selected, the
-    indices are None."""
-    if selected.all():
-        return None, batch
-    h, states, span = batch
-    rows = selected.nonzero()[:, 0].to(h.device)
-    real = None if span.real is None else span.real[rows]
-    return rows, (h[rows], select_rows(states, rows), Span(span.place if real is None else span.place[rows], real))
+def _span(real: Tensor, device: torch.device) -> Span:
+    """The span of a window from its first place on; real: bool [B, T], on the CPU, False at pads."""
+    return Span.whole(real.shape[1], device) if real.all() else Span.of(real.to(device))
+
+
+def _select(
+    wanted: Tensor, h: Tensor, states: States, real: Tensor
+) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:
+    """The indices of the wanted rows (bool [B]), None if it is all of them, and the h, states and span of these rows,
+    cut off behind the last token of the longest. real: bool [B, T], False at pads."""
+    rows = None if wanted.all() else wanted.nonzero()[:, 0].to(h.device)
+    real = real[wanted]
+    real = real[:, : int(real.any(0).nonzero().max()) + 1]
+    if rows is not None:
+        h, states = h[rows], select_rows(states, rows)
+    return rows, (h[:, : real.shape[1]], states, _span(real, h.device))
+
+
+def _detached(states: States, rows: Tensor) -> States:
+    """The states, with those of the rows (bool [B]) as constants."""
+    if not rows.any():
+        return states
+
+    def detach(leaf: Tensor) -> Tensor:
+        cut = rows.to(leaf.device).view(-1, *[1] * (leaf.dim() - 1))
+        return torch.where(cut, leaf.detach(), leaf) if leaf.requires_grad else leaf
+
+    return map_tensors(detach, states)

@@ -41,17 +41,25 @@ def algorithm_1(
     """Algorithm 1: the logits of the answer tokens of a row, [answers, vocab].
 
     tokens: int64 [T]; answers: bool [T], True at the answer tokens; passes: N; first_window: number of tokens in the
-    first window, if pads on the left take its other places; None: L.
+    first window, if pads on the left take its other places; None: L. `config.sleep_on` says what becomes of a window in
+    which answers are predicted: "prompts": the waking pass that predicts is its only one; "all": it is slept on too.
     """
     config = model.config
     states, logits, begin = initial_states(model), [], 0
     for size in [first_window or config.window, *[config.window] * len(tokens)]:
         if begin >= len(tokens):
             break
-        h, asked = embedded(model, tokens[begin : begin + size], begin), answers[begin : begin + size]
-        # N passes consolidate a window without answers; a window with answers gets one pass
-        h = run_window(model, h, states, begin, 1 if asked.any() else passes)
-        logits += [readout(model, h[t - 1]) for t in asked.nonzero()[:, 0].tolist()]
+        h = embedded(model, tokens[begin : begin + size], begin)
+        # each answer is predicted from the token before it, which may be the last one of the window before
+        asking = answers[begin + 1 : begin + size + 1].nonzero()[:, 0].tolist()
+        if asking:  # awake, in one pass
+            woken = [BlockState([*state.cache], [*state.S], [*state.inputs]) for state in states]
+            read = run_window(model, h, woken, begin, 1)
+            logits += [readout(model, read[t]) for t in asking]
+        if asking and config.sleep_on == "prompts":
+            states = woken
+        else:  # N passes consolidate the window
+            run_window(model, h, states, begin, passes)
         evict(model, states)
         begin += size
     return torch.stack(logits)

@@ -134,14 +134,14 @@ def read(model: SleepModel, recipe: Recipe, states: Tensor, answers: Tensor, pas
                     h, weights = h.detach(), map_tensors(Tensor.detach, weights)
                 h = begin if j == recipe.reads_first else _carried(model, recipe, h, empty)
                 weights = model.begin_pass(weights)
-            h, weights = model.run_blocks(h, weights, span)
+            _, h, weights = model.wake(h, weights, span)
             traces[j].append(model.readout(h))
         weights = model.evict(weights, span)
     found = []
     for i in range(windows):
         asked = torch.cat((torch.full((rows, 1), QUERY), answers[:, i, :-1]), 1)
         h = model.embedded(asked, torch.tensor([[(windows + i) * cells]]), span)
-        found.append(model.readout(model.run_blocks(h, weights, span)[0]))
+        found.append(model.readout(model.wake(h, weights, span)[1]))
     return Read([torch.stack(trace, 1) for trace in traces], torch.stack(found, 1))
 
 

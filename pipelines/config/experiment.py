@@ -340,12 +340,17 @@ class Experiment:
 
     def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all") -> float:
         """FLOPs of one training step on rows of the greatest length. Where N is drawn for each batch, from `drawn` or
-        else by the training's config: the mean. trained: as in TrainConfig."""
+        else by the training's config: the mean. trained: as in TrainConfig. A model that sleeps on all windows is
+        assumed to predict in each one behind the context."""
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
         freeze(built, trained)
-        row = sum(training_flops(built, self.task.row_length, n) for n in passes) / len(passes)
+        length, asked = self.task.row_length, None
+        if model.sleep_on == "all":
+            read = (self.task.context_length or 0) // model.window
+            asked = [i >= read for i in range(-(-length // model.window))]
+        row = sum(training_flops(built, length, n, asked) for n in passes) / len(passes)
         return self.train.batch_size * row
 
     def train_rows(self) -> int:
@@ -361,7 +366,8 @@ def _base_mixers(model: ModelConfig) -> tuple[str, ...]:
 
 def _check_fits(task: Task, model: ModelConfig, whole: bool = False) -> None:
     """Raise ValueError where a model cannot read a task's rows. whole: the model's window holds a whole row."""
-    if not whole:
+    # a model that sleeps on all windows can read any row: its answers may begin windows
+    if not whole and model.sleep_on == "prompts":
         try:
             task.check_window(model.window)
         except ValueError as error:

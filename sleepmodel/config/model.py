@@ -21,6 +21,7 @@ MIXERS = {
 }
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
+SLEEP_ON = ("prompts", "all")
 BIASES = ("none", "qkv", "all")
 QK_NORMS = ("unit", "learned", "none")
 MLPS = ("relu2", "swiglu")
@@ -73,6 +74,8 @@ class ModelConfig:
     eviction: what happens to the KV cache when the window is full: "hard" clears it, "sliding" keeps the L - 1 latest.
     sleep_passes: N, recurrent passes over a full window before it is evicted.
     loop: half-open range of blocks that every pass runs; the other blocks run once. None is all blocks.
+    sleep_on: the windows that training sleeps on. "prompts": those without answers (the paper). "all": also those with
+        answers, which are first predicted awake, as a Session does; for language modelling.
     fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
     fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
     mlp_ratio: hidden width of the MLP in units of d_model.
@@ -105,6 +108,7 @@ class ModelConfig:
     eviction: Literal["hard", "sliding"] = "hard"
     sleep_passes: int = 1
     loop: tuple[int, int] | None = None
+    sleep_on: Literal["prompts", "all"] = added_later("prompts")
     fast_weight_lr: float = 1.0
     fast_heads: int = 4
     key_dim: int = 64
@@ -136,6 +140,7 @@ class ModelConfig:
             require_whole("max_positions", self.max_positions, 2)
         require_real("fast_weight_lr", self.fast_weight_lr, 1e-6, 2.0, "a number in (0, 2]")
         require_one_of("eviction", self.eviction, EVICTIONS)
+        require_one_of("sleep_on", self.sleep_on, SLEEP_ON)
         named = isinstance(self.mixers, tuple) and self.mixers and all(map(_names_mixer, self.mixers))
         require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
         require(len(self.mixers) <= MAX_BLOCKS, "mixers", len(self.mixers), f"at most {MAX_BLOCKS} blocks")

@@ -30,6 +30,10 @@ class Truncation:
         gradient of the fast weights goes unchanged through the earlier passes to the windows before (straight-through).
     windows: M. A loss is differentiated through M windows, its own included. If several windows in a row hold answers,
         their losses reach as far back as that of the first, M - 1 windows before which the states are detached.
+
+    With `sleep_on = "all"`, the waking pass of a window is differentiated for its own loss whatever K is; as the first
+    pass of the window's sleep it counts for later losses like any other pass. The row is cut into pieces of M windows,
+    the first of which begins as above, as long as windows hold answers: a loss reaches back to the start of its piece.
     """
 
     passes: int | None = None

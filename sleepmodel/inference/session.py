@@ -50,8 +50,8 @@ class Session:
     """Batched inference with sleep (paper, Algorithm 1).
 
     A session sleeps on every full window, including the tokens that it has generated. However the tokens are split into
-    reads, the logits equal those of the training forward, up to the end of the first window that holds answers: on that
-    one, training does not sleep.
+    reads, the logits equal those of the training forward: with `config.sleep_on = "all"` everywhere, with "prompts" up
+    to the end of the first window that holds answers, on which training does not sleep.
 
     batch_size: number of rows; None is that of the memory, or 1 without one. memory: a memory of this model, to resume
     from. sleep_passes: N; None is the model's. Raises ValueError if one of them does not fit.

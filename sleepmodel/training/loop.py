@@ -20,6 +20,7 @@ from datagen.rows import Rows
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
+from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
@@ -27,6 +28,7 @@ from sleepmodel.training.engine import Engine
 from sleepmodel.training.optim import schedule
 from sleepmodel.training.progress import Progress
 
+CACHED_COSTS = 2**12  # kinds of rows: rows of one task have few
 Save = Callable[[Path], None]  # writes a complete checkpoint to an empty directory
 
 
@@ -63,7 +65,7 @@ def train(
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
     sampler, window = _sampler(rows, config, history), engine.model.config.window
-    cost = functools.cache(functools.partial(training_flops, engine.model))
+    cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
     def save(directory: Path) -> None:
@@ -86,8 +88,10 @@ def train(
         state.step += 1
         real = batch.lengths - batch.pads
         state.tokens += int(real.sum())
-        # windows that hold only pads are not computed
-        state.flops += sum(cost(int(length), passes) for length in real + batch.pads % window)
+        asked = predicting_windows(torch.from_numpy(batch.loss_mask()), window)
+        for length, pads, row in zip(real + batch.pads % window, batch.pads, asked, strict=True):
+            # windows that hold only pads are not computed
+            state.flops += cost(int(length), passes, tuple(row[pads // window :].tolist()))
         if state.step % config.validate_every == 0 or state.step == config.steps:
             progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
             sampler.validated(progress.accuracy)

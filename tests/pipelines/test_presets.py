@@ -210,6 +210,17 @@ def test_an_override_without_meaning_is_refused_by_name(assignment: str, message
         apply_overrides(PRESETS["demo"], [assignment])
 
 
+def test_a_model_that_sleeps_on_all_windows_takes_any_window() -> None:
+    """Also one that an answer of the task begins; and its cost counts the waking passes."""
+    sleeping = apply_overrides(PRESETS["demo"], ["model.sleep_on=all", "model.window=17"])
+    assert {sleeping.variant_model(variant).sleep_on for variant in sleeping.variants} == {"all"}
+    engine = LocalEngine(build_model(sleeping.model, sleeping.train), sleeping.train)
+    tokens, mask = map(torch.from_numpy, sleeping.task.sample("train", 0, 0, 4).batch())
+    assert mask[:, 17].any() and torch.isfinite(engine.backward(tokens, mask, 2))
+    gsm = PRESETS["gsm-fig4-mini"]
+    assert gsm.step_flops(replace(gsm.model, sleep_on="all")) > gsm.step_flops(gsm.model)
+
+
 def test_tuning_the_demo_changes_nothing_but_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where another preset would take its model, its training or a setting from it."""
     before = PRESETS["demo"]

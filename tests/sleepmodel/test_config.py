@@ -31,6 +31,7 @@ REQUIRED: dict[Any, dict[str, Any]] = {
         (ModelConfig, {"d_model": 10, "n_heads": 4}, "d_model = 10: must be a multiple of .* 8"),
         (ModelConfig, {"window": True}, "window = True"),
         (ModelConfig, {"eviction": "soft"}, "eviction = 'soft': must be one of hard, sliding"),
+        (ModelConfig, {"sleep_on": "answers"}, "sleep_on = 'answers': must be one of prompts, all"),
         (ModelConfig, {"loop": (2, 2)}, r"loop = \(2, 2\): must be null or two block numbers, 0 <= start < end <= 4"),
         (ModelConfig, {"loop": (0, 5)}, r"loop = \(0, 5\): must be .* end <= 4"),
         (ModelConfig, {"loop": 3}, "loop = 3: must be null or two block numbers"),

@@ -1,6 +1,6 @@
 """Algorithm 1: what a sleep computes, what crosses a border, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,13 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sleepmodel import ModelConfig, Session, SleepModel
-from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes
+from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes, training_flops
 from sleepmodel.config.training import RECOMPUTE, Truncation
+from sleepmodel.inputs import predicting_windows
 from sleepmodel.mixers import gated_delta as fast_weights
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import gated_delta_cpu
 from sleepmodel.reference import algorithm_1, embedded, initial_states, readout, run_block
-from tests.sleepmodel.conftest import ARCHITECTURES, EVERY_MIXER, MakeModel, every_architecture
+from tests.sleepmodel.conftest import ARCHITECTURES, EVERY_MIXER, MakeModel, every_architecture, every_kind
 
 HYBRID = ("attention", "gated_delta", "attention", "gated_delta")
 EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64, another order of sums
@@ -77,6 +78,18 @@ def test_a_pretrained_architecture_is_algorithm_1(
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(("loop", "passes"), [(None, 1), (None, 3), ((1, 2), 2), ((1, 3), 3)])
+@every_kind
+def test_a_window_is_predicted_awake_and_then_slept_on(
+    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, passes: int, eviction: str
+) -> None:
+    """The loss of a language model: every token but the first is an answer, those that begin a window too."""
+    model = make_model(loop=loop, eviction=eviction, sleep_passes=passes, sleep_on="all", **fields)
+    tokens, mask = rows(passes, batch=1, tokens=15, answers=tuple(range(1, 15)))
+    assert_same_training(model, tokens, mask, algorithm_1(model, tokens[0], mask[0], passes))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("loop", [(0, 1), (1, 3), (2, 4), (3, 5), (0, 5)])
 def test_a_loop_repeats_its_blocks_alone(make_model: MakeModel, loop: tuple[int, int], eviction: str) -> None:
     """Also where the blocks behind the loop write, where none of the loop's do, and where the last writes nothing."""
@@ -101,14 +114,22 @@ def test_one_pass_under_sliding_eviction_is_an_ordinary_hybrid_in_one_piece(
 
 def test_nothing_is_computed_that_no_answer_depends_on(make_model: MakeModel) -> None:
     """Which blocks run in full and which write alone, in a sleep of three passes and a window that answers."""
-    model = make_model(mixers=(*HYBRID, "attention"), loop=(1, 3), sleep_passes=3)
-    done: list[str] = []
-    for number, block in enumerate(model.stack):
-        for kind in ("forward", "write"):
-            setattr(block, kind, noted(getattr(block, kind), f"{kind[0]}{number}", done))
-    tokens, mask = rows(0, tokens=11, answers=(8,))
-    model(tokens, mask)
-    assert " ".join(done) == "f0 f1 f2 f1 f2 f1 f2 w3 f0 f1 f2 f3 f4"
+
+    def run(sleep_on: str, answers: tuple[int, ...]) -> str:
+        model = make_model(mixers=(*HYBRID, "attention"), loop=(1, 3), sleep_passes=3, sleep_on=sleep_on)
+        done: list[str] = []
+        for number, block in enumerate(model.stack):
+            for kind in ("forward", "write"):
+                setattr(block, kind, noted(getattr(block, kind), f"{kind[0]}{number}", done))
+        model(*rows(0, tokens=20, answers=answers))
+        return " ".join(done)
+
+    sleep, wake, refine = "f0 f1 f2 f1 f2 f1 f2 w3", "f0 f1 f2 f3 f4", "f1 f2 f1 f2 w3"
+    assert run("prompts", (8,)) == run("all", (8,)) == f"{sleep} {wake}"
+    assert run("prompts", (3, 8)) == f"{wake} {wake}"
+    assert run("all", (3, 8)) == f"{wake} {refine} {wake}"
+    assert run("all", (6,)) == wake  # the first token of a window is predicted in the one before
+    assert run("all", (6, 13)) == f"{wake} {refine} {sleep} {wake}"
 
 
 def noted(function: Callable[..., object], name: str, done: list[str]) -> Callable[..., object]:
@@ -126,15 +147,19 @@ def test_answers_in_several_windows_come_in_row_major_order(make_model: MakeMode
     torch.testing.assert_close(model(tokens, mask).logits, torch.cat(expected), **EXACT)
 
 
+ANSWERS = {"prompts": (19, 20), "all": tuple(range(1, 21))}
+
+
 @pytest.mark.parametrize("recompute", RECOMPUTE[1:])
 @pytest.mark.parametrize("truncation", [Truncation(), Truncation(passes=2, windows=2)])
+@pytest.mark.parametrize("sleep_on", ANSWERS)
 @pytest.mark.parametrize("fields", [{"mixers": HYBRID}, ARCHITECTURES["ouro"], ARCHITECTURES["jet_nemotron"]])
 def test_recomputing_changes_nothing(
-    make_model: MakeModel, fields: dict[str, Any], recompute: str, truncation: Truncation
+    make_model: MakeModel, fields: dict[str, Any], sleep_on: str, recompute: str, truncation: Truncation
 ) -> None:
-    model = make_model(sleep_passes=3, eviction="sliding", **fields)
+    model = make_model(sleep_passes=3, eviction="sliding", sleep_on=sleep_on, **fields)
     model.truncation = truncation
-    tokens, mask = rows(1)
+    tokens, mask = rows(1, answers=ANSWERS[sleep_on])
     plain = gradients(model, model(tokens, mask).loss)
     model.recompute = recompute
     for got, expected in zip(gradients(model, model(tokens, mask).loss), plain, strict=True):
@@ -142,7 +167,8 @@ def test_recomputing_changes_nothing(
 
 
 @pytest.mark.parametrize("recompute", RECOMPUTE[1:])
-def test_recomputing_keeps_less(make_model: MakeModel, recompute: str) -> None:
+@pytest.mark.parametrize("sleep_on", ANSWERS)
+def test_recomputing_keeps_less(make_model: MakeModel, sleep_on: str, recompute: str) -> None:
     def kept(recompute: str) -> int:
         model.recompute, count = recompute, 0
 
@@ -155,13 +181,15 @@ def test_recomputing_keeps_less(make_model: MakeModel, recompute: str) -> None:
             model(tokens, mask)
         return count
 
-    model = make_model(mixers=HYBRID, sleep_passes=4)
-    tokens, mask = rows(1)
+    model = make_model(mixers=HYBRID, sleep_passes=4, sleep_on=sleep_on)
+    tokens, mask = rows(1, answers=ANSWERS[sleep_on])
     assert kept(recompute) < kept("nothing") / 2
 
 
-def seen_gradients(model: SleepModel, tokens: Tensor, mask: Tensor, passes: int = 1) -> list[bool]:
-    """Whether the loss has a gradient at the embedded tokens of each window."""
+def seen_gradients(
+    model: SleepModel, tokens: Tensor, mask: Tensor, passes: int = 1, loss: Callable[[Tensor], Tensor] | None = None
+) -> list[bool]:
+    """Whether the loss has a gradient at the embedded tokens of each window. loss: of the logits; None: the model's."""
     vectors: list[Tensor] = []
     original = model.embedded
 
@@ -170,7 +198,8 @@ def seen_gradients(model: SleepModel, tokens: Tensor, mask: Tensor, passes: int 
         return vectors[-1]
 
     model.embedded = embedded  # type: ignore[method-assign, assignment]
-    found = torch.autograd.grad(model(tokens, mask, passes).loss, vectors, allow_unused=True)
+    out = model(tokens, mask, passes)
+    found = torch.autograd.grad(loss(out.logits) if loss else out.loss, vectors, allow_unused=True)
     model.embedded = original  # type: ignore[method-assign]
     return [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in found]
 
@@ -191,6 +220,33 @@ def test_a_loss_reaches_back_through_m_windows(make_model: MakeModel, eviction: 
     assert seen_gradients(model, tokens, mask) == [True, True, True, True, True]
     mask[:, 8] = False
     assert seen_gradients(model, tokens, mask) == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("answers", "windows", "reached"),
+    [
+        (range(1, 30), 2, {0: [0], 1: [0, 1], 2: [2], 3: [2, 3], 4: [4]}),
+        (range(1, 30), 5, {4: [0, 1, 2, 3, 4]}),
+        (range(1, 30), 1, {i: [i] for i in range(5)}),
+        (range(13, 30), 2, {2: [1, 2], 3: [3], 4: [3, 4]}),  # a prompt of two windows, the first beyond reach
+        ((9, 24, 29), 2, {1: [0, 1], 3: [2, 3], 4: [4]}),  # 24 begins window 4 and is predicted in window 3
+    ],
+)
+def test_windows_that_are_all_predicted_are_cut_into_pieces_of_m(
+    make_model: MakeModel, answers: Iterable[int], windows: int, reached: dict[int, list[int]]
+) -> None:
+    """reached: the windows into which the loss of a window has a gradient."""
+    model = make_model(sleep_on="all", sleep_passes=2)
+    model.truncation = Truncation(windows=windows)
+    tokens, mask = rows(6, tokens=30, answers=tuple(answers))
+    predicted = (mask.nonzero()[:, 1] - 1) // 6
+    for window, expected in reached.items():
+        # a window's own loss, with the others' windows still predicted
+        def loss(logits: Tensor, window: int = window) -> Tensor:
+            return F.cross_entropy(logits[predicted == window], tokens[mask][predicted == window])
+
+        seen = seen_gradients(model, tokens, mask, 2, loss)
+        assert [i for i in range(5) if seen[i]] == expected
 
 
 def test_windows_are_cut_row_by_row(make_model: MakeModel) -> None:
@@ -223,13 +279,15 @@ def given(before: Any, after: Any) -> Any:
         (ARCHITECTURES["ouro"], (1, 3)),
     ],
 )
+@pytest.mark.parametrize("sleep_on", ANSWERS)
 def test_the_last_k_passes_are_differentiated(
-    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, eviction: str
+    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, sleep_on: str, eviction: str
 ) -> None:
-    """Vectors that enter the last K passes are constants, and fast weights pass unchanged by the others."""
-    fields = {**fields, "loop": loop, "eviction": eviction, "sleep_passes": 3}
+    """Vectors that enter the last K passes are constants, and fast weights pass unchanged by the others. The loss of a
+    waking pass has its whole gradient."""
+    fields = {**fields, "loop": loop, "eviction": eviction, "sleep_passes": 3, "sleep_on": sleep_on}
     model, free = make_model(**fields), make_model(**fields)
-    tokens, mask = rows(6, tokens=21, answers=(20,))
+    tokens, mask = rows(6, tokens=21, answers=ANSWERS[sleep_on])
     model.truncation = Truncation(passes=1)
     got = gradients(model, model(tokens, mask).loss)
 
@@ -247,7 +305,11 @@ def test_the_last_k_passes_are_differentiated(
             states = tuple(after)
         return free.evict(states, span)
 
-    free.sleep = sleep  # type: ignore[method-assign]
+    def predict(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Tensor, tuple[Any, ...]]:
+        _, out, woken = free.wake(h, states, span)
+        return out, free.evict(woken, span) if passes == 1 else sleep(h, states, span, passes)
+
+    free.sleep, free.predict = sleep, predict  # type: ignore[method-assign, assignment]
     for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
         torch.testing.assert_close(g, e, **EXACT)
     model.truncation = Truncation(passes=3)
@@ -321,12 +383,18 @@ def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "message"),
-    [((18,), "row 0: an answer is the first token of a window of 6"), ((), "at least one answer")],
+    ("sleep_on", "answers", "message"),
+    [
+        ("prompts", (18,), 'row 0: an answer is the first token of a window of 6 tokens.*sleep_on = "all"'),
+        ("all", (0, 18), "row 0: an answer is the first token of the row, where nothing can predict it"),
+        ("prompts", (), "at least one answer"),
+    ],
 )
-def test_a_batch_without_meaning_is_refused(make_model: MakeModel, answers: tuple[int, ...], message: str) -> None:
+def test_a_batch_without_meaning_is_refused(
+    make_model: MakeModel, sleep_on: str, answers: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        make_model()(*rows(0, answers=answers))
+        make_model(sleep_on=sleep_on)(*rows(0, answers=answers))
 
 
 @pytest.mark.parametrize("bad", [5, 7])
@@ -345,6 +413,10 @@ def test_a_row_beyond_the_positions_is_refused(make_model: MakeModel) -> None:
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("loop", [None, (1, 2)])
 @pytest.mark.parametrize(
+    ("sleep_on", "answers"),
+    [("prompts", (19, 20)), ("prompts", (3, 14, 15)), ("all", (5, 14, 20)), ("all", tuple(range(1, 21)))],
+)
+@pytest.mark.parametrize(
     "fields",
     [
         *({"mixers": mixers} for mixers in (("attention", "gated_delta"), EVERY_MIXER, ("jet", "attention"))),
@@ -356,11 +428,13 @@ def test_flops_are_what_torch_counts(
     fields: dict[str, Any],
     loop: tuple[int, int] | None,
     eviction: str,
+    sleep_on: str,
+    answers: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """But for the triangular solves, C x C by C x V at half a product's cost, and the readout of 2 answers."""
-    model = make_model(loop=loop, eviction=eviction, dtype=torch.float32, **fields)
-    tokens, mask = rows(0, batch=1)
+    """But for the triangular solves, C x C by C x V at half a product's cost, and the readout of the answers."""
+    model = make_model(loop=loop, eviction=eviction, sleep_on=sleep_on, dtype=torch.float32, **fields)
+    tokens, mask = rows(0, batch=1, answers=answers)
     solves: list[int] = []
 
     def counted(rule: Callable[..., object]) -> Callable[..., object]:
@@ -376,8 +450,26 @@ def test_flops_are_what_torch_counts(
     # of the attention kernels torch counts the plain one alone on a CPU
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(tokens, mask, sleep_passes=3)
-    readout = 2 * 2 * 16 * 5
-    assert counter.get_total_flops() == flops(model, 21, 3) - sum(solves) + readout
+    readout = 2 * len(answers) * 16 * 5
+    asked = predicting_windows(mask, 6)[0].tolist()
+    assert counter.get_total_flops() == flops(model, 21, 3, asked) - sum(solves) + readout
+    if answers == (19, 20):
+        assert flops(model, 21, 3) == flops(model, 21, 3, asked)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("loop", [None, (1, 2), (0, 2)])
+def test_training_flops_are_what_torch_counts(
+    make_model: MakeModel, loop: tuple[int, int] | None, eviction: str
+) -> None:
+    """The backward goes once through a waking pass, for its loss and the passes that continue from it together."""
+    fields = {"mixers": ("attention", "local_attention", "attention"), "loop": loop, "eviction": eviction}
+    model = make_model(sleep_on="all", dtype=torch.float32, **fields)
+    tokens, mask = rows(0, batch=1, answers=ANSWERS["all"])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens, mask, sleep_passes=3).loss.backward()
+    asked, readout = predicting_windows(mask, 6)[0].tolist(), 3 * 2 * 20 * 16 * 5
+    assert counter.get_total_flops() == training_flops(model, 21, 3, asked) + readout
 
 
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import PAD, SleepModel
+from sleepmodel.config.model import SLEEP_ON
+from sleepmodel.config.training import Truncation
 from sleepmodel.reference import algorithm_1
 from tests.sleepmodel.conftest import EVERY_MIXER, build_small, every_kind
 from tests.sleepmodel.test_model import EXACT
@@ -18,7 +20,7 @@ WINDOW = 6
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> tuple[list[Tensor], list[list[int]], list[int]]:
+def batches(draw: st.DrawFn, sleep_on: str = "prompts") -> tuple[list[Tensor], list[list[int]], list[int]]:
     """Rows, the places of each one's answers, and how many tokens stand in its first window."""
     rows, answers, firsts = [], [], []
     seed = draw(st.integers(0, 2**31))
@@ -26,12 +28,13 @@ def batches(draw: st.DrawFn) -> tuple[list[Tensor], list[list[int]], list[int]]:
     for _ in range(draw(st.integers(1, 4))):
         length = draw(st.integers(2, 20))
         first = draw(st.integers(1, WINDOW))
-        allowed = [t for t in range(1, length) if t < first or (t - first) % WINDOW]
+        allowed = [t for t in range(1, length) if sleep_on == "all" or t < first or (t - first) % WINDOW]
         if not allowed:
             length, first = 2, 2
             allowed = [1]
         rows.append(torch.randint(0, 5, (length,), generator=make))
-        answers.append(sorted(draw(st.sets(st.sampled_from(allowed), min_size=1, max_size=3))))
+        some = st.sets(st.sampled_from(allowed), min_size=1, max_size=3)
+        answers.append(sorted(draw(st.just(set(allowed)) | some if sleep_on == "all" else some)))
         firsts.append(first)
     return rows, answers, firsts
 
@@ -53,13 +56,15 @@ def by_row(logits: Tensor, mask: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("sleep_on", SLEEP_ON)
 @every_kind
 @settings(max_examples=6)
-@given(batch=batches(), passes=st.integers(1, 3))
+@given(data=st.data(), passes=st.integers(1, 3))
 def test_each_row_of_a_mixed_batch_is_algorithm_1(
-    fields: dict[str, Any], eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
+    fields: dict[str, Any], sleep_on: str, eviction: str, data: st.DataObject, passes: int
 ) -> None:
-    model = build_small(eviction=eviction, **fields)
+    model = build_small(eviction=eviction, sleep_on=sleep_on, **fields)
+    batch = data.draw(batches(sleep_on))
     tokens, mask = padded(*batch)
     found = by_row(model(tokens, mask, passes).logits, mask)
     for got, row, asked, first in zip(found, *batch, strict=True):
@@ -74,16 +79,42 @@ def loss_gradient(model: SleepModel, tokens: Tensor, mask: Tensor) -> list[Tenso
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("sleep_on", SLEEP_ON)
 @settings(max_examples=8)
-@given(batch=batches())
+@given(data=st.data(), reach=st.sampled_from([None, 1, 2]))
 def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
-    eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]]
+    sleep_on: str, eviction: str, data: st.DataObject, reach: int | None
 ) -> None:
-    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2)
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2, sleep_on=sleep_on)
+    model.truncation = Truncation(passes=reach, windows=reach)
+    batch = data.draw(batches(sleep_on))
     together = loss_gradient(model, *padded(*batch))
     alone = [loss_gradient(model, *padded([r], [a], [f])) for r, a, f in zip(*batch, strict=True)]
     for got, *parts in zip(together, *alone, strict=True):
         torch.testing.assert_close(got, sum(parts), rtol=1e-8, atol=1e-9)
+
+
+@settings(max_examples=10)
+@given(batch=batches("all"), passes=st.integers(1, 2))
+def test_no_gradient_goes_from_a_document_to_another(
+    batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
+) -> None:
+    """Exact zeros: a row's loss has no gradient at the embedded tokens of another row, nor at its pads."""
+    model = build_small(eviction="sliding", mixers=EVERY_MIXER, sleep_on="all")
+    tokens, mask = padded(*batch)
+    original, vectors = model.embedded, []
+
+    def embedded(*arguments: Any) -> Tensor:
+        vectors.append(original(*arguments).detach().requires_grad_())
+        return vectors[-1]
+
+    model.embedded = embedded  # type: ignore[method-assign]
+    losses = by_row(F.cross_entropy(model(tokens, mask, passes).logits, tokens[mask], reduction="none"), mask)
+    for row, loss in enumerate(losses):
+        found = torch.autograd.grad(loss.sum(), vectors, retain_graph=True, allow_unused=True, materialize_grads=True)
+        reached = torch.cat(found, 1).abs().sum(2) > 0
+        assert reached[row].any() and not (reached & (tokens < 0)).any()
+        assert not reached[torch.arange(len(tokens)) != row].any()
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import PAD, Session, SleepModel
-from sleepmodel.config.model import MIXERS
+from sleepmodel.config.model import MIXERS, SLEEP_ON
 from tests.sleepmodel.conftest import EVERY_MIXER, KINDS, build_small
 from tests.sleepmodel.test_model import EXACT
 from tests.sleepmodel.test_padding import batches, padded
@@ -57,22 +57,22 @@ def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Ten
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("sleep_on", SLEEP_ON)
 @settings(max_examples=15)
-@given(batch=batches(), data=st.data(), passes=st.integers(1, 3))
-def test_pads_on_the_left_stand_as_in_training(
-    eviction: str, batch: tuple[list[Tensor], list[list[int]], list[int]], data: st.DataObject, passes: int
-) -> None:
-    """Left pads of up to two windows, read in any pieces: the logits of training, of each row's first answer."""
-    tokens, mask = padded(*batch)
+@given(data=st.data(), passes=st.integers(1, 3))
+def test_pads_on_the_left_stand_as_in_training(sleep_on: str, eviction: str, data: st.DataObject, passes: int) -> None:
+    """Left pads of up to two windows, read in any pieces: the logits of training, of each row's first answer or, where
+    training sleeps on all windows, of every answer."""
+    tokens, mask = padded(*data.draw(batches(sleep_on)))
     windows = data.draw(st.integers(0, 1), "windows of pads")
     tokens, mask = F.pad(tokens, (6 * windows, 0), value=PAD), F.pad(mask, (6 * windows, 0))
-    first = mask & (mask.cumsum(1) == 1)
-    model = build_small(eviction=eviction, mixers=EVERY_MIXER)
-    expected = model(tokens, first, passes).logits
+    known = mask if sleep_on == "all" else mask & (mask.cumsum(1) == 1)
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_on=sleep_on)
+    expected = model(tokens, known, passes).logits
     session, cuts = Session(model, len(tokens), sleep_passes=passes), data.draw(st.lists(st.integers(1, 9)), "widths")
     pieces = tokens.tensor_split(torch.tensor(cuts).cumsum(0).tolist() if cuts else [], dim=1)
     logits = torch.cat([session.read(piece) for piece in pieces], 1)
-    torch.testing.assert_close(logits[:, :-1][first[:, 1:]], expected, **EXACT)
+    torch.testing.assert_close(logits[:, :-1][known[:, 1:]], expected, **EXACT)
 
 
 def assert_same_where_known(got: Tensor, known: Tensor) -> None:
@@ -100,6 +100,31 @@ def test_every_split_into_reads_gives_the_logits_of_training(
     tokens = tokens_of(seed)
     got = read_in_pieces(Session(model, ROWS), tokens, data)
     assert_same_where_known(got, trained_logits(model, tokens, passes))
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
+@settings(max_examples=6)
+@given(
+    data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
+)
+def test_a_language_model_is_trained_as_a_session_reads(
+    eviction: str,
+    fields: dict[str, Any],
+    data: st.DataObject,
+    seed: int,
+    passes: int,
+    loop: tuple[int, int] | None,
+) -> None:
+    """Every split into reads, every token but the first predicted, to the end of rows of all lengths."""
+    model = build_small(seed=seed, eviction=eviction, sleep_passes=passes, loop=loop, sleep_on="all", **fields)
+    tokens = tokens_of(seed)
+    got = read_in_pieces(Session(model, ROWS), tokens, data)
+    lengths = torch.tensor([[data.draw(st.integers(2, LENGTH), "length")] for _ in range(ROWS)])
+    ragged = tokens.masked_fill(torch.arange(LENGTH) >= lengths, PAD)
+    answers = ragged >= 0
+    answers[:, 0] = False
+    torch.testing.assert_close(got[:, :-1][answers[:, 1:]], model(ragged, answers).logits, **EXACT)
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])

@@ -294,6 +294,31 @@ def test_training_flops_are_three_forwards_less_what_rests() -> None:
     assert training_flops(model, 20, 3) == 3 * sleep + one_pass(tail, 1)
 
 
+def documents(lengths: list[int], pads: list[int], pad: int) -> Rows:
+    """Rows of random tokens after left pads, each token but the first an answer."""
+    make = np.random.default_rng(0)
+    tokens = [[pad] * left + make.integers(0, pad, n).tolist() for n, left in zip(lengths, pads, strict=True)]
+    ones = [[1]] * len(tokens)
+    return Rows.of(tokens, [[left + 1] for left in pads], [[n - 1] for n in lengths], ones, pad)
+
+
+def test_the_flops_of_a_run_are_those_of_the_windows_that_it_computes() -> None:
+    """Documents of many lengths, some with pads on the left: no row costs the windows of its pads."""
+    L, lengths = MODEL.window, [2, MODEL.window, MODEL.window + 1, 3 * MODEL.window, 2 * MODEL.window + 3, 5, 4, 3]
+    pads = [0, 0, 0, 0, L, 2 * L, 2, L + 1]
+    config = replace(CONFIG, steps=1, batch_size=8, validate_every=1, sleep_passes=(3,))
+    model = replace(MODEL, sleep_on="all", max_positions=None, vocab_size=MODEL.vocab_size + 1)
+    engine = LocalEngine(build_model(model, config), config)
+    rows = documents(lengths, pads, MODEL.vocab_size)
+    spent = train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)[-1].flops
+    expected = 0
+    for n, left in zip(lengths, pads, strict=True):
+        # answers are predicted in every window but one that holds only the row's last token
+        predicted = -(-(left % L + n - 1) // L)
+        expected += training_flops(engine.model, left % L + n, 3, [True] * predicted)
+    assert spent == expected > sum(training_flops(engine.model, n, 1) for n in lengths)
+
+
 def test_adamw_alone_trains_every_matrix(rows: Rows) -> None:
     config = replace(CONFIG, optimizer="adamw", grad_clip=0.0)
     model, gradients = with_given_gradients(MODEL)
