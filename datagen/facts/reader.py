@@ -1,0 +1,124 @@
+"""Reads documents and answers their questions. It sees only the text and shares no sentence form with the generator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+NAME = r"([A-Z][a-z]+(?: [A-Z][a-z]+)?)"
+PLACE, PERSON = r"^NAME is where NAME (?:now )?", r"^NAME is (?:now )?the "
+# (subject, object) are the groups, in this order, of the patterns in the first list, and (object, subject) of those in
+# the second.
+STATEMENTS = {
+    "home": (["^NAME (?:now )?lives in NAME$", "^The (?:new )?home of NAME is in NAME$"], [PLACE + "lives$"]),
+    "workplace": (["^NAME (?:now )?works in NAME$", "^The (?:new )?office of NAME is in NAME$"], [PLACE + "works$"]),
+    "birthplace": (["^NAME was born in NAME$", "^The birthplace of NAME is NAME$"], [PLACE + "was born$"]),
+    "mentor": (
+        ["^NAME (?:now )?learns from NAME$", "^The (?:new )?mentor of NAME is NAME$"],
+        [PERSON + "mentor of NAME$"],
+    ),
+    "mayor": (
+        ["^NAME is (?:now )?governed by NAME$", "^The (?:new )?mayor of NAME is NAME$"],
+        [PERSON + "mayor of NAME$"],
+    ),
+    "doctor": (
+        ["^NAME is (?:now )?treated by NAME$", "^The (?:new )?doctor of NAME is NAME$"],
+        [PERSON + "doctor of NAME$"],
+    ),
+}
+QUESTIONS = {
+    "home": r"Where does (.+) live",
+    "workplace": r"Where does (.+) work",
+    "birthplace": r"Where was (.+) born",
+    "mentor": r"Who is the mentor of (.+)",
+    "mayor": r"Who is the mayor of (.+)",
+    "doctor": r"Who is the doctor of (.+)",
+}
+DESCRIPTIONS = {
+    "home": r"the town where (.+) lives",
+    "workplace": r"the town where (.+) works",
+    "birthplace": r"the town where (.+) was born",
+    "mentor": r"the mentor of (.+)",
+    "mayor": r"the mayor of (.+)",
+    "doctor": r"the doctor of (.+)",
+}
+_PATTERNS = [
+    (re.compile(pattern.replace("NAME", NAME)), relation, swapped)
+    for relation, lists in STATEMENTS.items()
+    for swapped, patterns in enumerate(lists)
+    for pattern in patterns
+]
+
+
+class Statement(NamedTuple):
+    relation: str
+    subject: str
+    object: str
+    sentence: int  # its number in the document
+
+
+class Question(NamedTuple):
+    """A question. path: the relations from `subject` to the answer; text: with its question mark; answer: as stated."""
+
+    subject: str
+    path: tuple[str, ...]
+    text: str
+    answer: str
+
+
+class Document(NamedTuple):
+    """What a row says."""
+
+    sentences: list[str]
+    statements: list[Statement]
+    questions: list[Question]
+
+    @property
+    def facts(self) -> dict[tuple[str, str], Statement]:
+        """(subject, relation) -> what is said of it last."""
+        return {(said.subject, said.relation): said for said in self.statements}
+
+    def needed(self, question: Question) -> list[Statement]:
+        """The statements that give the answer, first to last hop. Raises KeyError if one is missing."""
+        facts, subject, found = self.facts, question.subject, []
+        for relation in question.path:
+            found.append(facts[subject, relation])
+            subject = found[-1].object
+        return found
+
+    def kind(self, question: Question) -> str:
+        """ "recall", "hop" or "change"."""
+        (first, *_), path = self.needed(question), question.path
+        said = [each for each in self.statements if each[:2] == first[:2]]
+        return "hop" if len(path) > 1 else "change" if len(said) > 1 else "recall"
+
+
+def read(text: str) -> Document:
+    """Read a row's text: sentences, each of which ends with a full stop, then questions with their answers.
+
+    Raises ValueError if a question has no known form.
+    """
+    told = text[: text.rindex(".", 0, text.index("?")) + 1]
+    sentences = [sentence.strip(" -") for sentence in told.removesuffix(".").split(".")]
+    asked = text[len(told) :].rstrip(".").split(".")
+    return Document(sentences, list(_statements(sentences)), [_question(*part.split("?")) for part in asked])
+
+
+def _statements(sentences: list[str]) -> Iterator[Statement]:
+    for number, sentence in enumerate(sentences):
+        for pattern, relation, swapped in _PATTERNS:
+            if match := pattern.match(sentence):
+                subject, object_ = match.groups()[::-1] if swapped else match.groups()
+                yield Statement(relation, subject, object_, number)
+
+
+def _question(text: str, answer: str) -> Question:
+    text, answer = text.strip(" -"), answer.strip()
+    for relation, pattern in QUESTIONS.items():
+        if match := re.fullmatch(pattern, text):
+            for before, described in DESCRIPTIONS.items():
+                if inner := re.fullmatch(described, match[1]):
+                    return Question(inner[1], (before, relation), f"{text.strip(' -')}?", answer.strip())
+            return Question(match[1], (relation,), f"{text.strip(' -')}?", answer.strip())
+    raise ValueError(f"not a question about a fact: {text!r:.200}")
