@@ -51,11 +51,13 @@ class Encoder:
     @cached_property
     def fillable(self) -> Sequence[bool]:
         """Whether distractors without names, and pauses, can have this many tokens together, up to MAX_CONTEXT."""
-        lengths = {len(tokens) for tokens in (*self._nameless, self.encode([PAUSE]))}
-        found = [True]
-        for gap in range(1, MAX_CONTEXT + 1):
-            found.append(any(gap >= length and found[gap - length] for length in lengths))
-        return found
+        reached = 1  # bit i: whether i tokens are possible
+        for tokens in (*self._nameless, self.encode([PAUSE])):
+            step = len(tokens)
+            while step <= MAX_CONTEXT:  # 1, 2, 4, ... times, so that every multiple is a sum of some
+                reached |= reached << step
+                step *= 2
+        return [bit == "1" for bit in reversed(f"{reached:b}")][: MAX_CONTEXT + 1]
 
     @cached_property
     def always_fillable(self) -> int:

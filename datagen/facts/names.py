@@ -21,7 +21,7 @@ def _made_up(stems: str, endings: str = "") -> tuple[str, ...]:
 
 FIRST_NAMES = _made_up("Al Bren Cor Dar El Fal Gor Hel Il Jor Kal Lor Mer Nor Or Pel", "a an en ia in is o us")
 LAST_NAMES = _made_up(
-    "Ash Brack Cald Dunn Elm Farn Grim Holt Inker Kett Lang Mars Nett Oak Pem Rud", "by ell man mond ridge son ten wick"
+    "Ash Brack Cald Dunn Elm Farn Grim Holt Inker Kett Lang Mars Nett Oak Pem Rud", "by ell low man mond ridge son wick"
 )
 TOWNS = _made_up(
     "Abber Brind Clav Drav Ester Fenn Glim Hesk Isk Jarr Korb Lund Melk Ost Prin Rusk",
