@@ -66,7 +66,8 @@ class Rows:
     """n rows of tokens with their answers: four arrays if every row has T tokens and A answers, else four Ragged.
 
     Answer a of row i is ``tokens[i][start : start + length]`` with ``start = answer_start[i][a]`` and ``length =
-    answer_length[i][a]``; its depth is ``answer_depth[i][a]`` (Rule 110: steps; Depo: hops; GSM: operations). `pad` is
+    answer_length[i][a]``; its depth is ``answer_depth[i][a]`` (Rule 110: steps; Depo: hops; GSM: operations; Facts:
+    distance). `pad` is
     the token id of left padding, or None if rows have no padding. `solution` is one text per row for people to read;
     models never see it.
 

@@ -3,11 +3,16 @@
 import numpy as np
 import pytest
 
-from datagen import PAD, Depo, Gsm, Rule110
+from datagen import PAD, Depo, Facts, Gsm, Rule110
 from datagen.task import Task
 from pipelines.stages.register import _prompts
 
-TASKS = [Rule110(cells=6, states=1, steps=1), Depo(nodes=5, hops=2), Gsm(operations=(2, 3), tokens=(200, 300))]
+TASKS = [
+    Rule110(cells=6, states=1, steps=1),
+    Depo(nodes=5, hops=2),
+    Gsm(operations=(2, 3), tokens=(200, 300)),
+    Facts(),
+]
 
 
 @pytest.mark.parametrize("task", TASKS)
