@@ -50,7 +50,7 @@ class Facts(FactsWording, Task):
 
     The depth of an answer is its distance: the spans from the end of the document back to the sentence that it needs,
     1 if this ends in the last span. If it needs two sentences, the farther one counts. A sentence may cross a border
-    between spans. `kinds` slices rows by kind and number of facts.
+    between spans. `kinds` tells rows apart by kind and number of facts; their accuracy is that of whole rows.
 
     If the window length divides context_length and the questions fit into one window, they share no window with the
     document, and no answer is the first token of a window.
