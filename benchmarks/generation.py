@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results_file import write_result
-from datagen import Depo, Gsm, Recall, Rule110, generate, read_rows
+from datagen import Depo, Facts, Gsm, Recall, Rule110, generate, read_rows
 from datagen.schema import SHARD_ROWS, rows_per_shard
 from datagen.task import Task
 from pipelines.arguments import positive
@@ -30,6 +30,7 @@ TASKS: dict[Task, float] = {
     Rule110(cells=24, states=4, steps=32): 1,
     Rule110(cells=16, states=1, steps=6): 1,
     Depo(): 1,
+    Facts(): 1 / 4,
     Gsm(): 1 / 12,
     Gsm(hard=True): 1 / 12,
     Recall(): 1 / 12,
@@ -69,7 +70,7 @@ def main() -> None:
         "python -m benchmarks.generation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--shards", type=positive, default=48, help="full shards to generate of each task (a twelfth of them for GSM)"
+        "--shards", type=positive, default=48, help="full shards to generate of each task (fewer for GSM and Facts)"
     )
     shards = parser.parse_args().shards
     ray.init(log_to_driver=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.contract import check_task
 from datagen.depo import Depo
+from datagen.facts import Facts
 from datagen.gsm import Gsm
 from datagen.recall import Recall
 from datagen.rows import PAD, Rows
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PAD",
     "Depo",
+    "Facts",
     "Gsm",
     "Recall",
     "Rows",

@@ -67,8 +67,8 @@ class Rows:
 
     Answer a of row i is ``tokens[i][start : start + length]`` with ``start = answer_start[i][a]`` and ``length =
     answer_length[i][a]``; its depth is ``answer_depth[i][a]`` (Rule 110: steps; Depo: hops; GSM: operations; Recall:
-    windows). `pad` is the token id of left padding, or None if rows have no padding. `solution` is one text per row for
-    people to read; models never see it.
+    windows; Facts: distance). `pad` is the token id of left padding, or None if rows have no padding. `solution` is one
+    text per row for people to read; models never see it.
 
     Raises ValueError if the shapes of the columns do not agree.
     """

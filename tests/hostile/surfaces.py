@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from mlflow.pyfunc.model import PythonModelContext
 
-from datagen import Depo, Gsm, Recall, Rule110, read_rows
+from datagen import Depo, Facts, Gsm, Recall, Rule110, read_rows
 from datagen.errors import DatasetError
 from datagen.gsm.official import read_official
 from datagen.gsm.solver import solve
@@ -259,7 +259,7 @@ def _assignments(place: Path) -> tuple[bytes, ...]:
     return (*tuple(line.encode() for line in lines), b"train.steps=30\nseeds=[1, 2]", b"name=[&a [1, 1], *a, *a]")
 
 
-TASKS: dict[str, Any] = {"rule110": Rule110, "depo": Depo, "gsm": Gsm, "recall": Recall}
+TASKS: dict[str, Any] = {"rule110": Rule110, "depo": Depo, "facts": Facts, "gsm": Gsm, "recall": Recall}
 
 
 def _build_task(content: bytes, place: Path) -> None:
@@ -280,6 +280,7 @@ def _tasks(place: Path) -> tuple[bytes, ...]:
     tasks = (
         Rule110(cells=8, states=2, steps=3),
         Depo(nodes=5, hops=2, queries=1),
+        Facts(facts=(2, 4), questions=1, context_length=80, span=40),
         Gsm((1, 1), (120, 200)),
         Recall(passage=20, cue=4, span=32, distances=(1, 2)),
     )

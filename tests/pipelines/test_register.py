@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datagen import PAD, Depo, Gsm, Recall, Rule110
+from datagen import PAD, Depo, Facts, Gsm, Recall, Rule110
 from datagen.task import Task
 from pipelines.stages.register import _prompts
 
@@ -12,6 +12,7 @@ TASKS = [
     Depo(nodes=5, hops=2),
     Gsm(operations=(2, 3), tokens=(200, 300)),
     Recall(distances=(1, 3)),
+    Facts(),
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datagen import Depo, Gsm, Recall, Rows, Rule110, Task, check_task
+from datagen import Depo, Facts, Gsm, Recall, Rows, Rule110, Task, check_task
 from datagen.gsm.wording import Imported
 from datagen.schema import Dataset, fingerprint
 from datagen.task import task_identity, wording_of
@@ -140,7 +140,7 @@ def test_sizes_follow_the_task_unless_they_are_set(last: type[Task]) -> None:
         (f"{MODULE}:Fixed", "Fixed is not a frozen dataclass"),
         (f"{MODULE}:Half", "Half does not define row_length, sample, which every task must"),
         (f"{MODULE}:Wide", "Wide has fields without a default; set them too: task.width=..."),
-        ("last/of/all", "must be depo, gsm, recall, rule110"),
+        ("last/of/all", "must be depo, facts, gsm, recall, rule110"),
         ("../x:Last", "module:Class for a task of your own"),
         (f"{MODULE}:Drifting", "its first 16 rows differ when they are sampled again"),
     ],
@@ -176,6 +176,7 @@ def test_a_depth_that_a_task_does_not_have_is_refused(last: type[Task]) -> None:
         Depo(nodes=5, hops=2),
         Gsm(operations=(1, 2), tokens=(192, 320)),
         Recall(distances=(1, 3)),
+        Facts(),
     ],
 )
 def test_ours_keep_what_a_task_promises(task: Task) -> None:

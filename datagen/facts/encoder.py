@@ -1,0 +1,95 @@
+"""Sentences as tokens, and distractors that fill a document up to an exact number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, cached_property
+
+from datagen.facts.names import SORTS, WORDS, Name, Names, Sort
+from datagen.facts.relations import DISTRACTORS, PAUSE, RELATIONS, hop, pieces, spelled
+from datagen.rng import Rng
+from datagen.words import PUNCTUATION, Vocabulary, WordVocabulary, read_piecewise, split
+
+MAX_CONTEXT = 2**16
+
+
+class Encoder:
+    """Writes templates with a vocabulary, and caches the tokens of each piece."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._piece = cache(vocabulary.encode)
+
+    def encode(self, parts: Iterable[str]) -> list[int]:
+        return [token for part in parts for token in self._piece(part)]
+
+    def write(self, template: str, names: Mapping[str, Name]) -> list[int]:
+        """The tokens of a template. names: of its blanks."""
+        tokens: list[int] = []
+        for piece in pieces(template):
+            tokens += self.encode(spelled(names[piece[1:-1]])) if piece[0] == "{" else self._piece(piece)
+        return tokens
+
+    def longest_name(self, sort: Sort, words: int) -> Name:
+        """The name with the most tokens."""
+        return tuple(max(part, key=lambda word: len(self._piece(f" {word}"))) for part in WORDS[sort, words])
+
+    def fill(self, rng: Rng, gap: int, names: Names) -> list[list[int]]:
+        """Distractors that have `gap` tokens together, which must be `fillable`."""
+        filled = []
+        while gap:
+            template = rng.choice(DISTRACTORS)
+            blanks: dict[str, Name] = {sort: rng.choice(names.every[sort]) for sort in SORTS if sort in template}
+            tokens = self.write(template, blanks)
+            if len(tokens) > gap or not self.fillable[gap - len(tokens)]:
+                fitting = [each for each in self._nameless if len(each) <= gap and self.fillable[gap - len(each)]]
+                tokens = rng.choice(fitting) if fitting else self.encode([PAUSE])
+            filled.append(tokens)
+            gap -= len(tokens)
+        return filled
+
+    @cached_property
+    def fillable(self) -> Sequence[bool]:
+        """Whether distractors without names, and pauses, can have this many tokens together, up to MAX_CONTEXT."""
+        reached = 1  # bit i: whether i tokens are possible
+        for tokens in (*self._nameless, self.encode([PAUSE])):
+            step = len(tokens)
+            while step <= MAX_CONTEXT:  # 1, 2, 4, ... times, so that every multiple is a sum of some
+                reached |= reached << step
+                step *= 2
+        return [bit == "1" for bit in reversed(f"{reached:b}")][: MAX_CONTEXT + 1]
+
+    @cached_property
+    def always_fillable(self) -> int:
+        """The least number from which on all are fillable."""
+        return 1 + max((gap for gap, fits in enumerate(self.fillable) if not fits), default=-1)
+
+    @cached_property
+    def _nameless(self) -> list[list[int]]:
+        return [self.encode(pieces(template)) for template in DISTRACTORS if "{" not in template]
+
+
+@cache
+def encoder_of(tokenizer: str | None) -> Encoder:
+    """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as `read_piecewise`."""
+    examples = list(_examples())
+    if tokenizer is not None:
+        return Encoder(read_piecewise(tokenizer, examples))
+    known = {word for text in examples for piece in text for word in split(piece)}
+    return Encoder(WordVocabulary([*PUNCTUATION, *sorted(known - set(PUNCTUATION))]))
+
+
+def _examples() -> Iterable[list[str]]:
+    """Texts, as pieces, that together contain every sentence form, every name and every question."""
+    forms = [form for relation in RELATIONS for form in (*relation.states, *relation.changes, relation.question)]
+    hops = [hop(a, b) for a in RELATIONS for b in RELATIONS if a.object == b.subject]
+    templates = [*forms, *hops, *DISTRACTORS, PAUSE]
+    for words in (1, 2):
+        for sort in SORTS:
+            parts = WORDS[sort, words]
+            for i in range(len(parts[-1])):
+                name = spelled(tuple(part[i % len(part)] for part in parts))
+                # two texts, so that every template follows and precedes a name
+                template = templates[i % len(templates)]
+                filled = [p for piece in pieces(template) for p in (name if piece[0] == "{" else [piece])]
+                yield [*filled, *name, ".", *filled]
