@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from datagen.storage import as_path, check_reachable
 from datagen.tokenizer import Tokenizer
 from sleepmodel.model import SleepModel
 
@@ -35,6 +37,22 @@ def encode_text(model: SleepModel, text: str, chat: bool = False) -> list[int]:
 def decode_answer(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     """The text of generated tokens, without pads and what ends it."""
     return tokenizer.decode(token for token in tokens if token >= 0 and token not in tokenizer.ends)
+
+
+def read_text(path: str | Path) -> str:
+    """The content of a text file in UTF-8, which may be in an object store. Raises FileNotFoundError if there is none,
+    another OSError if it cannot be read, ValueError if it is empty or not UTF-8."""
+    file = as_path(path)
+    check_reachable(file)
+    if not file.exists() or file.is_dir():
+        raise FileNotFoundError(f"{path}: no file here; give the path of a text file")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8; convert the file, or give a text file") from error
+    if not text.strip():
+        raise ValueError("the file is empty; give one with text")
+    return text
 
 
 def tokenizer_of(model: SleepModel) -> Tokenizer:

@@ -72,6 +72,16 @@ def from_pretrained(
     return model.eval()
 
 
+def is_pretrained(directory: Path) -> bool:
+    """Whether a directory, which may be in an object store, has Hugging Face's layout and not ours."""
+    path = directory / CONFIG
+    try:
+        raw = read_json(path) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and "model_type" in raw
+
+
 def _base_fields(directory: Path) -> dict[str, Any]:
     """The fields of ModelConfig that the directory gives, checked."""
     path = directory / CONFIG
