@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _converse(console: Console, terminal: Terminal) -> None:
+    console.print("/help for commands")
     try:
         while terminal.enter(console.input("> ")):
             pass
@@ -128,9 +129,9 @@ def _start(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[
     if not state_bytes(model, 1):
         aside.print("it has no fast weights: a sleep keeps nothing of its window")
     if model.tokenizer is None:
-        aside.print(f"tokens: {' '.join(terminal.words[:20])}; /help for commands")
+        aside.print(f"tokens: {' '.join(terminal.words[:20])}")
     else:
-        aside.print(f"a tokenizer of {model.tokenizer.size:,} tokens; /help for commands")
+        aside.print(f"a tokenizer of {model.tokenizer.size:,} tokens")
     return console, terminal
 
 
