@@ -1,4 +1,4 @@
-"""A registered model with a tokenizer: text in and text out, in Python, elsewhere and served as docs/serving.md shows."""
+"""A registered model with a tokenizer: text in and text out, in Python, elsewhere, and served as docs/serving.md does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-import mlflow.pyfunc
 import numpy as np
 import pytest
 import torch
