@@ -1,7 +1,7 @@
 """A pretrained model's tokenizer: Hugging Face's tokenizer.json, with the model's chat template beside it.
 
 Datasets and models keep a copy of the tokenizer that their tokens are of, so that neither depends on a path. Needs the
-package `tokenizers` when it is used, not to be carried along.
+package `tokenizers` when it is used, and `jinja2` for a chat, not to be carried along.
 """
 
 from __future__ import annotations
@@ -9,28 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from datagen.chat import Message, render_chat
 from datagen.files import replacing
 from datagen.storage import as_path, local_path
 
-TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-CHAT_TEMPLATE = "chat_template"  # in SETTINGS
+TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+CHAT_TEMPLATE, EOS = "chat_template", "eos_token"  # in SETTINGS
+# what ends a text, or a message of a chat, in the tokenizers of Llama, Qwen, SmolLM and others
+ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>")
 MAX_TOKENS = 2**20  # the largest tokenizers in use have about 262,000
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """json: the content of tokenizer.json; chat_template: in Jinja, None if the model has none; source: the file, for
-    errors. It adds no special tokens to a text."""
+    errors; special: the special tokens that have a role, such as ("eos_token", "</s>"). It adds no special tokens to a
+    text."""
 
     json: str
     chat_template: str | None = None
     source: str = TOKENIZER
+    special: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, path: str | Path) -> Tokenizer:
@@ -50,10 +55,13 @@ class Tokenizer:
         return _read(file, stat.st_mtime_ns, stat.st_size)
 
     def write(self, directory: Path) -> None:
-        """Write tokenizer.json, and the chat template in tokenizer_config.json, each atomically. Raises OSError."""
-        texts = {TOKENIZER: self.json}
+        """Write tokenizer.json, and the chat template and special tokens in tokenizer_config.json, each atomically.
+        Raises OSError."""
+        texts, settings = {TOKENIZER: self.json}, dict(self.special)
         if self.chat_template is not None:
-            texts[SETTINGS] = json.dumps({CHAT_TEMPLATE: self.chat_template}, indent=2) + "\n"
+            settings[CHAT_TEMPLATE] = self.chat_template
+        if settings:
+            texts[SETTINGS] = json.dumps(settings, indent=2) + "\n"
         for name, text in texts.items():
             with replacing(directory / name) as fresh:
                 fresh.write_text(text, encoding="utf-8")
@@ -86,6 +94,29 @@ class Tokenizer:
         return str(self._backend.decode([i for i in ids if i < self.size], skip_special_tokens=False))
 
     @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text, or the model's message in a chat."""
+        ids = (self._backend.token_to_id(text) for text in {*ENDS, dict(self.special).get(EOS, "")})
+        return tuple(sorted(found for found in ids if found is not None))
+
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The text of messages [{"role": "user", "content": "..."}, ...] by the chat template, as transformers renders
+        it. add_generation_prompt: whether to end with what makes the model answer.
+
+        Raises ValueError if there is no template, or if it cannot render the messages. Needs jinja2.
+        """
+        if self.chat_template is None:
+            raise ValueError(f"tokenizer {self.source} has no chat template: give plain text")
+        names = {**dict(self.special), "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        try:
+            return render_chat(self.chat_template, messages, **names)
+        except ValueError as error:
+            raise ValueError(
+                f"the chat template of tokenizer {self.source} cannot render these messages: {error}; change them, or "
+                "give plain text"
+            ) from error
+
+    @cached_property
     def _backend(self) -> Any:
         from tokenizers import Tokenizer as Backend
 
@@ -111,7 +142,7 @@ def _read(file: Path, changed: int, size: int) -> Tokenizer:
         raise ValueError(
             f"tokenizer {file} cannot be read ({error!s:.200}): give a Hugging Face tokenizer.json"
         ) from error
-    found = Tokenizer(text, _chat_template(file.with_name(SETTINGS)), str(file))
+    found = _beside(file, text)
     if not 1 <= found.size <= MAX_TOKENS:
         raise ValueError(
             f"tokenizer {file} must have 1 to {MAX_TOKENS:,} tokens, has {found.size:,} by its largest id: give "
@@ -125,16 +156,35 @@ def stored_tokenizer(directory: str | Path) -> Tokenizer | None:
     file = as_path(directory) / TOKENIZER
     if not file.is_file():
         return None
-    return Tokenizer(file.read_text(encoding="utf-8"), _chat_template(file.with_name(SETTINGS)), str(file))
+    return _beside(file, file.read_text(encoding="utf-8"))
 
 
-def _chat_template(file: Path) -> str | None:
-    """The chat template in a tokenizer_config.json. Raises ValueError if the file is no JSON."""
-    if not file.is_file():
-        return None
+def _beside(file: Path, text: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json with that text, and of the files beside it.
+
+    Raises ValueError if tokenizer_config.json is no JSON.
+    """
+    settings, template = file.with_name(SETTINGS), file.with_name(TEMPLATE)
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        given = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error!s:.200}); take another copy of the tokenizer") from error
-    template = settings.get(CHAT_TEMPLATE) if isinstance(settings, dict) else None
-    return template if isinstance(template, str) else None
+        raise ValueError(f"{settings}: not JSON ({error!s:.200}); take another copy of the tokenizer") from error
+    given = given if isinstance(given, dict) else {}
+    chat = template.read_text(encoding="utf-8") if template.is_file() else given.get(CHAT_TEMPLATE)
+    if isinstance(chat, list):  # several, by name
+        chat = next(
+            (each.get("template") for each in chat if isinstance(each, dict) and each.get("name") == "default"), None
+        )
+    special = {name: _text(value) for name, value in given.items() if name.endswith("_token")}
+    return Tokenizer(
+        text,
+        chat if isinstance(chat, str) else None,
+        str(file),
+        tuple((name, value) for name, value in special.items() if value is not None),
+    )
+
+
+def _text(token: object) -> str | None:
+    """A special token of tokenizer_config.json: a text, or fields with it; None for flags, such as add_bos_token."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

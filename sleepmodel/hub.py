@@ -12,8 +12,8 @@ from typing import Any
 from datagen.files import sha256
 from datagen.storage import as_path, local_copy
 from sleepmodel.model import SleepModel
-from sleepmodel.pretrained.reading import MODEL_TYPE, base_fields, base_license, from_pretrained, weight_files
-from sleepmodel.serialization.model_dir import CONFIG, load_directory, read_json
+from sleepmodel.pretrained.reading import base_fields, base_license, from_pretrained, is_pretrained, weight_files
+from sleepmodel.serialization.model_dir import load_directory
 
 
 def load(source: str | Path) -> SleepModel:
@@ -32,9 +32,7 @@ def load_base(source: str | Path, window: int) -> SleepModel:
     """Load a model to start from: as `load`, or from a directory of Hugging Face's layout, with this window. Raises the
     errors of both."""
     with model_files(source) as directory:
-        if (directory / CONFIG).is_file() and MODEL_TYPE in read_json(directory / CONFIG):
-            return from_pretrained(directory, window)
-        return load_directory(directory)
+        return from_pretrained(directory, window) if is_pretrained(directory) else load_directory(directory)
 
 
 def read_base(source: str | Path) -> dict[str, Any]:

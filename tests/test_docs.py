@@ -94,10 +94,10 @@ def _click(command: click.Command, words: list[str]) -> None:
 def _terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal's own parser takes the words where it comes as far as loading the model."""
 
-    def reached(model: str) -> NoReturn:
+    def reached(model: str, window: int | None) -> NoReturn:
         raise LookupError(model)
 
-    monkeypatch.setattr("sleepmodel.hub.load", reached)
+    monkeypatch.setattr("sleepmodel.__main__._load", reached)
     with pytest.raises(LookupError, match=re.escape(words[0])):
         main(words)
 

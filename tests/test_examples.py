@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 PRINTED = {
     "forward_and_loss.py": r"loss (?P<before>\d\.\d+), logits \[64, 3\].*\n.*loss (?P<after>\d\.\d+)",
+    "ask_a_document.py": r"[\d,]+ tokens read, \d+ sleeps\nWhen .*\?\n['\"].+",
     "session_and_memory.py": r"answer \[\[\d+, \d+, \d+, \d+\]\], the same as from the session that read the context",
     "own_mixer_and_task.py": r"step 30/30  loss \d\.\d+  accuracy 0\.\d+",
 }

@@ -37,10 +37,7 @@ class Memory:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, atomically; the path may be in an object store. Raises FileNotFoundError if its
         directory does not exist, another OSError if it cannot be written."""
-        path = as_path(path)
-        check_reachable(path)
-        if not in_store(path) and not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no directory {path.parent}; create it, or choose another one")
+        path = writable_path(path)
         write_tensors(path, self.tensors, {"format": FORMAT, "version": VERSION, "model": self.fingerprint})
 
     @classmethod
@@ -64,3 +61,13 @@ class Memory:
                 f"{path}: memory of version {version}, but this code reads {VERSION}; use the code that wrote it"
             )
         return cls(tensors, facts.get("model", ""))
+
+
+def writable_path(path: str | Path) -> Path:
+    """Where a memory can be saved. Raises FileNotFoundError if its directory does not exist, another OSError if its
+    object store cannot be used."""
+    path = as_path(path)
+    check_reachable(path)
+    if not in_store(path) and not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no directory {path.parent}; create it, or choose another one")
+    return path

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,12 +13,16 @@ from torch import Tensor
 from sleepmodel.accounting import kv_bytes, state_bytes
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
+from sleepmodel.inference.text import decode_answer, encode_text, read_text
 from sleepmodel.model import SleepModel
 
+ANSWER_TOKENS = 64  # at most, of a model with a tokenizer, which ends its answers itself
 HELP = """\
-Type tokens for the model to read, separated by spaces (optional if every token is one character), or a command:
-  /ask TOKENS       show what the model generates after TOKENS; the session itself does not change
-  /tokens N         generate N tokens after each question (1 at the start)
+Type text for the model to read, or a command. A model without a tokenizer takes tokens, separated by spaces (optional
+if every token is one character).
+  /ask TEXT         show what the model answers; the session itself does not change
+  /read FILE...     read text files, in UTF-8
+  /tokens N         generate at most N tokens after each question (64 at the start, 1 without a tokenizer)
   /say [N]          generate N tokens (1 by default) and read them
   /sleep [N]        sleep now, with N passes
   /passes N         set the passes of all further sleeps
@@ -26,15 +32,28 @@ Type tokens for the model to read, separated by spaces (optional if every token 
   /help             show this text
   /quit             end"""
 
+# goes through the pieces of a file, whose name is first, and shows how far it is, with a status
+Track = Callable[[str, Sequence[Tensor], Callable[[], str]], Iterable[Tensor]]
+
 
 class Terminal:
-    """A session of one row that is driven by lines of text. `show` is called with each line of output."""
+    """A session of one row that is driven by lines of text. `show` is called with each line that the model says, `tell`
+    with those about it. `count` is the number of tokens in an answer, at most."""
 
-    def __init__(self, model: SleepModel, session: Session, show: Callable[[str], None]) -> None:
-        self.model, self.session, self.show, self.count = model, session, show, 1
+    def __init__(
+        self,
+        model: SleepModel,
+        session: Session,
+        show: Callable[[str], None],
+        tell: Callable[[str], None] | None = None,
+        track: Track = lambda name, pieces, status: pieces,
+    ) -> None:
+        self.model, self.session, self.show, self.tell, self.track = model, session, show, tell or show, track
+        self.count = 1 if model.tokenizer is None else ANSWER_TOKENS
         self.words = model.vocabulary or tuple(map(str, range(model.config.vocab_size)))
         self.commands: dict[str, Callable[[str], None]] = {
             "ask": self.ask,
+            "read": lambda files: self.read(shlex.split(files)),
             "say": self.say,
             "sleep": self.sleep,
             "passes": self.passes,
@@ -42,7 +61,7 @@ class Terminal:
             "save": lambda path: self.session.memory.save(path),
             "load": self.load,
             "forget": self.forget,
-            "help": lambda _: self.show(HELP),
+            "help": lambda _: self.tell(HELP),
         }
 
     def enter(self, line: str) -> bool:
@@ -52,29 +71,59 @@ class Terminal:
             return False
         try:
             if not command.startswith("/"):
-                context = self.encode(line)
+                context = self.encode(line if self.model.tokenizer is None else f"{line}\n")
                 self.timed(lambda: self._read(context))
             elif command[1:] in self.commands:
                 self.commands[command[1:]](rest.strip())
             else:
-                self.show(f"{command}: no such command; the commands are:\n{HELP}")
+                self.tell(f"{command}: no such command; the commands are:\n{HELP}")
         except (ValueError, OSError) as error:
-            self.show(f"error: {error}")
+            self.tell(f"error: {error}")
         return True
 
     def ask(self, rest: str) -> None:
-        question = self.encode(rest)
-        fork = self.session.fork()
+        """Show the answer to a question.
+
+        With a tokenizer the question is a user's message, where the tokenizer has a chat template, and it stands whole
+        in one window: if it and an answer of `count` tokens do not fit into what is left of this one, the model sleeps
+        first.
+        """
+        question, fork = self.question(rest), self.session.fork()
 
         def answer() -> Tensor:
+            if self.model.tokenizer is not None:
+                self._make_room(fork, question.shape[1])
             fork.read(question, last=True)
-            return fork.generate(self.count)
+            return self._generate(fork, self.count)
 
         self.timed(answer, fork)
 
+    def read(self, files: Sequence[str]) -> None:
+        """Read text files, one after the other. Raises ValueError or OSError before it reads any, if it cannot read one
+        of them; the session is then as before."""
+        if not files:
+            raise ValueError("no file: give the path of a text file")
+        documents = []
+        for file in files:
+            try:
+                documents.append((file, self.encode(read_text(file))))
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+        reader = self.session.fork()
+
+        def read(name: str, tokens: Tensor) -> None:
+            pieces = tokens.split(self.model.config.window, 1)
+            for piece in self.track(name, pieces, lambda: self.status(reader)):
+                reader.read(piece, last=True)
+
+        for file, tokens in documents:
+            self.tell(f"{file}: {tokens.shape[1]:,} tokens")
+            self.timed(partial(read, file, tokens), reader)
+        self.session = reader
+
     def say(self, rest: str) -> None:
         count = _positive(rest or "1")
-        self.timed(lambda: self.session.generate(count))
+        self.timed(lambda: self._generate(self.session, count))
 
     def sleep(self, rest: str) -> None:
         self.timed(lambda: self.session.sleep(_positive(rest) if rest else None))
@@ -96,6 +145,21 @@ class Terminal:
     def _read(self, context: Tensor) -> None:
         self.session.read(context, last=True)
 
+    def _generate(self, session: Session, count: int) -> Tensor:
+        return session.generate(count, stop=() if self.model.tokenizer is None else self.model.tokenizer.ends)
+
+    def _make_room(self, session: Session, length: int) -> None:
+        """Sleep if a question of that length and its answer do not fit into what is left of the window."""
+        window, filled = self.model.config.window, int(session.filled[0])
+        if filled and length + self.count > window - filled:
+            self.tell(
+                f"the question ({length} tokens) and {self.count} more do not fit into the {window - filled} that are "
+                "left of the window: the model sleeps first"
+            )
+            session.sleep()
+        if length > window:
+            self.tell(f"the question has {length} tokens, more than a window of {window}: the model sleeps inside it")
+
     def timed(self, work: Callable[[], Tensor | None], session: Session | None = None) -> None:
         """Run `work`; show the tokens [1, n] that it returns, if any, the status of the session, and the time."""
         session = session or self.session
@@ -103,12 +167,12 @@ class Terminal:
         generated = work()
         seconds = time.perf_counter() - start
         if generated is not None:
-            self.show(" ".join(self.words[token] for token in generated[0].tolist()))
+            self.show(self.decode(generated[0].tolist()))
         slept, asleep = int(session.sleeps[0]) - slept, session.seconds_asleep - asleep
         times = f"awake {1e3 * (seconds - asleep):.1f} ms"
         if slept:
             times += f", slept {slept} x in {1e3 * asleep:.1f} ms"
-        self.show(f"[{self.status(session)} | {times}]")
+        self.tell(f"[{self.status(session)} | {times}]")
 
     def status(self, session: Session) -> str:
         """Tokens in the window, sleeps, and bytes of fast weights and KV cache."""
@@ -117,8 +181,17 @@ class Terminal:
         sleeps = f"{int(session.sleeps[0])} sleeps, N = {session.sleep_passes}"
         return f"window {filled}/{window} | {sleeps} | fast weights {state:,} B, KV {kv:,} B"
 
+    def question(self, text: str) -> Tensor:
+        """Encode a question, int64 [1, T]: as a user's message if there is a chat template. Raises ValueError."""
+        tokenizer = self.model.tokenizer
+        if tokenizer is None:
+            return self.encode(text)
+        return torch.tensor([encode_text(self.model, text, chat=tokenizer.chat_template is not None)])
+
     def encode(self, text: str) -> Tensor:
         """Encode text as tokens, int64 [1, T]. Raises ValueError for text that is not a token of the model."""
+        if self.model.tokenizer is not None:
+            return torch.tensor([encode_text(self.model, text)])
         places = {word: token for token, word in enumerate(self.words)}
         words = text.split()
         if all(len(word) == 1 for word in self.words):
@@ -129,6 +202,12 @@ class Terminal:
             what = f"{unknown[0]!r} is not a token" if unknown else "there are no tokens"
             raise ValueError(f"{what}; this model's tokens are: {known}")
         return torch.tensor([[places[word] for word in words]])
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of generated tokens."""
+        if self.model.tokenizer is not None:
+            return decode_answer(self.model.tokenizer, tokens)
+        return " ".join(self.words[token] for token in tokens)
 
 
 def resumed_session(model: SleepModel, path: str, passes: int | None) -> Session:

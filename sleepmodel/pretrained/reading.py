@@ -98,6 +98,16 @@ def hybrid_config(
     return ModelConfig.from_dict({**base, **fields, **given})
 
 
+def is_pretrained(directory: Path) -> bool:
+    """Whether a directory, which may be in an object store, has Hugging Face's layout and not ours."""
+    path = directory / CONFIG
+    try:
+        raw = read_json(path) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and MODEL_TYPE in raw
+
+
 def base_fields(directory: Path) -> dict[str, Any]:
     """The fields of ModelConfig that a pretrained model gives: what it computes within a window.
 

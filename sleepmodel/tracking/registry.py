@@ -25,6 +25,7 @@ from requests.exceptions import RequestException
 
 import datagen.files
 from datagen.storage import as_path
+from datagen.tokenizer import Tokenizer
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory, save
 from sleepmodel.tracking import pyfunc
@@ -94,16 +95,32 @@ def _save_pyfunc(directory: Path, card: Model, model: SleepModel, example: npt.N
         python_model=pyfunc.__file__,
         artifacts={WEIGHTS_FOLDER: str(directory / WEIGHTS_FOLDER)},
         code_paths=[str(package) for package in PACKAGES],
-        signature=ModelSignature(
-            # for integers, MLflow would cast 0.9 to 0 before the model could refuse it
-            Schema([ColSpec(AnyType(), "tokens")]),  # type: ignore[no-untyped-call]
-            Schema([TensorSpec(np.dtype(np.int64), (-1, -1), "answer")]),
-            ParamSchema([ParamSpec("n", "integer", answers)]),
-        ),
+        signature=_signature(model.tokenizer, answers),
         input_example={"tokens": example},
-        # without the local part, as in 2.13.0+cpu: package indexes do not have those versions
-        pip_requirements=[f"{p}=={metadata.version(p).split('+')[0]}" for p in ("numpy", "safetensors", "torch")],
+        pip_requirements=_requirements(model.tokenizer),
     )
+
+
+def _signature(tokenizer: Tokenizer | None, answers: int) -> ModelSignature:
+    # for integers, MLflow would cast 0.9 to 0 before the model could refuse it
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), "tokens", required=tokenizer is None)]  # type: ignore[no-untyped-call]
+    options = [ParamSpec("n", "integer", answers)]
+    if tokenizer is not None:
+        inputs.append(ColSpec(AnyType(), "text", required=False))  # type: ignore[no-untyped-call]
+        if tokenizer.chat_template is not None:
+            options.append(ParamSpec("chat", "boolean", False))
+    return ModelSignature(
+        Schema(inputs), Schema([TensorSpec(np.dtype(np.int64), (-1, -1), "answer")]), ParamSchema(options)
+    )
+
+
+def _requirements(tokenizer: Tokenizer | None) -> list[str]:
+    """What the pyfunc imports, with versions."""
+    packages = ["numpy", "safetensors", "torch"]
+    if tokenizer is not None:
+        packages += ["tokenizers"] if tokenizer.chat_template is None else ["tokenizers", "jinja2"]
+    # without the local part, as in 2.13.0+cpu: package indexes do not have those versions
+    return [f"{package}=={metadata.version(package).split('+')[0]}" for package in packages]
 
 
 def promote(store: TrackingStore, name: str, version: str) -> None:

@@ -74,3 +74,105 @@ def test_damaged_settings_are_named(directory: Path, content: str) -> None:
     (directory / "tokenizer_config.json").write_text(content)
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: not JSON .*; take another copy of the tokenizer"):
         Tokenizer.read(directory)
+
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA = """{{- bos_token }}
+{%- set ns = namespace(system='', count=0) %}
+{%- if messages[0].role == 'system' %}
+    {%- set ns.system = messages[0].content | trim %}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{{- '[' ~ ns.system ~ strftime_now(' %Y') ~ ']' }}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {%- continue %}
+    {%- endif %}
+    {%- set ns.count = ns.count + 1 %}
+    {%- if message.role == 'assistant' %}
+        {%- generation %}{{ message.content + eos_token }}{% endgeneration %}
+    {%- else %}
+        {{- {'said': message.content} | tojson }}
+    {%- endif %}
+{%- endfor %}
+{%- if tools is not none %}{{ raise_exception('no tools') }}{% endif %}
+{%- if add_generation_prompt %}{{ ns.count ~ ':' }}{% endif %}
+"""
+BLOCKS = """{% for message in messages %}
+    {% if message['role'] == 'user' %}
+    <{{ message['content'] }}>
+    {% else %}
+    {{ message['content'] }}{{ eos_token }}{{ unk_token }}
+    {% endif %}
+{% endfor %}
+"""
+CHATS = [
+    [{"role": "user", "content": "How many <owls> & “foxes”?"}],
+    [{"role": "system", "content": " Be short. "}, {"role": "user", "content": "Hi"}],
+    [
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": "Two"},
+        {"role": "system", "content": "now"},
+        {"role": "user", "content": "Three\n"},
+    ],
+]
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+@pytest.mark.parametrize("template", [CHATML, LLAMA, BLOCKS], ids=["ChatML", "Llama", "blocks"])
+def test_a_chat_is_rendered_as_transformers_does(template: str, prompted: bool, directory: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": template,
+        "bos_token": "<end>",
+        "eos_token": {"content": "owl", "__type": "AddedToken", "lstrip": False, "normalized": False},
+        "add_bos_token": False,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = PreTrainedTokenizerFast.from_pretrained(directory)
+    for messages in CHATS:
+        expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
+        assert Tokenizer.read(directory).chat(messages, prompted) == expected
+
+
+def test_a_copy_renders_and_ends_as_the_original(directory: Path, tmp_path: Path) -> None:
+    """Also where the template has a file of its own, as newer directories do, or a name in a list."""
+    named = [{"name": "tools", "template": "-"}, {"name": "default", "template": CHATML}]
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>", "chat_template": named}))
+    listed = stored_tokenizer(directory)
+    (directory / "chat_template.jinja").write_text(LLAMA)
+    own = stored_tokenizer(directory)
+    assert listed is not None and own is not None
+    assert (listed.chat_template, own.chat_template) == (CHATML, LLAMA)
+    own.write(tmp_path)
+    copy = stored_tokenizer(tmp_path)
+    assert copy is not None and copy.chat(CHATS[2]) == own.chat(CHATS[2])
+    assert copy.decode(copy.ends) == "<end>" and copy.ends == own.ends
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template: give plain text"),
+        ("{{ raise_exception('only one user') }}", "cannot render these messages: only one user; change them"),
+        ("{% for %}", "cannot render these messages: "),
+        ("{{ messages[9].content + 1 }}", "cannot render these messages: "),
+        ("{{ messages[0].content + 1 }}", "cannot render these messages: "),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe|not safe"),
+        ("{% set ns = namespace() %}{% set ns.__call__ = 1 %}", "begin with _ are refused"),
+        ("{% set ns = namespace(_x=1) %}", "begin with _ are refused"),
+    ],
+)
+def test_a_template_that_fails_or_reaches_out_is_an_error(directory: Path, template: str | None, message: str) -> None:
+    tokenizer = Tokenizer((directory / "tokenizer.json").read_text(), template)
+    with pytest.raises(ValueError, match=message):
+        tokenizer.chat(CHATS[0])

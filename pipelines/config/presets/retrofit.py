@@ -9,9 +9,9 @@ from sleepmodel import TrainConfig
 
 
 def recall_mini() -> Experiment:
-    """Only the new layers are trained, alike in all variants. In the controls they are attention: one evicts its window,
-    one keeps the whole row. The evaluation asks for passages that were read, and for others: their difference is
-    memory, not adaptation to the text."""
+    """Only the new layers are trained, alike in all variants. In the controls they are attention: one evicts its
+    window, one keeps the whole row. The evaluation asks for passages that were read, and for others: their difference
+    is memory, not adaptation to the text."""
     task = Recall()
     pretrained = Pretrained(source=bases.SMOLLM2_SOURCE, insert=(8, 11, 14, 17, 20))
     sizes = {"fast_heads": 9, "key_dim": 64, "value_dim": 64}
