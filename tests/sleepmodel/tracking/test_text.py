@@ -1,4 +1,4 @@
-"""A registered model with a tokenizer: text in and text out, in Python and elsewhere, served as docs/serving.md says."""
+"""A registered model with a tokenizer: text in and text out, in Python and served as docs/serving.md says."""
 
 from __future__ import annotations
 
