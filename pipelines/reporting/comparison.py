@@ -18,7 +18,7 @@ from sleepmodel.evaluation.statistics import Estimate, Mean
 
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
 NATS, GAP = "nats", "gap"  # per answer token; between two kinds of rows
-WIDE = 3  # a terminal has room for so many shares with their intervals
+WIDE, MOST_PARTS = 3, 8  # a terminal has room for so many depths and kinds with their intervals, and without
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,14 @@ class VariantResults:
         """Whether the likelihood tells more than the exact match: rows have kinds, or answers several tokens."""
         return bool(self.likelihoods) and (self.several_tokens or bool(self.kinds))
 
-    def cells(self, intervals: bool = True) -> dict[str, str]:
-        """Column -> text, for a table."""
+    def cells(self, intervals: bool = True, parts: bool = True) -> dict[str, str]:
+        """Column -> text, for a table. parts: with a column for each depth and each kind."""
         first, answers = self.results[0], self.answers
         # where each row has one answer, the share of rows right is that of answers right
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
-        shares = {"rows right": self.rows} if several else {}
-        shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
+        shares = {"rows right": self.rows} if several or not parts else {}
+        if parts:
+            shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
         if self.likelihoods:
             scores = self.token_estimates["all"]
             shares |= {"tokens right": scores.right} if self.several_tokens else {}
@@ -226,9 +227,11 @@ def interval_of(variants: Sequence[VariantResults]) -> str:
     return f"95 % interval over {seeds} seeds" if seeds > 1 else "95 % interval over test rows"
 
 
-def table_of(variants: Sequence[VariantResults], intervals: bool = True) -> tuple[list[str], list[list[str]]]:
+def table_of(
+    variants: Sequence[VariantResults], intervals: bool = True, parts: bool = True
+) -> tuple[list[str], list[list[str]]]:
     """The head, and a row of cells for each variant."""
-    cells = [variant.cells(intervals) for variant in variants]
+    cells = [variant.cells(intervals, parts) for variant in variants]
     found = dict.fromkeys(column for row in cells for column in row)
     # variants may differ in their depths: the shares of all come first, then the costs
     columns = [*(column for column in found if column not in COST_COLUMNS), *COST_COLUMNS]
@@ -237,8 +240,9 @@ def table_of(variants: Sequence[VariantResults], intervals: bool = True) -> tupl
 
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
-    wide = max(len(variant.answers) + len(variant.kinds) for variant in variants) <= WIDE
-    columns, rows = table_of(variants, intervals=wide)
+    parts = max(len(variant.answers) + len(variant.kinds) for variant in variants)
+    wide = parts <= WIDE
+    columns, rows = table_of(variants, intervals=wide, parts=parts <= MOST_PARTS)
     shown = [i for i, column in enumerate(columns) if column != NATS or any(each.tells_more for each in variants)]
     table = Table(
         title=f"held-out test rows right{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD

@@ -103,8 +103,9 @@ def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path:
 
 
 def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
-    """Nats per answer token of each variant; by kind of row where the task has several, each with a marker."""
-    kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.kinds)) or ["all"]
+    """Nats per answer token of each variant; by kind of row where the task has several, as far as there are markers."""
+    kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.kinds))
+    kinds = kinds if 0 < len(kinds) <= len(MARKERS) else ["all"]
     figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(variants)), layout="constrained")
     for i, kind in enumerate(kinds):
         marker, offset = MARKERS[i % len(MARKERS)], 2 * _offset(i, len(kinds))

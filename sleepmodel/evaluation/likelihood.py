@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.rows import Rows
-from sleepmodel.evaluation.accuracy import Predictions, sums_of_answers
+from sleepmodel.evaluation.accuracy import Predictions, resampling_units, sums_of_answers
 from sleepmodel.evaluation.statistics import (
     RESAMPLES,
     Estimate,
@@ -65,7 +65,8 @@ def measure_likelihood(
 ) -> Likelihood:
     """The likelihood of the right answers. kinds: the kind of each row; (): no kinds.
 
-    Intervals are bootstrapped over rows; a mean over tokens is a ratio of two sums over rows.
+    A mean over tokens is a ratio of two sums over rows. Its interval is bootstrapped over rows, or over pairs of them
+    (`resampling_units`).
     """
     names, (_, length, depth) = sorted(set(kinds)), rows.answers()
     depths, (tokens, mask) = np.unique(depth[length > 0]), rows.batch()
@@ -78,14 +79,15 @@ def measure_likelihood(
         return np.stack([whole, *of_depth, *(whole * of_kind.T)], axis=1)
 
     nats, count, right = columns(predicted.nats), columns(mask), columns(mask & (predicted.tokens == tokens))
+    nats_units, count_units, right_units = (resampling_units(each, kinds) for each in (nats, count, right))
     scores = [
         TokenScores(Estimate(mean, interval), Share(int(hits), int(total), share))
         for mean, interval, hits, total, share in zip(
             (nats.sum(0) / count.sum(0)).tolist(),
-            intervals_of(resampled_ratios(nats, count, resamples)),
+            intervals_of(resampled_ratios(nats_units, count_units, resamples)),
             right.sum(0),
             count.sum(0),
-            bootstrap(right, count, resamples),
+            bootstrap(right_units, count_units, resamples),
             strict=True,
         )
     ]
@@ -94,25 +96,21 @@ def measure_likelihood(
         scores[0],
         dict(zip(depths.tolist(), scores[1:end], strict=True)),
         dict(zip(names, scores[end:], strict=True)),
-        _gap(names, of_kind, nats[:, :end], count[:, :end], depths, resamples) if len(names) == 2 else None,
+        _gap(kinds, nats[:, :end], count[:, :end], depths, resamples) if len(names) == 2 else None,
     )
 
 
-def _gap(
-    names: Sequence[str],
-    of_kind: npt.NDArray[np.bool_],
-    nats: Float64,
-    count: Float64,
-    depths: Int64,
-    resamples: int,
-) -> Gap:
-    """The gap between two kinds of rows (of_kind: bool [n, 2]). nats, count: sums over all answer tokens of each row,
-    then over those of each depth, [n, 1 + depths]."""
-    asked = np.all([(count * kind[:, None]).any(0) for kind in of_kind.T], axis=0)  # in rows of both kinds
+def _gap(kinds: Sequence[str], nats: Float64, count: Float64, depths: Int64, resamples: int) -> Gap:
+    """The gap between the two kinds. nats, count: sums over all answer tokens of each row, then over those of each
+    depth, [n, 1 + depths]."""
+    first, second = sorted(set(kinds))
+    of_kind = [np.array([[kind == name] for kind in kinds]) for name in (first, second)]
+    asked = np.all([(count * rows).any(0) for rows in of_kind], axis=0)  # in rows of both kinds
     sums, counts = (
-        np.concatenate([each[:, asked] * kind[:, None] for kind in of_kind.T], axis=1) for each in (nats, count)
+        resampling_units(np.concatenate([each[:, asked] * rows for rows in of_kind], axis=1), kinds)
+        for each in (nats, count)
     )
     more, less = np.split(resampled_ratios(sums, counts, resamples), 2, axis=1)
     value_more, value_less = np.split(sums.sum(0) / counts.sum(0), 2)
     whole, *by_depth = map(Estimate, (value_more - value_less).tolist(), intervals_of(more - less))
-    return Gap(names[0], names[1], whole, dict(zip(depths[asked[1:]].tolist(), by_depth, strict=True)))
+    return Gap(first, second, whole, dict(zip(depths[asked[1:]].tolist(), by_depth, strict=True)))

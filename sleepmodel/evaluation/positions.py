@@ -12,7 +12,7 @@ from datagen.rows import Rows
 from sleepmodel.evaluation.accuracy import Predictions
 from sleepmodel.evaluation.statistics import RESAMPLES, Estimate, Int64, intervals_of, resampled_ratios
 
-LEAST_ANSWERS = 0.25  # of the tokens of all rows
+LEAST_ANSWERS = 0.5  # of the tokens of all rows
 
 
 @dataclass(frozen=True)

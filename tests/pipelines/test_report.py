@@ -396,6 +396,30 @@ def test_an_answer_of_one_token_adds_one_column_and_no_section(tmp_path: Path) -
     assert {"nats", "gap", "tokens right"} <= {column.header for column in comparison_table(remembering((3,))).columns}
 
 
+def test_many_kinds_and_depths_are_for_the_page_alone(tmp_path: Path) -> None:
+    """Facts: a kind for each sort of question and number of facts. A terminal has no room for them."""
+    kinds = [f"{sort} at {facts} facts" for sort in ("recall", "hop", "change") for facts in (8, 16, 32)]
+    measured = Likelihood(scores(0.7, 60, 400), {1: scores(0.1, 100, 200), 4: scores(1.3, 60, 200)}, {})
+    measured = replace(measured, kinds={kind: scores(0.7, 20, 44) for kind in kinds})
+    variants = [
+        VariantResults(
+            each.name,
+            [
+                replace(
+                    r, likelihood=measured, accuracy=replace(r.accuracy, kinds={kind: share(1, 22) for kind in kinds})
+                )
+                for r in each.results
+            ],
+        )
+        for each in data().variants
+    ]
+    assert set(kinds) <= set(table_of(variants)[0])
+    terminal = [column.header for column in comparison_table(variants).columns]
+    assert terminal == ["model", "N", "eta", "rows right", "tokens right", "nats", "tokens", "FLOPs", "tokens/s", "s"]
+    page = built(replace(data(), variants=variants), tmp_path)
+    assert set(kinds) <= set(page.texts["td"])
+
+
 def test_results_without_a_likelihood_have_the_columns_that_they_had() -> None:
     columns, _ = table_of(data().variants)
     assert columns == ["model", "N", "eta", "depth 1", "depth 4", "tokens", "FLOPs", "tokens/s", "s"]

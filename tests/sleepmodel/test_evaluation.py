@@ -143,6 +143,18 @@ def test_intervals_are_those_of_drawing_rows_again_and_again() -> None:
         assert measured.answers[depth].interval == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=0.02)
 
 
+def test_pairs_that_stand_and_fall_together_count_once() -> None:
+    """Two rows of a pair, all of them right or wrong together: as uncertain as one row."""
+    rng = np.random.default_rng()
+    right = np.repeat(rng.permutation(np.arange(200) % 2), 2)
+    rows = Rows.of([[0, 1]] * 400, [[1]] * 400, [[1]] * 400, [[1]] * 400)
+    predicted = np.where(rows.loss_mask(), right[:, None], -1)
+    for kinds, units in ((["own", "other"] * 200, 200), (["own", "own", "other", "other"] * 100, 400)):
+        interval = score(predicted, rows, 4000, kinds).rows.interval
+        assert interval is not None
+        assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * 0.5 / units**0.5, rel=0.2)
+
+
 def test_answers_that_stand_and_fall_together_count_once() -> None:
     """Ten answers a row, all right or all wrong: as uncertain as one answer a row."""
     together = np.repeat(np.arange(400)[:, None] % 2, 10, axis=1)

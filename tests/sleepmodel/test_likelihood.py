@@ -122,6 +122,27 @@ def test_likelihood_by_kind_and_depth_is_that_of_a_slow_loop() -> None:
     assert measured.gap.depths.keys() == {1, 2, 3}
 
 
+def test_pairs_of_rows_are_drawn_together() -> None:
+    """Recall asks for a passage in a row of either kind. Passages differ by far more than the kinds do."""
+    rng = np.random.default_rng()
+    passage, own = rng.exponential(3.0, 300), rng.normal(0.5, 0.05, 300)
+    per_row = np.stack([passage + own, passage], axis=1).ravel()
+    rows = Rows.of([[0, 1, 2]] * 600, [[1]] * 600, [[2]] * 600, [[1]] * 600)
+    mask = rows.loss_mask()
+    predicted = Predictions(np.where(mask, 1, -1), np.where(mask, per_row[:, None], 0).astype(np.float32))
+    paired = measure_likelihood(predicted, rows, ["other", "own"] * 300)
+    assert paired.gap is not None and paired.gap.nats.value == pytest.approx(own.mean(), rel=1e-4)
+    low, high = paired.gap.nats.interval
+    assert high - low == pytest.approx(2 * 1.96 * own.std() / 300**0.5, rel=0.2)  # the normal approximation
+    low, high = paired.tokens.nats.interval
+    assert high - low == pytest.approx(2 * 1.96 * passage.std() / 300**0.5, rel=0.2)  # 300 passages, not 600 rows
+    # one pair of one kind: rows are drawn alone
+    alone = measure_likelihood(predicted, rows, ["own", "own", *["other", "own"] * 298, "other", "other"])
+    assert alone.gap is not None
+    low, high = alone.gap.nats.interval
+    assert high - low > 0.5
+
+
 def test_a_depth_of_one_kind_has_no_gap() -> None:
     rng = np.random.default_rng()
     rows = Rows.of([[0, 1, 2]] * 8, [[1, 2]] * 8, [[1, 1]] * 8, [[1, 2 + i % 2] for i in range(8)])

@@ -110,9 +110,8 @@ def test_intervals_by_position_are_those_of_drawing_documents() -> None:
 
 def test_only_documents_behind_the_first_window_have_positions() -> None:
     rng = np.random.default_rng()
-    assert are_documents(Rows.of([[0] * 8], [[6]], [[2]], [[1]])) and not are_documents(
-        Rows.of([[0] * 9], [[6]], [[2]], [[1]])
-    )
+    assert are_documents(Rows.of([[0] * 8], [[4]], [[4]], [[1]]))
+    assert not are_documents(Rows.of([[0] * 8], [[5]], [[3]], [[1]]))
     rows = documents(rng, 5)
     none = Predictions(np.full((5, 60), -1), np.zeros((5, 60), np.float32))
     assert measure_by_position(Predictions(*(x[:, : rows.lengths.max()] for x in none)), rows, 64) is None
