@@ -18,6 +18,7 @@ from benchmarks.evidence.experiments import EXPERIMENTS
 from pipelines.arguments import parser
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
+from pipelines.config.presets.bases import SMOLLM2
 from sleepmodel.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,14 @@ def test_there_are_commands_to_check() -> None:
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_each_command_is_one_that_its_program_takes(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_command_is_one_that_its_program_takes(
+    page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what commands read: these pages, and a pretrained model, whose config alone says whether an experiment fits it
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "runs" / "smollm2").mkdir(parents=True)
+    (tmp_path / "runs" / "smollm2" / "config.json").write_text(json.dumps(SMOLLM2))
+    monkeypatch.chdir(tmp_path)
     _check(shlex.split(re.split(r" [>|]", command)[0], comments=True), monkeypatch)
 
 
