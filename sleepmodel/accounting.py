@@ -20,7 +20,7 @@ def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None, asked
     """Forward matmul FLOPs for one row of `tokens` tokens. A multiplication with its addition counts as 2 FLOPs.
 
     sleep_passes: N; None is the config's. asked: for each window, whether answers are predicted in it (see
-    `predicting_windows`); None: in the last one alone.
+    `predicting_windows`); None: in the last one alone. A row without answers costs nothing.
     """
     return _row_flops(model, tokens, sleep_passes, asked, lambda block, first_pass: 1)
 
@@ -76,7 +76,7 @@ def _row_flops(
     config, schedule = model.config, model.sleep_schedule(model.checked_passes(sleep_passes))
     windows = -(-tokens // config.window)
     asked = [False] * (windows - 1) + [True] if asked is None else asked
-    last = max(i for i, answers in enumerate(asked) if answers)
+    last = max((i for i, answers in enumerate(asked) if answers), default=-1)  # later windows are not computed
     # a window's tokens, whether others come before it, whether it is predicted, and whether it is slept on
     kinds = Counter(
         (

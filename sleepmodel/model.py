@@ -2,14 +2,12 @@
 
 A hybrid language model reads a row window by window. On a window without answers it sleeps: it runs the blocks N times,
 passes the hidden vectors h and the states S from each pass to the next, and then drops h and the KV cache. A window
-with answers is read once, awake, or with `sleep_on = "all"` it is predicted awake and then slept on: the waking pass is
-the first of the N, and the other N - 1 go on from its hidden vectors. Only what `evict` keeps of the states crosses the
-border of a window.
+with answers is read once, awake. With `sleep_on = "all"` it is predicted awake and then slept on: the waking pass is
+the first of the N. Only what `evict` keeps of the states crosses the border of a window.
 
-A row is one document: its first token begins a window and the states of its own. Rows share nothing, and windows behind
-the end of a row are not computed, so that documents of different lengths are trained together as they are. Do not join
-them to longer rows: each pass of a sleep begins with the state at the end of the pass before, over the whole window, so
-that two documents in one window could not be kept apart.
+A row is one document. Rows share no state, and windows after the end of a row are not computed, so a batch may hold
+documents of different lengths. Do not pack several into one row: a pass begins with the state that the pass before left
+at the end of the window, so two documents in one window would mix.
 
 reference.py implements the same algorithm token by token. The tests compare this file with it.
 """
@@ -167,7 +165,8 @@ class SleepModel(nn.Module):
                 if (wanted := asleep & ~awake).any():  # consolidation phase: N passes
                     rows, part = _select(wanted, h, states, inside)
                     states = merge_rows(states, self.sleep(*part, passes), rows)
-                for wanted, n in ((awake & ~asleep, 1), (awake & asleep, passes)):  # prediction phase: one pass, or N
+                # prediction phase: one pass, or the first of N
+                for wanted, n in ((awake & ~asleep, 1), (awake & asleep, passes)):
                     if wanted.any():
                         rows, part = _select(wanted, h, states, inside)
                         out, after = self.predict(*part, n)

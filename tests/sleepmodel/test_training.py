@@ -298,13 +298,15 @@ def documents(lengths: list[int], pads: list[int], pad: int) -> Rows:
     """Rows of random tokens after left pads, each token but the first an answer."""
     make = np.random.default_rng(0)
     tokens = [[pad] * left + make.integers(0, pad, n).tolist() for n, left in zip(lengths, pads, strict=True)]
-    ones = [[1]] * len(tokens)
-    return Rows.of(tokens, [[left + 1] for left in pads], [[n - 1] for n in lengths], ones, pad)
+    answers = [(left + 1, n - 1) for n, left in zip(lengths, pads, strict=True)]
+    starts, sizes = ([[each[i]] * (each[1] > 0) for each in answers] for i in range(2))
+    return Rows.of(tokens, starts, sizes, [[1] * len(each) for each in starts], pad)
 
 
 def test_the_flops_of_a_run_are_those_of_the_windows_that_it_computes() -> None:
-    """Documents of many lengths, some with pads on the left: no row costs the windows of its pads."""
-    L, lengths = MODEL.window, [2, MODEL.window, MODEL.window + 1, 3 * MODEL.window, 2 * MODEL.window + 3, 5, 4, 3]
+    """Documents of many lengths, one token among them, some with pads on the left: no row costs the windows of its
+    pads, and one without answers costs nothing."""
+    L, lengths = MODEL.window, [1, MODEL.window, MODEL.window + 1, 3 * MODEL.window, 2 * MODEL.window + 3, 5, 4, 3]
     pads = [0, 0, 0, 0, L, 2 * L, 2, L + 1]
     config = replace(CONFIG, steps=1, batch_size=8, validate_every=1, sleep_passes=(3,))
     model = replace(MODEL, sleep_on="all", max_positions=None, vocab_size=MODEL.vocab_size + 1)
