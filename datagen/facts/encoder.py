@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 
 from datagen.facts.names import SORTS, WORDS, Name, Names, Sort
-from datagen.facts.relations import DISTRACTORS, PAUSE, RELATIONS, hop, pieces, spelled
+from datagen.facts.relations import DISTRACTORS, PAUSE, RELATIONS, hop, hops, pieces, spelled
 from datagen.rng import Rng
 from datagen.words import PUNCTUATION, Vocabulary, WordVocabulary, read_piecewise, split
 
@@ -82,14 +82,12 @@ def encoder_of(tokenizer: str | None) -> Encoder:
 def _examples() -> Iterable[list[str]]:
     """Texts, as pieces, that together contain every sentence form, every name and every question."""
     forms = [form for relation in RELATIONS for form in (*relation.states, *relation.changes, relation.question)]
-    hops = [hop(a, b) for a in RELATIONS for b in RELATIONS if a.object == b.subject]
-    templates = [*forms, *hops, *DISTRACTORS, PAUSE]
+    templates = [*forms, *(hop(*pair) for pair in hops(RELATIONS)), *DISTRACTORS, PAUSE]
     for words in (1, 2):
         for sort in SORTS:
             parts = WORDS[sort, words]
             for i in range(len(parts[-1])):
                 name = spelled(tuple(part[i % len(part)] for part in parts))
-                # two texts, so that every template follows and precedes a name
-                template = templates[i % len(templates)]
-                filled = [p for piece in pieces(template) for p in (name if piece[0] == "{" else [piece])]
+                template = pieces(templates[i % len(templates)])
+                filled = [part for piece in template for part in (name if piece[0] == "{" else [piece])]
                 yield [*filled, *name, ".", *filled]

@@ -7,6 +7,7 @@ A sentence is written as pieces, each of which begins with a space or is punctua
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -107,6 +108,11 @@ PAUSE = " -"  # closes a gap that is too short for a sentence
 def pieces(template: str) -> tuple[str, ...]:
     """The pieces of a template; a blank, such as `{s}`, is a piece without its space."""
     return tuple(re.findall(r"\{\w+\}|[.?]|(?: [^\s{.?]+)+", template))
+
+
+def hops(relations: Sequence[Relation]) -> list[tuple[Relation, Relation]]:
+    """The pairs of which the second is about the object of the first."""
+    return [(first, second) for first in relations for second in relations if first.object == second.subject]
 
 
 def hop(first: Relation, second: Relation) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from datagen.facts.names import Name, Names
-from datagen.facts.relations import RELATIONS, Relation
+from datagen.facts.relations import RELATIONS, Relation, hops
 from datagen.rng import Rng
 
 Kind = Literal["recall", "hop", "change"]
@@ -54,11 +54,6 @@ def draw_story(rng: Rng, names: Names, kind: Kind, facts: int, questions: int, r
     while len(drawn.facts) < facts:
         drawn.add(used)
     return Story(drawn.facts, rng.shuffled(asked)[:questions])
-
-
-def hops(relations: Sequence[Relation]) -> list[tuple[Relation, Relation]]:
-    """The pairs of which the second asks about the object of the first."""
-    return [(first, second) for first in relations for second in relations if first.object == second.subject]
 
 
 class _Drawn:

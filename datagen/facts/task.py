@@ -13,8 +13,8 @@ import numpy as np
 from datagen.checks import require, require_one_of, require_whole
 from datagen.facts.encoder import MAX_CONTEXT, Encoder, encoder_of
 from datagen.facts.names import SORTS, Names, names_of
-from datagen.facts.relations import FORMS, RELATIONS, hop, spelled
-from datagen.facts.story import KINDS, Kind, Story, draw_story, hops
+from datagen.facts.relations import FORMS, RELATIONS, hop, hops, spelled
+from datagen.facts.story import KINDS, Kind, Story, draw_story
 from datagen.facts.wording import FactsWording
 from datagen.rng import Rng
 from datagen.rows import Rows
@@ -56,7 +56,7 @@ class Facts(FactsWording, Task):
     document, and no answer is the first token of a window.
 
     Names of two words belong to one split each. Of names of one word, which every split has, no two stand in the same
-    sentence, and thus in a fact, in two splits.
+    sentence, and thus in a fact, in two splits: a model that learns which pairs never occur in train rows is misled.
 
     Guessing: an answer is drawn uniformly from the names that a fact may connect with its subject. Without the document
     it is guessed with a probability below 1/200, for names of two words; of names of one word, about 1/100. A model
@@ -134,7 +134,7 @@ class Facts(FactsWording, Task):
             asked += [hop(first, second) for first, second in hops(used)]
         # "." stands between an answer and the next question
         longest = max(self._longest(encoder, question + " {o}.") for question in asked)
-        return self.context_length + self.questions * longest - len(encoder.encode("."))
+        return self.context_length + self.questions * longest - len(encoder.encode(["."]))
 
     @property
     def max_depth(self) -> int:
@@ -174,7 +174,7 @@ class Facts(FactsWording, Task):
         for path in story.asked:
             first, last = story.facts[path[0]], story.facts[path[-1]]
             question = last.relation.question if len(path) == 1 else hop(first.relation, last.relation)
-            row += [*(encoder.encode(".") if answers else ()), *encoder.write(question, {"s": first.subject})]
+            row += [*(encoder.encode(["."]) if answers else ()), *encoder.write(question, {"s": first.subject})]
             answer = encoder.encode(spelled(last.object))
             farthest = min(ends[fact] for fact in path)
             answers.append(Answer(len(row), len(answer), self.max_depth - farthest // self.span))

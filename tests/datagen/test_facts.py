@@ -261,11 +261,11 @@ def test_all_words_of_names_differ_from_each_other_and_from_the_rest() -> None:
 
 def test_facts_kinds_and_distances_are_drawn_evenly() -> None:
     task = Facts(facts=(4, 8), questions=2, context_length=300, span=60)
-    rows = task.sample("train", 0, 0, 3000)
+    rows = task.sample("train", 0, 0, 1500)
     drawn = Counter((each.kind(each.questions[0]), len(each.facts)) for each in documents(task, rows))
     assert len(drawn) == 6 and stats.chisquare(list(drawn.values())).pvalue > TOO_RARE
     recall = Facts(facts=(4, 8), questions=2, question_kinds=("recall",), context_length=300, span=60)
-    depths = np.bincount(recall.sample("train", 0, 0, 3000).answer_depth.values, minlength=6)
+    depths = np.bincount(recall.sample("train", 0, 0, 2000).answer_depth.values, minlength=6)
     # A sentence counts where it ends, so slightly fewer in the farthest span.
     assert depths[0] == 0 and depths[1:].max() < 1.15 * depths[1:].min()
 
