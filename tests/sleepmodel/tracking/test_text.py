@@ -1,4 +1,4 @@
-"""A registered model with a tokenizer: text in and text out, in Python and elsewhere, served as docs/serving.md says."""
+"""A registered model with a tokenizer: text in and text out, in Python, elsewhere, and served as docs/serving.md."""
 
 from __future__ import annotations
 
