@@ -176,7 +176,8 @@ def test_an_error_while_reading_leaves_the_session_as_it_was(file: Path, tmp_pat
 def test_a_long_file_is_read_in_pieces_with_a_bar(model: SleepModel, file: Path) -> None:
     """No piece is longer than a window, so that memory does not grow with the file; the bar says how far it is."""
     console = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
-    bar, lengths = _bar(console), []
+    bar = _bar(console)
+    lengths: list[int] = []
 
     def track(name, pieces, status):  # type: ignore[no-untyped-def]
         lengths.extend(piece.shape[1] for piece in pieces)
