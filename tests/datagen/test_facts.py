@@ -267,7 +267,7 @@ def test_facts_kinds_and_distances_are_drawn_evenly() -> None:
     recall = Facts(facts=(4, 8), questions=2, question_kinds=("recall",), context_length=300, span=60)
     depths = np.bincount(recall.sample("train", 0, 0, 2000).answer_depth.values, minlength=6)
     # A sentence counts where it ends, so slightly fewer in the farthest span.
-    assert depths[0] == 0 and depths[1:].max() < 1.15 * depths[1:].min()
+    assert depths[0] == 0 and depths[1:].max() < 1.3 * depths[1:].min()
 
 
 @pytest.mark.parametrize("words", [1, 2])
