@@ -23,9 +23,12 @@ from benchmarks.evidence.publish import PUBLISHED, publish, published_variants
 from benchmarks.results_file import ROOT
 from pipelines.arguments import add_root, given_root
 from pipelines.config.experiment import Experiment
+from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS, RULES
 from pipelines.reporting.comparison import difference
 from pipelines.reporting.markdown import markdown_table
+from sleepmodel.pretrained.smollm2 import write_smollm2
+from sleepmodel.serialization.model_dir import WEIGHTS
 
 RESULTS = "evidence"
 
@@ -35,17 +38,29 @@ class Question:
     """A mini preset and the seeds that it is run with.
 
     pairs: (variant, baseline) pairs whose difference the page shows; speed: the experiment measures training speed
-        alone, with runs too short to learn.
+        alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M.
     """
 
     preset: str
     seeds: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...] = ()
     speed: bool = False
+    smollm2: bool = False
 
     @property
     def experiment(self) -> Experiment:
+        """What it runs, but for the pretrained model."""
         return replace(PRESETS[self.preset], seeds=self.seeds)
+
+    def assignments(self, root: Path) -> list[str]:
+        """What --set gets; results go to `root`. Writes the pretrained model there, if it is needed and missing."""
+        found = [f"seeds={list(self.seeds)}"]
+        if self.smollm2:
+            directory = root / "smollm2"
+            if not (directory / WEIGHTS).is_file():
+                write_smollm2(directory)
+            found.append(f"pretrained.model={directory}")
+        return found
 
 
 THREE = (40, 41, 42)
@@ -74,6 +89,7 @@ EXPERIMENTS = {
     ),
     "depo": Question("depo-fig3-mini", THREE, GAINS),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
+    "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
     "sliding": Question("gsm-sliding-fig5-mini", (40,)),
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),
 }
@@ -105,11 +121,11 @@ def main() -> None:
 def run(name: str, root: Path) -> bool:
     """Run an experiment and publish it; False if the pipeline failed."""
     question = EXPERIMENTS[name]
-    command = [sys.executable, "pipelines/full.py", question.preset, "--root", str(root)]
-    finished = subprocess.run([*command, "--set", f"seeds={list(question.seeds)}"], cwd=ROOT.parent)
+    command, assignments = [sys.executable, "pipelines/full.py", question.preset], question.assignments(root)
+    finished = subprocess.run([*command, "--root", str(root), "--set", *assignments], cwd=ROOT.parent)
     if finished.returncode:
         return False
-    published = publish(question.experiment, root, f"{RESULTS}/{name}")
+    published = publish(apply_overrides(PRESETS[question.preset], assignments), root, f"{RESULTS}/{name}")
     results = _speed(published) if question.speed else _quoted(published / "report.md")
     fill(EVIDENCE, {name: results + _differences(published, question)})
     return True

@@ -16,6 +16,7 @@ from pipelines.reporting.results import RESULTS, EvaluationResult
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import load
+from sleepmodel.distributed.job import read_training
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import read_license, weights_sha256
 from sleepmodel.tracking.redact import redacted
@@ -49,8 +50,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
     def run(context: StageContext) -> None:
         results = RESULTS.load(context.path(evaluation))
         found = [result for variant in candidates for result in results if result.variant == variant]
-        # a choice by test accuracy would bias that accuracy upwards
-        index, chosen = max(enumerate(found), key=lambda pair: (pair[1].level or 0, pair[1].validation))
+        index, chosen = max(enumerate(found), key=lambda pair: _rank(pair[1], context.root))
         path = dataset(context.path(data))
         rows, fingerprint = read_rows(path, "test"), path.name
         name = f"sleep-{read_dataset(path).task}"
@@ -75,7 +75,14 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
             promote(services.store, name, version)
         REGISTRATION.save(context.output, Registration(name, version, won, reason))
 
-    return Stage("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=2)
+    return Stage("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=3)
+
+
+def _rank(result: EvaluationResult, root: Path) -> tuple[int, float, float]:
+    """What a candidate is chosen by: the level and the accuracy of its last validation, then its training loss, as long
+    answers are rarely right as a whole. A choice by test accuracy would bias that accuracy upwards."""
+    loss = read_training((root / result.path).parent).history[-1].loss
+    return result.level or 0, result.validation, -loss
 
 
 def _about_base(pretrained: str | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ def recall_mini() -> Experiment:
     """Only the new layers are trained, alike in all variants. In the controls they are attention: one evicts its
     window, one keeps the whole row. The evaluation asks for passages that were read, and for others: their difference
     is memory, not adaptation to the text."""
-    task = Recall()
+    task = Recall(passage=24, cue=4, span=32)
     pretrained = Pretrained(source=bases.SMOLLM2_SOURCE, insert=(8, 11, 14, 17, 20))
     sizes = {"fast_heads": 9, "key_dim": 64, "value_dim": 64}
     attention = Variant(name="transformer-evicted", inserted_mixer="attention")
@@ -22,13 +22,13 @@ def recall_mini() -> Experiment:
         model=bases.grown(bases.SMOLLM2, pretrained, window=task.span, loop=(8, 26), **sizes),
         pretrained=pretrained,
         train=TrainConfig(
-            steps=100,
+            steps=120,
             batch_size=8,
             trained="inserted",
             optimizer="adamw",
-            adam_lr=2e-3,
+            adam_lr=6e-3,
             warmup_steps=10,
-            validate_every=50,
+            validate_every=60,
         ),
         variants=(
             attention,
