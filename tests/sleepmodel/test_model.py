@@ -78,7 +78,7 @@ def test_a_pretrained_architecture_is_algorithm_1(
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize(("loop", "passes"), [(None, 1), (None, 3), ((1, 2), 2), ((1, 3), 3)])
+@pytest.mark.parametrize(("loop", "passes"), [(None, 3), ((1, 2), 2), ((1, 3), 3)])
 @every_kind
 def test_a_window_is_predicted_awake_and_then_slept_on(
     make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, passes: int, eviction: str
@@ -151,8 +151,14 @@ ANSWERS = {"prompts": (19, 20), "all": tuple(range(1, 21))}
 
 
 @pytest.mark.parametrize("recompute", RECOMPUTE[1:])
-@pytest.mark.parametrize("truncation", [Truncation(), Truncation(passes=2, windows=2)])
-@pytest.mark.parametrize("sleep_on", ANSWERS)
+@pytest.mark.parametrize(
+    ("sleep_on", "truncation"),
+    [
+        ("prompts", Truncation()),
+        ("prompts", Truncation(passes=2, windows=2)),
+        ("all", Truncation(passes=2, windows=2)),
+    ],
+)
 @pytest.mark.parametrize("fields", [{"mixers": HYBRID}, ARCHITECTURES["ouro"], ARCHITECTURES["jet_nemotron"]])
 def test_recomputing_changes_nothing(
     make_model: MakeModel, fields: dict[str, Any], sleep_on: str, recompute: str, truncation: Truncation
@@ -279,28 +285,28 @@ def given(before: Any, after: Any) -> Any:
         (ARCHITECTURES["ouro"], (1, 3)),
     ],
 )
-@pytest.mark.parametrize("sleep_on", ANSWERS)
+@pytest.mark.parametrize(("sleep_on", "kept"), [("prompts", 1), ("all", 2)])
 def test_the_last_k_passes_are_differentiated(
-    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, sleep_on: str, eviction: str
+    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, sleep_on: str, kept: int, eviction: str
 ) -> None:
     """Vectors that enter the last K passes are constants, and fast weights pass unchanged by the others. The loss of a
     waking pass has its whole gradient."""
     fields = {**fields, "loop": loop, "eviction": eviction, "sleep_passes": 3, "sleep_on": sleep_on}
     model, free = make_model(**fields), make_model(**fields)
     tokens, mask = rows(6, tokens=21, answers=ANSWERS[sleep_on])
-    model.truncation = Truncation(passes=1)
+    model.truncation = Truncation(passes=kept)
     got = gradients(model, model(tokens, mask).loss)
 
     def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Any, ...]:
         (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
         for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
             after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
-            with torch.set_grad_enabled(learning and i == 2):
+            with torch.set_grad_enabled(learning and i > 2 - kept):
                 entering = list(after)
                 h = free.norm(h) if i and free.config.loop_norm else h
                 for j in blocks:
                     h, after[j] = stack[j](h, after[j], span)
-            if i < 2:
+            if i <= 2 - kept:
                 after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
             states = tuple(after)
         return free.evict(states, span)
@@ -414,7 +420,7 @@ def test_a_row_beyond_the_positions_is_refused(make_model: MakeModel) -> None:
 @pytest.mark.parametrize("loop", [None, (1, 2)])
 @pytest.mark.parametrize(
     ("sleep_on", "answers"),
-    [("prompts", (19, 20)), ("prompts", (3, 14, 15)), ("all", (5, 14, 20)), ("all", tuple(range(1, 21)))],
+    [("prompts", (19, 20)), ("prompts", (3, 14, 15)), ("all", (5, 6, 20))],
 )
 @pytest.mark.parametrize(
     "fields",

@@ -104,7 +104,7 @@ def test_every_split_into_reads_gives_the_logits_of_training(
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(
     data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
 )
