@@ -36,7 +36,7 @@ def place(model: SleepModel, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "my report.md"
+    path = tmp_path / "my [bold]report[].md"
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
     return path
 
