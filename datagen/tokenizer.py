@@ -156,21 +156,21 @@ def stored_tokenizer(directory: str | Path) -> Tokenizer | None:
     file = as_path(directory) / TOKENIZER
     if not file.is_file():
         return None
-    return _beside(file, file.read_text(encoding="utf-8"))
+    return _beside(file, _read_text(file))
 
 
 def _beside(file: Path, text: str) -> Tokenizer:
     """The tokenizer of a tokenizer.json with that text, and of the files beside it.
 
-    Raises ValueError if tokenizer_config.json is no JSON.
+    Raises ValueError if tokenizer_config.json is no JSON, or a file not UTF-8.
     """
     settings, template = file.with_name(SETTINGS), file.with_name(TEMPLATE)
     try:
-        given = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        given = json.loads(_read_text(settings)) if settings.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{settings}: not JSON ({error!s:.200}); take another copy of the tokenizer") from error
     given = given if isinstance(given, dict) else {}
-    chat = template.read_text(encoding="utf-8") if template.is_file() else given.get(CHAT_TEMPLATE)
+    chat = _read_text(template) if template.is_file() else given.get(CHAT_TEMPLATE)
     if isinstance(chat, list):  # several, by name
         chat = next(
             (each.get("template") for each in chat if isinstance(each, dict) and each.get("name") == "default"), None
@@ -182,6 +182,13 @@ def _beside(file: Path, text: str) -> Tokenizer:
         str(file),
         tuple((name, value) for name, value in special.items() if value is not None),
     )
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error!s:.200}); take another copy of the tokenizer") from error
 
 
 def _text(token: object) -> str | None:

@@ -126,7 +126,7 @@ def _start(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[
     terminal.count = given.tokens or terminal.count
     config = model.config
     aside.print(f"{given.model}: {n_params(model):,} weights, {config.eviction} eviction every {config.window} tokens")
-    if not state_bytes(model, 1):
+    if config.eviction == "hard" and not state_bytes(model, 1):
         aside.print("it has no fast weights: a sleep keeps nothing of its window")
     if model.tokenizer is None:
         aside.print(f"tokens: {' '.join(terminal.words[:20])}")
@@ -162,10 +162,13 @@ def _bar(console: Console) -> Track:
     def track(name: str, pieces: Sequence[Tensor], status: Callable[[], str]) -> Iterator[Tensor]:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        numbers = TextColumn("{task.completed:,}/{task.total:,} tokens, {task.fields[rate]:,.0f}/s")
-        columns = (TextColumn("{task.description}"), BarColumn(20), numbers, TimeRemainingColumn())
-        state = TextColumn("{task.fields[status]}")
-        with Progress(*columns, state, console=console, transient=True, disable=not console.is_terminal) as progress:
+        def column(form: str) -> TextColumn:
+            return TextColumn(form, markup=False)  # a file may have any name
+
+        numbers = column("{task.completed:,}/{task.total:,} tokens, {task.fields[rate]:,.0f}/s")
+        state = column("{task.fields[status]}")
+        columns = (column("{task.description}"), BarColumn(20), numbers, TimeRemainingColumn(), state)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(name, total=sum(piece.shape[1] for piece in pieces), rate=0.0, status=status())
             for piece in pieces:
                 yield piece

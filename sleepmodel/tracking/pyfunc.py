@@ -113,6 +113,8 @@ class Answers(PythonModel):
             name = _input_name(model_input)
             if name == "text":
                 tokens = text_prompts(self.model, _texts(model_input["text"]), int(n), bool(options["chat"]))
+            elif options["chat"]:
+                raise ValueError("chat = True: must be False for tokens; give text")
             else:
                 tokens = _prompts(model_input["tokens"])
                 check_prompts(self.model.config, tokens, int(n))

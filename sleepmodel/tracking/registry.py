@@ -107,8 +107,8 @@ def _signature(tokenizer: Tokenizer | None, answers: int) -> ModelSignature:
     options = [ParamSpec("n", "integer", answers)]
     if tokenizer is not None:
         inputs.append(ColSpec(AnyType(), "text", required=False))  # type: ignore[no-untyped-call]
-        if tokenizer.chat_template is not None:
-            options.append(ParamSpec("chat", "boolean", False))
+        # also without a template, as MLflow would drop an option that it does not know
+        options.append(ParamSpec("chat", "boolean", False))
     return ModelSignature(
         Schema(inputs), Schema([TensorSpec(np.dtype(np.int64), (-1, -1), "answer")]), ParamSchema(options)
     )

@@ -32,6 +32,13 @@ def directory(tmp_path: Path) -> Path:
     return here
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_file_that_is_not_text_is_named(name: str, directory: Path) -> None:
+    (directory / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=f"{name}: not .*; take another copy of the tokenizer"):
+        stored_tokenizer(directory)
+
+
 def test_a_dataset_is_identified_by_the_tokens_that_it_is_made_of(directory: Path, tmp_path: Path) -> None:
     there = Path(shutil.copytree(directory, tmp_path / "there"))
     assert Gsm(tokenizer=str(directory)).identity() == Gsm(tokenizer=str(there / "tokenizer.json")).identity()

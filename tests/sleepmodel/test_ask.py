@@ -36,7 +36,7 @@ def place(model: SleepModel, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "my report.md"
+    path = tmp_path / "my [bold]report[].md"
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
     return path
 
@@ -170,7 +170,7 @@ def test_an_error_while_reading_leaves_the_session_as_it_was(file: Path, tmp_pat
     terminal.enter("Pine")
     terminal.enter(f"/read '{file}'")
     assert "must be at most max_positions = 40" in told[-1]
-    assert int(terminal.session.filled[0]) == tokens(model, "Pine\n").shape[1]
+    assert int(terminal.session.filled[0]) == tokens(model, "Pine\n").shape[1] and int(terminal.session.sleeps[0]) == 0
 
 
 def test_a_long_file_is_read_in_pieces_with_a_bar(model: SleepModel, file: Path) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from datagen.tokenizer import stored_tokenizer
 from sleepmodel import Session, from_pretrained
+from sleepmodel.__main__ import main as ask
 from sleepmodel.pretrained.__main__ import main
 from sleepmodel.pretrained.gguf import read_gguf
 from sleepmodel.pretrained.smollm2 import PACKAGE, convert
@@ -121,3 +123,15 @@ def test_smollm2_says_what_it_says_in_transformers(smollm2: Path) -> None:
     grown = from_pretrained(smollm2, 256, {layer: "jet" for layer in (4, 14, 24)}, fast_heads=9)
     with torch.no_grad():
         assert torch.equal(Session(grown).read(tokens), read)
+
+
+def test_smollm2_is_asked_as_in_its_chats(smollm2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    tokenizer = stored_tokenizer(smollm2)
+    theirs = transformers.AutoTokenizer.from_pretrained(smollm2)
+    assert tokenizer is not None and tokenizer.chat(question) == theirs.apply_chat_template(
+        question, tokenize=False, add_generation_prompt=True
+    )
+    assert theirs.eos_token_id in tokenizer.ends
+    ask([str(smollm2), "--window", "256", "--ask", question[0]["content"]])
+    assert capsys.readouterr().out == "The capital of France is Paris.\n"

@@ -104,6 +104,7 @@ def test_each_text_is_answered_as_if_it_were_alone(speaking: SleepModel) -> None
         ({"text": ["a"], "tokens": [[1]]}, {}, r"input \['text', 'tokens'\]: must be"),
         ({"text": ["a"]}, {"n": 0}, "n = 0: must be 1 to 4096"),
         ({"text": ["a"]}, {"n": 10**6}, "n = 1000000: must be 1 to 4096"),
+        ({"tokens": [[1, 2]]}, {"chat": True}, "chat = True: must be False for tokens"),
         ({"tokens": [[1, 600]]}, {}, r"tokens\[0, 1\] = 600: must be in the vocabulary"),
     ],
 )
