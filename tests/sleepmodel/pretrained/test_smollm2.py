@@ -96,6 +96,20 @@ def test_the_command_names_a_package_that_is_missing(
     assert not (tmp_path / "hf").exists()
 
 
+def test_a_file_in_parts_is_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For machines that take no file of 98 MB."""
+    whole = write_gguf(tmp_path / "model.gguf", FACTS, llama())
+    content, parts = whole.read_bytes(), [tmp_path / "aa", tmp_path / "ab"]
+    parts[0].write_bytes(content[:5000])
+    parts[1].write_bytes(content[5000:])
+    convert(whole, tmp_path / "whole")
+    assert main(["smollm2", str(tmp_path / "joined"), "--gguf", *map(str, parts)]) == 0
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "joined" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert main(["smollm2", str(tmp_path / "half"), "--gguf", str(parts[0])]) == 1
+    assert "not a GGUF file that is read here" in capsys.readouterr().err and not (tmp_path / "half").exists()
+
+
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if find_spec(PACKAGE) is None:
