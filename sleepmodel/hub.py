@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datagen.files import sha256
 from datagen.storage import as_path, local_copy
 from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.reading import base_fields, base_license, from_pretrained, is_pretrained, weight_files
 from sleepmodel.serialization.model_dir import load_directory
+from sleepmodel.serialization.tensors import tensors_sha256
 
 
 def load(source: str | Path) -> SleepModel:
@@ -49,10 +48,9 @@ def read_license(source: str | Path) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def weights_sha256(source: str) -> str:
-    """What identifies the weights of a model to start from: a checksum of their files, in hex."""
+    """What identifies the weights of a model to start from, in hex; see `tensors_sha256`."""
     with model_files(source) as directory:
-        sums = "\n".join(map(sha256, weight_files(directory)))
-    return hashlib.sha256(sums.encode()).hexdigest()
+        return tensors_sha256(weight_files(directory))
 
 
 @contextmanager

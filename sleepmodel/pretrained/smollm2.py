@@ -47,7 +47,8 @@ def write_smollm2(directory: Path, gguf: Sequence[Path] = ()) -> None:
     """Write config.json, model.safetensors (538 MB, float32), tokenizer.json, tokenizer_config.json, and README.md with
     the licence.
 
-    gguf: the GGUF file, or its parts in order, in place of the installed package. Raises ModuleNotFoundError if the package is not installed, OSError if a file cannot be written.
+    gguf: the GGUF file, or its parts in order, in place of the installed package. Raises ModuleNotFoundError if that
+    is needed and not there, ValueError if the file is not read here, OSError if a file cannot be written.
     """
     if gguf:
         convert(gguf[0], directory, *gguf[1:])

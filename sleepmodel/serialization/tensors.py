@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +57,34 @@ def read_tensors(path: Path, foreign: bool = False) -> tuple[dict[str, str], dic
     return facts, tensors
 
 
+def tensors_sha256(files: Sequence[Path]) -> str:
+    """A checksum of all tensors in safetensors files, in hex: the same however they are spread over files, which may
+    also differ in their metadata. Raises ValueError if a file is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    digest = hashlib.sha256()
+    with ExitStack() as opened:
+        try:
+            places: dict[str, Any] = {}
+            for path in files:
+                file = opened.enter_context(safe_open(path, "pt"))
+                places |= dict.fromkeys(file.keys(), file)
+            for name in sorted(places):
+                _add(digest, name, places[name].get_tensor(name))
+        except (SafetensorError, OSError, AttributeError) as error:  # as in read_tensors
+            raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
+    return digest.hexdigest()
+
+
 def _checksum(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
     # with spaces, unlike canonical_json: this text is a part of the file format
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        if tensors[name].numel():
-            digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        _add(digest, name, tensors[name])
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+    if tensor.numel():
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -78,6 +78,9 @@ def test_the_files_say_what_the_model_computes(llama: Path, monkeypatch: pytest.
 
 def test_identities_follow_the_weights_and_not_their_place(llama: Path, tmp_path: Path) -> None:
     there = Path(shutil.copytree(llama, tmp_path / "there"))
+    (there / "model.safetensors").unlink()
+    save_pretrained(from_pretrained(llama, 64), there, shard_bytes=20_000)
+    assert len(list(there.glob("*.safetensors"))) > 1
     here = identities(begun(f"pretrained.model={llama}"))
     assert identities(begun(f"pretrained.model={there}")) == here
     other = Path(shutil.copytree(llama, tmp_path / "other"))
