@@ -102,18 +102,24 @@ def evaluate_stage(
         # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
         first = {trained.variant: trained for trained in reversed(everything)}
         shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
-        mistakes = [
+        saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
+        (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
+        wrong = [
             _mistakes(results[trained], test[trained.data], predicted[trained].tokens, about[trained.data])
             for trained in shown
         ]
-        saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
-        (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
-        RESULTS.save(context.output, list(results.values()))
-        COSTS.save(context.output, costs)
-        MISTAKES.save(context.output, mistakes)
-        (context.output / READABLE).write_text(markdown(mistakes), encoding="utf-8")
+        _save(context.output, list(results.values()), costs, wrong)
 
     return Stage("evaluate", config, run, inputs, slots=None, version=5)
+
+
+def _save(
+    output: Path, results: list[EvaluationResult], costs: list[InferenceCost], mistakes: list[Mistakes]
+) -> None:
+    RESULTS.save(output, results)
+    COSTS.save(output, costs)
+    MISTAKES.save(output, mistakes)
+    (output / READABLE).write_text(markdown(mistakes), encoding="utf-8")
 
 
 def trained_variants(

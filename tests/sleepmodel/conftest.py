@@ -1,10 +1,11 @@
-"""A small random model: output projections start at zero, so weights are shaken for anything to flow."""
+"""Small random models and batches. Output projections start at zero, so weights are shaken for anything to flow."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sleepmodel import ModelConfig, SleepModel
 from sleepmodel.config.model import RopeScaling
@@ -97,3 +98,20 @@ def build_small(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any
 @pytest.fixture
 def make_model() -> MakeModel:
     return build_small
+
+
+EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64, another order of sums
+# of a row of 21 tokens, by sleep_on
+ANSWERS = {"prompts": (19, 20), "all": tuple(range(1, 21))}
+
+
+def rows(seed: int, batch: int = 3, tokens: int = 21, answers: tuple[int, ...] = (19, 20)) -> tuple[Tensor, Tensor]:
+    make = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    mask[:, list(answers)] = True
+    return torch.randint(0, 5, (batch, tokens), generator=make), mask
+
+
+def gradients(model: SleepModel, loss: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, model.parameters(), strict=True)]

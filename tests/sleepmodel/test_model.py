@@ -1,34 +1,31 @@
 """Algorithm 1: what a sleep computes, what crosses a border, and what is refused."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from sleepmodel import ModelConfig, Session, SleepModel
-from sleepmodel.accounting import flops, kv_bytes, n_params, state_bytes, training_flops
+from sleepmodel import ModelConfig, SleepModel
 from sleepmodel.config.training import RECOMPUTE, Truncation
-from sleepmodel.inputs import predicting_windows
-from sleepmodel.mixers import gated_delta as fast_weights
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import gated_delta_cpu
 from sleepmodel.reference import algorithm_1, embedded, initial_states, readout, run_block
-from tests.sleepmodel.conftest import ARCHITECTURES, EVERY_MIXER, MakeModel, every_architecture, every_kind
+from tests.sleepmodel.conftest import (
+    ANSWERS,
+    ARCHITECTURES,
+    EVERY_MIXER,
+    EXACT,
+    MakeModel,
+    every_architecture,
+    every_kind,
+    gradients,
+    rows,
+)
 
 HYBRID = ("attention", "gated_delta", "attention", "gated_delta")
-EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64, another order of sums
-
-
-def rows(seed: int, batch: int = 3, tokens: int = 21, answers: tuple[int, ...] = (19, 20)) -> tuple[Tensor, Tensor]:
-    make = torch.Generator().manual_seed(seed)
-    mask = torch.zeros(batch, tokens, dtype=torch.bool)
-    mask[:, list(answers)] = True
-    return torch.randint(0, 5, (batch, tokens), generator=make), mask
 
 
 def one_piece(model: SleepModel, tokens: Tensor) -> Tensor:
@@ -37,11 +34,6 @@ def one_piece(model: SleepModel, tokens: Tensor) -> Tensor:
     for number, state in enumerate(initial_states(model)):
         h = run_block(model, number, h, state, 0)
     return readout(model, h)
-
-
-def gradients(model: SleepModel, loss: Tensor) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, model.parameters(), strict=True)]
 
 
 def assert_same_training(model: SleepModel, tokens: Tensor, mask: Tensor, expected: Tensor) -> None:
@@ -147,9 +139,6 @@ def test_answers_in_several_windows_come_in_row_major_order(make_model: MakeMode
     torch.testing.assert_close(model(tokens, mask).logits, torch.cat(expected), **EXACT)
 
 
-ANSWERS = {"prompts": (19, 20), "all": tuple(range(1, 21))}
-
-
 @pytest.mark.parametrize("recompute", RECOMPUTE[1:])
 @pytest.mark.parametrize(
     ("sleep_on", "truncation"),
@@ -190,139 +179,6 @@ def test_recomputing_keeps_less(make_model: MakeModel, sleep_on: str, recompute:
     model = make_model(mixers=HYBRID, sleep_passes=4, sleep_on=sleep_on)
     tokens, mask = rows(1, answers=ANSWERS[sleep_on])
     assert kept(recompute) < kept("nothing") / 2
-
-
-def seen_gradients(
-    model: SleepModel, tokens: Tensor, mask: Tensor, passes: int = 1, loss: Callable[[Tensor], Tensor] | None = None
-) -> list[bool]:
-    """Whether the loss has a gradient at the embedded tokens of each window. loss: of the logits; None: the model's."""
-    vectors: list[Tensor] = []
-    original = model.embedded
-
-    def embedded(*arguments: Tensor) -> Tensor:
-        vectors.append(original(*arguments).detach().requires_grad_())
-        return vectors[-1]
-
-    model.embedded = embedded  # type: ignore[method-assign, assignment]
-    out = model(tokens, mask, passes)
-    found = torch.autograd.grad(loss(out.logits) if loss else out.loss, vectors, allow_unused=True)
-    model.embedded = original  # type: ignore[method-assign]
-    return [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in found]
-
-
-@pytest.mark.parametrize("eviction", ["hard", "sliding"])
-def test_a_loss_reaches_back_through_m_windows(make_model: MakeModel, eviction: str) -> None:
-    model = make_model(eviction=eviction)
-    tokens, mask = rows(6, tokens=27, answers=(26,))
-    for windows, reached in [(None, [True] * 5), (1, [False] * 4 + [True]), (3, [False] * 2 + [True] * 3)]:
-        model.truncation = Truncation(windows=windows)
-        assert seen_gradients(model, tokens, mask) == reached
-    # an answer on the way has its own M windows, and takes the later one's gradient no further than that one's M
-    mask[:, 8] = True
-    model.truncation = Truncation(windows=2)
-    assert seen_gradients(model, tokens, mask) == [True, True, False, True, True]
-    # windows in a row that answer: all of them reach as far as the first
-    mask[:, 20] = True
-    assert seen_gradients(model, tokens, mask) == [True, True, True, True, True]
-    mask[:, 8] = False
-    assert seen_gradients(model, tokens, mask) == [False, False, True, True, True]
-
-
-@pytest.mark.parametrize(
-    ("answers", "windows", "reached"),
-    [
-        (range(1, 30), 2, {0: [0], 1: [0, 1], 2: [2], 3: [2, 3], 4: [4]}),
-        (range(1, 30), 5, {4: [0, 1, 2, 3, 4]}),
-        (range(1, 30), 1, {i: [i] for i in range(5)}),
-        (range(13, 30), 2, {2: [1, 2], 3: [3], 4: [3, 4]}),  # a prompt of two windows, the first beyond reach
-        ((9, 24, 29), 2, {1: [0, 1], 3: [2, 3], 4: [4]}),  # 24 begins window 4 and is predicted in window 3
-    ],
-)
-def test_windows_that_are_all_predicted_are_cut_into_pieces_of_m(
-    make_model: MakeModel, answers: Iterable[int], windows: int, reached: dict[int, list[int]]
-) -> None:
-    """reached: the windows into which the loss of a window has a gradient."""
-    model = make_model(sleep_on="all", sleep_passes=2)
-    model.truncation = Truncation(windows=windows)
-    tokens, mask = rows(6, tokens=30, answers=tuple(answers))
-    predicted = (mask.nonzero()[:, 1] - 1) // 6
-    for window, expected in reached.items():
-        # a window's own loss, with the others' windows still predicted
-        def loss(logits: Tensor, window: int = window) -> Tensor:
-            return F.cross_entropy(logits[predicted == window], tokens[mask][predicted == window])
-
-        seen = seen_gradients(model, tokens, mask, 2, loss)
-        assert [i for i in range(5) if seen[i]] == expected
-
-
-def test_windows_are_cut_row_by_row(make_model: MakeModel) -> None:
-    """A row's truncated gradient is that of the row alone, whatever the others' layout."""
-    model = make_model()
-    model.truncation = Truncation(windows=2)
-    tokens, mask = rows(6, batch=2, tokens=27, answers=())
-    mask[0, 26] = mask[1, 14] = True
-    both = gradients(model, model(tokens, mask).loss * 2)
-    alone = [gradients(model, model(tokens[i : i + 1], mask[i : i + 1]).loss) for i in range(2)]
-    for got, *parts in zip(both, *alone, strict=True):
-        torch.testing.assert_close(got, sum(parts), **EXACT)
-
-
-def given(before: Any, after: Any) -> Any:
-    """By hand: the state after a pass without a gradient, with that of the fast weights before it."""
-    if hasattr(after, "S"):
-        return after._replace(S=given(before.S, after.S))
-    return after + before - before.detach() if isinstance(after, Tensor) else after
-
-
-@pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize(
-    ("fields", "loop"),
-    [
-        ({"mixers": ("attention", "gated_delta")}, None),
-        ({"mixers": ("delta", "attention", "jet", "linear")}, (1, 3)),
-        ({"mixers": EVERY_MIXER}, (0, 4)),
-        *((fields, None) for fields in ARCHITECTURES.values()),
-        (ARCHITECTURES["ouro"], (1, 3)),
-    ],
-)
-@pytest.mark.parametrize(("sleep_on", "kept"), [("prompts", 1), ("all", 2)])
-def test_the_last_k_passes_are_differentiated(
-    make_model: MakeModel, fields: dict[str, Any], loop: tuple[int, int] | None, sleep_on: str, kept: int, eviction: str
-) -> None:
-    """Vectors that enter the last K passes are constants, and fast weights pass unchanged by the others. The loss of a
-    waking pass has its whole gradient."""
-    fields = {**fields, "loop": loop, "eviction": eviction, "sleep_passes": 3, "sleep_on": sleep_on}
-    model, free = make_model(**fields), make_model(**fields)
-    tokens, mask = rows(6, tokens=21, answers=ANSWERS[sleep_on])
-    model.truncation = Truncation(passes=kept)
-    got = gradients(model, model(tokens, mask).loss)
-
-    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Any, ...]:
-        (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
-        for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
-            after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
-            with torch.set_grad_enabled(learning and i > 2 - kept):
-                entering = list(after)
-                h = free.norm(h) if i and free.config.loop_norm else h
-                for j in blocks:
-                    h, after[j] = stack[j](h, after[j], span)
-            if i <= 2 - kept:
-                after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
-            states = tuple(after)
-        return free.evict(states, span)
-
-    def predict(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Tensor, tuple[Any, ...]]:
-        _, out, woken = free.wake(h, states, span)
-        return out, free.evict(woken, span) if passes == 1 else sleep(h, states, span, passes)
-
-    free.sleep, free.predict = sleep, predict  # type: ignore[method-assign, assignment]
-    for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
-        torch.testing.assert_close(g, e, **EXACT)
-    model.truncation = Truncation(passes=3)
-    whole = gradients(model, model(tokens, mask).loss)
-    model.truncation = Truncation()
-    for g, e in zip(whole, gradients(model, model(tokens, mask).loss), strict=True):
-        torch.testing.assert_close(g, e, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -375,10 +231,6 @@ def test_only_the_fast_weights_cross_a_border(make_model: MakeModel) -> None:
     torch.testing.assert_close(model(tokens, mask).logits, alone)
 
 
-def test_a_loss_reaches_the_first_window_through_the_fast_weights(make_model: MakeModel) -> None:
-    assert seen_gradients(make_model(), *rows(6), passes=2) == [True] * 4
-
-
 def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
     model = make_model(sleep_passes=2)
     tokens, mask = rows(7, batch=4)
@@ -414,91 +266,6 @@ def test_a_token_outside_the_vocabulary_is_refused(make_model: MakeModel, bad: i
 def test_a_row_beyond_the_positions_is_refused(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="row length 21: must be at most max_positions = 20"):
         make_model(max_positions=20)(*rows(0))
-
-
-@pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize("loop", [None, (1, 2)])
-@pytest.mark.parametrize(
-    ("sleep_on", "answers"),
-    [("prompts", (19, 20)), ("prompts", (3, 14, 15)), ("all", (5, 6, 20))],
-)
-@pytest.mark.parametrize(
-    "fields",
-    [
-        *({"mixers": mixers} for mixers in (("attention", "gated_delta"), EVERY_MIXER, ("jet", "attention"))),
-        *ARCHITECTURES.values(),
-    ],
-)
-def test_flops_are_what_torch_counts(
-    make_model: MakeModel,
-    fields: dict[str, Any],
-    loop: tuple[int, int] | None,
-    eviction: str,
-    sleep_on: str,
-    answers: tuple[int, ...],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """But for the triangular solves, C x C by C x V at half a product's cost, and the readout of the answers."""
-    model = make_model(loop=loop, eviction=eviction, sleep_on=sleep_on, dtype=torch.float32, **fields)
-    tokens, mask = rows(0, batch=1, answers=answers)
-    solves: list[int] = []
-
-    def counted(rule: Callable[..., object]) -> Callable[..., object]:
-        def run(*inputs: Tensor) -> object:
-            v = inputs[-4]  # before the decay, beta and the state
-            solves.append(v.numel() * v.shape[1])
-            return rule(*inputs)
-
-        return run
-
-    for name in ("gated_delta_rule", "gated_delta_write"):
-        monkeypatch.setattr(fast_weights, name, counted(getattr(fast_weights, name)))
-    # of the attention kernels torch counts the plain one alone on a CPU
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(tokens, mask, sleep_passes=3)
-    readout = 2 * len(answers) * 16 * 5
-    asked = predicting_windows(mask, 6)[0].tolist()
-    assert counter.get_total_flops() == flops(model, 21, 3, asked) - sum(solves) + readout
-    if answers == (19, 20):
-        assert flops(model, 21, 3) == flops(model, 21, 3, asked)
-
-
-@pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize("loop", [None, (1, 2), (0, 2)])
-def test_training_flops_are_what_torch_counts(
-    make_model: MakeModel, loop: tuple[int, int] | None, eviction: str
-) -> None:
-    """The backward goes once through a waking pass, for its loss and the passes that continue from it together."""
-    fields = {"mixers": ("attention", "local_attention", "attention"), "loop": loop, "eviction": eviction}
-    model = make_model(sleep_on="all", dtype=torch.float32, **fields)
-    tokens, mask = rows(0, batch=1, answers=ANSWERS["all"])
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(tokens, mask, sleep_passes=3).loss.backward()
-    asked, readout = predicting_windows(mask, 6)[0].tolist(), 3 * 2 * 20 * 16 * 5
-    assert counter.get_total_flops() == training_flops(model, 21, 3, asked) + readout
-
-
-@pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
-def test_sizes_are_counted(make_model: MakeModel, mixers: tuple[str, ...]) -> None:
-    model = make_model(mixers=mixers, dtype=torch.float32)
-    fast = len(mixers) - mixers.count("attention")
-    assert state_bytes(model, 3) == 3 * fast * 2 * 8 * 8 * 4
-    assert kv_bytes(model, 3, 5) == 3 * 5 * mixers.count("attention") * 2 * 16 * 4
-    assert n_params(model) == sum(p.numel() for p in model.parameters())
-
-
-@every_architecture
-def test_sizes_are_those_of_a_session(make_model: MakeModel, fields: dict[str, Any]) -> None:
-    """The bytes of the states and caches that a session holds, and the weights that are saved."""
-    model = make_model(dtype=torch.float32, **fields)
-    session = Session(model, 3)
-    session.read(torch.randint(0, 5, (3, 11)))  # a sleep, then 5 of 6 tokens
-    held = {name: tensor for name, tensor in session.memory.tensors.items() if name.startswith("state.states")}
-    caches = {name: tensor for name, tensor in held.items() if name.endswith((".k", ".v"))}
-    fast = {name: tensor for name, tensor in held.items() if tensor.dim() == 4 and name not in caches}
-    assert caches and kv_bytes(model, 3, 5) == sum(tensor.nbytes for tensor in caches.values())
-    assert fast and state_bytes(model, 3) == sum(tensor.nbytes for tensor in fast.values())
-    assert n_params(model) == sum(weight.numel() for weight in model.state_dict().values())
 
 
 def test_eta_scales_the_write_strength() -> None:

@@ -13,8 +13,7 @@ from sleepmodel import PAD, SleepModel
 from sleepmodel.config.model import SLEEP_ON
 from sleepmodel.config.training import Truncation
 from sleepmodel.reference import algorithm_1
-from tests.sleepmodel.conftest import EVERY_MIXER, build_small, every_kind
-from tests.sleepmodel.test_model import EXACT
+from tests.sleepmodel.conftest import EVERY_MIXER, EXACT, build_small, every_kind
 
 WINDOW = 6
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sleepmodel import PAD, Session, SleepModel
 from sleepmodel.config.model import MIXERS, SLEEP_ON
-from tests.sleepmodel.conftest import EVERY_MIXER, KINDS, build_small
-from tests.sleepmodel.test_model import EXACT
+from tests.sleepmodel.conftest import EVERY_MIXER, EXACT, KINDS, build_small
 from tests.sleepmodel.test_padding import batches, padded
 
 LENGTH, ROWS = 23, 3
