@@ -11,6 +11,7 @@ from datagen.storage import as_path, check_reachable, in_store
 from datagen.task import SPLITS
 from pipelines.config.presets import PRESETS
 
+ROOT_VARIABLE = "SLEEPMODEL_ROOT"
 DEFAULT_PRESET = "demo"
 
 
@@ -117,7 +118,7 @@ def parse(script: str, description: str | None) -> argparse.Namespace:
 
 def absolute_root(given: str | None) -> Path:
     """The absolute root. Raises ValueError where results could not be written or would be lost."""
-    root = given or os.environ.get("SLEEPMODEL_ROOT") or "runs"
+    root = given or os.environ.get(ROOT_VARIABLE) or "runs"
     path = as_path(root)
     if in_store(path):
         check_reachable(path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from datagen.storage import storage_errors
-from pipelines.arguments import absolute_root, parse
+from pipelines.arguments import ROOT_VARIABLE, absolute_root, parse
 from pipelines.config.experiment import Experiment
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
@@ -95,8 +95,9 @@ def refusing() -> Iterator[None]:
 def _run_preset(script: str, arguments: argparse.Namespace, console: Console) -> None:
     with refusing():
         import_from_working_directory()
-        experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         root = absolute_root(arguments.root)
+        os.environ[ROOT_VARIABLE] = str(root)  # where a pretrained model's models:/ address is looked up
+        experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
         if not arguments.dry_run:
             experiment.check_weights()
         if arguments.force or not arguments.dry_run:

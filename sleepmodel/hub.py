@@ -1,18 +1,20 @@
-"""Load a trained or pretrained model from a directory, an object store or the MLflow registry."""
+"""Load a trained model, or find a pretrained one, in a directory, an object store or the MLflow registry."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datagen.storage import as_path, local_copy
+from datagen.tokenizer import TOKENIZER
 from sleepmodel.model import SleepModel
-from sleepmodel.pretrained.reading import base_fields, base_license, from_pretrained, is_pretrained, weight_files
+from sleepmodel.pretrained.reading import base_fields, from_pretrained, is_pretrained, weight_files
 from sleepmodel.serialization.model_dir import load_directory
 from sleepmodel.serialization.tensors import tensors_sha256
+
+REGISTRY = "models:/"
 
 
 def load(source: str | Path) -> SleepModel:
@@ -23,43 +25,54 @@ def load(source: str | Path) -> SleepModel:
     registry does not answer, ValueError if a file is damaged, a weight is not finite, or config, weights and vocabulary
     do not match.
     """
-    with model_files(source) as directory:
-        return load_directory(directory)
-
-
-def load_base(source: str | Path, window: int) -> SleepModel:
-    """Load a model to start from: as `load`, or from a directory of Hugging Face's layout, with this window. Raises the
-    errors of both."""
-    with model_files(source) as directory:
-        return from_pretrained(directory, window) if is_pretrained(directory) else load_directory(directory)
-
-
-def read_base(source: str | Path) -> dict[str, Any]:
-    """`base_fields` of a model to start from, wherever it lies."""
-    with model_files(source) as directory:
-        return base_fields(directory)
-
-
-def read_license(source: str | Path) -> str | None:
-    """`base_license` of a model to start from, wherever it lies."""
-    with model_files(source) as directory:
-        return base_license(directory)
-
-
-@functools.lru_cache(maxsize=8)
-def weights_sha256(source: str) -> str:
-    """What identifies the weights of a model to start from, in hex; see `tensors_sha256`."""
-    with model_files(source) as directory:
-        return tensors_sha256(weight_files(directory))
-
-
-@contextmanager
-def model_files(source: str | Path) -> Iterator[Path]:
-    """Yields the directory of a model's files, or of a temporary copy of them. Raises the errors of `load`."""
-    if str(source).startswith("models:/"):
+    if str(source).startswith(REGISTRY):
         from sleepmodel.tracking.registry import download_model  # importing MLflow takes seconds
 
-        yield download_model(str(source))
+        return load_directory(download_model(str(source)))
+    with local_copy(as_path(source)) as copy:
+        return load_directory(copy)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to start from, as it was found.
+
+    place: its directory, on a disk or in an object store; fields: of ModelConfig, which it gives (`base_fields`);
+    weights: a checksum of its tensors; tokenizer: `place`, if a tokenizer.json lies there.
+    """
+
+    place: str
+    fields: dict[str, Any]
+    weights: str
+    tokenizer: str | None
+
+
+@functools.lru_cache(maxsize=4)
+def find_base(source: str) -> Base:
+    """Find a model to start from, of Hugging Face's layout or one that `save` wrote. It is read once a process, so an
+    alias of the registry stands for the version that it named then.
+
+    Raises FileNotFoundError if there is no model, ConnectionError if the registry or the store does not answer,
+    ValueError if a file is damaged, or if a registered model's files are not on a disk.
+    """
+    if source.startswith(REGISTRY):
+        from sleepmodel.tracking.registry import model_directory
+
+        place = str(model_directory(source))
     else:
-        with local_copy(as_path(source)) as copy:
-            yield copy
+        place = source
+    with local_copy(as_path(place)) as copy:
+        tokenizer = place if (copy / TOKENIZER).is_file() else None
+        return Base(place, base_fields(copy), tensors_sha256(weight_files(copy)), tokenizer)
+
+
+def load_base(place: str, window: int, weights: str | None = None) -> SleepModel:
+    """Load a model to start from: as `load`, or from a directory of Hugging Face's layout, with this window.
+
+    weights: the checksum that `find_base` found; None: any. Raises the errors of `load` and `from_pretrained`, and
+    ValueError if the weights have changed.
+    """
+    with local_copy(as_path(place)) as copy:
+        if weights is not None and tensors_sha256(weight_files(copy)) != weights:
+            raise ValueError(f"{place}: its weights have changed since the run began; run the same command again")
+        return from_pretrained(copy, window) if is_pretrained(copy) else load_directory(copy)

@@ -101,8 +101,8 @@ class SleepModel(nn.Module):
 
     recompute: which activations the backward recomputes instead of keeping (see Scale).
     truncation: how far the backward reaches.
-    `vocabulary`: the text of each token, or None if it is not known; tokens above have no text. `tokenizer`: of a
-    pretrained model, or None.
+    `vocabulary`: the text of each token, or None if it is not known; tokens above have no text. `tokenizer`,
+    `license`: of a pretrained model, or None.
     """
 
     def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = NO_TRUNCATION) -> None:
@@ -110,6 +110,7 @@ class SleepModel(nn.Module):
         self.config, self.recompute, self.truncation = config, recompute, truncation
         self.vocabulary: tuple[str, ...] | None = None
         self.tokenizer: Tokenizer | None = None
+        self.license: str | None = None
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         if config.max_positions is not None:
             self.position_embed = nn.Embedding(config.max_positions, config.d_model)

@@ -10,14 +10,10 @@ import torch
 from datagen import Task, check_task
 from datagen.canonical import added_later
 from datagen.checks import require, require_whole
-from datagen.storage import as_path, in_store, local_path
-from datagen.task import TOKENIZER_FIELD
-from datagen.tokenizer import TOKENIZER
+from pipelines.config.pretrained import Pretrained
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
-from sleepmodel.hub import model_files, read_base, weights_sha256
-from sleepmodel.pretrained.reading import hybrid_config
 from sleepmodel.training.optim import freeze
 from sleepmodel.warm_start import kept_blocks
 
@@ -38,40 +34,6 @@ class Data:
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.train_rows is not None:
             require_whole("train_rows", self.train_rows, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """The pretrained model that every training without a `start` begins with, and its new layers.
-
-    model: its directory, of Hugging Face's layout or one that `sleepmodel.save` wrote, on a disk or in an object store,
-        or models:/<name>@<alias>. It counts in identities by its weights, not by its place. A task without a tokenizer
-        gets the one beside the weights. None: there is no such model, and weights are random.
-    source: which model the experiment is made for, and where to get it; without `model` it can be planned, but not run.
-    insert: layers of the model behind which a new one stands, counted from 0; mixer: of the new ones.
-    init: of the new ones, as in from_pretrained.
-    """
-
-    model: str | None = None
-    source: str = ""
-    insert: tuple[int, ...] = ()
-    mixer: str = "jet"
-    init: Literal["attention", "zero"] = "attention"
-
-    def __post_init__(self) -> None:
-        require(
-            self.model != "", "model", self.model, "a directory, s3://bucket/prefix, models:/<name>@<alias> or null"
-        )
-        if self.model is not None and "://" not in self.model and not self.model.startswith("models:/"):
-            # trainings run in other working directories
-            object.__setattr__(self, "model", str(local_path(self.model).absolute()))
-
-    def grown(self, base: dict[str, Any], like: ModelConfig) -> ModelConfig:
-        """The config of a base with the new layers, and with the fields of `like` that the base does not give. base: as
-        of `base_fields`."""
-        given = {*base, "mixers", "inserted", "max_positions"}
-        fields = {name: value for name, value in like.to_dict().items() if name not in given}
-        return hybrid_config(base, dict.fromkeys(self.insert, self.mixer), fields, str(self.model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +98,7 @@ class Experiment:
     search_seed: int = 1000
     data: Data = field(default_factory=Data)
     scale: Scale = field(default_factory=Scale)
-    pretrained: Pretrained = Pretrained()
+    pretrained: Pretrained = field(default_factory=Pretrained)
     paper_scale: bool = False
     registers: bool = True
 
@@ -225,39 +187,14 @@ class Experiment:
         task, model, pretrained = (fields.get(name, getattr(self, name)) for name in ("task", "model", "pretrained"))
         if task != self.task and type(task) is not type(self.task):
             check_task(task)
-        if pretrained.model or pretrained.source:
-            task, model = self._begun(task, model, pretrained)
-        elif task != self.task:
+        if pretrained.model:
+            task, model = pretrained.applied(task, model, self.model)
+        elif not pretrained.source and task != self.task:
             if model.vocab_size == self.model.vocab_size:
                 model = replace(model, vocab_size=len(task.vocabulary))
             if model.max_positions is not None and model.max_positions == self.model.max_positions:
                 model = replace(model, max_positions=task.row_length)
         return replace(self, **{**fields, "task": task, "model": model})
-
-    def _begun(self, task: Task, model: ModelConfig, pretrained: Pretrained) -> tuple[Task, ModelConfig]:
-        """The task and the model where trainings begin with `pretrained`. Raises ValueError where a field of the model
-        is set that the pretrained model gives."""
-        if pretrained.model is None:
-            return task, model
-        base = read_base(pretrained.model)
-        for name, value in base.items():
-            given = getattr(model, name)
-            if value is not None and given not in (value, getattr(self.model, name)) and name != "mixers":
-                raise ValueError(f"model.{name} = {given}: is given by {pretrained.model}; leave it out")
-        if getattr(task, TOKENIZER_FIELD, "") is None:
-            with model_files(pretrained.model) as directory:
-                if (directory / TOKENIZER).is_file():
-                    lasting = not in_store(as_path(pretrained.model))
-                    require(lasting, f"task.{TOKENIZER_FIELD}", None, "a tokenizer.json on a disk, as the model is not")
-                    task = replace(task, **{TOKENIZER_FIELD: str(directory)})
-        return task, pretrained.grown(base, model)
-
-    def start_identity(self) -> dict[str, Any]:
-        """What trainings begin with, for the identities of their stages: empty for random weights."""
-        begun = self.pretrained
-        if begun.model is None:
-            return {}
-        return {"pretrained": {"weights": weights_sha256(begun.model), "init": begun.init}}
 
     def check_weights(self) -> None:
         """Raise ValueError where the experiment needs a pretrained model that is not given."""
@@ -335,8 +272,9 @@ class Experiment:
         """The number of optimiser steps of the variant's training."""
         if variant.compute_of is None:
             return max(1, round(variant.share_of_steps * self.train.steps))
-        model = self.variant_model(variant)
-        return round(self.train.steps * self.step_flops(model, (variant.compute_of,)) / self.step_flops(model))
+        model, trained = self.variant_model(variant), variant.trained or self.train.trained
+        longest = self.step_flops(model, (variant.compute_of,), trained)
+        return round(self.train.steps * longest / self.step_flops(model, trained=trained))
 
     def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all") -> float:
         """FLOPs of one training step on rows of the greatest length. Where N is drawn for each batch, from `drawn` or

@@ -14,7 +14,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
-LARGE_PROBE_TOKENS = 2**10
+PROBE_TOKENS, PROBE_BLOCKS, PROBE_VOCABULARY = 2**10, 4, 2**10  # of a large model
 TIMED_STEPS = 5  # other work on the machine slows some of them
 
 
@@ -78,15 +78,16 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
 
 def training_seconds(experiment: Experiment) -> float:
     """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
-    few timed steps at N = 1; of few rows and two blocks where the model is large."""
+    few timed steps at N = 1; of few rows, tokens and blocks where the model is large."""
     train, model = replace(experiment.train, rows=None, precision="float32", trained="all"), experiment.model
-    if experiment.paper_scale or experiment.pretrained.model:
-        most = max(1, LARGE_PROBE_TOKENS // experiment.task.row_length)
+    if experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source:
+        most = max(1, PROBE_TOKENS // experiment.task.row_length)
         train = replace(train, batch_size=min(train.batch_size, most))
-        model = replace(model, mixers=model.mixers[:2], loop=None, inserted=())
+        mixers, vocabulary = model.mixers[:PROBE_BLOCKS], min(model.vocab_size, PROBE_VOCABULARY)
+        model = replace(model, mixers=mixers, loop=None, inserted=(), vocab_size=vocabulary)
     engine = LocalEngine(build_model(model, train), train)
-    rows = experiment.task.sample("train", 0, 0, train.batch_size)
-    tokens, mask = map(torch.from_numpy, rows.batch())
+    tokens, mask = map(torch.from_numpy, experiment.task.sample("train", 0, 0, train.batch_size).batch())
+    tokens = torch.where(tokens < 0, tokens, tokens % model.vocab_size)
     engine.backward(tokens, mask)  # the first one also compiles the kernel
     seconds = min(_timed(lambda: engine.backward(tokens, mask)) for _ in range(TIMED_STEPS))
     flops = experiment.step_flops(model) * train.batch_size / experiment.train.batch_size

@@ -113,9 +113,7 @@ def evaluate_stage(
     return Stage("evaluate", config, run, inputs, slots=None, version=5)
 
 
-def _save(
-    output: Path, results: list[EvaluationResult], costs: list[InferenceCost], mistakes: list[Mistakes]
-) -> None:
+def _save(output: Path, results: list[EvaluationResult], costs: list[InferenceCost], mistakes: list[Mistakes]) -> None:
     RESULTS.save(output, results)
     COSTS.save(output, costs)
     MISTAKES.save(output, mistakes)

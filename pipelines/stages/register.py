@@ -15,10 +15,10 @@ from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.results import RESULTS, EvaluationResult
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
-from sleepmodel import load
+from sleepmodel import SleepModel, load
 from sleepmodel.distributed.job import read_training
 from sleepmodel.evaluation.accuracy import accuracy
-from sleepmodel.hub import read_license, weights_sha256
+from sleepmodel.hub import find_base
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.registry import champion, champion_model, promote, register
 
@@ -55,10 +55,11 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         rows, fingerprint = read_rows(path, "test"), path.name
         name = f"sleep-{read_dataset(path).task}"
         prompts, answers = _prompts(rows)
+        model = load(context.root / chosen.path)
         version = register(
             services.store,
             services.run_of(trained[index]),
-            load(context.root / chosen.path),
+            model,
             name,
             prompts,
             answers,
@@ -66,7 +67,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
                 DATASET_TAG: fingerprint,
                 "test/accuracy": f"{chosen.accuracy.rows.value:.4f}",
                 "preset": services.experiment.name,
-                **_about_base(services.experiment.pretrained.model),
+                **_about_base(services.experiment.pretrained.model, model),
             },
         )
         services.end(trained[index], "FINISHED")  # register opened it again
@@ -85,12 +86,13 @@ def _rank(result: EvaluationResult, root: Path) -> tuple[int, float, float]:
     return result.level or 0, result.validation, -loss
 
 
-def _about_base(pretrained: str | None) -> dict[str, str]:
+def _about_base(pretrained: str | None, model: SleepModel) -> dict[str, str]:
     """Tags of a model that began with a pretrained one, whose licence goes on to hold."""
     if pretrained is None:
         return {}
-    about = {"base_model": redacted(Path(pretrained).name), "base_weights": weights_sha256(pretrained)}
-    return {**about, "base_license": read_license(pretrained) or "not stated beside the weights"}
+    name = redacted(pretrained) if ":/" in pretrained else Path(pretrained).name
+    about = {"base_model": name, "base_weights": find_base(pretrained).weights}
+    return {**about, "base_license": model.license or "not stated beside the weights"}
 
 
 def _judge(

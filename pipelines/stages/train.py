@@ -65,7 +65,7 @@ def _train_stages(
     starts: for each seed, the training whose model it begins with; None: the experiment's pretrained model, if any.
     """
     if starts is None:
-        config = {**config, **experiment.start_identity()}
+        config = {**config, **experiment.pretrained.identity()}
 
     def stage(seed: int, start: Stage | None) -> Stage:
         train = replace(training, seed=seed)
@@ -88,12 +88,11 @@ def _train_stages(
                 scale=services.resources.scale,
                 dataset=str(dataset(context.path(inputs[0]))),
                 output=str(context.output),
-                start=str(context.path(start) / MODEL) if start else experiment.pretrained.model,
-                init="zero" if start else experiment.pretrained.init,
                 store=services.store,
                 run=services.run_of(context.stage, {"model": asdict(model)}),
                 stop=str(services.stop),
                 watch=SendProgress(context.stage.name),
+                **({"start": str(context.path(start) / MODEL)} if start else experiment.pretrained.start()),
             )
             # the process that drives Ray Train takes no core: the workers do the work
             services.map(fit, [(job,)], cores=0)

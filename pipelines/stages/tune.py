@@ -35,11 +35,10 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
             scale=services.resources.scale,
             dataset=str(dataset(context.path(data))),
             output=str(context.output),
-            start=experiment.pretrained.model,
-            init=experiment.pretrained.init,
             store=services.store,
             run=services.run_of(context.stage),
             watch=SendProgress(context.stage.name),
+            **experiment.pretrained.start(),
         )
         # a process of its own, as Tune needs the main thread; without a core, as all cores are for the trials; without
         # a retry, which would wait for the cores of the trials that it left: Ray frees them when the pipeline ends
@@ -47,5 +46,5 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
         best(trials)  # raises where there is none: then the stage is not done
         TRIALS.save(context.output, trials)
 
-    settings = {"model": experiment.model, "train": train, "search": config, **experiment.start_identity()}
+    settings = {"model": experiment.model, "train": train, "search": config, **experiment.pretrained.identity()}
     return Stage("tune", settings, run, (data,), slots=None, version=2)

@@ -51,8 +51,8 @@ class TrainingJob:
     """One training.
 
     name: shown with its progress; dataset: the dataset's directory; output: where `finish` writes the model and its
-    record; start: the model to start from (see load_base and warm_start), or None; init: what inserted blocks that it
-    lacks begin with, as in from_pretrained;
+    record; start, weights: the model to start from, and its checksum (see load_base, warm_start), or None; init: what
+    inserted blocks that it lacks begin with, as in from_pretrained;
     store, run: the MLflow run that gets the metrics; None: no run;
     stop: if this path exists, the training saves a checkpoint and stops; None: it runs to its end;
     watch: called with its progress, in the process that trains.
@@ -64,6 +64,7 @@ class TrainingJob:
     dataset: str
     output: str
     start: str | None = None
+    weights: str | None = None
     init: str = "zero"
     scale: Scale = field(default_factory=Scale)
     store: TrackingStore | None = None
@@ -110,7 +111,8 @@ class TrainingJob:
         """The model before its first step."""
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
-            kept = warm_start(model, load_base(self.start, self.model.window))
+            base = load_base(self.start, self.model.window, self.weights)
+            kept, model.license = warm_start(model, base), base.license
             if self.init == "attention":
                 copy_attention(model, attention_sources(model, set(self.model.inserted).difference(kept)))
         for block in model.stack if self.scale.compile else ():

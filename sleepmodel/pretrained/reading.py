@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,15 @@ from sleepmodel.pretrained.insertion import (
     layer_blocks,
 )
 from sleepmodel.pretrained.layout import config_fields, tensor_names
-from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json
+from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json, stated_license
 from sleepmodel.serialization.tensors import read_tensors
 
+ATTENTION = {"attention", "local_attention"}
 INDEX = "model.safetensors.index.json"
-CARD = "README.md"
 MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 # of ModelConfig, which every use of a pretrained model chooses anew
-SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "loop", "fast_weight_lr")
+SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "sleep_on", "loop", "fast_weight_lr")
+FAST_SIZES = ("fast_heads", "key_dim", "value_dim")
 EMBEDDING, READOUT = "model.embed_tokens.weight", "lm_head.weight"
 # of Ouro's early exit, which is not used here, and of old files of Llama, which hold RoPE's frequencies
 _LEFT_OUT = ("early_exit_gate.", "rotary_emb.inv_freq")
@@ -54,7 +54,8 @@ def from_pretrained(
     fields: other fields of ModelConfig, such as sleep_passes, eviction, the fast_heads, key_dim and value_dim of the
         new layers, or `loop`, which counts blocks, the inserted ones among them.
 
-    The model is float32, on the CPU, in evaluation mode; its `tokenizer` is that of the directory, if one is there.
+    The model is float32, on the CPU, in evaluation mode; its `tokenizer` and `license` are those of the
+    directory, if it has them.
     Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, or if `insert`,
     `init` or `fields` do not fit.
     """
@@ -69,7 +70,7 @@ def from_pretrained(
         sources = attention_sources(model, config.inserted) if init == "attention" else {}
         weights = _read_weights(copy, model, layer_blocks(insert, len(base["mixers"])))
         model.load_state_dict(weights, assign=True, strict=False)
-        model.tokenizer = stored_tokenizer(copy)
+        model.tokenizer, model.license = stored_tokenizer(copy), stated_license(copy)
     for number in config.inserted:
         model.blocks[number] = Block(config, number)
     copy_attention(model, sources)
@@ -127,6 +128,8 @@ def base_fields(directory: Path) -> dict[str, Any]:
         else:
             own = ModelConfig.from_dict(raw)
             fields = {each.name: getattr(own, each.name) for each in dataclasses.fields(own)}
+            if set(own.mixers) <= ATTENTION:  # the sizes of fast weights are those of new layers
+                fields = {name: value for name, value in fields.items() if name not in FAST_SIZES}
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another model, or another copy of it") from error
     return {name: value for name, value in fields.items() if name not in SLEEP_FIELDS}
@@ -148,16 +151,6 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
     names = tensor_names(list(sizes), blocks)
     weights = checked_weights(found, {theirs: sizes[ours] for ours, theirs in names.items()}, directory)
     return {ours: weights[theirs] for ours, theirs in names.items()}
-
-
-def base_license(directory: Path) -> str | None:
-    """The licence that a model card, README.md, states at its head, as Hugging Face's do; None without one."""
-    card = directory / CARD
-    head = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
-    for field in ("license_name", "license"):  # the first where the second is "other"
-        if head and (found := re.search(rf"^{field}:[ \t]*([^\s#].*)$", head[0], re.MULTILINE)):
-            return found.group(1).strip().strip("'\"")
-    return None
 
 
 def weight_files(directory: Path) -> list[Path]:

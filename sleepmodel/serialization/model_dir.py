@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, write_tensors
 
-CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
+CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "README.md"
 
 
 def save(model: SleepModel, directory: str | Path) -> None:
-    """Write config and weights, and the vocabulary and the tokenizer of a model that has them, to a directory, which is
-    created if necessary, or to "s3://bucket/prefix".
+    """Write config and weights, and the vocabulary, tokenizer and licence of a model that has them, to a directory,
+    which is created if necessary, or to "s3://bucket/prefix".
 
     Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
     """
@@ -31,6 +32,8 @@ def save(model: SleepModel, directory: str | Path) -> None:
     texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
     if model.vocabulary is not None:
         texts[VOCABULARY] = json.dumps(model.vocabulary)
+    if model.license is not None:
+        texts[CARD] = f"---\nlicense: {model.license}\n---\n"
     if model.tokenizer is not None:
         model.tokenizer.write(directory)
     for name, text in texts.items():
@@ -59,8 +62,18 @@ def load_directory(directory: Path) -> SleepModel:
     model.load_state_dict(checked_weights(weights, sizes, directory), assign=True)
     if (directory / VOCABULARY).is_file():
         model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
-    model.tokenizer = stored_tokenizer(directory)
+    model.tokenizer, model.license = stored_tokenizer(directory), stated_license(directory)
     return model.eval()
+
+
+def stated_license(directory: Path) -> str | None:
+    """The licence that a model card, README.md, states at its head, as Hugging Face's do; None without one."""
+    card = directory / CARD
+    head = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
+    for field in ("license_name", "license"):  # the first where the second is "other"
+        if head and (found := re.search(rf"^{field}:[ \t]*([^\s#].*)$", head[0], re.MULTILINE)):
+            return found.group(1).strip().strip("'\"")
+    return None
 
 
 def checked_weights(weights: dict[str, Tensor], wanted: dict[str, torch.Size], directory: Path) -> dict[str, Tensor]:

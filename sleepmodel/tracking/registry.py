@@ -163,6 +163,27 @@ def download_model(uri: str) -> Path:
     ValueError for another form of URI, FileNotFoundError if there is no such model, and ConnectionError if the store
     does not answer.
     """
+    store_uri, place, version = _found(uri)
+    try:
+        return _download(store_uri, place)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{uri}: the files of version {version} are missing: {error}") from error
+
+
+def model_directory(uri: str) -> Path:
+    """As `download_model`, for a model whose files every worker can read. Raises ValueError if they are not on a
+    disk."""
+    _, place, version = _found(uri)
+    if artifact_path(place) is None:
+        raise ValueError(
+            f"{uri}: the files of version {version} are at {redacted(place)}, not on a disk: download them, as with "
+            "`mlflow artifacts download`, and give their directory"
+        )
+    return download_model(uri)
+
+
+def _found(uri: str) -> tuple[str, str, str]:
+    """The store, the place of the files, and the version that a "models:/" URI names. Raises as `download_model`."""
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if parts is None:
         raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
@@ -179,10 +200,7 @@ def download_model(uri: str) -> Path:
         if found is None:
             raise FileNotFoundError(f"{uri}: the MLflow store {redacted(store_uri)} has no such model; {help_text}")
         place = client.get_model_version_download_uri(name, found.version)
-    try:
-        return _download(store_uri, under_root(place, database.parent if database else root))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{uri}: the files of version {found.version} are missing: {error}") from error
+    return store_uri, under_root(place, database.parent if database else root), str(found.version)
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

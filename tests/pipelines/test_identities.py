@@ -30,7 +30,7 @@ CONFIGS = {
     "gsm-fig4-ouro": "71cd49ad0c0877ef",
     "gsm-fig4-scratch": "b4661e6ee7cad2c2",
     "gsm-fig4-mini": "f970c2c573d6d406",
-    "gsm-sliding-fig5": "1305076a328d9e94",
+    "gsm-sliding-fig5": "c3e8a160d07f0834",
     "gsm-sliding-fig5-scratch": "8cc980d5bd177085",
     "gsm-sliding-fig5-mini": "1eb6b4c09ad7a5c1",
     "throughput-fig6": "a633a3ad14907764",

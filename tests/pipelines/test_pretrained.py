@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,10 @@ from pipelines.config.presets import PRESETS
 from pipelines.plan import plan
 from pipelines.runtime.services import Services
 from sleepmodel import ModelConfig, SleepModel, from_pretrained, save, save_pretrained
-from sleepmodel.hub import load_base, read_license
+from sleepmodel.hub import find_base, load_base
+from sleepmodel.serialization.model_dir import stated_license
+from sleepmodel.tracking.registry import promote, register
+from sleepmodel.tracking.runs import open_store, start_run
 from tests.datagen.gsm.problems import train_tokenizer
 
 LLAMA = ModelConfig(
@@ -101,7 +105,62 @@ def test_one_of_ours_is_a_base_with_its_inserted_blocks(llama: Path, tmp_path: P
     found = begun(f"pretrained.model={tmp_path / 'grown'}", "pretrained.insert=[0]", "model.window=64")
     assert found.model.mixers == ("attention", "jet", "attention", "jet", "attention")
     assert found.model.inserted == (1, 3) and found.model.window == 64 and found.model.key_dim == 8
-    assert load_base(tmp_path / "grown", 64).config == grown.config
+    assert load_base(str(tmp_path / "grown"), 64).config == grown.config
+    later = begun(f"pretrained.model={tmp_path / 'grown'}", "model.sleep_on=all", "model.eviction=sliding")
+    assert (later.model.sleep_on, later.model.eviction) == ("all", "sliding")
+
+
+def test_one_of_ours_without_fast_weights_leaves_their_sizes_to_the_experiment(llama: Path, tmp_path: Path) -> None:
+    save(from_pretrained(llama, 32), tmp_path / "saved")
+    train_tokenizer(tmp_path / "saved")
+    sizes = ("pretrained.insert=[0]", "model.fast_heads=3", "model.key_dim=8")
+    saved, foreign = (begun(f"pretrained.model={place}", *sizes).model for place in (tmp_path / "saved", llama))
+    assert saved == foreign and saved.fast_heads == 3
+
+
+def test_weights_that_change_after_the_plan_are_not_trained(llama: Path, tmp_path: Path) -> None:
+    """Or a result would have the identity of another model."""
+    there = Path(shutil.copytree(llama, tmp_path / "there"))
+    start = begun(f"pretrained.model={there}").pretrained.start()
+    assert start["start"] == str(there) and start["weights"] == find_base(str(llama)).weights
+    load_base(start["start"], 64, start["weights"])
+    tensors = load_file(there / "model.safetensors")
+    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] * 2}, there / "model.safetensors")
+    with pytest.raises(ValueError, match=r"there: its weights have changed since the run began; run the same command"):
+        load_base(start["start"], 64, start["weights"])
+
+
+@pytest.mark.slow
+def test_one_of_the_registry_is_found_under_the_root_and_its_licence_goes_on(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    store = open_store(root)
+    run = start_run(store, "train", "0" * 16, None, {}, {})
+    model = from_pretrained(llama, 64)
+    version = register(store, run, model, "sleep-base", np.ones((1, 4), np.int64), 1, {})
+    promote(store, "sleep-base", version)
+    monkeypatch.setenv("SLEEPMODEL_ROOT", str(root))
+    monkeypatch.chdir(tmp_path)
+    found = begun("pretrained.model=models:/sleep-base@champion", "pretrained.insert=[0]")
+    start = found.pretrained.start()
+    assert Path(start["start"]).is_absolute()
+    assert load_base(start["start"], 64, start["weights"]).license == "apache-2.0"
+    assert len(found.task.vocabulary) == 600  # of the tokenizer that is registered with it
+    save(model, tmp_path / "saved")
+    assert identities(found) == identities(begun(f"pretrained.model={tmp_path / 'saved'}", "pretrained.insert=[0]"))
+
+
+def test_equal_flops_are_those_of_what_is_trained(llama: Path) -> None:
+    """Layers that rest cost less than trained ones, but each pass runs them all the same."""
+    variants = (Variant(name="n1", compute_of=4),)
+    mini = replace(PRESETS["gsm-fig4-mini"], variants=variants, task=Gsm(operations=(1, 1), tokens=(256, 400)))
+    settings = [f"pretrained.model={llama}", "pretrained.insert=[2]", "model.window=64"]
+    for trained in ("all", "inserted"):
+        found = apply_overrides(mini, [*settings, f"train.trained={trained}"])
+        model, steps = found.variant_model(variants[0]), found.variant_steps(variants[0])
+        each, long = (found.step_flops(model, passes, trained) for passes in ((1,), (4,)))
+        assert steps == round(found.train.steps * long / each)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +201,7 @@ def test_without_weights_it_is_planned_and_not_run() -> None:
 
 
 def test_the_licence_is_that_of_the_model_card(llama: Path, tmp_path: Path) -> None:
-    assert read_license(llama) == "apache-2.0"
+    assert stated_license(llama) == "apache-2.0"
     card = tmp_path / "README.md"
     for text, expected in (
         ("---\nlicense: other\nlicense_name: 'research only'\n---\n", "research only"),
@@ -150,6 +209,6 @@ def test_the_licence_is_that_of_the_model_card(llama: Path, tmp_path: Path) -> N
         ("", None),
     ):
         card.write_text(text)
-        assert read_license(tmp_path) == expected
+        assert stated_license(tmp_path) == expected
     card.unlink()
-    assert read_license(tmp_path) is None
+    assert stated_license(tmp_path) is None

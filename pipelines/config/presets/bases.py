@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.config.experiment import Pretrained
+from pipelines.config.pretrained import Pretrained
 from sleepmodel import ModelConfig
 from sleepmodel.pretrained.layout import config_fields
 from sleepmodel.pretrained.reading import hybrid_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datagen import Gsm
-from pipelines.config.experiment import Data, Experiment, Pretrained, Variant
+from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets import bases
 from pipelines.config.presets.variants import (
     HYBRID,
@@ -17,6 +17,7 @@ from pipelines.config.presets.variants import (
     paper_train,
     transformers,
 )
+from pipelines.config.pretrained import Pretrained
 from sleepmodel import ModelConfig, Scale, TrainConfig
 
 PASSES = (1, 2, 4)
@@ -65,7 +66,8 @@ def sliding_fig5() -> Experiment:
         ouro,
         name="gsm-sliding-fig5",
         model=replace(ouro.model, window=512, eviction="sliding"),
-        train=paper_train(600, 256, muon_lr=1e-3, validate_every=50),
+        # 200 steps are an epoch
+        train=replace(paper_train(600, 256, muon_lr=1e-3, validate_every=50), rows=200 * 256),
         variants=new_blocks_first((1, 2, 4)),
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datagen import Recall
-from pipelines.config.experiment import Data, Experiment, Pretrained, Variant
+from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets import bases
+from pipelines.config.pretrained import Pretrained
 from sleepmodel import TrainConfig
 
 
