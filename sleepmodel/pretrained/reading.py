@@ -24,7 +24,7 @@ from sleepmodel.pretrained.insertion import (
 )
 from sleepmodel.pretrained.layout import config_fields, tensor_names
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json
-from sleepmodel.serialization.tensors import read_tensors
+from sleepmodel.serialization.tensors import read_tensors, require_memory
 
 INDEX = "model.safetensors.index.json"
 CARD = "README.md"
@@ -55,8 +55,8 @@ def from_pretrained(
         new layers, or `loop`, which counts blocks, the inserted ones among them.
 
     The model is float32, on the CPU, in evaluation mode; its `tokenizer` is that of the directory, if one is there.
-    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, or if `insert`,
-    `init` or `fields` do not fit.
+    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, if the weights
+    do not fit the memory, or if `insert`, `init` or `fields` do not fit.
     """
     with local_copy(as_path(directory)) as copy:
         base = base_fields(copy)
@@ -135,7 +135,9 @@ def base_fields(directory: Path) -> dict[str, Any]:
 def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict[str, Tensor]:
     """The base's weights by our names, float32."""
     found: dict[str, Tensor] = {}
-    for shard in weight_files(directory):
+    shards = weight_files(directory)
+    require_memory(shards)
+    for shard in shards:
         _, tensors = read_tensors(shard, foreign=True)
         if twice := found.keys() & tensors.keys():
             raise ValueError(f"{shard}: {min(twice)} is in another shard, too; take another copy of the model")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datagen.files import replacing
 
+GIB = 2**30
 SUM = "sha256"  # the metadata key of the checksum of everything else in the file
 
 
@@ -39,19 +44,66 @@ def read_tensors(path: Path, foreign: bool = False) -> tuple[dict[str, str], dic
     accidents, not forgery; OSError if it cannot be read. A file that another tool wrote, without metadata, has no
     checksum to verify.
     """
+    with _opened(path) as file:
+        names = list(file.keys())
+        facts, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
+    unsigned = facts in ({}, {"format": "pt"}) or (foreign and SUM not in facts)
+    if not unsigned and facts.pop(SUM, "") != _checksum(tensors, facts):
+        raise ValueError(f"{path}: changed since it was written (its {SUM} differs); take another copy of it")
+    return facts, tensors
+
+
+def require_memory(files: Sequence[Path]) -> None:
+    """Raise ValueError if the tensors of these safetensors files do not fit this machine's memory as float32. Raises
+    the errors of `read_tensors`."""
+    needed, free = 0, available_memory()
+    for path in files:
+        with _opened(path) as file:
+            names = list(file.keys())
+            needed += sum(4 * math.prod(file.get_slice(name).get_shape()) for name in names)
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{files[0].parent}: the weights take {needed / GIB:.2f} GiB as float32, but {free / GIB:.2f} GiB are "
+            "free here; free some memory, raise the container's limit, or use a larger machine"
+        )
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process can still allocate, swap included, by Linux and by the container's limit; None: unknown.
+
+    Memory that caches files counts as free.
+    """
+    facts = _numbers(meminfo)
+    if "MemAvailable:" not in facts:
+        return None
+    free = 1024 * facts["MemAvailable:"]
+    v2, v1 = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for limit, used in (v2, v1):
+        texts = [(cgroup / name).read_text().strip() for name in (limit, used) if (cgroup / name).is_file()]
+        if len(texts) == 2 and texts[0].isdigit():  # else "max": no limit
+            stat = _numbers((cgroup / limit).parent / "memory.stat")
+            cached = stat.get("file", stat.get("total_cache", 0))
+            free = min(free, int(texts[0]) - int(texts[1]) + cached)
+    return free + 1024 * facts.get("SwapFree:", 0)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The first number behind each name of a file of the kernel's."""
+    lines = [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises the errors of `read_tensors`."""
     from safetensors import SafetensorError, safe_open
 
     path.open("rb").close()  # raises the OSError, such as of a file without permission, which safe_open obscures
     try:
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            facts, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
+            yield file
     except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that torch lacks
         raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
-    unsigned = facts in ({}, {"format": "pt"}) or (foreign and SUM not in facts)
-    if not unsigned and facts.pop(SUM, "") != _checksum(tensors, facts):
-        raise ValueError(f"{path}: changed since it was written (its {SUM} differs); take another copy of it")
-    return facts, tensors
 
 
 def _checksum(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
