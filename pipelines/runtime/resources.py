@@ -24,7 +24,7 @@ GIB = 2**30
 MEMORY, STORE = (
     "memory",
     "object_store_memory",
-)  # Ray's names; together they are the memory that was free when it started
+)  # Ray's names; together what was free when it started
 GPU_MEMORY = "gpu_memory"  # ours: bytes of each GPU of a node, where they are known
 HEAD = "node:__internal_head__"  # Ray marks the head node by this resource
 # names the file that Ray's cluster launcher left on the head: Ray has no API for the nodes that it may start
@@ -75,8 +75,8 @@ def _gpu_memory() -> dict[str, float]:
 
 
 def worker_bytes(experiment: Experiment, stages: Sequence[Stage]) -> int:
-    """A lower bound of the memory of a worker in the largest training among `stages`. N and eta, which a search chooses,
-    do not change it."""
+    """A lower bound of the memory of a worker in the largest training among `stages`. It does not depend on N and eta,
+    which a search chooses."""
     largest = 0
     for stage in stages:
         if isinstance(stage.config, dict) and "train" in stage.config:
@@ -133,10 +133,10 @@ def plan_resources(
         there = max(memory for memory in stated if memory is not None)
         raise ValueError(
             f"scale: a training takes {found.workers} x at least {worker_bytes / GIB:.2f} GiB, but "
-            f"{'a GPU' if gpu else 'a node'} has at most {there / GIB:.2f} GiB, where {fitting} x as much fit: use more "
-            "or larger machines, scale.zero_stage=3 with more scale.workers, train.trained=inserted, with which "
-            "train.precision=bfloat16_weights halves the other weights, or train.optimizer=muon, whose state is half of "
-            "adamw's (docs/scaling.md)"
+            f"{'a GPU' if gpu else 'a node'} has at most {there / GIB:.2f} GiB, where {fitting} x as much fit: use "
+            "more or larger machines, scale.zero_stage=3 with more scale.workers, train.trained=inserted, with which "
+            "train.precision=bfloat16_weights halves the other weights, or train.optimizer=muon, whose state is half "
+            "of adamw's (docs/scaling.md)"
         )
     return resources
 

@@ -68,7 +68,7 @@ def test_no_run_of_a_process_that_has_ended_stays_open(services: Services, tmp_p
 
 
 def test_a_training_that_cannot_fit_the_memory_is_refused_before_any_work(services: Services) -> None:
-    huge = replace(services.experiment.model, d_model=2**20, n_heads=2)
+    huge = replace(services.experiment.model, d_model=2**16, mixers=("attention",) * 64)
     stage = Stage("train-huge", {"model": huge, "train": services.experiment.train}, lambda context: None)
     with pytest.raises(ValueError, match=r"takes 1 x at least \d+\.\d\d GiB, but a node has at most .*, where 0 x as"):
         services.connect([stage])

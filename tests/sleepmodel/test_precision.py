@@ -14,7 +14,7 @@ from tests.sleepmodel.conftest import build_small, every_kind
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
 # relative norms: bfloat16 has 8 bits, and these small models with large random weights amplify its rounding
-LOGITS, LOSS, COSINE = 0.06, 0.05, 0.85
+LOGITS, LOSS, COSINE = 0.06, 0.05, 0.75
 
 
 def _pair(**fields: Any) -> tuple[SleepModel, SleepModel]:
