@@ -130,7 +130,7 @@ def run(script: str, experiment: Experiment, root: Path, console: Console) -> No
             done = all(state(stage, root) is State.DONE for stage in stages)
             if not done:
                 held.enter_context(hold_locks(stages, root, experiment.name))
-                services.connect()
+                services.connect([stage for stage in stages if state(stage, root) is not State.DONE])
         if done:
             execute(stages, root, 1, PlainView(console))
         else:

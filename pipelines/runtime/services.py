@@ -25,7 +25,7 @@ from pipelines.engine.processes import has_ended, this_process
 from pipelines.engine.scheduler import Observer
 from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
-from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray
+from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray, worker_bytes
 from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
     PROCESS,
@@ -72,14 +72,15 @@ class Services(Observer):
         """When this file exists, the trainings of this process save and end. Every worker can see it."""
         return self.root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.stop"
 
-    def connect(self) -> None:
-        """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one."""
+    def connect(self, stages: Sequence[Stage]) -> None:
+        """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one. stages: those to run.
+        Raises ValueError where the cluster can not hold their trainings."""
         self._store = open_store(self.root)
         with as_connection_error(self._store):
             end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
         with keep_sigterm():
             connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
-        self.resources = plan_resources_on_ray(self.experiment.scale)
+        self.resources = plan_resources_on_ray(self.experiment.scale, worker_bytes(self.experiment, stages))
         check_shared_root(self.root)
 
     def start(self, identity: str) -> None:

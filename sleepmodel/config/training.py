@@ -12,7 +12,8 @@ from sleepmodel.config.model import MAX_SIZE
 RECOMPUTE = ("nothing", "block", "pass", "window", "both")
 OPTIMIZERS = ("muon", "adamw")
 TRAINED = ("all", "inserted")
-PRECISIONS = ("float32", "bfloat16")
+BFLOAT16_WEIGHTS = "bfloat16_weights"
+PRECISIONS = ("float32", "bfloat16", BFLOAT16_WEIGHTS)
 MAX_SEED = 2**63 - 1
 
 
@@ -115,7 +116,9 @@ class TrainConfig:
         model's N.
     curriculum: from easy rows to hard ones. Its steps_per_pass excludes `sleep_passes`.
     truncation: how far the backward reaches.
-    precision: "bfloat16" is autocast over float32 weights; the fast weights stay float32.
+    precision: "bfloat16" is autocast over float32 weights. "bfloat16_weights" keeps weights, activations and gradients
+        in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
+        model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
@@ -137,7 +140,7 @@ class TrainConfig:
     sleep_passes: tuple[int, ...] = ()
     curriculum: Curriculum = Curriculum()
     truncation: Truncation = Truncation()
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "bfloat16_weights"] = "float32"
     seed: int = 0
     validate_every: int = 100
 
@@ -221,6 +224,12 @@ def check_compatible(train: TrainConfig, scale: Scale) -> None:
     late = scale.zero_stage > 0 and train.skips > 0
     allowed = f"0 with zero_stage = {scale.zero_stage}: DeepSpeed returns the gradient's norm only after applying it"
     require(not late, "skips", train.skips, allowed)
+    rounded = scale.zero_stage > 0 and train.optimizer == "muon" and train.precision == BFLOAT16_WEIGHTS
+    allowed = (
+        f"adamw with precision = {BFLOAT16_WEIGHTS} and zero_stage = {scale.zero_stage}, or zero_stage = 0: when "
+        "DeepSpeed partitions, it keeps Muon's momentum in bfloat16"
+    )
+    require(not rounded, "optimizer", train.optimizer, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from sleepmodel.config.training import Scale, TrainConfig, check_compatible
+from sleepmodel.config.training import BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
 from sleepmodel.training.engine import clip_gradient, load_whole, save_whole
 from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, freeze, peak_rates, set_rates
@@ -32,6 +34,7 @@ def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
         "optimizer": optimizers[config.optimizer],
         "zero_optimization": {"stage": scale.zero_stage, "reduce_scatter": scale.zero_stage < 3},
         "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
+        "bf16": {"enabled": config.precision == BFLOAT16_WEIGHTS},
         "steps_per_print": 2**31 - 1,
     }
 
@@ -47,6 +50,10 @@ class DeepSpeedEngine:
         freeze(model, config.trained)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=settings)
+        if config.precision == BFLOAT16_WEIGHTS and scale.zero_stage == 0:
+            # DeepSpeed has made a step on zero gradients: AdamW counted it, and weight decay changed the masters
+            self.engine.optimizer.state.clear()
+            self.engine.optimizer.refresh_fp32_params()
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.peaks = peak_rates([self.engine.optimizer])
@@ -94,10 +101,37 @@ class DeepSpeedEngine:
             raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint here")
         return dict(state)
 
-    def whole_weights(self) -> Any:
-        """A context in which every worker has the complete parameters, also with ZeRO stage 3."""
-        zero = _deepspeed(self.scale).zero
-        return zero.GatheredParameters(list(self.model.parameters()), enabled=self.scale.zero_stage == 3)
+    def finish(self, use: Callable[[SleepModel], None]) -> None:
+        """Call `use` on worker 0 with the model and its complete weights, in float32. Every worker must call it."""
+        with _deepspeed(self.scale).zero.GatheredParameters(
+            list(self.model.parameters()), enabled=self.scale.zero_stage == 3
+        ):
+            model = self._in_float32() if self.config.precision == BFLOAT16_WEIGHTS else self.model
+            if self.rank == 0:
+                use(model)
+
+    def _in_float32(self) -> SleepModel:
+        """On worker 0, a copy of the model on the CPU, with the float32 masters of what is trained."""
+        weights = {}
+        for name, weight in self.model.named_parameters():
+            master = self._master(weight)  # a collective, which every worker must call
+            if self.rank == 0:
+                weights[name] = master.detach().float().cpu()
+        with torch.device("meta"):
+            model = SleepModel(self.model.config)
+        if self.rank == 0:
+            model.load_state_dict(weights, assign=True)
+        return model
+
+    def _master(self, weight: Tensor) -> Tensor:
+        """The float32 original of a bfloat16 weight, or the weight itself if it is not trained."""
+        if not weight.requires_grad:
+            return weight
+        if self.scale.zero_stage > 0:
+            return cast(Tensor, _deepspeed(self.scale).utils.safe_get_full_fp32_param(weight))
+        wrapped = self.engine.optimizer
+        pairs = zip(chain(*wrapped.fp16_groups), chain(*wrapped.fp32_groups), strict=True)
+        return next(master for low, master in pairs if low is weight)
 
 
 def _deepspeed(scale: Scale) -> Any:

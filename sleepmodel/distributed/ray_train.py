@@ -111,9 +111,7 @@ def _train(job: TrainingJob) -> None:
         ticker.step(latest.step if latest else 0)
     with local_copy(latest.path) if latest else nullcontext() as resume:
         history = train(engine, job.rows(), job.train, job.validate(), report, resume, between)
-    with engine.whole_weights():
-        if engine.rank == 0:
-            job.finish(model, history)
+    engine.finish(lambda model: job.finish(model, history))
 
 
 @functools.lru_cache(maxsize=1)

@@ -34,7 +34,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
 from datagen.storage import as_path, for_ray, local_copy
-from sleepmodel.config.training import Scale, Search
+from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import CHECKPOINTS, RESTARTS, fit
@@ -94,7 +94,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     storage, filesystem = for_ray(output)
     experiment = Experiment(
         EXPERIMENT,
-        tune.with_resources(tune.with_parameters(_trial, job=job), _resources(job.scale)),
+        tune.with_resources(tune.with_parameters(_trial, job=job), _resources(job)),
         config=space,
         num_samples=config.trials,
         storage_path=storage,
@@ -129,15 +129,16 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
 
 
-def _resources(scale: Scale) -> dict[str, float]:
+def _resources(job: TrainingJob) -> dict[str, float]:
     """What Tune reserves for a trial. Ray Train reserves its workers itself; Tune must reserve something, so a byte."""
-    if _distributed(scale):
+    if _distributed(job):
         return {"memory": 1}
-    return {"cpu": scale.cores, "gpu": int(scale.gpu or False)}
+    return {"cpu": job.scale.cores, "gpu": int(job.scale.gpu or False)}
 
 
-def _distributed(scale: Scale) -> bool:
-    return scale.workers > 1 or scale.zero_stage > 0
+def _distributed(job: TrainingJob) -> bool:
+    """Whether Ray Train and DeepSpeed run a trial: the others run in Tune's own process."""
+    return job.scale.workers > 1 or job.scale.zero_stage > 0 or job.train.precision == BFLOAT16_WEIGHTS
 
 
 def _trial(params: dict[str, Any], job: TrainingJob) -> None:
@@ -151,12 +152,12 @@ def _trial(params: dict[str, Any], job: TrainingJob) -> None:
     watch = partial(_of_trial, job.watch, trial)
     job = replace(job, name=name, model=model, output=str(output), run=run, watch=watch)
     try:
-        history = _fit(job) if _distributed(job.scale) else _train(job)
+        history = _fit(job) if _distributed(job) else _train(job)
         # a trial that ended just before the search was killed: Tune stops the others at their last report
         tune.report(asdict(history[-1]))
     except NonFiniteError as error:  # it stays incomplete, so it cannot win
         watch(ProgressEvent(name, name, 0, job.train.steps, ended=True, message=str(error)))
-        saved = as_path(job.output) / CHECKPOINTS if _distributed(job.scale) else as_path(job.output)
+        saved = as_path(job.output) / CHECKPOINTS if _distributed(job) else as_path(job.output)
         if checkpoints.latest(saved) is None:  # Tune fails where a trial has no report
             tune.report({"step": 0, "accuracy": 0.0, "loss": math.nan, "tokens": 0, "seconds": 0.0})
 

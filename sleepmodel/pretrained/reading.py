@@ -23,7 +23,7 @@ from sleepmodel.pretrained.insertion import (
 )
 from sleepmodel.pretrained.layout import config_fields, tensor_names
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json, stated_license
-from sleepmodel.serialization.tensors import read_tensors
+from sleepmodel.serialization.tensors import read_tensors, require_memory
 
 ATTENTION = {"attention", "local_attention"}
 INDEX = "model.safetensors.index.json"
@@ -54,10 +54,9 @@ def from_pretrained(
     fields: other fields of ModelConfig, such as sleep_passes, eviction, the fast_heads, key_dim and value_dim of the
         new layers, or `loop`, which counts blocks, the inserted ones among them.
 
-    The model is float32, on the CPU, in evaluation mode; its `tokenizer` and `license` are those of the
-    directory, if it has them.
-    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, or if `insert`,
-    `init` or `fields` do not fit.
+    The model is float32, on the CPU, in evaluation mode; its `tokenizer` and `license` are those of the directory, if
+    it has them. Raises FileNotFoundError if a file is missing, ValueError if one is damaged or not of such a model, if
+    the weights do not fit the memory, or if `insert`, `init` or `fields` do not fit.
     """
     with local_copy(as_path(directory)) as copy:
         base = base_fields(copy)
@@ -138,7 +137,9 @@ def base_fields(directory: Path) -> dict[str, Any]:
 def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict[str, Tensor]:
     """The base's weights by our names, float32."""
     found: dict[str, Tensor] = {}
-    for shard in weight_files(directory):
+    shards = weight_files(directory)
+    require_memory(shards)
+    for shard in shards:
         _, tensors = read_tensors(shard, foreign=True)
         if twice := found.keys() & tensors.keys():
             raise ValueError(f"{shard}: {min(twice)} is in another shard, too; take another copy of the model")

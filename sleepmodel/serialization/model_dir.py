@@ -15,7 +15,7 @@ from datagen.storage import as_path, check_reachable
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
-from sleepmodel.serialization.tensors import read_tensors, write_tensors
+from sleepmodel.serialization.tensors import read_tensors, require_memory, write_tensors
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "README.md"
 
@@ -45,7 +45,7 @@ def load_directory(directory: Path) -> SleepModel:
     """Load a model from a local directory that `save` wrote, on the CPU and in evaluation mode.
 
     Raises FileNotFoundError if there is no model, another OSError if a file cannot be read, ValueError if one is
-    damaged, a weight is not finite, or config, weights and vocabulary do not match.
+    damaged, a weight is not finite, config, weights and vocabulary do not match, or the weights do not fit the memory.
     """
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
@@ -54,6 +54,7 @@ def load_directory(directory: Path) -> SleepModel:
         config = ModelConfig.from_dict(read_json(directory / CONFIG))
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}; take another copy of the model") from error
+    require_memory([directory / WEIGHTS])
     _, weights = read_tensors(directory / WEIGHTS)
     # on the meta device first, so that a config cannot allocate more memory than the file justifies
     with torch.device("meta"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from datagen.files import replacing
+from sleepmodel.serialization.available_memory import available_memory
 
+GIB = 2**30
 SUM = "sha256"  # the metadata key of the checksum of everything else in the file
 
 
@@ -42,37 +45,52 @@ def read_tensors(path: Path, foreign: bool = False) -> tuple[dict[str, str], dic
     accidents, not forgery; OSError if it cannot be read. A file that another tool wrote, without metadata, has no
     checksum to verify.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path.open("rb").close()  # raises the OSError, such as of a file without permission, which safe_open obscures
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            facts, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that torch lacks
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
+    with _opened(path) as file:
+        names = list(file.keys())
+        facts, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     unsigned = facts in ({}, {"format": "pt"}) or (foreign and SUM not in facts)
     if not unsigned and facts.pop(SUM, "") != _checksum(tensors, facts):
         raise ValueError(f"{path}: changed since it was written (its {SUM} differs); take another copy of it")
     return facts, tensors
 
 
+def require_memory(files: Sequence[Path]) -> None:
+    """Raise ValueError if the tensors of these safetensors files do not fit this machine's memory as float32. Raises
+    the errors of `read_tensors`."""
+    needed, free = 0, available_memory()
+    for path in files:
+        with _opened(path) as file:
+            names = list(file.keys())
+            needed += sum(4 * math.prod(file.get_slice(name).get_shape()) for name in names)
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{files[0].parent}: the weights take {needed / GIB:.2f} GiB as float32, but {free / GIB:.2f} GiB are "
+            "free here; free some memory, raise the container's limit, or use a larger machine"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises the errors of `read_tensors`."""
+    from safetensors import SafetensorError, safe_open
+
+    path.open("rb").close()  # raises the OSError, such as of a file without permission, which safe_open obscures
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that torch lacks
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
+
+
 def tensors_sha256(files: Sequence[Path]) -> str:
     """A checksum of all tensors in safetensors files, in hex: the same however they are spread over files, which may
     also differ in their metadata. Raises ValueError if a file is not whole."""
-    from safetensors import SafetensorError, safe_open
-
     digest = hashlib.sha256()
-    with ExitStack() as opened:
-        try:
-            places: dict[str, Any] = {}
-            for path in files:
-                file = opened.enter_context(safe_open(path, "pt"))
-                places |= dict.fromkeys(file.keys(), file)
-            for name in sorted(places):
-                _add(digest, name, places[name].get_tensor(name))
-        except (SafetensorError, OSError, AttributeError) as error:  # as in read_tensors
-            raise ValueError(f"{path}: not a whole safetensors file ({error}); take another copy of it") from error
+    with ExitStack() as stack:
+        opened = [stack.enter_context(_opened(path)) for path in files]
+        places = {name: file for file in opened for name in list(file.keys())}
+        for name in sorted(places):
+            _add(digest, name, places[name].get_tensor(name))
     return digest.hexdigest()
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from datagen.checks import require
 from datagen.files import replacing, sha256
-from sleepmodel.config.training import TrainConfig
+from sleepmodel.config.training import BFLOAT16_WEIGHTS, TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training.optim import build_optimizers, freeze, peak_rates, set_rates
 
@@ -47,11 +48,14 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An engine in plain PyTorch, in this process. Raises ValueError if nothing of the model would be trained."""
+    """An engine in plain PyTorch, in this process. Raises ValueError if nothing of the model would be trained, or with
+    precision "bfloat16_weights", which only DeepSpeed does."""
 
     rank, workers = 0, 1
 
     def __init__(self, model: SleepModel, config: TrainConfig, accumulation: int = 1) -> None:
+        allowed = "float32 or bfloat16 without DeepSpeed: train in a pipeline, or with `fit` or DeepSpeedEngine"
+        require(config.precision != BFLOAT16_WEIGHTS, "precision", config.precision, allowed)
         freeze(model, config.trained)
         self.model, self.config, self.accumulation = model, config, accumulation
         self.optimizers = build_optimizers(model, config)

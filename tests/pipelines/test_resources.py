@@ -64,6 +64,50 @@ def test_what_could_never_start_is_refused(scale: Scale, nodes: list[dict[str, f
         plan_resources(scale, nodes)
 
 
+HALF = [{"CPU": 8.0, "memory": 10 * 2**30, "object_store_memory": 2 * 2**30}]
+CARDS = [{"CPU": 64.0, "GPU": 8.0, "memory": 2**30, "gpu_memory": 80 * 2**30}]
+
+
+@pytest.mark.parametrize(
+    ("scale", "nodes", "gib", "max_concurrent"),
+    [
+        (Scale(), HALF, 0.0, 8),
+        (Scale(), HALF, 5.0, 2),
+        (Scale(), HALF, 12.0, 1),
+        (Scale(workers=2), HALF, 3.0, 2),
+        (Scale(), [*HALF, {"CPU": 4.0}], 5.0, 6),
+        (Scale(), CARDS, 80.0, 8),
+        (Scale(gpu=False), CARDS, 0.25, 4),
+        (Scale(), MACHINE, 1e6, 8),
+    ],
+)
+def test_trainings_side_by_side_share_the_memory(
+    scale: Scale, nodes: list[dict[str, float]], gib: float, max_concurrent: int
+) -> None:
+    """Where a node does not state its memory, it counts as enough."""
+    assert plan_resources(scale, nodes, worker_bytes=int(gib * 2**30)).max_concurrent == max_concurrent
+
+
+@pytest.mark.parametrize(
+    ("scale", "nodes", "gib", "message"),
+    [
+        (
+            Scale(),
+            HALF,
+            12.5,
+            r"takes 1 x at least 12.50 GiB, but a node has at most 12.00 GiB, where 0 x as much fit: ",
+        ),
+        (Scale(workers=3), HALF, 5.0, r"takes 3 x at least 5.00 GiB, but a node has at most 12.00 GiB, where 2 x as"),
+        (Scale(), CARDS, 81.0, r"at least 81.00 GiB, but a GPU has at most 80.00 GiB.*zero_stage=3.*trained=inserted"),
+    ],
+)
+def test_what_cannot_fit_the_memory_is_refused(
+    scale: Scale, nodes: list[dict[str, float]], gib: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_resources(scale, nodes, worker_bytes=int(gib * 2**30))
+
+
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where Ray's launcher leaves on the head what it was given."""

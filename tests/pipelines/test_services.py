@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_no_run_of_a_process_that_has_ended_stays_open(services: Services, tmp_p
     there = start("on another host", {**this_process(), "pid": ended.pid, "host": "another"})
     with Background(["sleep", "1000"]) as living:
         theirs = start("of another pipeline", {**this_process(), "pid": living.pid})
-        services.connect()
+        services.connect([])
         services.start("pipeline/0")
     assert [status(run) for run in (left, trial, there, theirs)] == ["KILLED", "KILLED", "RUNNING", "RUNNING"]
 
@@ -66,8 +67,16 @@ def test_no_run_of_a_process_that_has_ended_stays_open(services: Services, tmp_p
     assert [status(run) for run in (there, theirs)] == ["RUNNING", "RUNNING"]
 
 
+def test_a_training_that_cannot_fit_the_memory_is_refused_before_any_work(services: Services) -> None:
+    huge = replace(services.experiment.model, d_model=2**16, mixers=("attention",) * 64)
+    stage = Stage("train-huge", {"model": huge, "train": services.experiment.train}, lambda context: None)
+    with pytest.raises(ValueError, match=r"takes 1 x at least \d+\.\d\d GiB, but a node has at most .*, where 0 x as"):
+        services.connect([stage])
+    services.connect([TRAIN])  # a training of the preset's own model fits
+
+
 def test_a_curve_is_kept_where_its_run_was_deleted(services: Services) -> None:
-    services.connect()
+    services.connect([])
     services.start("pipeline/1")
     services.started(TRAIN)
     client, first = MlflowClient(services.store.uri), services.run_of(TRAIN)

@@ -1,6 +1,7 @@
 """Configs refuse what has no meaning and say which field, which value, and what is allowed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_a_batch_must_split_over_workers_and_accumulation() -> None:
 def test_clipping_that_deepspeed_gets_wrong_is_refused() -> None:
     with pytest.raises(ValueError, match=r"grad_clip = 1\.0: must be 0 with zero_stage = 1"):
         check_compatible(TrainConfig(), Scale(zero_stage=1))
+
+
+def test_a_momentum_that_deepspeed_rounds_is_refused() -> None:
+    low = TrainConfig(grad_clip=0.0, precision="bfloat16_weights")
+    check_compatible(low, Scale())
+    check_compatible(replace(low, optimizer="adamw"), Scale(zero_stage=3))
+    with pytest.raises(
+        ValueError, match=r"optimizer = 'muon': must be adamw with precision = bfloat16_weights and zero"
+    ):
+        check_compatible(low, Scale(zero_stage=1))
 
 
 def test_skipping_where_deepspeed_would_skip_too_late_is_refused() -> None:

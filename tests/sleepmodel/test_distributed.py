@@ -18,6 +18,7 @@ from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
@@ -87,8 +88,8 @@ def test_inserted_blocks_are_trained_alone(process_group: None, rows: Rows, stag
     assert curve(engine, rows, config)[-1].loss == pytest.approx(
         curve(plain, rows, config)[-1].loss, rel=CURVE_TOLERANCE
     )
-    with engine.whole_weights():
-        moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
+    moved = set[str]()
+    engine.finish(lambda model: moved.update(n for n, p in model.named_parameters() if not torch.equal(p, start[n])))
     assert moved == {name for name in start if name.startswith("blocks.1.")}
 
 
@@ -132,6 +133,67 @@ def test_bfloat16_stays_near_float32(process_group: None, rows: Rows) -> None:
     expected = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), rows, CONFIG)
     assert [at.loss for at in got] == pytest.approx([at.loss for at in expected], rel=0.03)
     assert [at.loss for at in got] != [at.loss for at in expected]
+
+
+LOW = [(0, "muon"), (0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw")]
+
+
+@pytest.mark.parametrize(("stage", "optimizer"), LOW)
+def test_weights_in_bfloat16_learn_what_float32_learns(
+    process_group: None, rows: Rows, tmp_path: Path, stage: int, optimizer: str
+) -> None:
+    """The model that results has the float32 weights that the optimiser updated, and a resumed run is the same run."""
+    config = replace(CONFIG, grad_clip=0.0, optimizer=optimizer, adam_lr=1e-2)
+    expected = [at.loss for at in curve(LocalEngine(build_model(TINY, config), config), rows, config)]
+    low = replace(config, precision="bfloat16_weights")
+
+    def run(save: Path | None = None, resume: Path | None = None) -> tuple[list[float], dict[str, torch.Tensor]]:
+        engine = DeepSpeedEngine(build_model(TINY, low), low, Scale(zero_stage=stage))
+
+        def report(at: Progress, write: Callable[[Path], None]) -> None:
+            if save and at.step == 8:
+                write(save)
+
+        losses = [at.loss for at in train(engine, rows, low, lambda model, level: 0.0, report, resume)]
+        assert {weight.dtype for weight in engine.model.parameters()} == {torch.bfloat16}
+        weights = dict[str, torch.Tensor]()
+        engine.finish(lambda model: weights.update(model.state_dict()))
+        return losses, weights
+
+    losses, weights = run(save=tmp_path)
+    assert losses == pytest.approx(expected, rel=0.02) and losses[-1] < 0.9 * losses[0]
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert any((weight != weight.bfloat16()).any() for weight in weights.values())
+    again, resumed = run(resume=tmp_path)
+    assert again == losses
+    for name, weight in weights.items():
+        assert torch.equal(resumed[name], weight), name
+
+
+@pytest.mark.parametrize(("stage", "optimizer"), LOW[:4])
+def test_the_first_update_of_weights_in_bfloat16(process_group: None, stage: int, optimizer: str) -> None:
+    model, gradients = with_given_gradients(TINY)
+    before = {name: p.detach().bfloat16().float() for name, p in model.named_parameters()}
+    config = replace(CONFIG, grad_clip=0.0, batch_size=1, optimizer=optimizer, precision="bfloat16_weights")
+    engine = DeepSpeedEngine(model, config, Scale(zero_stage=stage))
+    engine.backward(*GIVEN_BATCH)
+    engine.step(rate=0.5)
+    engine.finish(lambda model: check_first_update(model, before, gradients, config, rate=0.5))
+
+
+def test_blocks_that_rest_are_bfloat16_alone(process_group: None, rows: Rows) -> None:
+    model = replace(TINY, mixers=("attention", "gated_delta", "attention"), inserted=(1,))
+    config = replace(CONFIG, trained="inserted", precision="bfloat16_weights", steps=4)
+    built = build_model(model, config)
+    start = {name: p.detach().bfloat16().float() for name, p in built.named_parameters()}
+    engine = DeepSpeedEngine(built, config, Scale())
+    curve(engine, rows, config)
+    needed, optimizer = training_memory(engine.model, config, Scale(), TASK.row_length), engine.engine.optimizer
+    assert sum(p.nbytes for p in engine.model.parameters()) == needed.weights
+    assert sum(p.nbytes for group in optimizer.fp32_groups for p in group) == needed.masters
+    moved = set[str]()
+    engine.finish(lambda model: moved.update(n for n, p in model.named_parameters() if not torch.equal(p, start[n])))
+    assert moved == {name for name in start if name.startswith("blocks.1.")}
 
 
 @pytest.mark.parametrize("stage", [0, 2])

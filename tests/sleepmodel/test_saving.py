@@ -14,6 +14,9 @@ import torch
 
 from datagen.files import replacing
 from sleepmodel import Memory, Session, SleepModel, load, save
+from sleepmodel.accounting import n_params
+from sleepmodel.serialization import tensors
+from sleepmodel.serialization.available_memory import available_memory
 from tests.sleepmodel.conftest import MakeModel
 
 
@@ -69,6 +72,35 @@ def test_weights_of_another_config_are_refused(make_model: MakeModel, tmp_path: 
     (tmp_path / "config.json").write_text(json.dumps({**config, "d_model": 32}))
     with pytest.raises(ValueError, match=r"model.safetensors does not match config.json"):
         load(tmp_path)
+
+
+def test_weights_that_do_not_fit_the_memory_are_not_read(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(dtype=torch.float32)
+    save(model, tmp_path)
+    for free in (None, 4 * n_params(model)):
+        monkeypatch.setattr(tensors, "available_memory", lambda free=free: free)
+        load(tmp_path)
+    monkeypatch.setattr(tensors, "available_memory", lambda: 4 * n_params(model) - 1)
+    with pytest.raises(
+        ValueError, match=r"the weights take 0\.00 GiB as float32, but 0\.00 GiB are free here; free some"
+    ):
+        load(tmp_path)
+
+
+def test_free_memory_counts_swap_caches_and_the_limit_of_a_container(tmp_path: Path) -> None:
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
+    assert available_memory(meminfo, cgroup) is None
+    meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\nSwapFree: 10 kB\n")
+    assert available_memory(meminfo, cgroup) == 510 * 1024
+    cgroup.mkdir()
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("100000\n")
+    assert available_memory(meminfo, cgroup) == 510 * 1024
+    (cgroup / "memory.max").write_text("300000\n")
+    (cgroup / "memory.stat").write_text("anon 60000\nfile 40000\n")
+    assert available_memory(meminfo, cgroup) == 240_000 + 10 * 1024
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
