@@ -35,7 +35,8 @@ def fig4() -> Experiment:
         variants=(*at_passes(1, 2, 4, 6), Variant(name="n1-same-compute", compute_of=6)),
         seeds=(0,),
         data=Data(test_rows=1600, seed=5),
-        scale=Scale(gpu=True, recompute="both"),
+        # 4 rows at once: those of a whole batch would not fit into 80 GB
+        scale=Scale(gpu=True, accumulation=64, recompute="both"),
         paper_scale=True,
     )
 
