@@ -63,8 +63,8 @@ def _add_import(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--task",
         choices=["gsm", "text"],
-        help="what the files hold, needed with --import. gsm: one file of problems of GSM-Infinite's own generator; text: "
-        "prompts with completions, chats (messages), plain text",
+        help="what the files hold, needed with --import. gsm: one file of problems of GSM-Infinite's own generator; "
+        "text: prompts with completions, chats (messages), plain text",
     )
     group.add_argument(
         "--split", choices=SPLITS, help="of everything that is imported; default: test for gsm, for text by a hash"

@@ -1,9 +1,9 @@
 """Imports texts, prompts with completions, and chats as a dataset, in Ray tasks.
 
-The files are cut into parts of about PART_BYTES, at ends of lines. A Ray task reads one part, writes its shards and then
-a record of them into `parts/<number>/` of the dataset's directory. When all parts are there, the shards get the numbers
-of the dataset's, in the order of the parts, and dataset.json is written. So the dataset does not depend on the number of
-workers, and a run that was ended goes on with the parts that are missing.
+The files are cut into parts of about PART_BYTES, at ends of lines. A Ray task reads one part, writes its shards and
+then a record of them into `parts/<number>/` of the dataset's directory. When all parts are there, their shards move to
+where the dataset's belong, in the order of the parts, and dataset.json is written. So the dataset does not depend on
+the number of workers, and a run that was ended goes on with the parts that are missing.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ class TextImport:
 
     def _records(self) -> list[PartRecord]:
         """The record of each part, whose shards are there: in its directory, or in the dataset."""
-        standing = [_standing_record(self._part(number)) for number in range(len(self.parts))]
+        standing = [_standing_record(self.part(number)) for number in range(len(self.parts))]
         places = self._places(standing)
         missing = [
             number
             for number, record in enumerate(standing)
-            if record is None or not _are_there(record, self._part(number), places[number])
+            if record is None or not _are_there(record, self.part(number), places[number])
         ]
         if missing:
             connect_to_ray()
             encoder = shared(Encoder(self.vocabulary, self.options))
-            calls = ((self.parts[number], encoder, self._part(number)) for number in missing)
+            calls = ((self.parts[number], encoder, self.part(number)) for number in missing)
             with progress_bar("parts of the texts", len(missing), "parts") as advance:
                 found = run_tasks(write_part, calls, lambda _: advance(1))
             for number, record in zip(missing, found, strict=True):
@@ -99,7 +99,8 @@ class TextImport:
             places.append(place)
         return places
 
-    def _part(self, number: int) -> Path:
+    def part(self, number: int) -> Path:
+        """The directory of a part."""
         return self.path / PARTS / f"{number:05d}"
 
     def _malformed(self, records: Sequence[PartRecord]) -> tuple[str, int]:
@@ -126,7 +127,7 @@ class TextImport:
         for number, (record, place) in enumerate(zip(records, self._places(records), strict=True)):
             for split in record.shards:
                 for i, target in enumerate(place[split]):
-                    written = written_shard(self._part(number), split, i)
+                    written = written_shard(self.part(number), split, i)
                     if written.exists():
                         move(written, target)
         shards = {split: [shard for record in records for shard in record.shards.get(split, [])] for split in SPLITS}
