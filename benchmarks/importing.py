@@ -2,8 +2,8 @@
 
     python -m benchmarks.importing [--megabytes 200] [--tokenizer FILE.json]
 
-Each measurement is a fresh process that reads one file, part by part, as one of Ray's tasks does. The peak must not grow
-with the file: compare --megabytes 200 and 2000. Writes benchmarks/results/importing.json.
+Each measurement is a fresh process that reads one file, part by part, as one of Ray's tasks does. The peak must not
+grow with the file: compare --megabytes 200 2000. Writes benchmarks/results/importing.json.
 """
 
 from __future__ import annotations

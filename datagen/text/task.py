@@ -31,8 +31,8 @@ class Text(Task):
 
     path    the directory of that dataset, which the import prints.
 
-    A split has the rows that were imported, in that order, and no more: data.train_rows, data.validation_rows and
-    data.test_rows have to be set to what is there. Seeds have no effect. Without completions, so with answers on all
+    A split has the rows that were imported, in that order, and no more: set data.train_rows, data.validation_rows and
+    data.test_rows to what is there. Seeds have no effect. Without completions, so with answers on all
     tokens, a model needs sleep_on = "all".
 
     The task is identified by the content of the dataset, not by its path; Ray's workers read it at this path.
