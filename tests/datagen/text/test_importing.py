@@ -55,14 +55,14 @@ def test_each_line_belongs_to_one_part_however_large_these_are(lines: list[bytes
     assert all(line.endswith(b"\n") for part in read for line in part) or not content.endswith(b"\n")
 
 
-def test_a_dataset_does_not_depend_on_names_places_order_or_compression_of_parts(tmp_path: Path) -> None:
+def test_a_dataset_does_not_depend_on_names_places_and_order(tmp_path: Path) -> None:
     a = write_records(tmp_path / "a.jsonl", RECORDS[:20])
     (tmp_path / "b.md").write_text("# Title\n\nA text.\n" * 40)
     one = imported([a, tmp_path / "b.md"], tmp_path / "one")
     folder = tmp_path / "folder/deep"
     folder.mkdir(parents=True)
-    shutil.copy(tmp_path / "b.md", folder / "z.txt")
-    shutil.copy(a, folder / "0.jsonl")
+    shutil.copy(tmp_path / "b.md", folder / "0.txt")
+    shutil.copy(a, folder / "a.jsonl")
     shutil.copy(a, folder / "twice.jsonl")
     two = imported([tmp_path / "folder"], tmp_path / "two")
     assert one.name == two.name and files_of(one) == files_of(two)
