@@ -78,6 +78,7 @@ evidence: $(READY) ## run every unfinished experiment of docs/evidence.md and do
 bench: $(READY) ## run the benchmarks of speed and memory, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.kernel
 	$(BIN)/python -m benchmarks.model
 	$(BIN)/python -m benchmarks.latency

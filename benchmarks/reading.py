@@ -36,7 +36,7 @@ WAYS = {"stream": lambda path: stream(path, "train"), "whole": lambda path: Bloc
 
 def epoch(way: str, path: Path) -> dict[str, Any]:
     """Read every batch of an epoch, in a fresh process; `way` is a key of WAYS."""
-    before = _peak_bytes()
+    before = peak_bytes()
     begin = time.perf_counter()
     blocks = WAYS[way](path)
     sampler = BatchSampler(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
@@ -44,10 +44,11 @@ def epoch(way: str, path: Path) -> dict[str, Any]:
         sampler.batch(step)
     seconds = time.perf_counter() - begin
     rate = sampler.config.steps * BATCH / seconds
-    return {"blocks": len(blocks.sizes), "rows_per_s": round(rate), "peak_bytes": _peak_bytes() - before}
+    return {"blocks": len(blocks.sizes), "rows_per_s": round(rate), "peak_bytes": peak_bytes() - before}
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that this process has had, in bytes."""
     # of this process alone: ru_maxrss starts at the value of the parent process
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(peak) * 1024

@@ -13,6 +13,7 @@ from datagen.recall import Recall
 from datagen.rows import PAD, Rows
 from datagen.rule110 import Rule110
 from datagen.task import Task
+from datagen.text import Text
 
 if TYPE_CHECKING:
     from datagen.generation import generate
@@ -27,6 +28,7 @@ __all__ = [
     "Rows",
     "Rule110",
     "Task",
+    "Text",
     "check_task",
     "generate",
     "load",

@@ -7,16 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as Bar
-from rich.text import Text
-
 from datagen.checks import require_whole
 from datagen.cluster import connect_to_ray
 from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
+from datagen.ray_tasks import progress_bar, run_tasks, shared
 from datagen.reader import read_dataset
 from datagen.schema import (
     DATASET_FILE,
@@ -32,8 +27,6 @@ from datagen.schema import (
 from datagen.shards import ensure_shard, finished_shard
 from datagen.storage import as_path
 from datagen.task import Task
-
-IN_FLIGHT_PER_CPU = 2  # one task runs, one waits
 
 
 def generate(
@@ -56,6 +49,7 @@ def generate(
     """
     require_whole("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
     task.sample(split, seed, shard=0, rows=1)  # raises for a bad split or seed
+    task.check_rows(split, rows)
     path = as_path(root).absolute() / task.name / fingerprint(task, seed)
     remove_temporaries(path)
     remove_temporaries(path / split)
@@ -128,51 +122,21 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
 
 
 def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]:
-    """Run one Ray task per shard, a bounded number at a time; returns the shards in order."""
+    """Run one Ray task per shard; returns the shards in order."""
     connect_to_ray()
-    ensure = ray.remote(ensure_shard)
-    task = ray.put(job.task)
-    made: dict[int, Shard] = {}
-    running: dict[ray.ObjectRef[Shard], int] = {}
-    with _progress(shown=watch is None) as progress:
-        bar = progress.add_task(f"{job.task.name} {job.split}", total=job.rows)
+    task = shared(job.task)
+    done = 0
+    with progress_bar(f"{job.task.name} {job.split}", job.rows, shown=watch is None) as advance:
 
-        def collect() -> None:
-            (ref,), _ = ray.wait(list(running))
-            shard = made[running.pop(ref)] = ray.get(ref)
-            progress.advance(bar, shard.rows)
+        def collected(shard: Shard) -> None:
+            nonlocal done
+            done += shard.rows
+            advance(shard.rows)
             if watch:
-                watch(sum(shard.rows for shard in made.values()), job.rows)
+                watch(done, job.rows)
 
-        for number, rows in enumerate(job.shard_rows):
-            while len(running) >= _in_flight():
-                collect()
-            target = shard_path(job.path, job.split, number)
-            ref = ensure.remote(target, task, job.split, job.seed, number, rows, job.listed_shard(number))
-            running[ref] = number
-        while running:
-            collect()
-    return [made[number] for number in sorted(made)]
-
-
-def _in_flight() -> int:
-    """The most tasks to submit at once. Recomputed each time, as waiting tasks make an autoscaler add nodes."""
-    return max(1, int(IN_FLIGHT_PER_CPU * ray.cluster_resources().get("CPU", 1)))
-
-
-class RowsPerSecond(ProgressColumn):
-    def render(self, task: Bar) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:,.0f} rows/s")
-
-
-def _progress(shown: bool) -> Progress:
-    """A progress bar, if standard error is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RowsPerSecond(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+        calls = (
+            (shard_path(job.path, job.split, number), task, job.split, job.seed, number, rows, job.listed_shard(number))
+            for number, rows in enumerate(job.shard_rows)
+        )
+        return run_tasks(ensure_shard, calls, collected)

@@ -6,8 +6,9 @@ Needs NumPy and PyArrow, not Ray.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from datagen.shards import read_table
 from datagen.storage import as_path
 
 BLOCK_TOKENS = 2**26  # 128 MiB of uint16
+KIND = "kind"
 GENERATE = "`python pipelines/generate.py`"
 _REMEDY = f"run {GENERATE} again (with --import if the dataset was imported); it replaces missing and corrupt shards"
 
@@ -47,7 +49,7 @@ def read_dataset(path: str | Path) -> Dataset:
 
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
     """A split, or its first `rows` rows, as a table with the columns tokens, list<uint16 or uint32>; answer_start,
-    answer_length and answer_depth, list<int32>; and solution, string, if the task has solutions.
+    answer_length and answer_depth, list<int32>; and solution and kind, string, if the dataset has them.
 
     tokens is a fixed_size_list if all rows of the task have one length. Rows padded on the left begin with the id of
     `<pad>`, the last entry of the vocabulary.
@@ -61,7 +63,8 @@ def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
 
 
 def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
-    """A split, or its first `rows` rows, as NumPy arrays without solutions; raises the errors of `load`.
+    """A split, or its first `rows` rows, as NumPy arrays, without solutions but with kinds if there are any; raises
+    the errors of `load`.
 
     Peak memory is the result plus one or two shards, or twice the result if rows differ in length.
     """
@@ -86,12 +89,30 @@ def stream(path: str | Path, split: str, block_tokens: int = BLOCK_TOKENS) -> Bl
     return Blocks(sizes, lambda block: _rows(path, dataset, split, sizes[block], blocks[block]))
 
 
+def read_range(path: str | Path, split: str, start: int, rows: int) -> Rows:
+    """Rows start..start + rows - 1 of a split, as of `read_rows`, from the shards that hold them."""
+    path, dataset = as_path(path), read_dataset(path)
+    _wanted(path, dataset, split, start + rows)
+    ends = list(accumulate(shard.rows for shard in dataset.splits[split].shards))
+    first, last = bisect_right(ends, start), bisect_left(ends, start + rows)
+    before = ends[first - 1] if first else 0
+    return _rows(path, dataset, split, start + rows - before, range(first, last + 1))[start - before :]
+
+
 def _rows(path: Path, dataset: Dataset, split: str, rows: int, shards: range | None = None) -> Rows:
-    tables = (table.select(COLUMNS) for table in _tables(path, dataset, split, rows, shards))
+    kinds: list[npt.NDArray[np.object_]] = []
+
+    def lists(table: pa.Table) -> pa.Table:
+        if KIND in table.column_names:
+            # one Python string for all rows of a kind
+            kinds.append(table.column(KIND).combine_chunks().dictionary_encode().to_numpy(zero_copy_only=False))
+        return table.select(COLUMNS)
+
+    tables = map(lists, _tables(path, dataset, split, rows, shards))
     first = next(tables)
     fixed = pa.types.is_fixed_size_list(first.schema.field("tokens").type)
-    read = _arrays if fixed else _ragged
-    return Rows(**read(chain([first], tables), rows), pad=pad_id(dataset.vocabulary))
+    read = (_arrays if fixed else _ragged)(chain([first], tables), rows)
+    return Rows(**read, pad=pad_id(dataset.vocabulary), kind=np.concatenate(kinds) if kinds else None)
 
 
 def _tokens(file: Path) -> int:

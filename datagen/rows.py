@@ -12,6 +12,7 @@ import numpy.typing as npt
 PAD = -1  # padding in a batch, which the model ignores
 PAD_NAME = "<pad>"
 COLUMNS = ("tokens", "answer_start", "answer_length", "answer_depth")
+TEXT_COLUMNS = ("solution", "kind")  # which a dataset may have
 ALL = slice(None)
 
 Index = slice | npt.NDArray[np.intp] | npt.NDArray[np.bool_]
@@ -68,7 +69,8 @@ class Rows:
     Answer a of row i is ``tokens[i][start : start + length]`` with ``start = answer_start[i][a]`` and ``length =
     answer_length[i][a]``; its depth is ``answer_depth[i][a]`` (Rule 110: steps; Depo: hops; GSM: operations; Recall:
     windows; Facts: distance). `pad` is the token id of left padding, or None if rows have no padding. `solution` is one
-    text per row for people to read; models never see it.
+    text per row for people to read; models never see it. `kind` is one text per row, for parts of an evaluation: "" for
+    rows of no kind.
 
     Raises ValueError if the shapes of the columns do not agree.
     """
@@ -79,6 +81,7 @@ class Rows:
     answer_depth: npt.NDArray[np.int32] | Ragged  # [n, A]
     pad: int | None = None
     solution: npt.NDArray[np.object_] | None = None  # [n]
+    kind: npt.NDArray[np.object_] | None = None  # [n]
 
     def __post_init__(self) -> None:
         tokens, *answers = columns = list(self.columns().values())
@@ -91,8 +94,10 @@ class Rows:
         if not alike or len(answers[0]) != len(tokens):
             shapes = {name: getattr(column, "shape", len(column)) for name, column in self.columns().items()}
             raise ValueError(f"tokens must be [n, T] and every answer_* [n, A] with the same n and A, got {shapes}")
-        if self.solution is not None and self.solution.shape != (len(tokens),):
-            raise ValueError(f"solution must be [{len(tokens)}], one text per row, got {self.solution.shape}")
+        for name in TEXT_COLUMNS:
+            texts = getattr(self, name)
+            if texts is not None and texts.shape != (len(tokens),):
+                raise ValueError(f"{name} must be [{len(tokens)}], one text per row, got {texts.shape}")
 
     @classmethod
     def of(
@@ -120,7 +125,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """Concatenate the rows of all parts, without solutions. All parts must be rows of one task."""
+        """Concatenate the rows of all parts, without solutions and kinds. All parts must be rows of one task."""
         first, *others = parts
         if not others:
             return first
@@ -132,8 +137,8 @@ class Rows:
 
     def __getitem__(self, index: Index) -> Rows:
         """The rows that a slice (views of arrays, copies of Ragged), an index array or a mask (copies) selects."""
-        solution = None if self.solution is None else self.solution[index]
-        return Rows(**{name: column[index] for name, column in self.columns().items()}, pad=self.pad, solution=solution)
+        columns = {**self.columns(), **self.texts()}
+        return Rows(**{name: column[index] for name, column in columns.items()}, pad=self.pad)
 
     @property
     def lengths(self) -> Int64:
@@ -187,6 +192,10 @@ class Rows:
     def columns(self) -> dict[str, Any]:
         """Column name -> array or Ragged, in the dataset's column order."""
         return {name: getattr(self, name) for name in COLUMNS}
+
+    def texts(self) -> dict[str, npt.NDArray[np.object_]]:
+        """The columns of texts that there are, by name, in the dataset's order."""
+        return {name: getattr(self, name) for name in TEXT_COLUMNS if getattr(self, name) is not None}
 
 
 def pad_id(vocabulary: Sequence[str]) -> int | None:

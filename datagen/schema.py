@@ -1,5 +1,9 @@
 """The dataset format: columns of a shard, directory layout, dataset.json and fingerprint.
 
+Every shard has the columns tokens, answer_start, answer_length and answer_depth. Two columns of strings may follow:
+solution, for people to read, and kind, by which an evaluation reports its results ("" for rows of no kind). All shards
+of a split have the same columns.
+
 <root>/<task>/<fingerprint>/<split>/part-00000.parquet ...   and   <root>/<task>/<fingerprint>/dataset.json
 """
 
@@ -7,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from datagen.canonical import fingerprint_of
 from datagen.checks import require, require_whole
 from datagen.contract import PROBE_ROWS, digest
 from datagen.errors import DatasetNotFoundError, FormatVersionError
+from datagen.rows import TEXT_COLUMNS
 from datagen.task import MAX_SEED, SPLITS, Task, check_split, task_identity
 
 FORMAT_VERSION = 1  # increment it when the same config gives different rows or columns
@@ -112,10 +118,10 @@ def fingerprint(task: Task, seed: int) -> str:
     return fingerprint_of(shaped_by)
 
 
-def columns(vocabulary_size: int, row_length: int | None, solution: bool = False) -> pa.Schema:
+def columns(vocabulary_size: int, row_length: int | None, texts: Collection[str] = ()) -> pa.Schema:
     """Arrow schema of a shard; no column may hold nulls.
 
-    row_length: tokens in every row, None if rows differ in length; solution: whether there is a solution column.
+    row_length: tokens in every row, None if rows differ in length; texts: which of TEXT_COLUMNS there are.
     """
 
     def field(name: str, kind: pa.DataType) -> pa.Field:
@@ -126,7 +132,7 @@ def columns(vocabulary_size: int, row_length: int | None, solution: bool = False
     return pa.schema(
         [field("tokens", pa.list_(field("element", token), -1 if row_length is None else row_length))]
         + [field(name, answer) for name in ("answer_start", "answer_length", "answer_depth")]
-        + ([field("solution", pa.string())] if solution else [])
+        + [field(name, pa.string()) for name in TEXT_COLUMNS if name in texts]
     )
 
 

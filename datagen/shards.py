@@ -72,7 +72,7 @@ def read_table(content: bytes, rows: int, vocabulary_size: int) -> pa.Table:
         raise ValueError(f"is not a valid Parquet file ({error!s:.200})") from error
     kind = table.schema.field("tokens").type if "tokens" in table.column_names else pa.null()
     length = kind.list_size if pa.types.is_fixed_size_list(kind) else None
-    wanted = columns(vocabulary_size, length, solution="solution" in table.column_names)
+    wanted = columns(vocabulary_size, length, table.column_names)
     if not table.schema.equals(wanted):
         raise ValueError(f"has columns {_types(table.schema)}, must have {_types(wanted)}")
     if len(table) != rows:
@@ -106,7 +106,8 @@ def _types(schema: pa.Schema) -> str:
 def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
     """The rows as an Arrow table with the columns of a shard."""
     row_length = None if isinstance(rows.tokens, Ragged) else rows.tokens.shape[1]
-    schema = columns(vocabulary_size, row_length, solution=rows.solution is not None)
+    texts = rows.texts()
+    schema = columns(vocabulary_size, row_length, texts)
     arrays = []
     for name, column in rows.columns().items():
         kind = schema.field(name).type
@@ -118,6 +119,5 @@ def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
         else:
             arrays.append(pa.ListArray.from_arrays(pa.array(column.offsets, type=pa.int32()), flat, type=kind))
-    if rows.solution is not None:
-        arrays.append(pa.array(rows.solution, type=pa.string()))
+    arrays += [pa.array(column, type=pa.string()) for column in texts.values()]
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,6 +1,8 @@
-"""Draws contexts so that no two splits share one. In small tasks a hash assigns each context to a split."""
+"""Splits that share nothing: draws contexts so that no two splits have one, and assigns content to splits by a hash."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,12 @@ def split_of(words: UInt64) -> npt.NDArray[np.str_]:
         word = (word ^ (word >> np.uint64(33))) * np.uint64(factor)
     bucket = (word ^ (word >> np.uint64(33))) & np.uint64(7)
     return np.take(SPLIT_OF_BUCKET, bucket)
+
+
+def split_by_content(content: bytes) -> str:
+    """The split that content belongs to: 3/4 of all contents to train, 1/8 each to validation and test."""
+    word = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
+    return str(split_of(np.array([word], np.uint64))[0])
 
 
 def draw_contexts(split: str, stream: np.random.Philox, rows: int, bits: int) -> npt.NDArray[np.uint8]:

@@ -108,6 +108,18 @@ def put(file: Path, path: Path) -> None:
         os.replace(file, path)
 
 
+def move(source: Path, path: Path) -> None:
+    """Move a file to `path`, on the same disk or in the same object store, replacing any file there in one step."""
+    if in_store(path):
+        fs, bucket, key = store_of(path)
+        _, source_bucket, source_key = store_of(source)
+        fs.copy(f"{source_bucket}/{source_key}", f"{bucket}/{key}")
+        fs.rm_file(f"{source_bucket}/{source_key}")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, path)
+
+
 @contextmanager
 def publishing(directory: Path, last: str) -> Iterator[Path]:
     """Yields a new local directory, whose files then become those of `directory`.

@@ -108,6 +108,9 @@ class Task(Wording, ABC):
         """The same task with another greatest depth. Raises ValueError if the task has only one."""
         raise ValueError(f"depth = {depth!r:.200}: the task {self.name} has one depth; it does not define with_depth")
 
+    def check_rows(self, split: str, rows: int) -> None:
+        """Raise ValueError if the task has not so many rows of a split. The default: it can generate any number."""
+
     def identity(self) -> dict[str, Any]:
         """What identifies the config: its fields, but a tokenizer by its content, wherever it lies."""
         fields = identifying_fields(self)

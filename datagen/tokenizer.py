@@ -99,15 +99,16 @@ class Tokenizer:
         ids = (self._backend.token_to_id(text) for text in {*ENDS, dict(self.special).get(EOS, "")})
         return tuple(sorted(found for found in ids if found is not None))
 
-    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, **more: object) -> str:
         """The text of messages [{"role": "user", "content": "..."}, ...] by the chat template, as transformers renders
-        it. add_generation_prompt: whether to end with what makes the model answer.
+        it. add_generation_prompt: whether to end with what makes the model answer; more: other names for the template.
 
         Raises ValueError if there is no template, or if it cannot render the messages. Needs jinja2.
         """
         if self.chat_template is None:
             raise ValueError(f"tokenizer {self.source} has no chat template: give plain text")
-        names = {**dict(self.special), "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        names: dict[str, object] = {**dict(self.special), "tools": None, "documents": None, **more}
+        names["add_generation_prompt"] = add_generation_prompt
         try:
             return render_chat(self.chat_template, messages, **names)
         except ValueError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datagen.storage import as_path, check_reachable, in_store
 from datagen.task import SPLITS
+from datagen.text.documents import LOSSES, MAX_TOKENS
 from pipelines.config.presets import PRESETS
 
 ROOT_VARIABLE = "SLEEPMODEL_ROOT"
@@ -16,7 +17,7 @@ DEFAULT_PRESET = "demo"
 
 
 def parser(script: str, description: str | None) -> argparse.ArgumentParser:
-    """All scripts share their arguments; generate.py can also import problems."""
+    """All scripts share their arguments; generate.py can also import files."""
     result = argparse.ArgumentParser(
         f"pipelines/{script}.py",
         description=description,
@@ -47,21 +48,48 @@ def parser(script: str, description: str | None) -> argparse.ArgumentParser:
     )
     result.add_argument("--force", action="store_true", help="run a preset of the paper's size on CPUs")
     if script == "generate":
-        group = result.add_argument_group("import problems of GSM-Infinite's own generator, instead of a preset")
-        group.add_argument(
-            "--import", dest="imported", type=filled, metavar="FILE.jsonl", help="the problems: JSONL, .gz or Parquet"
-        )
-        group.add_argument("--task", choices=["gsm"], help="what the file holds; needed with --import")
-        group.add_argument("--split", choices=SPLITS, help="name of the new split; default: test")
-        group.add_argument(
-            "--tokenizer", type=filled, metavar="FILE.json", help="a tokenizer.json; default: one token per word"
-        )
-        group.add_argument(
-            "--skip-malformed",
-            action="store_true",
-            help="leave out lines that are no problem; default: refuse the file",
-        )
+        _add_import(result.add_argument_group("import files, instead of generating the datasets of a preset"))
     return result
+
+
+def _add_import(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--import",
+        dest="imported",
+        nargs="+",
+        type=filled,
+        metavar="FILE",
+        help="JSONL or Parquet; for text also plain text, Markdown and folders; each may be gzipped",
+    )
+    group.add_argument(
+        "--task",
+        choices=["gsm", "text"],
+        help="what the files hold, needed with --import. gsm: one file of problems of GSM-Infinite's own generator; "
+        "text: prompts with completions, chats (messages), plain text",
+    )
+    group.add_argument(
+        "--split", choices=SPLITS, help="of everything that is imported; default: test for gsm, for text by a hash"
+    )
+    group.add_argument(
+        "--tokenizer",
+        type=filled,
+        metavar="FILE.json",
+        help="a tokenizer.json, or a directory with one; default: one token per word for gsm, per byte for text",
+    )
+    group.add_argument(
+        "--skip-malformed", action="store_true", help="leave out lines that cannot be used; default: refuse all"
+    )
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help="what a model learns to predict of a text; default: completions where there are any, else all",
+    )
+    group.add_argument(
+        "--max-tokens",
+        type=positive,
+        metavar="N",
+        help=f"of a document of plain text, which is cut where it is longer; default: {MAX_TOKENS:,}",
+    )
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
@@ -103,15 +131,21 @@ def parse(script: str, description: str | None) -> argparse.Namespace:
     given = known.parse_args()
     imports = script == "generate" and given.imported is not None
     if imports and given.task is None:
-        known.error("--import needs --task gsm, which says what the file holds")
+        known.error("--import needs --task gsm or --task text, which says what the files hold")
+    if imports and given.task == "gsm":
+        if len(given.imported) > 1:
+            known.error(f"--task gsm imports one file, got {len(given.imported)}: import each on its own")
+        for name in ("loss", "max_tokens"):
+            if getattr(given, name):
+                known.error(f"--{name.replace('_', '-')} needs --task text: problems have their answers")
     if imports and (given.preset or given.set or given.force):
         ignored = f"PRESET {given.preset}" if given.preset else "--set" if given.set else "--force"
         known.error(f"{ignored} has no effect on --import, which takes no preset: leave one of them out")
     if script == "generate" and not imports:
-        for name in ("task", "split", "tokenizer", "skip_malformed"):
+        for name in ("task", "split", "tokenizer", "skip_malformed", "loss", "max_tokens"):
             if getattr(given, name):
                 flag = name.replace("_", "-")
-                known.error(f"--{flag} needs --import FILE.jsonl; to change the preset's task, use --set")
+                known.error(f"--{flag} needs --import FILE; to change the preset's task, use --set")
     given.preset = given.preset or DEFAULT_PRESET
     return given
 

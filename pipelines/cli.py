@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,9 @@ def main(script: str, description: str | None) -> NoReturn:
     """
     arguments = parse(script, description)
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, emoji=False)
-    work = _import if script == "generate" and arguments.imported is not None else partial(_run_preset, script)
+    work: Callable[[argparse.Namespace, Console], None] = partial(_run_preset, script)
+    if script == "generate" and arguments.imported is not None:
+        work = _import_problems if arguments.task == "gsm" else _import_texts
     try:
         with leaving_no_trace() if arguments.dry_run else nullcontext():
             work(arguments, console)
@@ -204,24 +206,23 @@ def _duration(seconds: float) -> str:
     return f"{minutes} minute{'s' * (minutes > 1)}"
 
 
-def _import(arguments: argparse.Namespace, console: Console) -> None:
+def _import_problems(arguments: argparse.Namespace, console: Console) -> None:
     from datagen.gsm.importing import read_import
-    from datagen.gsm.official import named
+    from datagen.lines import named
 
+    (file,) = arguments.imported
     with ExitStack() as held:
         with refusing():
             root = absolute_root(arguments.root)
             found = read_import(
-                arguments.imported,
+                file,
                 root / "imported",
                 arguments.split or "test",
                 arguments.tokenizer,
                 skip_malformed=arguments.skip_malformed,
             )
             if not arguments.dry_run:
-                lock = root / LOCKS / f"import-{found.path.name}.json"
-                name = Path(arguments.imported).name
-                held.enter_context(hold_lock(lock, root, f"import of {name}", "import", name))
+                held.enter_context(_importing(found.path, root, [file]))
         if found.skipped:
             _say(console, f"malformed lines, left out: {len(found.skipped):,}\n{named(found.skipped)}")
         what = f"{len(found.rows):,} problems, each solved again, as split {found.config.split} of {found.path}"
@@ -230,6 +231,36 @@ def _import(arguments: argparse.Namespace, console: Console) -> None:
         else:
             found.write()
             _say(console, f"imported {what}")
+
+
+def _import_texts(arguments: argparse.Namespace, console: Console) -> None:
+    from datagen.text.documents import MAX_TOKENS, Options
+    from datagen.text.importing import plan_import
+
+    with ExitStack() as held:
+        with refusing():
+            root = absolute_root(arguments.root)
+            options = Options(arguments.loss, arguments.split, arguments.max_tokens or MAX_TOKENS)
+            found = plan_import(arguments.imported, root / "imported", arguments.tokenizer, options)
+            files = f"{len(found.sources):,} files, {found.bytes / 1e6:,.1f} MB"
+            if arguments.dry_run:
+                _say(console, f"would import {files}, in {len(found.parts):,} parts, as {found.path}")
+                _say(console, "dry run: nothing was written")
+                return
+            held.enter_context(_importing(found.path, root, arguments.imported))
+        dataset, skipped = found.write(arguments.skip_malformed)
+    if skipped:
+        _say(console, "\n".join([f"left out, as they cannot be used: {dataset.config['skipped']:,} lines", *skipped]))
+    for name, split in dataset.splits.items():
+        _say(console, f"{name}: {split.rows:,} documents")
+    _say(console, f"imported {files}, as {found.path}")
+    _say(console, f"to train on it: --set task=text task.path={found.path}")
+
+
+def _importing(path: Path, root: Path, files: Sequence[str]) -> AbstractContextManager[None]:
+    """Holds the lock of an import into the dataset at `path`."""
+    name = ", ".join(Path(file).name for file in files)
+    return hold_lock(root / LOCKS / f"import-{path.name}.json", root, f"import of {name}", "import", name)
 
 
 def _plan(experiment: Experiment, root: Path) -> tuple[Services, list[Stage]]:

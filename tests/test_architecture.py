@@ -39,7 +39,7 @@ BREACHES = [
     ("MLflow stays behind sleepmodel.tracking", "pipelines/stages/register.py", "import mlflow"),
     ("DeepSpeed and Optuna stay behind sleepmodel.distributed", "pipelines/stages/tune.py", "import optuna"),
     (
-        "Ray stays behind datagen.cluster, datagen.generation, sleepmodel.distributed and pipelines.runtime",
+        "Ray stays behind datagen.cluster, datagen.ray_tasks, sleepmodel.distributed and pipelines.runtime",
         "pipelines/stages/generate.py",
         "import ray",
     ),

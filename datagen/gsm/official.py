@@ -7,9 +7,9 @@ import gzip
 import json
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,14 +17,12 @@ import pyarrow.parquet as pq
 from datagen.errors import MalformedLinesError
 from datagen.gsm.problem import Mode, Problem
 from datagen.gsm.solver import solve
+from datagen.lines import GZIP, LONGEST_LINE, PARQUET, named, whole_lines
 from datagen.storage import local_path
 
 FIELDS = {"problem": str, "question": str, "solution": str, "op": int, "template": str, "mode": str}
 MODES: dict[str, Mode] = {"normalforward": "forward", "forwardreverse": "reverse"}
 ANSWER = "Answer: "
-NAMED_LINES = 10  # the most that an error lists
-LONGEST_LINE = 2**24  # bytes; a problem of 128k tokens has half a million
-GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # how such files begin, whatever their names
 
 
 def read_official(path: str | Path) -> list[Problem]:
@@ -67,12 +65,6 @@ def read_lines(path: str | Path) -> tuple[list[Problem], list[str]]:
     return problems, malformed
 
 
-def named(malformed: Sequence[str]) -> str:
-    """The first of the lines, and how many there are more."""
-    more = [f"and {len(malformed) - NAMED_LINES} more"] if len(malformed) > NAMED_LINES else []
-    return "\n".join([*malformed[:NAMED_LINES], *more])
-
-
 def _lines(path: Path) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
     """The lines of a JSONL file or the rows of a Parquet file, with their numbers. Blank lines are left out."""
     with path.open("rb") as file:
@@ -84,7 +76,7 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         number = 0
         with gzip.open(file) if start.startswith(GZIP) else file as text:
             try:
-                for number, line in enumerate(_whole_lines(text), start=1):
+                for number, line in enumerate(whole_lines(text), start=1):
                     content = line.removeprefix(BOM_UTF8) if number == 1 else line
                     if content.strip():
                         yield f"line {number}", content
@@ -92,17 +84,6 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
                 raise MalformedLinesError(
                     f"{path}, line {number + 1}: the file is damaged ({error}): download or copy it again"
                 ) from error
-
-
-def _whole_lines(text: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    """Lines that end with a line feed: str.splitlines also splits at characters that JSON allows inside a string.
-
-    A line that is too long is cut, so that it is refused without being held in memory.
-    """
-    while line := text.readline(LONGEST_LINE):
-        yield line
-        while len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-            line = text.readline(LONGEST_LINE)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

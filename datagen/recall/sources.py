@@ -5,7 +5,6 @@ A source belongs to one split. No passage that it asks for can be asked in anoth
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,15 +13,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from datagen.byte_vocabulary import TextVocabulary
 from datagen.gsm.distractors import Distractors
 from datagen.gsm.graph import sample_core
 from datagen.gsm.piece_encoder import PieceEncoder
 from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.recall.documents import Documents, stretches
-from datagen.recall.vocabulary import TextVocabulary
 from datagen.rng import Rng
-from datagen.splits import split_of
+from datagen.splits import split_by_content
 from datagen.task import SPLITS
 
 OPERATIONS = 8  # of the largest problems
@@ -167,9 +166,3 @@ def _encoded(documents: Documents, vocabulary: TextVocabulary) -> dict[str, Shar
 
 def _part(ring: UInt32, start: int, length: int) -> UInt32:
     return ring.take(np.arange(start, start + length), mode="wrap")
-
-
-def split_by_content(content: bytes) -> str:
-    """The split that content belongs to: 3/4 of all contents to train, 1/8 each to validation and test."""
-    word = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
-    return str(split_of(np.array([word], np.uint64))[0])

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from datagen.byte_vocabulary import BYTES, TextVocabulary
 from datagen.checks import require, require_whole
 from datagen.gsm.piece_encoder import PieceEncoder, encoder_of
 from datagen.gsm.vocabulary import Words
 from datagen.recall.documents import Documents
 from datagen.recall.sources import DocumentSource, ProblemSource, Source
-from datagen.recall.vocabulary import BYTES, TextVocabulary
 from datagen.rng import Rng
 from datagen.rows import Rows
 from datagen.task import Task, random_stream

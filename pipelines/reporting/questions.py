@@ -9,6 +9,8 @@ from datagen.schema import Dataset
 from datagen.task import wording_of
 from datagen.wording import AnsweredQuestion, QuestionText
 
+NO_KIND = "no kind"
+
 Words = Callable[[Sequence[int]], list[str]]
 
 
@@ -19,7 +21,10 @@ def question_formatter(dataset: Dataset) -> Callable[[AnsweredQuestion], Questio
 
 
 def kinds_of(rows: Rows, dataset: Dataset) -> list[str]:
-    """The kind of each row (GSM: forward or reverse); [] for tasks with one kind."""
+    """The kind of each row: its dataset's column, else as the task tells it (GSM: forward or reverse); [] where all are
+    of one kind."""
+    if rows.kind is not None:
+        return [kind or NO_KIND for kind in rows.kind.tolist()] if len(set(rows.kind.tolist())) > 1 else []
     words = words_of(dataset)
     return wording_of(dataset.task, dataset.config).kinds(words(tokens) for tokens in rows.tokens.tolist())
 

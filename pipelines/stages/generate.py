@@ -22,9 +22,12 @@ def dataset(output: Path) -> Path:
 
 
 def generate_stage(experiment: Experiment, task: Task) -> Stage:
-    """The stage that generates one dataset with its three splits."""
+    """The stage that generates one dataset with its three splits. Raises ValueError if a task of imported rows has
+    fewer of them."""
     data = experiment.data
     rows = {"train": experiment.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
+    for split, count in rows.items():
+        task.check_rows(split, count)
 
     def run(context: StageContext) -> None:
         send = SendProgress(context.stage.name)

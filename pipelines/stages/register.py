@@ -54,8 +54,8 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         path = dataset(context.path(data))
         rows, fingerprint = read_rows(path, "test"), path.name
         name = f"sleep-{read_dataset(path).task}"
-        prompts, answers = _prompts(rows)
         model = load(context.root / chosen.path)
+        prompts, answers = _prompts(rows, model.config.window)
         version = register(
             services.store,
             services.run_of(trained[index]),
@@ -114,11 +114,19 @@ def _judge(
     return share > rival, f"{share:.4f} of test rows right {verb} champion v{present.version} with {rival:.4f}"
 
 
-def _prompts(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
+def _prompts(rows: Rows, window: int) -> tuple[npt.NDArray[np.int64], int]:
     """Example prompts: the first rows up to their first answer, padded on the right; and the length of the shortest of
-    these answers, in tokens."""
+    these answers, in tokens.
+
+    Texts of one's own do not care about windows, but a served answer must fit into the window of its prompt: a prompt
+    that fills its last window is told without its first token, and an answer is cut at the window's end.
+    """
     tokens, mask = rows.batch(slice(EXAMPLE_ROWS))
     starts = mask.argmax(axis=1)
     answers = (mask & ((~mask).cumsum(axis=1) <= starts[:, None])).sum(axis=1)
     behind = np.arange(tokens.shape[1]) >= starts[:, None]
-    return np.where(behind, PAD, tokens)[:, : starts.max()], int(answers.min())
+    prompts = np.where(behind, PAD, tokens)
+    filled = starts % window == 0
+    prompts[filled] = np.pad(prompts[filled, 1:], ((0, 0), (0, 1)), constant_values=PAD)
+    room = -(starts - filled) % window
+    return prompts[:, : starts.max()], int(np.minimum(answers, room).min())

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import math
+import shutil
 from dataclasses import asdict, fields
 from functools import cache
 from io import BytesIO
@@ -23,6 +24,7 @@ from datagen.errors import DatasetError
 from datagen.gsm.official import read_official
 from datagen.gsm.solver import solve
 from datagen.gsm.vocabulary import pretrained
+from datagen.reader import read_dataset
 from datagen.schema import FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import ensure_shard, to_table, write_shard
 from pipelines.config.experiment import Experiment
@@ -37,6 +39,7 @@ from sleepmodel.tracking.pyfunc import Answers
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.datagen.gsm.problems import train_tokenizer
+from tests.datagen.text.importing import imported
 from tests.hostile.places import PLACES
 from tests.hostile.pretrained import PRETRAINED
 from tests.hostile.served import SERVED
@@ -349,6 +352,38 @@ def _problems(place: Path) -> tuple[bytes, ...]:
     return (line, line + b"\n" + line + b"\n", gzip.compress(line + b"\n" + line), table.getvalue())
 
 
+TEXTS = ("texts.jsonl", "texts.txt")  # read as records, and as they are
+
+
+def _import_texts(content: bytes, place: Path) -> None:
+    """Every name for the same bytes: what one form refuses another may read."""
+    refused = []
+    for name in TEXTS:
+        root, file = place / name / hashlib.sha256(content).hexdigest()[:16], place / name
+        root.mkdir(parents=True, exist_ok=True)
+        (root / file.name).write_bytes(content)
+        try:
+            path = imported([root / file.name], root)
+        except DatasetError as error:
+            refused.append(error)
+            assert not list(root.rglob("dataset.json"))
+        else:
+            for split in read_dataset(path).splits:
+                rows = read_rows(path, split)
+                assert rows.loss_mask().any(1).all() and rows.tokens.values.max() < 256  # type: ignore[union-attr]
+        finally:
+            shutil.rmtree(root)
+    if refused:
+        raise refused[0]
+
+
+def _texts(place: Path) -> tuple[bytes, ...]:
+    records = [{"prompt": "Who? ", "completion": "Me.", "depth": 2, "kind": "who"}, {"text": "Some text.\n"}]
+    lines, table = b"".join(json.dumps(record).encode() + b"\n" for record in records), BytesIO()
+    pq.write_table(pa.Table.from_pylist(records[:1]), table)
+    return (lines, gzip.compress(lines), table.getvalue())
+
+
 def _read_tokenizer(content: bytes, place: Path) -> None:
     """What it encodes is in its vocabulary, and a task that it fits makes rows of it."""
     (place / "tokenizer.json").write_bytes(content)
@@ -385,6 +420,9 @@ SURFACES = {
     "tokenizers": Surface(_tokenizers, _read_tokenizer, (ValueError,), "tokenizer.*give|must encode"),
     "imported problems": Surface(
         _problems, _read_official, (DatasetError,), "(line|row) [1-9]|not a whole Parquet file"
+    ),
+    "imported texts": Surface(
+        _texts, _import_texts, (DatasetError,), "texts.*((line|row) [1-9]|not a whole Parquet file|has the columns)"
     ),
     **PLACES,
     **PRETRAINED,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Recall, generate, read_rows
+from datagen.byte_vocabulary import BYTES
 from datagen.recall.documents import STRETCH, Documents, stretches
-from datagen.recall.vocabulary import BYTES
 from datagen.task import SPLITS
 from datagen.tokenizer import Tokenizer
 from tests.datagen.gsm.problems import train_tokenizer

@@ -1,0 +1,73 @@
+"""Many Ray tasks of one function, a bounded number at a time, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+T = TypeVar("T")
+
+IN_FLIGHT_PER_CPU = 2  # one task runs, one waits
+
+
+def run_tasks(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], collected: Callable[[T], None]) -> list[T]:
+    """The results of `function(*call)` for each call, in their order, each of one Ray task. This process is connected
+    to Ray. collected: called with each result as it comes."""
+    remote = ray.remote(function)
+    results: dict[int, T] = {}
+    running: dict[ray.ObjectRef[T], int] = {}
+
+    def collect() -> None:
+        (ref,), _ = ray.wait(list(running))
+        result = results[running.pop(ref)] = ray.get(ref)
+        collected(result)
+
+    for number, call in enumerate(calls):
+        while len(running) >= _in_flight():
+            collect()
+        running[remote.remote(*call)] = number
+    while running:
+        collect()
+    return [results[number] for number in sorted(results)]
+
+
+def shared(value: Any) -> Any:
+    """What stands for a value in the calls of many tasks, so that it is sent once."""
+    return ray.put(value)
+
+
+def _in_flight() -> int:
+    """The most tasks to submit at once. Recomputed each time, as waiting tasks make an autoscaler add nodes."""
+    return max(1, int(IN_FLIGHT_PER_CPU * ray.cluster_resources().get("CPU", 1)))
+
+
+class PerSecond(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Bar) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f} {self.unit}/s")
+
+
+@contextmanager
+def progress_bar(title: str, total: int, unit: str = "rows", *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A progress bar, if standard error is a terminal. Yields a function that advances it."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        PerSecond(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
+        bar = progress.add_task(title, total=total)
+        yield lambda more: progress.advance(bar, more)
