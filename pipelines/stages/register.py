@@ -19,6 +19,7 @@ from sleepmodel import load
 from sleepmodel.distributed.job import read_training
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import read_license, weights_sha256
+from sleepmodel.tracking.pyfunc import MAX_ANSWER
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.registry import champion, champion_model, promote, register
 
@@ -114,9 +115,9 @@ def _judge(
 
 def _prompts(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
     """Example prompts: the first rows up to their first answer, padded on the right; and the length of the shortest of
-    these answers, in tokens."""
+    these answers, in tokens, or the most that a served model generates."""
     tokens, mask = rows.batch(slice(EXAMPLE_ROWS))
     starts = mask.argmax(axis=1)
     answers = (mask & ((~mask).cumsum(axis=1) <= starts[:, None])).sum(axis=1)
     behind = np.arange(tokens.shape[1]) >= starts[:, None]
-    return np.where(behind, PAD, tokens)[:, : starts.max()], int(answers.min())
+    return np.where(behind, PAD, tokens)[:, : starts.max()], min(int(answers.min()), MAX_ANSWER)

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from datagen import PAD, Depo, Facts, Gsm, Recall, Rule110
+from datagen import PAD, Depo, Facts, Gsm, Recall, Rows, Rule110
 from datagen.task import Task
+from pipelines.config.overrides import apply_overrides
+from pipelines.config.presets import PRESETS
 from pipelines.stages.register import _prompts
+from sleepmodel.tracking.pyfunc import MAX_ANSWER, check_prompts
 
 TASKS = [
     Rule110(cells=6, states=1, steps=1),
@@ -26,3 +29,25 @@ def test_an_example_ends_where_its_first_answer_begins(task: Task) -> None:
         start = int(asked.argmax())
         assert np.array_equal(prompt[:start], row[:start]) and (prompt[start:] == PAD).all()
         assert asked[start : start + n].all()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=recall", "task.passage=24", "task.cue=4", "task.span=32", "model.sleep_on=all", "model.window=16"],
+        ["task=recall", "task.passage=30", "task.cue=14", "task.span=50", "model.sleep_on=all", "model.window=9"],
+        ["task=depo", "task.nodes=5", "task.hops=2", "model.sleep_on=all", "model.window=4"],
+        ["task=rule110", "task.cells=6", "task.states=2", "model.sleep_on=all", "model.window=2"],
+        ["model.sleep_on=prompts"],
+    ],
+)
+def test_what_may_be_trained_may_be_registered(overrides: list[str]) -> None:
+    """Whatever the window: a model that sleeps on all windows may answer in any of them."""
+    experiment = apply_overrides(PRESETS["smoke"], overrides)
+    prompts, n = _prompts(experiment.task.sample("test", 0, 0, 4))
+    check_prompts(experiment.model, prompts, n)
+
+
+def test_an_answer_that_is_longer_than_a_server_generates_is_cut() -> None:
+    rows = Rows.of([[1] * 5000], [[1]], [[4999]], [[1]])
+    assert _prompts(rows)[1] == MAX_ANSWER
