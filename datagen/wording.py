@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from datagen.rows import PAD_NAME
-from datagen.words import joined
+from datagen.vocabulary import joined
 
 # Byte-level tokenizers (GPT-2's alphabet) write these bytes as themselves, and the others as U+0100, U+0101, ...
 _PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]

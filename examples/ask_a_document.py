@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from datagen.tokenizer import Tokenizer
 from sleepmodel import Memory, ModelConfig, Session, SleepModel, from_pretrained
+from sleepmodel.inference.text import decode_answer
 
 DOCUMENT = "The mill at Pine Ridge was built in 1871. In 1904 it burned down, and only its wheel is left.\n" * 30
 
@@ -37,8 +38,7 @@ def ask(session: Session, tokenizer: Tokenizer, question: str) -> str:
         question = tokenizer.chat([{"role": "user", "content": question}])
     fork = session.fork()
     fork.read(torch.tensor([tokenizer.encode(question)]), last=True)
-    said = fork.generate(40, stop=tokenizer.ends)[0].tolist()
-    return tokenizer.decode(token for token in said if token >= 0 and token not in tokenizer.ends)
+    return decode_answer(tokenizer, fork.generate(40, stop=tokenizer.ends)[0].tolist())
 
 
 document = Path(sys.argv[2]).read_text(encoding="utf-8") if len(sys.argv) > 2 else DOCUMENT

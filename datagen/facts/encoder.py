@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from datagen.facts.names import SORTS, WORDS, Name, Names, Sort
 from datagen.facts.relations import DISTRACTORS, PAUSE, RELATIONS, hop, hops, pieces, spelled
 from datagen.rng import Rng
-from datagen.words import PUNCTUATION, Vocabulary, WordVocabulary, read_piecewise, split
+from datagen.vocabulary import PUNCTUATION, Vocabulary, WordVocabulary, read_piecewise, split
 
 MAX_CONTEXT = 2**16
 

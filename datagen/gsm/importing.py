@@ -17,7 +17,7 @@ from datagen.shards import to_table, write_shard
 from datagen.storage import as_path, local_path
 from datagen.task import check_split
 from datagen.tokenizer import Tokenizer
-from datagen.words import Vocabulary
+from datagen.vocabulary import Vocabulary
 
 
 def import_official(

@@ -10,7 +10,7 @@ from datagen.gsm.quantity import Expression, Quantity, Statement
 from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import Words, pretrained
-from datagen.words import Vocabulary
+from datagen.vocabulary import Vocabulary
 
 
 class PieceEncoder:

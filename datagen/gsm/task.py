@@ -24,8 +24,8 @@ from datagen.gsm.wording import GsmWording, Imported
 from datagen.rng import Rng
 from datagen.rows import Rows
 from datagen.task import Task, random_stream
+from datagen.vocabulary import Vocabulary
 from datagen.wording import Wording
-from datagen.words import Vocabulary
 
 MAX_OPERATIONS = 16
 MAX_TOKENS = 8192  # up to here there are enough names

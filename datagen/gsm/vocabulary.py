@@ -13,7 +13,7 @@ from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.tokenizer import Tokenizer
-from datagen.words import PUNCTUATION, WordVocabulary, read_piecewise, split
+from datagen.vocabulary import PUNCTUATION, WordVocabulary, read_piecewise, split
 
 NUMBERS = tuple(str(value) for value in range(MAX_VALUE + 1))
 

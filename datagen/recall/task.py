@@ -24,8 +24,8 @@ from datagen.rng import Rng
 from datagen.rows import Rows
 from datagen.task import Task, random_stream
 from datagen.tokenizer import Tokenizer
+from datagen.vocabulary import Vocabulary, joined
 from datagen.wording import AnsweredQuestion, QuestionText, byte_level_text
-from datagen.words import Vocabulary, joined
 
 PROMPT = "\nAgain:"
 MAX_SPAN, MAX_DISTANCE = 8192, 1024

@@ -9,9 +9,10 @@ import numpy as np
 
 from datagen.rows import Ragged, Rows
 from datagen.schema import Dataset
+from datagen.vocabulary import word_of
 from datagen.wording import AnsweredQuestion
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.questions import Words, question_formatter, word_of, words_of
+from pipelines.reporting.questions import Words, question_formatter, words_of
 from sleepmodel.evaluation.accuracy import right_answers
 from sleepmodel.evaluation.statistics import Int64
 

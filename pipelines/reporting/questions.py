@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datagen.rows import Rows
 from datagen.schema import Dataset
 from datagen.task import wording_of
+from datagen.vocabulary import word_of
 from datagen.wording import AnsweredQuestion, QuestionText
 
 NO_KIND = "no kind"
@@ -32,8 +33,3 @@ def kinds_of(rows: Rows, dataset: Dataset) -> list[str]:
 def words_of(dataset: Dataset) -> Words:
     """A function from token ids to words of the dataset's vocabulary."""
     return lambda tokens: [word_of(dataset.vocabulary, token) for token in tokens]
-
-
-def word_of(vocabulary: Sequence[str], token: int) -> str:
-    """The word of a token. The vocabulary of a model, which may predict any of it, may be padded beyond this one."""
-    return vocabulary[token] if token < len(vocabulary) else f"<{token}>"

@@ -19,6 +19,7 @@ from sleepmodel import SleepModel, load
 from sleepmodel.distributed.job import read_training
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import find_base
+from sleepmodel.tracking.pyfunc import MAX_ANSWER
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.registry import champion, champion_model, promote, register
 
@@ -55,7 +56,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         rows, fingerprint = read_rows(path, "test"), path.name
         name = f"sleep-{read_dataset(path).task}"
         model = load(context.root / chosen.path)
-        prompts, answers = _prompts(rows, model.config.window)
+        prompts, answers = _prompts(rows, None if model.config.sleep_on == "all" else model.config.window)
         version = register(
             services.store,
             services.run_of(trained[index]),
@@ -114,19 +115,20 @@ def _judge(
     return share > rival, f"{share:.4f} of test rows right {verb} champion v{present.version} with {rival:.4f}"
 
 
-def _prompts(rows: Rows, window: int) -> tuple[npt.NDArray[np.int64], int]:
+def _prompts(rows: Rows, window: int | None) -> tuple[npt.NDArray[np.int64], int]:
     """Example prompts: the first rows up to their first answer, padded on the right; and the length of the shortest of
-    these answers, in tokens.
+    these answers, in tokens, or the most that a served model generates.
 
-    Texts of one's own do not care about windows, but a served answer must fit into the window of its prompt: a prompt
+    window: of the model, if an answer has to fit into the window of its prompt; None: it may go on after it. A prompt
     that fills its last window is told without its first token, and an answer is cut at the window's end.
     """
     tokens, mask = rows.batch(slice(EXAMPLE_ROWS))
     starts = mask.argmax(axis=1)
     answers = (mask & ((~mask).cumsum(axis=1) <= starts[:, None])).sum(axis=1)
     behind = np.arange(tokens.shape[1]) >= starts[:, None]
-    prompts = np.where(behind, PAD, tokens)
-    filled = starts % window == 0
-    prompts[filled] = np.pad(prompts[filled, 1:], ((0, 0), (0, 1)), constant_values=PAD)
-    room = -(starts - filled) % window
-    return prompts[:, : starts.max()], int(np.minimum(answers, room).min())
+    prompts, longest = np.where(behind, PAD, tokens)[:, : starts.max()], answers
+    if window is not None:
+        filled = starts % window == 0
+        prompts[filled] = np.pad(prompts[filled, 1:], ((0, 0), (0, 1)), constant_values=PAD)
+        longest = np.minimum(answers, -(starts - filled) % window)
+    return prompts, min(int(longest.min()), MAX_ANSWER)

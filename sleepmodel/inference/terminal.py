@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from datagen.vocabulary import word_of
 from sleepmodel.accounting import kv_bytes, state_bytes
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
@@ -207,7 +208,7 @@ class Terminal:
         """The text of generated tokens."""
         if self.model.tokenizer is not None:
             return decode_answer(self.model.tokenizer, tokens)
-        return " ".join(self.words[token] for token in tokens)
+        return " ".join(word_of(self.words, token) for token in tokens)
 
 
 def resumed_session(model: SleepModel, path: str, passes: int | None) -> Session:

@@ -20,11 +20,14 @@ from sleepmodel.mixers.base import PAD
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.model_dir import load_directory
 
-MAX_ANSWER = 4096  # tokens after a text; more would hold the server for minutes
+MAX_ANSWER = 4096  # tokens, where a session sleeps and goes on; more would hold the server for minutes
 
 
 def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) -> None:
-    """Raise ValueError if a model of `config` cannot generate n tokens after each row of `tokens`, integers [B, T]."""
+    """Raise ValueError if a model of `config` cannot generate n tokens after each row of `tokens`, integers [B, T].
+
+    The answer of a model that sleeps on all windows may end in a later window than its prompt, as that of a text.
+    """
     if tokens.ndim != 2 or 0 in tokens.shape or not np.issubdtype(tokens.dtype, np.integer):
         given = f"{tokens.dtype} {list(tokens.shape)}"
         raise ValueError(
@@ -44,12 +47,10 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
     for row, (length, room) in enumerate(zip(lengths.tolist(), rooms.tolist(), strict=True)):
         if length == 0:
             raise ValueError(f"row {row} has only pads; give each row a prompt of at least one token")
-        if room == 0:
-            limit = f"the last window of {config.window}: the answer's window must begin with a prompt token"
-            raise ValueError(f"row {row}: its {length} tokens fill {limit}; add one, such as a query token")
-        if not 1 <= n <= room:
-            reason = f"row {row}'s {length} tokens leave {room} in a window of {config.window}"
-            raise ValueError(f"n = {n}: must be 1 to {room}, as {reason}; use a smaller n or another prompt")
+        if config.sleep_on == "all":
+            _check_answer(n)
+        else:
+            _check_room(config.window, row, length, room, n)
         _check_length(config, row, length + n)
 
 
@@ -61,8 +62,7 @@ def text_prompts(model: SleepModel, texts: list[Any], n: int, chat: bool) -> npt
     """
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"text: must be a list of strings, is {texts!r:.200}; give one string per prompt")
-    if not 1 <= n <= MAX_ANSWER:
-        raise ValueError(f"n = {n}: must be 1 to {MAX_ANSWER}; ask for fewer tokens")
+    _check_answer(n)
     prompts = []
     for row, text in enumerate(texts):
         try:
@@ -74,6 +74,21 @@ def text_prompts(model: SleepModel, texts: list[Any], n: int, chat: bool) -> npt
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     return tokens
+
+
+def _check_answer(n: int) -> None:
+    if not 1 <= n <= MAX_ANSWER:
+        raise ValueError(f"n = {n}: must be 1 to {MAX_ANSWER}; ask for fewer tokens")
+
+
+def _check_room(window: int, row: int, length: int, room: int, n: int) -> None:
+    """Of models that answer in one window. room: the places behind the prompt in its last window."""
+    if room == 0:
+        limit = f"the last window of {window}: the answer's window must begin with a prompt token"
+        raise ValueError(f"row {row}: its {length} tokens fill {limit}; add one, such as a query token")
+    if not 1 <= n <= room:
+        reason = f"row {row}'s {length} tokens leave {room} in a window of {window}"
+        raise ValueError(f"n = {n}: must be 1 to {room}, as {reason}; use a smaller n or another prompt")
 
 
 def _check_length(config: ModelConfig, row: int, length: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 from datagen import Facts
 from datagen.facts.reader import Question, Statement, read
 from datagen.task import task_identity, wording_of
+from datagen.vocabulary import split
 from datagen.wording import AnsweredQuestion, QuestionText
-from datagen.words import split
 from tests.datagen.gsm.problems import train_tokenizer
 
 TEXT = (

@@ -5,9 +5,11 @@ import pytest
 
 from datagen import PAD, Depo, Facts, Gsm, Recall, Rows, Rule110
 from datagen.task import Task
+from pipelines.config.overrides import apply_overrides
+from pipelines.config.presets import PRESETS
 from pipelines.stages.register import _prompts
 from sleepmodel import ModelConfig
-from sleepmodel.tracking.pyfunc import check_prompts
+from sleepmodel.tracking.pyfunc import MAX_ANSWER, check_prompts
 
 TASKS = [
     Rule110(cells=6, states=1, steps=1),
@@ -35,4 +37,27 @@ def test_an_example_of_any_text_can_be_served() -> None:
     rows = Rows.of([[1] * 20] * 3, [[8], [1], [7]], [[3], [19], [2]], [[1]] * 3)
     prompts, n = _prompts(rows, 8)
     assert (prompts >= 0).sum(1).tolist() == [7, 1, 7] and n == 1
-    check_prompts(ModelConfig(vocab_size=3, window=8, sleep_on="all"), prompts, n)
+    check_prompts(ModelConfig(vocab_size=3, window=8, sleep_on="prompts"), prompts, n)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=recall", "task.passage=24", "task.cue=4", "task.span=32", "model.sleep_on=all", "model.window=16"],
+        ["task=recall", "task.passage=30", "task.cue=14", "task.span=50", "model.sleep_on=all", "model.window=9"],
+        ["task=depo", "task.nodes=5", "task.hops=2", "model.sleep_on=all", "model.window=4"],
+        ["task=rule110", "task.cells=6", "task.states=2", "model.sleep_on=all", "model.window=2"],
+        ["model.sleep_on=prompts"],
+    ],
+)
+def test_what_may_be_trained_may_be_registered(overrides: list[str]) -> None:
+    """Whatever the window: a model that sleeps on all windows may answer in any of them."""
+    experiment = apply_overrides(PRESETS["smoke"], overrides)
+    model = experiment.model
+    window = None if model.sleep_on == "all" else model.window
+    check_prompts(model, *_prompts(experiment.task.sample("test", 0, 0, 4), window))
+
+
+def test_an_answer_that_is_longer_than_a_server_generates_is_cut() -> None:
+    rows = Rows.of([[1] * 5000], [[1]], [[4999]], [[1]])
+    assert _prompts(rows, None)[1] == MAX_ANSWER

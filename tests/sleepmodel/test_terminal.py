@@ -12,6 +12,7 @@ import torch
 
 from sleepmodel import save
 from sleepmodel.inference.session import Session
+from sleepmodel.inference.terminal import Terminal
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.greedy import greedy
 from tests.waiting import Background, run, scaled
@@ -51,6 +52,16 @@ def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
     assert "window 0/6 | 2 sleeps" in out
     resumed = converse(str(model_path), "--memory", str(memory), said="/tokens 2\n/ask cc\n")
     assert f"{answer}\n" in resumed
+
+
+def test_a_token_beyond_the_vocabulary_is_shown_by_its_number() -> None:
+    """A model's vocabulary may be padded."""
+    model = build_small(dtype=torch.float32, vocab_size=40)
+    model.vocabulary = WORDS
+    shown: list[str] = []
+    Terminal(model, Session(model), shown.append, lambda _: None).enter("/ask abc")
+    token = int(greedy(model, torch.tensor([[0, 1, 2]]), 1))
+    assert token >= len(WORDS) and shown == [f"<{token}>"]
 
 
 def test_mistakes_are_explained_and_survived(model_path: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from datagen.gsm.text import read_context, read_question
 from datagen.gsm.themes import THEMES
 from datagen.rows import Ragged
 from datagen.task import SPLITS
-from datagen.words import Vocabulary
+from datagen.vocabulary import Vocabulary
 from tests.datagen.gsm.problems import train_tokenizer
 
 SHORT = (350, 450)

@@ -15,7 +15,7 @@ from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import Words, pretrained
 from datagen.tokenizer import Tokenizer
-from datagen.words import PUNCTUATION
+from datagen.vocabulary import PUNCTUATION
 from tests.datagen.gsm.problems import statements, train_tokenizer
 
 WORDS = Words()

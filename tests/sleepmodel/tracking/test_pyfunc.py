@@ -15,6 +15,7 @@ from mlflow.pyfunc.model import PythonModelContext
 
 from sleepmodel import SleepModel, save
 from sleepmodel.tracking.pyfunc import Answers
+from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.greedy import greedy
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,27 @@ def test_prompts_are_refused_just_where_the_model_cannot_answer(
             predict(tokens, n)
     else:
         assert predict(tokens, n) == expected
+
+
+@settings(max_examples=20)
+@given(length=st.integers(1, 36), n=st.integers(1, 9))
+def test_a_model_that_sleeps_on_all_windows_answers_over_their_borders(length: int, n: int) -> None:
+    model = build_small(dtype=torch.float32, sleep_on="all")
+    pyfunc, context = Answers(), PythonModelContext({}, None)  # type: ignore[no-untyped-call]
+    pyfunc.model = model.eval()
+
+    def predict(tokens: npt.NDArray[Any], n: int) -> list[list[int]]:
+        answer: list[list[int]] = pyfunc.predict(context, {"tokens": tokens}, {"n": n})["answer"].tolist()  # type: ignore[arg-type]
+        return answer
+
+    tokens = np.random.default_rng().integers(0, 3, (2, length))
+    if length + n <= 40:
+        assert predict(tokens, n) == greedy(model, torch.from_numpy(tokens), n).tolist()
+    else:
+        with pytest.raises(ValueError, match="must have at most max_positions = 40"):
+            predict(tokens, n)
+    with pytest.raises(ValueError, match="n = 5000: must be 1 to 4096; ask for fewer tokens"):
+        predict(tokens, 5000)
 
 
 @pytest.mark.parametrize("left", [True, False])

@@ -52,6 +52,11 @@ def joined(words: Iterable[str]) -> str:
     return "".join(word if word in PUNCTUATION else f" {word}" for word in words).strip()
 
 
+def word_of(vocabulary: Sequence[str], token: int) -> str:
+    """The word of a token. The vocabulary of a model, which may predict any of it, may be padded beyond this one."""
+    return vocabulary[token] if token < len(vocabulary) else f"<{token}>"
+
+
 def read_piecewise(path: str | Path, texts: Iterable[Sequence[str]]) -> Tokenizer:
     """A pretrained model's tokenizer that encodes each text as the concatenation of its pieces. Byte-level BPE does
     (GPT-2, Llama 3, Qwen, SmolLM). Raises ValueError as Tokenizer.read, or if its tokens span two pieces."""
