@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datagen.rows import Rows
 from datagen.schema import Dataset
 from datagen.task import wording_of
-from datagen.wording import AnsweredQuestion, QuestionText
+from datagen.wording import AnsweredQuestion, Control, QuestionText
 
 Words = Callable[[Sequence[int]], list[str]]
 
@@ -22,6 +22,11 @@ def kinds_of(rows: Rows, dataset: Dataset) -> list[str]:
     """The kind of each row (GSM: forward or reverse); [] for tasks with one kind."""
     words = words_of(dataset)
     return wording_of(dataset.task, dataset.config).kinds(words(tokens) for tokens in rows.tokens.tolist())
+
+
+def control_of(dataset: Dataset) -> Control | None:
+    """The control among the kinds of the dataset's task."""
+    return wording_of(dataset.task, dataset.config).control
 
 
 def words_of(dataset: Dataset) -> Words:
