@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from datagen.rows import PAD_NAME
 from datagen.vocabulary import joined
@@ -46,8 +46,22 @@ class QuestionText(NamedTuple):
     given: str
 
 
+class Control(NamedTuple):
+    """Two kinds of rows. Each row of kind `kind` directly follows a row of kind `of`, and differs from it in one thing:
+    it lacks what a model has to remember. The difference of their likelihoods is therefore what a model remembers.
+    """
+
+    kind: str
+    of: str
+
+
 class Wording:
-    """Writes the rows of a dataset as text. This default shows the words of the vocabulary; tasks override it."""
+    """Writes the rows of a dataset as text. This default shows the words of the vocabulary; tasks override it.
+
+    control: the control among the `kinds` of the task's validation and test rows; None if there is none.
+    """
+
+    control: ClassVar[Control | None] = None
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
         """The question and both answers as plain text."""

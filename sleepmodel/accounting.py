@@ -17,7 +17,8 @@ Times = Callable[[int, bool], int]  # (block, whether in a window's first pass) 
 
 
 def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None, asked: Sequence[bool] | None = None) -> int:
-    """Forward matmul FLOPs for one row of `tokens` tokens. A multiplication with its addition counts as 2 FLOPs.
+    """Forward matmul FLOPs of the blocks for one row of `tokens` tokens. A multiplication with its addition counts as 2
+    FLOPs. The readout, which computes the logits of the answers, does not count.
 
     sleep_passes: N; None is the config's. asked: for each window, whether answers are predicted in it (see
     `predicting_windows`); None: in the last one alone. A row without answers costs nothing.
@@ -43,7 +44,7 @@ def training_flops(
 
 
 def n_params(model: SleepModel) -> int:
-    """Number of trainable weights."""
+    """Number of weights, whether they are trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -25,7 +25,7 @@ from datagen.rows import Rows
 from datagen.task import Task, random_stream
 from datagen.tokenizer import Tokenizer
 from datagen.vocabulary import Vocabulary, joined
-from datagen.wording import AnsweredQuestion, QuestionText, byte_level_text
+from datagen.wording import AnsweredQuestion, Control, QuestionText, byte_level_text
 
 PROMPT = "\nAgain:"
 MAX_SPAN, MAX_DISTANCE = 8192, 1024
@@ -50,7 +50,7 @@ class Recall(Task):
     Train rows ask for a passage that was read: they are of the kind "own". Validation and test rows come in pairs of
     consecutive rows that differ in one thing: in the second, of the kind "other", another passage stands in place of
     the one that is asked. What a model says better in "own" than in "other" it remembers; the rest is the language. No
-    row has the asked passage a second time.
+    row has the asked passage a second time. The last row of a shard with an odd number of rows has no "other" one.
 
     No two splits ask for the same passage, whatever their seeds. A text's stretches of about 2,000 characters are
     assigned to splits by a hash of their content, and so are passages of GSM problems: 3/4 to train, 1/8 each to
@@ -66,6 +66,8 @@ class Recall(Task):
     distances: tuple[int, ...] = (1,)
     tokenizer: str | None = None
     text: str | None = None
+
+    control = Control(OTHER, of=OWN)
 
     def __post_init__(self) -> None:
         require_whole("span", self.span, 4, MAX_SPAN)

@@ -17,7 +17,7 @@ from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
 from sleepmodel.evaluation.statistics import Estimate, Mean
 
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
-NATS, GAP = "nats", "gap"  # per answer token; between two kinds of rows
+NATS, GAP = "nats", "gap"  # per answer token, and their difference to the task's control
 WIDE, MOST_PARTS = 3, 8  # a terminal has room for so many depths and kinds with their intervals, and without
 
 
@@ -93,7 +93,7 @@ class VariantResults:
 
     @property
     def gap(self) -> tuple[str, Estimate] | None:
-        """The difference of nats between two kinds, with its name; None where the task has no two kinds."""
+        """The nats of the control less those of the rows that it is the control of, with its name; None without one."""
         gaps = [found.gap for found in self.likelihoods if found.gap]
         return (gaps[0].name, Estimate.of([gap.nats for gap in gaps])) if gaps else None
 
@@ -111,7 +111,7 @@ class VariantResults:
 
     @property
     def within(self) -> dict[PositionBin, Estimate]:
-        """Nats by the tokens of the window that have been read, behind the first window."""
+        """Nats by the tokens of the window that have been read, after the first window."""
         return _over_seeds([found.within for found in self.positions])
 
     @property
@@ -218,7 +218,7 @@ def nats_note(variants: Sequence[VariantResults]) -> str:
         return ""
     gaps = dict.fromkeys(variant.gap[0] for variant in variants if variant.gap)
     words = " Nats are the mean cross-entropy of an answer token"
-    return words + (f"; the gap is that between kinds of rows, {', '.join(gaps)}." if gaps else ".")
+    return words + (f"; the gap is the difference to the control, {', '.join(gaps)}." if gaps else ".")
 
 
 def interval_of(variants: Sequence[VariantResults]) -> str:

@@ -25,8 +25,8 @@ def depths(variants: Sequence[VariantResults]) -> str:
 
 
 def likelihood(variants: Sequence[VariantResults]) -> str:
-    """The variant with the widest gap between two kinds, and the first variant; without kinds, those with the fewest
-    nats; or the two ends where the first variant is the best."""
+    """The variant with the widest gap to the control, or with the fewest nats if the task has no control; and the first
+    variant."""
     gaps = {variant.name: variant.gap for variant in variants if variant.gap}
     if gaps:
         name, _ = next(iter(gaps.values()))

@@ -137,7 +137,7 @@ def positions(variants: Sequence[VariantResults], style: Styles, path: Path) -> 
         _bars(windows, places, variant.windows.values(), look)
     within.set_xscale("log", base=2)
     within.xaxis.set_major_formatter("{x:g}")
-    within.set_xlabel("tokens of the window that have been read, behind the first window")
+    within.set_xlabel("tokens of the window that have been read, after the first window")
     within.set_ylabel("nats per token, with the 95 % interval")
     windows.set_xticks(range(len(names)), names)
     windows.set_xlabel("whole windows that have been read before")

@@ -8,7 +8,7 @@ from datagen.rows import Rows
 from datagen.schema import Dataset
 from datagen.task import wording_of
 from datagen.vocabulary import word_of
-from datagen.wording import AnsweredQuestion, QuestionText
+from datagen.wording import AnsweredQuestion, Control, QuestionText
 
 NO_KIND = "no kind"
 
@@ -28,6 +28,11 @@ def kinds_of(rows: Rows, dataset: Dataset) -> list[str]:
         return [kind or NO_KIND for kind in rows.kind.tolist()] if len(set(rows.kind.tolist())) > 1 else []
     words = words_of(dataset)
     return wording_of(dataset.task, dataset.config).kinds(words(tokens) for tokens in rows.tokens.tolist())
+
+
+def control_of(dataset: Dataset) -> Control | None:
+    """The control among the kinds of the dataset's task."""
+    return wording_of(dataset.task, dataset.config).control
 
 
 def words_of(dataset: Dataset) -> Words:

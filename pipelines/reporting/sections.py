@@ -117,7 +117,7 @@ def _likelihood(variants: list[VariantResults], style: plots.Styles, pictures: P
     ]
     body = text(words) + picture(file, "nats per answer token, by variant and kind") + table(head, rows)
     if gaps:
-        body += text("The gap between the two kinds of rows:") + table(
+        body += text("The gap, the nats of the control less those of the rows that it is the control of:") + table(
             (*head[:2], "kinds", "answers", "nats per token"), gaps
         )
     return [("Likelihood of the right answers", body)]
@@ -136,7 +136,7 @@ def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Pa
     )
     body = text(words) + picture(file, "nats per token by tokens and by windows read")
     for what, found in (
-        ("tokens of the window read, behind the first window", [variant.within for variant in measured]),
+        ("tokens of the window read, after the first window", [variant.within for variant in measured]),
         ("whole windows read before", [variant.windows for variant in measured]),
     ):
         columns = sorted({(each.first, each.name) for bins in found for each in bins})
@@ -259,8 +259,8 @@ def _provenance(variants: list[VariantResults]) -> Section:
     ]
     head = ("model", "seed", "N", "eta", "tokens", "FLOPs", "s", "validation", "rows right", "commit")
     words = (
-        "Each training, with a 95 % interval over test rows. FLOPs are three times the forward's; the commit is that "
-        "of the training code."
+        "Each training, with a 95 % interval over test rows. FLOPs are those of the forward and the backward, without "
+        "the readout of the answers; the commit is that of the training code."
     )
     return "Trainings", text(words) + table(head, rows)
 

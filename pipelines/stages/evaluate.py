@@ -15,9 +15,10 @@ import torch
 from datagen import Rows, read_rows
 from datagen.reader import read_dataset
 from datagen.schema import Dataset
+from datagen.wording import Control
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.mistakes import Mistakes, confusion_counts, markdown, wrong_answers
-from pipelines.reporting.questions import kinds_of
+from pipelines.reporting.questions import control_of, kinds_of
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, EvaluationResult
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
@@ -90,6 +91,7 @@ def evaluate_stage(
                 predicted[trained],
                 context.root,
                 kinds[trained.data],
+                control_of(about[trained.data]),
                 windows.get(trained),
             )
             for trained in everything
@@ -110,7 +112,7 @@ def evaluate_stage(
         ]
         _save(context.output, list(results.values()), costs, wrong)
 
-    return Stage("evaluate", config, run, inputs, slots=None, version=5)
+    return Stage("evaluate", config, run, inputs, slots=None, version=6)
 
 
 def _save(output: Path, results: list[EvaluationResult], costs: list[InferenceCost], mistakes: list[Mistakes]) -> None:
@@ -206,10 +208,11 @@ def measure(
     predicted: Predictions,
     root: Path,
     kinds: Sequence[str] = (),
+    control: Control | None = None,
     window: int | None = None,
 ) -> EvaluationResult:
-    """The result of a trained model from its predictions. kinds: of the rows, where the task has several; window: of
-    the nats by position, or None."""
+    """The result of a trained model from its predictions. kinds: of the rows, where the task has several, and their
+    control, if they have one; window: of the nats by position, or None."""
     record = read_training(trained.training)
     last = record.history[-1]
     return EvaluationResult(
@@ -224,10 +227,10 @@ def measure(
         level=last.level,
         validation=last.accuracy,
         floor=majority_share(rows),
-        accuracy=score(predicted.tokens, rows, RESAMPLES, kinds),
+        accuracy=score(predicted.tokens, rows, RESAMPLES, kinds, control),
         path=str((trained.training / MODEL).relative_to(root)),
         commit=trained.commit,
-        likelihood=measure_likelihood(predicted, rows, kinds),
+        likelihood=measure_likelihood(predicted, rows, kinds, control),
         positions=None if window is None else measure_by_position(predicted, rows, window),
     )
 

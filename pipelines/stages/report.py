@@ -50,7 +50,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=5)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=6)
 
 
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
@@ -58,8 +58,8 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     variants = data.variants
     note = (
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
-        f"FLOPs are three times the forward's. Always guessing the most frequent answer gets {floor_of(variants)}."
-        f"{nats_note(variants)}"
+        "FLOPs are those of the forward and the backward, without the readout of the answers. Always guessing the most "
+        f"frequent answer gets {floor_of(variants)}.{nats_note(variants)}"
     )
     parts = [
         f"# {title}",

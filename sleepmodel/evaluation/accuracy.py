@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datagen.rows import Rows
+from datagen.wording import Control
 from sleepmodel.config.training import Curriculum
 from sleepmodel.evaluation.statistics import Int64, Share, bootstrap
 from sleepmodel.model import SleepModel
@@ -130,21 +130,24 @@ def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
     return right
 
 
-def resampling_units(sums: npt.NDArray[Any], kinds: Sequence[str]) -> npt.NDArray[Any]:
-    """What the bootstrap resamples, from sums over rows [n, columns]: the rows, or pairs of them [n / 2, columns].
+def resampling_units(sums: npt.NDArray[Any], kinds: Sequence[str], control: Control | None = None) -> npt.NDArray[Any]:
+    """What the bootstrap resamples, from sums over rows [n, columns]: the sums over each row and its control, as their
+    answers are correlated, and over each other row [units, columns]."""
+    if control is None:
+        return sums
+    of_rows, first = np.array(kinds), np.ones(len(sums), np.bool_)
+    first[1:] = (of_rows[:-1] != control.of) | (of_rows[1:] != control.kind)
+    units: npt.NDArray[Any] = np.add.reduceat(sums, np.flatnonzero(first))
+    return units
 
-    They are pairs if all consecutive rows are, each of one row of either kind. Recall asks in both rows of a pair for
-    the same passage, so that their answers are correlated.
-    """
-    first, second = kinds[::2], kinds[1::2]
-    paired = len(set(kinds)) == 2 and len(first) == len(second) and all(map(operator.ne, first, second))
-    return sums.reshape(-1, 2, sums.shape[1]).sum(1) if paired else sums
 
-
-def score(predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str] = ()) -> Accuracy:
+def score(
+    predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str] = (), control: Control | None = None
+) -> Accuracy:
     """Exact match of `predict`'s tokens with those of the rows.
 
-    resamples: of the bootstrap for the intervals; 0: no intervals. kinds: the kind of each row; (): no kinds.
+    resamples: of the bootstrap for the intervals; 0: no intervals. kinds: the kind of each row; (): no kinds; control:
+    the task's, which has kinds.
     """
     right = right_answers(predicted, rows)
     _, length, depth = rows.answers()
@@ -158,8 +161,8 @@ def score(predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str]
     total = np.stack([*groups, *(which.sum(1) for which in of_depth)], axis=1, dtype=np.int64)
     parts = [*(whole & group for group in groups), *((right & which).sum(1) for which in of_depth)]
     hits = np.stack(parts, axis=1, dtype=np.int64)
-    units = resampling_units(hits, kinds), resampling_units(total, kinds)
-    intervals = bootstrap(*units, resamples) if resamples else [None] * total.shape[1]
+    units = [resampling_units(each, kinds, control) for each in (hits, total)]
+    intervals = bootstrap(units[0], units[1], resamples) if resamples else [None] * total.shape[1]
     counts = zip(hits.sum(0).tolist(), total.sum(0).tolist(), intervals, strict=True)
     everything, *shares = (Share(*count) for count in counts)
     by_kind, by_depth = shares[: len(names)], shares[len(names) :]

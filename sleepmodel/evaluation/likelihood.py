@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.rows import Rows
+from datagen.wording import Control
 from sleepmodel.evaluation.accuracy import Predictions, resampling_units, sums_of_answers
 from sleepmodel.evaluation.statistics import (
     RESAMPLES,
@@ -50,8 +51,8 @@ class Likelihood:
     """The scores of all answer tokens, of those of each depth, and of those in rows of each kind, where a task has
     several.
 
-    gap: for tasks with two kinds, the first by name less the second. Where "own" rows ask for what the model has read,
-    and "other" ones for what it has not, it is what the model remembers.
+    gap: for tasks with a control, the nats of its rows less those of the rows that they are the control of: what the
+    model remembers.
     """
 
     tokens: TokenScores
@@ -61,12 +62,17 @@ class Likelihood:
 
 
 def measure_likelihood(
-    predicted: Predictions, rows: Rows, kinds: Sequence[str] = (), resamples: int = RESAMPLES
+    predicted: Predictions,
+    rows: Rows,
+    kinds: Sequence[str] = (),
+    control: Control | None = None,
+    resamples: int = RESAMPLES,
 ) -> Likelihood:
-    """The likelihood of the right answers. kinds: the kind of each row; (): no kinds.
+    """The likelihood of the right answers. kinds: the kind of each row; (): no kinds; control: the task's, which has
+    kinds.
 
-    A mean over tokens is a ratio of two sums over rows. Its interval is bootstrapped over rows, or over pairs of them
-    (`resampling_units`).
+    A mean over tokens is a ratio of two sums over rows. Its interval is bootstrapped over rows, a row together with its
+    control (`resampling_units`).
     """
     names, (_, length, depth) = sorted(set(kinds)), rows.answers()
     depths, (tokens, mask) = np.unique(depth[length > 0]), rows.batch()
@@ -79,7 +85,7 @@ def measure_likelihood(
         return np.stack([whole, *of_depth, *(whole * of_kind.T)], axis=1)
 
     nats, count, right = columns(predicted.nats), columns(mask), columns(mask & (predicted.tokens == tokens))
-    nats_units, count_units, right_units = (resampling_units(each, kinds) for each in (nats, count, right))
+    nats_units, count_units, right_units = (resampling_units(each, kinds, control) for each in (nats, count, right))
     scores = [
         TokenScores(Estimate(mean, interval), Share(int(hits), int(total), share))
         for mean, interval, hits, total, share in zip(
@@ -92,25 +98,24 @@ def measure_likelihood(
         )
     ]
     end = 1 + len(depths)
+    compared = control if control is not None and {*control} <= {*names} else None
     return Likelihood(
         scores[0],
         dict(zip(depths.tolist(), scores[1:end], strict=True)),
         dict(zip(names, scores[end:], strict=True)),
-        _gap(kinds, nats[:, :end], count[:, :end], depths, resamples) if len(names) == 2 else None,
+        _gap(kinds, compared, nats[:, :end], count[:, :end], depths, resamples) if compared else None,
     )
 
 
-def _gap(kinds: Sequence[str], nats: Float64, count: Float64, depths: Int64, resamples: int) -> Gap:
-    """The gap between the two kinds. nats, count: sums over all answer tokens of each row, then over those of each
-    depth, [n, 1 + depths]."""
-    first, second = sorted(set(kinds))
-    of_kind = [np.array([[kind == name] for kind in kinds]) for name in (first, second)]
+def _gap(kinds: Sequence[str], control: Control, nats: Float64, count: Float64, depths: Int64, resamples: int) -> Gap:
+    """nats, count: sums over all answer tokens of each row, then over those of each depth, [n, 1 + depths]."""
+    of_kind = [np.array([[kind == name] for kind in kinds]) for name in control]
     asked = np.all([(count * rows).any(0) for rows in of_kind], axis=0)  # in rows of both kinds
     sums, counts = (
-        resampling_units(np.concatenate([each[:, asked] * rows for rows in of_kind], axis=1), kinds)
+        resampling_units(np.concatenate([each[:, asked] * rows for rows in of_kind], axis=1), kinds, control)
         for each in (nats, count)
     )
     more, less = np.split(resampled_ratios(sums, counts, resamples), 2, axis=1)
     value_more, value_less = np.split(sums.sum(0) / counts.sum(0), 2)
     whole, *by_depth = map(Estimate, (value_more - value_less).tolist(), intervals_of(more - less))
-    return Gap(first, second, whole, dict(zip(depths[asked[1:]].tolist(), by_depth, strict=True)))
+    return Gap(*control, whole, dict(zip(depths[asked[1:]].tolist(), by_depth, strict=True)))

@@ -15,7 +15,7 @@ class Progress:
 
     tokens_per_second: since the last report; loss: mean since the last report, nats per answer token;
     grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
-    accuracy: share of validation rows of which all answers are right; flops: of all steps, three times the forward's;
+    accuracy: share of validation rows of which all answers are right; flops: of all steps, as `training_flops` counts;
     level: of the validation rows, the deepest level that was open; None without a curriculum;
     skipped: batches skipped so far (TrainConfig.skips). They do not count in loss and grad_norm, which are nan if all
     batches since the last report were skipped.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from datagen import Depo, Rows, Rule110, generate, read_rows
+from datagen import Depo, Recall, Rows, Rule110, generate, read_rows
 from datagen.task import Task
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.results import RESULTS, EvaluationResult
@@ -121,7 +121,7 @@ def test_kinds_of_any_name_are_metrics_of_mlflow(tmp_path: Path, monkeypatch: py
     assert {logged[f"test/nats{part}-n2"] for part in ("", "-depth-1", "-what___100___", "-.._größer")} == {0.5}
     assert logged["test/token-accuracy-n2"] == logged["test/accuracy-n2"] == 1
     assert len(logged) == 3 * (1 + 3 + len(likelihood.depths))
-    two = measure_likelihood(predicted, rows, ["other", "own"] * 30)
+    two = measure_likelihood(predicted, rows, ["own", "other"] * 30, Recall.control)
     gaps = {name for name in metrics_of(replace(result, likelihood=two), "") if "gap" in name}
     assert gaps == {"test/nats-gap", *(f"test/nats-gap-depth-{depth}" for depth in likelihood.depths)}
 

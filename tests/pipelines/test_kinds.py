@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datagen import Gsm, Recall, Rule110
+from datagen import Facts, Gsm, Recall, Rule110
 from datagen.gsm.task import to_rows
-from pipelines.reporting.questions import kinds_of
+from pipelines.reporting.questions import control_of, kinds_of
 from tests.datagen.gsm.problems import train_tokenizer
 from tests.pipelines.unwritten import about
 
@@ -27,6 +27,12 @@ def test_a_passage_that_was_read_is_told_from_one_that_was_not() -> None:
     task = Recall(distances=(1, 2))
     kinds = {split: kinds_of(task.sample(split, 0, 0, 6), about(task)) for split in ("train", "test")}
     assert kinds == {"train": ["own"] * 6, "test": ["own", "other"] * 3}
+    assert control_of(about(task)) == ("other", "own")
+
+
+def test_problems_of_two_kinds_are_no_control() -> None:
+    for task in (Gsm(), Facts(facts=(8, 16))):
+        assert control_of(about(task)) is None
 
 
 def test_other_tasks_have_one_kind() -> None:

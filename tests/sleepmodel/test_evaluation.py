@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datagen import Rows
+from datagen import Recall, Rows
 from sleepmodel.evaluation.accuracy import Accuracy, accuracy, predict, score
 from sleepmodel.evaluation.statistics import Estimate, Mean, Share, bootstrap
 from sleepmodel.model import Output
@@ -149,8 +149,12 @@ def test_pairs_that_stand_and_fall_together_count_once() -> None:
     right = np.repeat(rng.permutation(np.arange(200) % 2), 2)
     rows = Rows.of([[0, 1]] * 400, [[1]] * 400, [[1]] * 400, [[1]] * 400)
     predicted = np.where(rows.loss_mask(), right[:, None], -1)
-    for kinds, units in ((["own", "other"] * 200, 200), (["own", "own", "other", "other"] * 100, 400)):
-        interval = score(predicted, rows, 4000, kinds).rows.interval
+    for kinds, control, units in (
+        (["own", "other"] * 200, Recall.control, 200),
+        (["own", "other"] * 200, None, 400),
+        (["other"] * 200 + ["own"] * 200, Recall.control, 400),
+    ):
+        interval = score(predicted, rows, 4000, kinds, control).rows.interval
         assert interval is not None
         assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * 0.5 / units**0.5, rel=0.2)
 

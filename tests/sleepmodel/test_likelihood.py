@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datagen import Rows
+from datagen import Recall, Rows
 from sleepmodel.evaluation import accuracy
 from sleepmodel.evaluation.accuracy import BATCH_LOGITS, BATCH_ROWS, BATCH_TOKENS, Predictions, batch_rows, predict
 from sleepmodel.evaluation.likelihood import TokenScores, measure_likelihood
@@ -14,7 +14,7 @@ from sleepmodel.evaluation.statistics import Estimate, Mean
 from tests.sleepmodel.conftest import MakeModel
 from tests.sleepmodel.test_evaluation import random_rows
 
-KINDS = ("other", "own")
+KINDS, CONTROL = ("other", "own"), Recall.control
 
 
 def slept_rows(rng: np.random.Generator, count: int) -> Rows:
@@ -93,7 +93,7 @@ def test_likelihood_by_kind_and_depth_is_that_of_a_slow_loop() -> None:
     rng = np.random.default_rng()
     rows = random_rows(rng, 80)
     predicted, kinds = drawn_predictions(rng, rows), drawn_kinds(rng, 80)
-    measured = measure_likelihood(predicted, rows, kinds, 10)
+    measured = measure_likelihood(predicted, rows, kinds, CONTROL, 10)
     answers = [(row, i, depth) for row, each in enumerate(rows.answer_depth.tolist()) for i, depth in enumerate(each)]
 
     def check(scores: TokenScores, chosen: list[tuple[int, int]]) -> float:
@@ -122,53 +122,67 @@ def test_likelihood_by_kind_and_depth_is_that_of_a_slow_loop() -> None:
     assert measured.gap.depths.keys() == {1, 2, 3}
 
 
-def test_pairs_of_rows_are_drawn_together() -> None:
-    """Recall asks for a passage in a row of either kind. Passages differ by far more than the kinds do."""
+@pytest.mark.parametrize(
+    ("shards", "passages"),
+    [((600,), 300), ((599,), 300), ((201, 201, 198), 301), ((199, 201, 199), 301)],
+    ids=["all have a control", "all but the last", "odd shards", "odd shards and an odd end"],
+)
+def test_a_row_and_its_control_are_drawn_together(shards: tuple[int, ...], passages: int) -> None:
+    """Recall asks for a passage in a row of either kind. Passages differ by far more than the kinds do. A shard begins
+    with a new passage, so the last one of an odd shard has no control."""
     rng = np.random.default_rng()
-    passage, own = rng.exponential(3.0, 300), rng.normal(0.5, 0.05, 300)
-    per_row = np.stack([passage + own, passage], axis=1).ravel()
-    rows = Rows.of([[0, 1, 2]] * 600, [[1]] * 600, [[2]] * 600, [[1]] * 600)
+    passage, gaps = rng.exponential(3.0, passages), rng.normal(0.5, 0.05, passages)
+    number, kinds, units = 0, list[str](), list[list[int]]()
+    for size in shards:
+        kinds += [KINDS[1 - i % 2] for i in range(size)]
+        units += [list(range(number + i, number + min(i + 2, size))) for i in range(0, size, 2)]
+        number += size
+    per_row = np.concatenate([passage[i] + [0, gaps[i]][: len(unit)] for i, unit in enumerate(units)])
+    rows = Rows.of([[0, 1, 2]] * number, [[1]] * number, [[2]] * number, [[1]] * number)
     mask = rows.loss_mask()
     predicted = Predictions(np.where(mask, 1, -1), np.where(mask, per_row[:, None], 0).astype(np.float32))
-    paired = measure_likelihood(predicted, rows, ["other", "own"] * 300)
-    assert paired.gap is not None and paired.gap.nats.value == pytest.approx(own.mean(), rel=1e-4)
-    low, high = paired.gap.nats.interval
-    assert high - low == pytest.approx(2 * 1.96 * own.std() / 300**0.5, rel=0.2)  # the normal approximation
-    low, high = paired.tokens.nats.interval
-    assert high - low == pytest.approx(2 * 1.96 * passage.std() / 300**0.5, rel=0.2)  # 300 passages, not 600 rows
-    # one pair of one kind: rows are drawn alone
-    alone = measure_likelihood(predicted, rows, ["own", "own", *["other", "own"] * 298, "other", "other"])
-    assert alone.gap is not None
-    low, high = alone.gap.nats.interval
-    assert high - low > 0.5
+    own, found = np.array(kinds) == "own", list[tuple[float, float]]()
+    for _ in range(2000):
+        drawn = np.concatenate([units[i] for i in rng.integers(0, passages, passages)])
+        nats, mine = per_row[drawn], own[drawn]
+        found.append((nats.mean(), nats[~mine].mean() - nats[mine].mean()))
+    measured = measure_likelihood(predicted, rows, kinds, CONTROL)
+    assert measured.gap is not None
+    for estimate, expected in zip((measured.tokens.nats, measured.gap.nats), np.transpose(found), strict=True):
+        low, high = np.quantile(expected, [0.025, 0.975])
+        assert estimate.interval == pytest.approx((low, high), abs=0.15 * (high - low))
+    low, high = measured.gap.nats.interval
+    assert high - low < 0.5  # rows alone: 2 x 1.96 x 3 x sqrt(2 / 300) = 0.96
 
 
-def test_a_depth_of_one_kind_has_no_gap() -> None:
+def test_a_depth_without_a_control_has_no_gap() -> None:
     rng = np.random.default_rng()
     rows = Rows.of([[0, 1, 2]] * 8, [[1, 2]] * 8, [[1, 1]] * 8, [[1, 2 + i % 2] for i in range(8)])
     for kinds, depths in ((["other", "own"] * 4, {1}), (["other"] * 4 + ["own"] * 4, {1, 2, 3})):
-        gap = measure_likelihood(drawn_predictions(rng, rows), rows, kinds).gap
+        gap = measure_likelihood(drawn_predictions(rng, rows), rows, kinds, CONTROL).gap
         assert gap is not None and gap.depths.keys() == depths
         assert all(np.isfinite(each.interval).all() for each in gap.depths.values())
 
 
-def test_only_two_kinds_have_a_gap() -> None:
+def test_kinds_without_a_control_have_no_gap() -> None:
+    """Forward and reverse problems of GSM, or documents of 4 and of 8 facts, say nothing of memory."""
     rng = np.random.default_rng()
     rows = random_rows(rng, 9)
     predicted = drawn_predictions(rng, rows)
     assert measure_likelihood(predicted, rows).kinds == {} and measure_likelihood(predicted, rows).gap is None
-    three = measure_likelihood(predicted, rows, ["a", "b", "c"] * 3)
-    assert three.gap is None and set(three.kinds) == {"a", "b", "c"}
+    for kinds, control in ((["a", "b", "c"], None), (["forward", "forward", "reverse"], None), (["own"], CONTROL)):
+        found = measure_likelihood(predicted, rows, kinds * (9 // len(kinds)), control)
+        assert found.gap is None and set(found.kinds) == set(kinds)
 
 
 def test_intervals_of_nats_are_those_of_drawing_rows_again_and_again() -> None:
     """Rows of unequal numbers of tokens, and of unequal likelihood: as uncertain as the rows, not as the tokens."""
     rng = np.random.default_rng()
     rows = random_rows(rng, 200)
-    predicted, kinds = drawn_predictions(rng, rows), drawn_kinds(rng, 200)
+    predicted, kinds = drawn_predictions(rng, rows), ["other"] * 100 + ["own"] * 100  # no row follows that of a control
     of_row = rng.exponential(1.0, 200)
     predicted = predicted._replace(nats=(predicted.nats * of_row[:, None]).astype(np.float32))
-    measured = measure_likelihood(predicted, rows, kinds, 4000)
+    measured = measure_likelihood(predicted, rows, kinds, CONTROL, 4000)
     sums, counts = predicted.nats.sum(1, dtype=np.float64), rows.loss_mask().sum(1)
     own = np.array(kinds) == "own"
     means, gaps = [], []
@@ -185,13 +199,13 @@ def test_intervals_of_nats_are_those_of_drawing_rows_again_and_again() -> None:
     assert width > 1.3 * 2 * 1.96 * predicted.nats[rows.loss_mask()].std() / counts.sum() ** 0.5
 
 
-def test_intervals_are_the_same_again_and_in_any_order_of_the_rows() -> None:
+def test_intervals_are_the_same_again_and_in_any_order_of_the_pairs() -> None:
     rng = np.random.default_rng()
-    rows, order = random_rows(rng, 60), rng.permutation(60)
-    predicted, kinds = drawn_predictions(rng, rows), drawn_kinds(rng, 60)
-    first = measure_likelihood(predicted, rows, kinds)
-    assert measure_likelihood(predicted, rows, kinds) == first
-    again = measure_likelihood(Predictions(*(x[order] for x in predicted)), rows[order], [kinds[i] for i in order])
+    rows, order = random_rows(rng, 60), (2 * rng.permutation(30)[:, None] + [0, 1]).ravel()
+    predicted, kinds = drawn_predictions(rng, rows), ["own", "other"] * 30
+    first = measure_likelihood(predicted, rows, kinds, CONTROL)
+    assert measure_likelihood(predicted, rows, kinds, CONTROL) == first
+    again = measure_likelihood(Predictions(*(x[order] for x in predicted)), rows[order], kinds, CONTROL)
     assert again.tokens.right == first.tokens.right
     assert again.tokens.nats.interval == pytest.approx(first.tokens.nats.interval, rel=1e-9)
     assert again.gap is not None and first.gap is not None
