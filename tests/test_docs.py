@@ -18,8 +18,8 @@ from benchmarks.evidence.experiments import EXPERIMENTS
 from pipelines.arguments import parser
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
-from pipelines.config.presets.bases import SMOLLM2
 from sleepmodel.__main__ import main
+from tests.pipelines.test_pretrained import write_llama
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,15 +47,20 @@ def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 40 and {"README.md", "docs/pipeline.md", "docs/cluster.md"} <= {page for page, _ in COMMANDS}
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the commands read: these pages, and a model as deep as the one that they name."""
+    directory = tmp_path_factory.mktemp("beside")
+    (directory / "docs").symlink_to(ROOT / "docs")
+    write_llama(directory / "runs" / "smollm2", layers=30)
+    return directory
+
+
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_each_command_is_one_that_its_program_takes(
-    page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, command: str, beside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # what commands read: these pages, and a pretrained model, whose config alone says whether an experiment fits it
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
-    (tmp_path / "runs" / "smollm2").mkdir(parents=True)
-    (tmp_path / "runs" / "smollm2" / "config.json").write_text(json.dumps(SMOLLM2))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(beside)
     _check(shlex.split(re.split(r" [>|]", command)[0], comments=True), monkeypatch)
 
 

@@ -40,10 +40,10 @@ LLAMA = ModelConfig(
 )
 
 
-def write_llama(directory: Path) -> Path:
+def write_llama(directory: Path, layers: int = 3) -> Path:
     """A small pretrained model with its tokenizer and its licence."""
     torch.manual_seed(0)
-    model = SleepModel(LLAMA)
+    model = SleepModel(replace(LLAMA, mixers=("attention",) * layers))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_pretrained(model, directory)
