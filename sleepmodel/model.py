@@ -65,7 +65,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A sequence mixer and an MLP, each with pre-norm, perhaps a norm behind it (sandwich), and a residual. A block
+    """A sequence mixer and an MLP, each with pre-norm, perhaps a norm after it (sandwich), and a residual. A block
     that was inserted into a pretrained model is a mixer with pre-norm and a residual."""
 
     def __init__(self, config: ModelConfig, number: int) -> None:
@@ -350,7 +350,7 @@ def _select(
     wanted: Tensor, h: Tensor, states: States, real: Tensor
 ) -> tuple[Tensor | None, tuple[Tensor, States, Span]]:
     """The indices of the wanted rows (bool [B]), None if it is all of them, and the h, states and span of these rows,
-    cut off behind the last token of the longest. real: bool [B, T], False at pads."""
+    cut off after the last token of the longest. real: bool [B, T], False at pads."""
     rows = None if wanted.all() else wanted.nonzero()[:, 0].to(h.device)
     real = real[wanted]
     real = real[:, : int(real.any(0).nonzero().max()) + 1]

@@ -93,7 +93,7 @@ class ModelConfig:
     mlp_width: hidden width of the MLP; None: mlp_ratio * d_model. mlp_bias: whether its layers have biases.
     norm_eps: added to the mean square in each RMS norm of the residual stream, and in a learned qk_norm; None: the
         smallest relative step of the dtype.
-    sandwich_norms: RMS norms also behind each mixer and MLP, before the residual is added (Ouro). Not for training from
+    sandwich_norms: RMS norms also after each mixer and MLP, before the residual is added (Ouro). Not for training from
         scratch: output projections start at zero, and a norm of almost zeros amplifies the first gradients.
     loop_norm: the last RMS norm, before the readout, also stands between two passes of a sleep (Ouro).
     tied: the readout's weights are those of the embedding.

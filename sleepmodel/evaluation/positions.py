@@ -33,9 +33,9 @@ class PositionBin:
 class NatsByPosition:
     """Nats per answer token, in bins that double in width.
 
-    window: L. within: of tokens behind the first window, by the tokens of the window that the model has read when it
-    predicts: 1, where it has little beside its memory of earlier windows, to L. windows: by the whole windows that it
-    has read before.
+    window: L. within: by the number of tokens, 1 to L, of the current window that the model has read when it predicts;
+    the first window is left out. At 1, the model has little but its memory of earlier windows. windows: by the number
+    of whole windows that it has read before.
     """
 
     window: int
@@ -51,7 +51,7 @@ def are_documents(rows: Rows) -> bool:
 def measure_by_position(
     predicted: Predictions, rows: Rows, window: int, resamples: int = RESAMPLES
 ) -> NatsByPosition | None:
-    """Nats by position in windows of `window` tokens; None if no answer lies behind the first window.
+    """Nats by position in windows of `window` tokens; None if no answer comes after the first window.
 
     A token is predicted from the one before it, which for the first token of a window lies in the window before.
     Intervals are bootstrapped over rows.

@@ -28,12 +28,12 @@ def check_init(init: str) -> None:
 
 
 def layer_blocks(insert: Mapping[int, str], layers: int) -> list[int]:
-    """The block that each layer of the base becomes, as an inserted block moves all behind it by one."""
+    """The block that each layer of the base becomes, as an inserted block moves all after it by one."""
     return [layer + sum(place < layer for place in insert) for layer in range(layers)]
 
 
 def attention_sources(model: SleepModel, new: Iterable[int]) -> dict[int, int]:
-    """The attention block that each of the `new` blocks, all inserted, begins with: the next of the base, or, behind
+    """The attention block that each of the `new` blocks, all inserted, begins with: the next of the base, or, after
     the last, that one.
 
     Raises ValueError if a new mixer is neither attention nor has fast weights, or if the base has no attention.
@@ -52,7 +52,7 @@ def attention_sources(model: SleepModel, new: Iterable[int]) -> dict[int, int]:
 
 @torch.no_grad()
 def copy_attention(model: SleepModel, sources: Mapping[int, int]) -> None:
-    """Give new blocks the norm in front, and q, k and v, of blocks of attention, new -> source.
+    """Give new blocks the pre-norm, q, k and v of blocks of attention, new -> source.
 
     Fast-weight head h gets query head h modulo n_heads, and the key and value head that this query head reads. Of each
     head, as many rows are copied as both have. The other rows stay as they are; biases, QK-norms and rotations have no

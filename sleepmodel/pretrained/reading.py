@@ -47,7 +47,7 @@ def from_pretrained(
 
     directory: of Hugging Face's layout, with config.json and *.safetensors, whole or in shards; it may be in an object
         store. window: L.
-    insert: new layers without an MLP: {8: "jet"} puts one behind layer 8 of the base, counted from 0, and so before
+    insert: new layers without an MLP: {8: "jet"} puts one after layer 8 of the base, counted from 0, and so before
         layer 9. Their output projections are zero: the model computes what it did, to the last bit.
     init: "attention" copies the norm, q, k and v of the next attention layer into each new one (see
         `copy_attention`); "zero" leaves these random. Other weights of new layers are random in either case.

@@ -159,7 +159,7 @@ def _renamed(name: str, array: Array, heads: dict[str, int]) -> tuple[str, Tenso
 
 
 def _tokenizer(facts: _Facts) -> dict[str, Any]:
-    """tokenizer.json: byte-level BPE behind a split at each digit, and the control tokens."""
+    """tokenizer.json: byte-level BPE after a split at each digit, and the control tokens."""
     tokens, kinds = facts.texts("tokenizer.ggml.tokens"), facts.numbers("tokenizer.ggml.token_type")
     same = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     control = [i for i, (_, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _CONTROL]

@@ -64,7 +64,7 @@ def train(
     """
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
-    sampler, window = _sampler(rows, config, history), engine.model.config.window
+    sampler = _sampler(rows, config, history)
     cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
@@ -86,12 +86,8 @@ def train(
             state.losses.append(loss)
             state.norm = norm
         state.step += 1
-        real = batch.lengths - batch.pads
-        state.tokens += int(real.sum())
-        asked = predicting_windows(torch.from_numpy(batch.loss_mask()), window)
-        for length, pads, row in zip(real + batch.pads % window, batch.pads, asked, strict=True):
-            # windows that hold only pads are not computed
-            state.flops += cost(int(length), passes, tuple(row[pads // window :].tolist()))
+        state.tokens += int((batch.lengths - batch.pads).sum())
+        state.flops += _batch_flops(batch, passes, engine.model.config.window, cost)
         if state.step % config.validate_every == 0 or state.step == config.steps:
             progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
             sampler.validated(progress.accuracy)
@@ -103,6 +99,16 @@ def train(
         else:
             between(state.step, save)
     return history
+
+
+def _batch_flops(batch: Rows, passes: int | None, window: int, cost: Callable[..., int]) -> int:
+    """FLOPs of a step. cost: of one row, as `training_flops` of the model."""
+    asked = predicting_windows(torch.from_numpy(batch.loss_mask()), window)
+    empty = batch.pads // window  # windows that hold only pads are not computed
+    return sum(
+        cost(int(length), passes, tuple(row[first:].tolist()))
+        for length, first, row in zip(batch.lengths - empty * window, empty, asked, strict=True)
+    )
 
 
 def _not_finite(state: _TrainState, loss: float, norm: float, rate: float, config: TrainConfig) -> NonFiniteError:

@@ -47,6 +47,8 @@ def test_new_layers_are_trained_and_the_rest_is_what_it_was(
                 assert torch.equal(weight, base.state_dict()[name]), (variant, name)
         for number in (1, 3):  # zero at first
             assert model.stack[number].mixer.out.weight.any()
+    (report,) = (root / "steps" / "report").glob("*/report.md")
+    assert "the gap is the difference to the control, other - own" in report.read_text()
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     champion = load("models:/sleep-recall@champion")
