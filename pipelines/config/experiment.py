@@ -279,7 +279,7 @@ class Experiment:
     def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all") -> float:
         """FLOPs of one training step on rows of the greatest length. Where N is drawn for each batch, from `drawn` or
         else by the training's config: the mean. trained: as in TrainConfig. A model that sleeps on all windows is
-        assumed to predict in each one behind the context."""
+        assumed to predict in each one after the context."""
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
