@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datagen.files import replacing
+from datagen.files import write_texts
 from datagen.storage import as_path, check_reachable
+from datagen.tokenizer import FILES as TOKENIZER_FILES
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
@@ -21,21 +22,18 @@ CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.js
 
 def save(model: SleepModel, directory: str | Path) -> None:
     """Write config and weights, and the vocabulary and the tokenizer of a model that has them, to a directory, which is
-    created if necessary, or to "s3://bucket/prefix".
+    created if necessary, or to "s3://bucket/prefix". Files of another model that this one does not have are removed.
 
     Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
     """
     directory = as_path(directory)
     check_reachable(directory)
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
-    texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
+    texts = {} if model.tokenizer is None else model.tokenizer.files
+    texts[CONFIG] = json.dumps(model.config.to_dict(), indent=2)
     if model.vocabulary is not None:
         texts[VOCABULARY] = json.dumps(model.vocabulary)
-    if model.tokenizer is not None:
-        model.tokenizer.write(directory)
-    for name, text in texts.items():
-        with replacing(directory / name) as fresh:
-            fresh.write_text(text)
+    write_texts(directory, texts, (VOCABULARY, *TOKENIZER_FILES))
 
 
 def load_directory(directory: Path) -> SleepModel:
