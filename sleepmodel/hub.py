@@ -24,6 +24,9 @@ def load(source: str | Path) -> SleepModel:
     do not match.
     """
     with model_files(source) as directory:
+        if is_pretrained(directory):
+            call = f"sleepmodel.from_pretrained({str(source)!r}, window=...)"
+            raise ValueError(f"{source}: a model in Hugging Face's layout, which has no window; use {call}")
         return load_directory(directory)
 
 
