@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -33,6 +33,17 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):  # of a directory that could not be made or read: the error above tells it
                 temporary.unlink(missing_ok=True)
+
+
+def write_texts(directory: Path, texts: Mapping[str, str], names: Iterable[str]) -> None:
+    """Write a file in UTF-8 for each text, in this order and each atomically, and then remove the others of `names`: a
+    file that was there before is not read as one of these. Raises OSError."""
+    for name, text in texts.items():
+        with replacing(directory / name) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    for name in set(names) - set(texts):
+        with suppress(FileNotFoundError):
+            (directory / name).unlink()
 
 
 def write_error(path: Path, error: OSError) -> OSError:

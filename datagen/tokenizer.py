@@ -15,11 +15,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from datagen.canonical import canonical_json
 from datagen.chat import Message, render_chat
-from datagen.files import replacing
+from datagen.files import write_texts
 from datagen.storage import as_path, local_path
 
-TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+FILES = TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 CHAT_TEMPLATE, EOS = "chat_template", "eos_token"  # in SETTINGS
 # what ends a text, or a message of a chat, in the tokenizers of Llama, Qwen, SmolLM and others
 ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>")
@@ -51,25 +52,27 @@ class Tokenizer:
             raise ValueError(
                 f"tokenizer must be a tokenizer.json or a directory with one, but {missing!r} does not exist"
             )
-        stat = file.stat()
-        return _read(file, stat.st_mtime_ns, stat.st_size)
+        return _read(file, tuple(_stamp(file.with_name(name)) for name in (file.name, SETTINGS, TEMPLATE)))
 
     def write(self, directory: Path) -> None:
-        """Write tokenizer.json, and the chat template and special tokens in tokenizer_config.json, each atomically.
-        Raises OSError."""
+        """Write `files`, and remove those of another tokenizer. Raises OSError."""
+        write_texts(directory, self.files, FILES)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """tokenizer.json, and the chat template and special tokens in tokenizer_config.json: the texts by name."""
         texts, settings = {TOKENIZER: self.json}, dict(self.special)
         if self.chat_template is not None:
             settings[CHAT_TEMPLATE] = self.chat_template
         if settings:
             texts[SETTINGS] = json.dumps(settings, indent=2) + "\n"
-        for name, text in texts.items():
-            with replacing(directory / name) as fresh:
-                fresh.write_text(text, encoding="utf-8")
+        return texts
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """What identifies it: the checksum of tokenizer.json, in hex."""
-        return hashlib.sha256(self.json.encode()).hexdigest()
+        """What identifies it, in hex: the checksum of tokenizer.json, the chat template and the special tokens."""
+        content = canonical_json([self.json, self.chat_template, dict(self.special)])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def size(self) -> int:
@@ -135,8 +138,8 @@ class Tokenizer:
 
 
 @lru_cache(maxsize=4)
-def _read(file: Path, changed: int, size: int) -> Tokenizer:
-    """The tokenizer in a file, which was `changed` at that time and has that size: it takes a second to parse."""
+def _read(file: Path, _stamps: tuple[tuple[int, int] | None, ...]) -> Tokenizer:
+    """The tokenizer in a file, which had these stamps, as had those beside it: it takes a second to parse."""
     try:
         text = file.read_text(encoding="utf-8")
     except ValueError as error:
@@ -150,6 +153,14 @@ def _read(file: Path, changed: int, size: int) -> Tokenizer:
             "another tokenizer.json"
         )
     return found
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """The time of a file's last change and its size; None if there is no file."""
+    if not file.is_file():
+        return None
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def stored_tokenizer(directory: str | Path) -> Tokenizer | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from datagen.tokenizer import Tokenizer
@@ -57,10 +56,9 @@ def word_of(vocabulary: Sequence[str], token: int) -> str:
     return vocabulary[token] if token < len(vocabulary) else f"<{token}>"
 
 
-def read_piecewise(path: str | Path, texts: Iterable[Sequence[str]]) -> Tokenizer:
-    """A pretrained model's tokenizer that encodes each text as the concatenation of its pieces. Byte-level BPE does
-    (GPT-2, Llama 3, Qwen, SmolLM). Raises ValueError as Tokenizer.read, or if its tokens span two pieces."""
-    found = Tokenizer.read(path)
+def piecewise(found: Tokenizer, texts: Iterable[Sequence[str]]) -> Tokenizer:
+    """The tokenizer, if it encodes each text as the concatenation of its pieces. Byte-level BPE does (GPT-2, Llama 3,
+    Qwen, SmolLM). Raises ValueError if its tokens span two pieces."""
     for pieces in texts:
         text = "".join(pieces)
         if found.encode(text) != [token for piece in pieces for token in found.encode(piece)]:

@@ -30,6 +30,9 @@ def load(source: str | Path) -> SleepModel:
 
         return load_directory(download_model(str(source)))
     with local_copy(as_path(source)) as copy:
+        if is_pretrained(copy):
+            call = f"sleepmodel.from_pretrained({str(source)!r}, window=...)"
+            raise ValueError(f"{source}: a model in Hugging Face's layout, which has no window; use {call}")
         return load_directory(copy)
 
 

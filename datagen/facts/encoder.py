@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from datagen.facts.names import SORTS, WORDS, Name, Names, Sort
 from datagen.facts.relations import DISTRACTORS, PAUSE, RELATIONS, hop, hops, pieces, spelled
 from datagen.rng import Rng
-from datagen.vocabulary import PUNCTUATION, Vocabulary, WordVocabulary, read_piecewise, split
+from datagen.tokenizer import Tokenizer
+from datagen.vocabulary import PUNCTUATION, Vocabulary, WordVocabulary, piecewise, split
 
 MAX_CONTEXT = 2**16
 
@@ -69,12 +70,17 @@ class Encoder:
         return [self.encode(pieces(template)) for template in DISTRACTORS if "{" not in template]
 
 
-@cache
 def encoder_of(tokenizer: str | None) -> Encoder:
-    """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as `read_piecewise`."""
+    """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as Tokenizer.read and
+    `piecewise`."""
+    return _encoder(None if tokenizer is None else Tokenizer.read(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _encoder(tokenizer: Tokenizer | None) -> Encoder:
     examples = list(_examples())
     if tokenizer is not None:
-        return Encoder(read_piecewise(tokenizer, examples))
+        return Encoder(piecewise(tokenizer, examples))
     known = {word for text in examples for piece in text for word in split(piece)}
     return Encoder(WordVocabulary([*PUNCTUATION, *sorted(known - set(PUNCTUATION))]))
 

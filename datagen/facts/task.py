@@ -148,7 +148,7 @@ class Facts(FactsWording, Task):
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
 
-        Raises ValueError for a bad split, seed, shard or number of rows, for a tokenizer that `read_piecewise` rejects,
+        Raises ValueError for a bad split, seed, shard or number of rows, for a tokenizer that `piecewise` rejects,
         and for one that makes the facts too long for the document.
         """
         require_whole("rows", rows, 1, 2**31 - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from datagen.files import replacing, sha256
@@ -74,7 +74,8 @@ def read_import(
     """Read and solve the problems of a file, for one split of a new dataset. Writes nothing.
 
     The dataset's directory is `<root>/gsm/<fingerprint>`; the fingerprint is a hash of the file's bytes, the number of
-    lines left out, the split and the vocabulary. Import files with the same tokenizer if they have to share token ids.
+    lines left out, the split, the vocabulary and the content of the tokenizer. Import files with the same tokenizer if
+    they have to share token ids.
 
     tokenizer: a tokenizer.json or a directory with one; None makes each word one token, in a vocabulary that includes
     the words of this file. skip_malformed: leave out lines that do not follow the format or contradict themselves.
@@ -90,6 +91,7 @@ def read_import(
     rows = to_rows((encode(problem, vocabulary) for problem in problems), len(vocabulary.tokens))
     config = Imported(sha256(local_path(file)), split, tokenizer and Path(tokenizer).name, len(skipped))
     words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
-    identity = hashlib.sha256(f"{asdict(config)} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
+    identifying = replace(config, tokenizer=None if found is None else found.sha256)
+    identity = hashlib.sha256(f"{asdict(identifying)} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
     path = as_path(root).absolute() / "gsm" / identity
     return Import(path, config, vocabulary.tokens, rows, tuple(skipped), found)

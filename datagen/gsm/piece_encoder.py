@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from datagen.gsm.graph import MAX_NUMBER
 from datagen.gsm.quantity import Expression, Quantity, Statement
 from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES, Theme
-from datagen.gsm.vocabulary import Words, pretrained
-from datagen.vocabulary import Vocabulary
+from datagen.gsm.vocabulary import Words, example_texts
+from datagen.tokenizer import Tokenizer
+from datagen.vocabulary import Vocabulary, piecewise
 
 
 class PieceEncoder:
@@ -62,7 +63,11 @@ class PieceEncoder:
             )
 
 
-@cache
 def encoder_of(tokenizer: str | None) -> PieceEncoder:
     """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as `pretrained`."""
-    return PieceEncoder(Words() if tokenizer is None else pretrained(tokenizer))
+    return _encoder(None if tokenizer is None else Tokenizer.read(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _encoder(tokenizer: Tokenizer | None) -> PieceEncoder:
+    return PieceEncoder(Words() if tokenizer is None else piecewise(tokenizer, example_texts()))

@@ -13,7 +13,7 @@ from datagen.gsm.quantity import UNKNOWN, Expression, Quantity, Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.tokenizer import Tokenizer
-from datagen.vocabulary import PUNCTUATION, WordVocabulary, read_piecewise, split
+from datagen.vocabulary import PUNCTUATION, WordVocabulary, piecewise, split
 
 NUMBERS = tuple(str(value) for value in range(MAX_VALUE + 1))
 
@@ -35,9 +35,8 @@ class Words(WordVocabulary):
 
 
 def pretrained(path: str | Path) -> Tokenizer:
-    """A pretrained model's tokenizer, checked: it must encode a text as the concatenation of its pieces. Byte-level BPE
-    does (GPT-2, Llama 3, Qwen, SmolLM). Raises ValueError as Tokenizer.read, or if its tokens span two pieces."""
-    return read_piecewise(path, example_texts())
+    """A pretrained model's tokenizer, checked: it must be `piecewise`. Raises ValueError as that and Tokenizer.read."""
+    return piecewise(Tokenizer.read(path), example_texts())
 
 
 def example_texts() -> Iterator[list[str]]:

@@ -17,6 +17,8 @@ SUFFIXES = (".txt", ".md")
 STRETCH = 2048  # characters, about, that belong to one split
 
 # Before the white space behind a sentence's end, and before an empty line, as a title has no full stop.
+# Lines of a poem or a log may have none of them.
+_LINE = re.compile(r"(?<=\S)(?=[^\S\n]*\n)")
 _BOUNDARY = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。\uff01\uff1f])(?!\Z)|(?<=\S)(?=[^\S\n]*\n\s*\n)")
 
 
@@ -76,8 +78,10 @@ def _text(file: Path, content: bytes) -> str:
 
 def stretches(text: str) -> Iterator[list[str]]:
     """A text in stretches of about STRETCH characters, each as its sentences, which begin with the white space before
-    them. The last ends with an empty line, as another text may follow."""
-    sentences = _BOUNDARY.split(text.strip())
+    them. A line break ends a sentence where no other end is for STRETCH characters. The last ends with an empty line, as
+    another text may follow."""
+    found = _BOUNDARY.split(text.strip())
+    sentences = [part for each in found for part in ([each] if len(each) < STRETCH else _LINE.split(each))]
     sentences[-1] += "\n\n"
     stretch, characters = list[str](), 0
     for sentence in sentences:

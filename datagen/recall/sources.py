@@ -100,7 +100,8 @@ class DocumentSource:
                 raise ValueError(
                     f"text {documents.source}: the part of it that is kept for {name} has {len(share.tokens):,} tokens "
                     f"and {len(share.starts):,} passages of {passage} tokens that are there once; must have at least "
-                    f"{2 * longest:,} tokens and {MIN_PASSAGES} passages: give more text, or shorter rows"
+                    f"{2 * longest:,} tokens and {MIN_PASSAGES} passages: give more text, or shorter rows, or, as a "
+                    "passage begins with a sentence, text whose sentences end with a full stop or a line break"
                 )
         self._rng, self._passage = rng, passage
         self._tokens, self._starts = shares[split]

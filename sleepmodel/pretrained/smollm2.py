@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from datagen.checks import require, require_whole
-from datagen.files import replacing
+from datagen.files import write_texts
 from sleepmodel.pretrained.gguf import Array, read_gguf
 from sleepmodel.pretrained.reading import EMBEDDING, READOUT
 from sleepmodel.serialization.model_dir import CARD, CONFIG, WEIGHTS
@@ -79,12 +79,9 @@ def convert(file: Path, directory: Path, *further: Path) -> None:
         card = f"---\nlicense: {facts.text('general.license')}\n---\n\nWritten from {file.name}.\n"
     except ValueError as error:
         raise ValueError(f"{file}: {error}; take another copy of it") from error
-    write_tensors(directory / WEIGHTS, weights, {"format": "pt"})
-    with replacing(directory / CARD) as fresh:
-        fresh.write_text(card)
-    for name, content in texts.items():
-        with replacing(directory / name) as fresh:
-            fresh.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    written = {name: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for name, content in texts.items()}
+    write_texts(directory, {CARD: card, **written}, ())
+    write_tensors(directory / WEIGHTS, weights, {"format": "pt"})  # last: who finds them finds the directory whole
 
 
 class _Facts:

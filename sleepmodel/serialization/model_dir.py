@@ -10,35 +10,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datagen.files import replacing
+from datagen.files import write_texts
 from datagen.storage import as_path, check_reachable
+from datagen.tokenizer import FILES as TOKENIZER_FILES
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, require_memory, write_tensors
 
-CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "README.md"
+CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
+LICENSE, CARD = "base_license.txt", "README.md"  # of ours, and of Hugging Face's directories
 
 
 def save(model: SleepModel, directory: str | Path) -> None:
-    """Write config and weights, and the vocabulary, tokenizer and licence of a model that has them, to a directory,
-    which is created if necessary, or to "s3://bucket/prefix".
+    """Write config and weights, and the vocabulary, tokenizer and base's licence of a model that has them, to a
+    directory, which is created if necessary, or to "s3://bucket/prefix". Files of another model that this one does not
+    have are removed.
 
     Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
     """
     directory = as_path(directory)
     check_reachable(directory)
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
-    texts = {CONFIG: json.dumps(model.config.to_dict(), indent=2)}
+    texts = {} if model.tokenizer is None else model.tokenizer.files
+    texts[CONFIG] = json.dumps(model.config.to_dict(), indent=2)
     if model.vocabulary is not None:
         texts[VOCABULARY] = json.dumps(model.vocabulary)
     if model.license is not None:
-        texts[CARD] = f"---\nlicense: {model.license}\n---\n"
-    if model.tokenizer is not None:
-        model.tokenizer.write(directory)
-    for name, text in texts.items():
-        with replacing(directory / name) as fresh:
-            fresh.write_text(text)
+        texts[LICENSE] = model.license + "\n"
+    write_texts(directory, texts, (VOCABULARY, LICENSE, *TOKENIZER_FILES))
 
 
 def load_directory(directory: Path) -> SleepModel:
@@ -68,7 +68,10 @@ def load_directory(directory: Path) -> SleepModel:
 
 
 def stated_license(directory: Path) -> str | None:
-    """The licence that a model card, README.md, states at its head, as Hugging Face's do; None without one."""
+    """The licence of the pretrained model that a model of ours began with, or that a model card, README.md, states at
+    its head, as Hugging Face's do; None without one."""
+    if (directory / LICENSE).is_file():
+        return (directory / LICENSE).read_text(encoding="utf-8").strip()
     card = directory / CARD
     head = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
     for field in ("license_name", "license"):  # the first where the second is "other"

@@ -8,7 +8,7 @@ from s3fs import S3FileSystem
 
 from datagen import Rule110, generate, load, storage
 from datagen.errors import ShardCorruptError, ShardMissingError
-from datagen.files import replacing
+from datagen.files import replacing, write_texts
 from datagen.schema import DATASET_FILE, shard_path
 from datagen.storage import as_path, check_reachable, local_copy, publishing, remove_tree
 
@@ -50,6 +50,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(store: Path) -> None:
     nowhere = as_path("s3://nobody/x")
     with pytest.raises(OSError, match=r"s3://nobody/x cannot be written .*not exist"), replacing(nowhere) as temporary:
         temporary.touch()
+
+
+def test_files_that_are_not_among_the_new_ones_are_removed(store: Path, tmp_path: Path) -> None:
+    for directory in (store / "model", tmp_path):
+        write_texts(directory, {"a": "1", "b": "2", "notes": "3"}, ())
+        write_texts(directory, {"c": "ü", "a": "4"}, ("a", "b", "c", "d"))
+        assert contents(directory) == {"a": b"4", "c": "ü".encode(), "notes": b"3"}
 
 
 def test_the_last_file_of_a_directory_is_sent_last(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

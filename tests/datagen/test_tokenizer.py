@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datagen import Gsm
-from datagen.gsm.importing import import_official
+from datagen import Facts, Gsm, Recall
+from datagen.gsm.importing import import_official, read_import
 from datagen.schema import fingerprint
+from datagen.task import Task
 from datagen.tokenizer import Tokenizer, stored_tokenizer
 from sleepmodel import load, save
 from tests.datagen.gsm.problems import train_tokenizer
@@ -183,3 +185,61 @@ def test_a_template_that_fails_or_reaches_out_is_an_error(directory: Path, templ
     tokenizer = Tokenizer((directory / "tokenizer.json").read_text(), template)
     with pytest.raises(ValueError, match=message):
         tokenizer.chat(CHATS[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tokenizer_config.json", json.dumps({"chat_template": CHATML, "model_max_length": 64})),
+        ("tokenizer_config.json", json.dumps({"chat_template": TEMPLATE, "eos_token": "<end>"})),
+        ("tokenizer_config.json", json.dumps({"model_max_length": 64})),
+        ("chat_template.jinja", CHATML),
+    ],
+)
+def test_what_renders_and_ends_a_chat_identifies_it(name: str, settings: str, directory: Path, tmp_path: Path) -> None:
+    """The dataset keeps a copy, which its models answer with. A file that is edited is read again, in one process."""
+    file = write_lines(tmp_path / "problems.jsonl", official_lines(2))
+
+    def identities() -> list[object]:
+        tokenizer = str(directory)
+        generated = [fingerprint(task(tokenizer=tokenizer), 0) for task in (Gsm, Recall, Facts)]
+        return [*generated, read_import(file, tmp_path, tokenizer=tokenizer).path, Tokenizer.read(directory).sha256]
+
+    before = identities()
+    Tokenizer.read(directory).write(tmp_path / "copy")
+    copy = stored_tokenizer(tmp_path / "copy")
+    assert copy is not None and copy.sha256 == before[-1] == Tokenizer.read(tmp_path / "copy").sha256
+    (directory / name).write_text(settings)
+    assert not set(before) & set(identities())
+
+
+@pytest.mark.parametrize("task", [Gsm(), Recall(), Facts()])
+def test_rows_are_of_the_tokenizer_that_is_there_now(task: Task, directory: Path, tmp_path: Path) -> None:
+    """A notebook may edit its files: the rows must be those that the new identity stands for."""
+    here = dataclasses.replace(task, tokenizer=str(directory))  # type: ignore[call-arg]
+    assert "<more>" not in here.vocabulary
+    content = json.loads((directory / "tokenizer.json").read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 600, "content": "<more>"})
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    assert "<more>" in here.vocabulary
+
+
+def test_an_import_is_identified_by_its_tokenizer_wherever_that_lies(directory: Path, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "problems.jsonl", official_lines(2))
+    there = shutil.copytree(directory, tmp_path / "there")
+    places = {read_import(file, tmp_path, tokenizer=str(place)).path for place in (directory, there)}
+    assert len(places) == 1
+
+
+def test_no_file_of_another_tokenizer_stays_beside_it(directory: Path, tmp_path: Path) -> None:
+    (directory / "chat_template.jinja").write_text(LLAMA)
+    written, kept = tmp_path / "written", Tokenizer.read(directory)
+    written.mkdir()
+    (written / "chat_template.jinja").write_text(BLOCKS)
+    (written / "README.md").write_text("mine")
+    kept.write(written)
+    assert stored_tokenizer(written) == dataclasses.replace(kept, source=str(written / "tokenizer.json"))
+    plain = Tokenizer(kept.json)
+    plain.write(written)
+    assert stored_tokenizer(written) == dataclasses.replace(plain, source=str(written / "tokenizer.json"))
+    assert (written / "README.md").read_text() == "mine"

@@ -6,18 +6,22 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
 import torch
 
-from datagen.files import replacing
+from datagen.files import put, replacing
+from datagen.tokenizer import Tokenizer
 from sleepmodel import Memory, Session, SleepModel, load, save
 from sleepmodel.accounting import n_params
 from sleepmodel.serialization import tensors
 from sleepmodel.serialization.available_memory import available_memory
 from tests.sleepmodel.conftest import MakeModel
+from tests.sleepmodel.speaking import speaking_model
 
 
 def save_memory(model: SleepModel, file: str) -> None:
@@ -59,6 +63,69 @@ def test_a_loaded_model_computes_the_same_bits(make_model: MakeModel, tmp_path: 
     mask[:, 13] = True
     assert again.config == model.config
     assert torch.equal(again(tokens, mask).logits, model(tokens, mask).logits)
+
+
+def kinds(directory: Path) -> list[SleepModel]:
+    """Models with every combination of tokenizer, chat template and vocabulary; the widths differ."""
+    made = []
+    for width, (template, words) in enumerate([("{{ 1 }}", ()), (None, ("a",)), (None, ()), ("{{ 2 }}", ("b",))]):
+        folder = directory / str(width)
+        folder.mkdir(parents=True)
+        model = speaking_model(folder, template, d_model=16 + 4 * width)
+        model.vocabulary = words or None
+        if template is None:
+            model.tokenizer = None if words else Tokenizer.read(folder)
+        made.append(model)
+    return made
+
+
+def same(loaded: SleepModel, saved: SleepModel) -> bool:
+    here, there = (model.tokenizer and replace(model.tokenizer, source="") for model in (loaded, saved))
+    weights = all(torch.equal(a, b) for a, b in zip(loaded.parameters(), saved.parameters(), strict=True))
+    return here == there and weights and loaded.vocabulary == saved.vocabulary
+
+
+@pytest.mark.parametrize("template_file", [True, False])
+def test_nothing_of_another_model_is_loaded_as_the_models(tmp_path: Path, template_file: bool) -> None:
+    """Saved over another model, whatever that one had and this one has not."""
+    models = kinds(tmp_path / "tokenizers")
+    for earlier, later in product(models, repeat=2):
+        place = Path(tempfile.mkdtemp(dir=tmp_path))
+        save(earlier, place)
+        if template_file:  # as of a directory of Hugging Face's layout
+            (place / "chat_template.jinja").write_text("{{ 3 }}")
+        (place / "notes.txt").touch()
+        save(later, place)
+        assert same(load(place), later) and (place / "notes.txt").exists()
+
+
+def test_a_save_that_is_killed_leaves_a_model_or_what_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = kinds(tmp_path / "tokenizers")
+    left: list[int] = []
+
+    def dies(file: Path, path: Path) -> None:
+        if not left.pop():
+            raise KeyboardInterrupt
+        put(file, path)
+
+    for (earlier, later), files in product(permutations(models[:3], 2), range(5)):
+        place = Path(tempfile.mkdtemp(dir=tmp_path))
+        save(earlier, place)
+        left[:] = [0, *[1] * files]
+        monkeypatch.setattr("datagen.files.put", dies)
+        with suppress(KeyboardInterrupt, IndexError):
+            save(later, place)
+        monkeypatch.undo()
+        with suppress(ValueError):
+            loaded = load(place)
+            config = loaded.config
+            assert config == earlier.config or config == later.config
+            whole = earlier if config == earlier.config else later
+            assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), whole.parameters(), strict=True))
+        save(later, place)
+        assert same(load(place), later)
 
 
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:

@@ -36,6 +36,25 @@ def test_sentences_end_with_a_mark_before_white_space_or_before_an_empty_line() 
     assert found == ["# A title", "\n\nOne, 1.5 of them.", " Two\nlines?", " 三。", "四。", "\n  \nFive!\n\n"]
 
 
+def test_lines_are_sentences_where_nothing_else_ends_one() -> None:
+    """As in a poem or a log, and there alone."""
+    lines = [f"{number:04} the owl of the ridge flies" for number in range(200)]
+    found = [sentence for stretch in stretches("\n".join(lines)) for sentence in stretch]
+    assert [sentence.strip() for sentence in found] == lines
+    wrapped = "\n".join(f"{line}\nas it did." for line in lines)
+    assert len([sentence for stretch in stretches(wrapped) for sentence in stretch]) == len(lines)
+
+
+def test_text_that_has_no_sentences_is_named_as_such(tmp_path: Path) -> None:
+    lines = [f"{number} owls of the ridge" for number in range(10_000)]
+    (tmp_path / "line.txt").write_text(" ".join(lines))
+    with pytest.raises(ValueError, match="a passage begins with a sentence, text whose sentences end with"):
+        Recall(text=str(tmp_path / "line.txt")).sample("test", 0, 0, 2)
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    rows = Recall(text=str(tmp_path / "lines.txt")).sample("test", 0, 0, 20).tokens.tolist()
+    assert all(bytes(row[-48:]).decode().splitlines()[0] in lines for row in rows)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.read(train_tokenizer(tmp_path_factory.mktemp("tokenizer")))

@@ -330,3 +330,8 @@ def test_a_directory_in_a_store_is_read_and_written(llama: Path, store: Path) ->
 
 def test_every_type_of_model_stands_among_the_cases() -> None:
     assert {kind for kind, _ in CASES.values()} == {"Llama", "Qwen2", "Qwen3"}
+
+
+def test_load_names_what_reads_a_directory_of_hugging_face(llama: Path) -> None:
+    with pytest.raises(ValueError, match=r"use sleepmodel.from_pretrained\('.*llama', window=\.\.\.\)"):
+        load(llama)

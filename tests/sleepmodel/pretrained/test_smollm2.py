@@ -74,6 +74,19 @@ def test_another_gguf_file_is_refused(tmp_path: Path, facts: dict[str, Any], kin
     assert not (tmp_path / "hf").exists()
 
 
+def test_the_weights_are_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make retrofit` takes a directory that has them for a whole one."""
+
+    def dies(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sleepmodel.pretrained.smollm2.write_tensors", dies)
+    with pytest.raises(KeyboardInterrupt):
+        convert(write_gguf(tmp_path / "model.gguf", FACTS, llama()), tmp_path / "hf")
+    names = {file.name for file in (tmp_path / "hf").iterdir()}
+    assert names == {"config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
+
+
 def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
     content = write_gguf(tmp_path / "model.gguf", FACTS, llama()).read_bytes()
     for length in (0, 3, 20, 500, 2000, len(content) - 200):
