@@ -91,7 +91,7 @@ def read_import(
     rows = to_rows((encode(problem, vocabulary) for problem in problems), len(vocabulary.tokens))
     config = Imported(sha256(local_path(file)), split, tokenizer and Path(tokenizer).name, len(skipped))
     words = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
-    identifying = replace(config, tokenizer=found and found.sha256)
+    identifying = replace(config, tokenizer=None if found is None else found.sha256)
     identity = hashlib.sha256(f"{asdict(identifying)} {words} {FORMAT_VERSION}".encode()).hexdigest()[:16]
     path = as_path(root).absolute() / "gsm" / identity
     return Import(path, config, vocabulary.tokens, rows, tuple(skipped), found)
