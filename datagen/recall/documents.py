@@ -78,8 +78,8 @@ def _text(file: Path, content: bytes) -> str:
 
 def stretches(text: str) -> Iterator[list[str]]:
     """A text in stretches of about STRETCH characters, each as its sentences, which begin with the white space before
-    them. A line break ends a sentence where no other end is for STRETCH characters. The last ends with an empty line, as
-    another text may follow."""
+    them. A line break ends a sentence that has no other end for STRETCH characters. The last one ends with an empty
+    line, as another text may follow."""
     found = _BOUNDARY.split(text.strip())
     sentences = [part for each in found for part in ([each] if len(each) < STRETCH else _LINE.split(each))]
     sentences[-1] += "\n\n"
