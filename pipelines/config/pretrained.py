@@ -9,8 +9,9 @@ from datagen import Task
 from datagen.checks import require
 from datagen.storage import local_path
 from datagen.task import TOKENIZER_FIELD
+from datagen.tokenizer import stored_tokenizer
 from sleepmodel import ModelConfig
-from sleepmodel.hub import REGISTRY, find_base
+from sleepmodel.hub import REGISTRY, Base, find_base
 from sleepmodel.pretrained.reading import hybrid_config
 
 
@@ -44,7 +45,7 @@ class Pretrained:
         `model` that it does not give.
 
         before: the config that `model` was changed from. Raises ValueError if a field was changed that the pretrained
-        model gives, and the errors of `find_base`.
+        model gives, or if the task has another tokenizer, and the errors of `find_base`.
         """
         assert self.model is not None
         base = find_base(self.model)
@@ -54,9 +55,19 @@ class Pretrained:
                 raise ValueError(f"model.{name} = {given}: is given by {self.model}; leave it out")
         if base.tokenizer is not None and getattr(task, TOKENIZER_FIELD, "") is None:
             task = replace(task, **{TOKENIZER_FIELD: base.tokenizer})
+        self._check_tokenizer(task, base)
         decided = {*base.fields, "mixers", "inserted", "max_positions"}
         fields = {name: value for name, value in model.to_dict().items() if name not in decided}
         return task, hybrid_config(base.fields, dict.fromkeys(self.insert, self.mixer), fields, self.model)
+
+    def _check_tokenizer(self, task: Task, base: Base) -> None:
+        """Raise ValueError if the task's rows are tokens of another tokenizer than the model's."""
+        ours, theirs = task.read_tokenizer(), stored_tokenizer(base.place)
+        if ours is not None and theirs is not None and ours.tokens != theirs.tokens:
+            raise ValueError(
+                f"task: its tokens are of {ours.source}, not of the tokenizer of {self.model}: make the dataset with "
+                f"--tokenizer {self.model}, or leave task.{TOKENIZER_FIELD} out"
+            )
 
     def start(self) -> dict[str, Any]:
         """The fields of a TrainingJob that make it begin with this model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -190,6 +191,18 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(llama: Path, tmp
     save_pretrained(SleepModel(replace(LLAMA, vocab_size=599)), small)
     with pytest.raises(OverrideError, match=r"model\.vocab_size = 599: must be at least 600, the task's"):
         begun(f"pretrained.model={small}")
+
+
+def test_a_task_of_another_tokenizer_is_refused(llama: Path, tmp_path: Path) -> None:
+    """Its vocabulary may fit, and every token means something else."""
+    content = json.loads((llama / "tokenizer.json").read_text())
+    first, second, *_ = content["model"]["vocab"]
+    vocab = content["model"]["vocab"]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    begun(f"pretrained.model={llama}", f"task.tokenizer={llama / 'tokenizer.json'}")
+    with pytest.raises(OverrideError, match=rf"task: its tokens are of {tmp_path}.* not of the tokenizer of {llama}"):
+        begun(f"pretrained.model={llama}", f"task.tokenizer={tmp_path}")
 
 
 def test_without_weights_it_is_planned_and_not_run() -> None:
