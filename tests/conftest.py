@@ -16,8 +16,10 @@ from datagen.storage import as_path
 from tests.store import BUCKET, WEED, credentials, free_ports, serving
 from tests.waiting import scaled
 
-# `make test` starts pytest in the background of a shell, where all that it starts would ignore Ctrl-C
+# `make test` starts pytest in the background of a shell, where all that it starts would ignore Ctrl-C, and under nohup
+# also the end of a terminal
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # models here are so small that a second thread only costs time
 torch.set_num_threads(1)
 # both would be asserts on time, which a busy machine fails
