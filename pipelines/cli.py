@@ -234,8 +234,8 @@ def _import_problems(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def _import_texts(arguments: argparse.Namespace, console: Console) -> None:
-    from datagen.text.documents import MAX_TOKENS, Options
     from datagen.text.importing import plan_import
+    from datagen.text.options import MAX_TOKENS, Options
 
     with ExitStack() as held:
         with refusing():

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,37 +15,16 @@ from datagen.byte_vocabulary import TextVocabulary
 from datagen.checks import MOST, require, require_one_of, require_whole, shortened
 from datagen.splits import split_by_content
 from datagen.task import SPLITS
+from datagen.text.options import Options
 from datagen.text.sources import CONTENTS
 from datagen.tokenizer import Tokenizer
 
-Loss = Literal["completions", "all"]
-
-MAX_TOKENS = 8192
-LOSSES = ("completions", "all")
 ASSISTANT, CONTENT, ROLE = "assistant", "content", "role"
 # templates that write the date of today would make another dataset each day; Llama 3 writes this one without a clock
 TODAY = date(2024, 7, 26)
 
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n+")
 _LINE = re.compile(r"\n")
-
-
-@dataclass(frozen=True)
-class Options:
-    """loss: on the tokens of completions and of what the assistant says, or on all tokens but the first of a document;
-    None: on completions where there are any, else on all. split: of all documents; None: the one that a record names,
-    else by a hash of the document. max_tokens: of a document of plain text, which is cut where it is longer."""
-
-    loss: Loss | None = None
-    split: str | None = None
-    max_tokens: int = MAX_TOKENS
-
-    def __post_init__(self) -> None:
-        if self.loss is not None:
-            require_one_of("loss", self.loss, LOSSES)
-        if self.split is not None:
-            require_one_of("split", self.split, SPLITS)
-        require_whole("max_tokens", self.max_tokens, 2, 2**20)
 
 
 class Document(NamedTuple):

@@ -23,7 +23,8 @@ from datagen.ray_tasks import progress_bar, run_tasks, shared
 from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.storage import as_path, move
 from datagen.task import SPLITS
-from datagen.text.documents import Encoder, Options
+from datagen.text.documents import Encoder
+from datagen.text.options import Options
 from datagen.text.parts import RECORD, PartRecord, write_part, written_shard
 from datagen.text.sources import PART_BYTES, Source, Span, find_sources, parts_of
 from datagen.tokenizer import Tokenizer

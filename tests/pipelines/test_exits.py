@@ -57,7 +57,7 @@ def test_a_trouble_is_a_refusal_before_the_work_and_a_failure_after(
 ) -> None:
     from pipelines.runtime.services import Services
 
-    monkeypatch.setattr(Services, "connect", lambda _: None)
+    monkeypatch.setattr(Services, "connect", lambda *_: None)
     monkeypatch.setattr(cli, "require_inputs", lambda *_: None)
     monkeypatch.setattr(cli, where, raising(trouble))
     assert status_of(["smoke", "--root", str(tmp_path)], monkeypatch, "train") == status
@@ -68,7 +68,7 @@ def test_what_goes_wrong_after_the_last_stage_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_execute", lambda *_: None)
-    monkeypatch.setattr("pipelines.runtime.services.Services.connect", lambda _: None)
+    monkeypatch.setattr("pipelines.runtime.services.Services.connect", lambda *_: None)
     monkeypatch.setattr(cli, "print_summary", raising(ValueError("results.json is damaged")))
     assert status_of(["smoke", "--root", str(tmp_path)], monkeypatch) == 1
     assert capsys.readouterr().err == "error: results.json is damaged\n"

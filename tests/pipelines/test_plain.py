@@ -12,6 +12,7 @@ from datagen.gsm.solver import solve
 from datagen.schema import Dataset
 from datagen.task import Task
 from datagen.wording import AnsweredQuestion
+from pipelines.reporting import mistakes
 from pipelines.reporting.mistakes import WrongAnswer, wrong_answers
 from pipelines.reporting.questions import question_formatter, words_of
 from tests.datagen.gsm.problems import train_tokenizer
@@ -116,6 +117,7 @@ def test_gsm_shows_the_question_a_part_of_the_text_and_both_answers(gsm: Gsm, mo
         assert told.endswith(wording.GAP) and problem.context.startswith(told.removesuffix(wording.GAP))
         assert len(told) <= wording.CONTEXT_CHARACTERS
     monkeypatch.setattr(wording, "CONTEXT_CHARACTERS", 10**6)
+    monkeypatch.setattr(mistakes, "MOST_CHARACTERS", 10**6)
     whole = all_wrong(gsm, rows, 0)[0]
     question, _, told = whole.problem.partition("? ")
     assert str(solve(f"{question}?", told.removesuffix(" Answer:")).answer) == whole.right

@@ -17,7 +17,8 @@ from sleepmodel.training.batches import EpochOrder
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
-NARROW = {"d_model": 16, "n_heads": 2, "fast_heads": 1, "key_dim": 8, "value_dim": 8}
+NARROW = {"d_model": 16, "n_heads": 2, "kv_heads": None, "head_dim": None, "mlp_width": 32}
+NARROW |= {"fast_heads": 1, "key_dim": 8, "value_dim": 8}
 
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datagen.text.documents import Encoder, Options
+from datagen.text.documents import Encoder
 from datagen.text.importing import TextImport, plan_import
+from datagen.text.options import Options
 from datagen.text.parts import write_part
 from datagen.text.sources import PART_BYTES, parts_of
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen.byte_vocabulary import BYTES
-from datagen.text.documents import Document, Encoder, Options, cuts
+from datagen.text.documents import Document, Encoder, cuts
+from datagen.text.options import Options
 from datagen.tokenizer import Tokenizer
 from tests.datagen.gsm.problems import train_tokenizer
 from tests.datagen.text.importing import CHATML

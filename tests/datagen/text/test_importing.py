@@ -22,8 +22,8 @@ from datagen.lines import LONGEST_LINE
 from datagen.reader import read_dataset, read_range
 from datagen.schema import fingerprint
 from datagen.task import SPLITS
-from datagen.text.documents import Options
 from datagen.text.importing import import_text, plan_import
+from datagen.text.options import Options
 from datagen.text.sources import Source, find_sources, parts_of, read_lines
 from pipelines.reporting.questions import kinds_of
 from tests.datagen.text.importing import imported, planned, write_records
