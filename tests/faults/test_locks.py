@@ -16,7 +16,7 @@ from pipelines import cli
 from pipelines.engine.locks import StageLocked, hold_locks
 from pipelines.engine.scheduler import execute
 from pipelines.engine.stage import Stage, StageContext
-from tests.hostile.surfaces import GSM_LINE
+from tests.hostile.imports import GSM_LINE
 from tests.waiting import Background, run
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from sleepmodel import Memory, load, save
 from sleepmodel.inference.session import Session
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model
-from tests.hostile.surfaces import GSM_LINE
+from tests.hostile.imports import GSM_LINE
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 ROOM = 700  # bytes that a file may still have: less than each of these writes

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from pipelines import cli
 from pipelines.config.presets import PRESETS
-from tests.hostile.surfaces import GSM_LINE
+from tests.hostile.imports import GSM_LINE
 from tests.waiting import run
 
 ROOT = Path(__file__).parents[2]
