@@ -15,11 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.model import ATTENTION, JET_KERNEL, ModelConfig
 from sleepmodel.model import SleepModel
-
-KERNEL = 4  # width of Jet's convolution
-ATTENTION = ("attention", "local_attention")
 
 
 @dataclass
@@ -27,12 +24,13 @@ class BlockState:
     """What a block keeps of earlier tokens.
 
     cache: (key, value, position in the row) of each token that attention can see, oldest first;
-    S: the fast weights of each head, [V, K]; inputs: the inputs of Jet's convolution, oldest first.
+    S: the fast weights of each head, [V, K]; inputs: q, k and v of each token that convolutions can see, before these,
+    oldest first.
     """
 
     cache: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
     S: list[Tensor] = field(default_factory=list)
-    inputs: list[Tensor] = field(default_factory=list)
+    inputs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 def algorithm_1(
@@ -88,7 +86,7 @@ def evict(model: SleepModel, states: list[BlockState]) -> None:
     hard, kept = model.config.eviction == "hard", model.config.window - 1
     for state in states:
         state.cache = [] if hard else state.cache[-kept:]
-        state.inputs = [] if hard else state.inputs[-(KERNEL - 1) :]
+        state.inputs = [] if hard else state.inputs[-model.config.window :]
 
 
 def run_block(model: SleepModel, number: int, h: Tensor, state: BlockState, begin: int) -> Tensor:
@@ -143,19 +141,19 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
 
         S <- alpha S (I - beta k k^T) + beta v k^T        o = S q        (paper, "The mechanism")
 
-    "delta" has alpha = 1; "linear" lacks the correction -beta k k^T; "jet" and "jet_nemotron" convolve v first, and
-    the decay of the latter has a learned scale.
+    "delta" has alpha = 1; "linear" lacks the correction -beta k k^T; the decay of "jet_nemotron" has a learned scale.
+    With `conv`, q, k and v are convolved first; "jet" and "jet_nemotron" convolve v with a kernel of their own.
     """
     outputs = []
     for token in x:
-        v = layer.v(token)
+        state.inputs.append((layer.q(token), layer.k(token), layer.v(token)))
+        queries, keys, values = ([*inputs] for inputs in zip(*state.inputs, strict=True))
         if mixer in ("jet", "jet_nemotron"):
-            state.inputs.append(v)
-            kernel = layer.kernel_out(F.silu(layer.kernel_in(token))).view(-1, KERNEL)
-            latest = [torch.zeros_like(v)] * (KERNEL - 1) + state.inputs
-            v = sum(latest[-1 - back] * kernel[:, KERNEL - 1 - back] for back in range(KERNEL))
-        q, k = (F.silu(project(token)).view(layer.heads, -1) for project in (layer.q, layer.k))
-        v, gate = (F.silu(y).view(layer.heads, -1) for y in (v, layer.gate(token)))
+            v = convolved(values, layer.kernel_out(F.silu(layer.kernel_in(token))).view(-1, JET_KERNEL).T)
+        else:
+            v = convolved(values, learned_kernel(layer, "v"))
+        q, k = convolved(queries, learned_kernel(layer, "q")), convolved(keys, learned_kernel(layer, "k"))
+        q, k, v, gate = (F.silu(y).view(layer.heads, -1) for y in (q, k, v, layer.gate(token)))
         beta = layer.eta * torch.sigmoid(layer.beta(token))
         alpha = torch.ones_like(beta) if mixer == "delta" else (-F.softplus(layer.decay(token))).exp()
         if mixer == "jet_nemotron":
@@ -171,6 +169,19 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
             heads.append(normed(read, layer.norm) * gate[n])
         outputs.append(layer.out(torch.cat(heads)))
     return outputs
+
+
+def learned_kernel(layer: Any, name: str) -> Tensor:
+    """The kernel of q, k or v, [tokens, channels], oldest token first; without `conv` the token itself."""
+    channels = getattr(layer, name).out_features
+    if name not in layer.conv:
+        return torch.ones(1, channels, dtype=layer.out.weight.dtype)
+    return layer.conv[name].view(-1, channels)
+
+
+def convolved(inputs: list[Tensor], kernel: Tensor) -> Tensor:
+    """The sum of the latest inputs [C], each times its row of the kernel; before the first one there are zeros."""
+    return sum((x * row for x, row in zip(inputs[::-1], kernel.flip(0), strict=False)), torch.zeros_like(inputs[-1]))
 
 
 def embedded(model: SleepModel, tokens: Tensor, begin: int) -> Tensor:

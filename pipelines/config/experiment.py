@@ -13,6 +13,7 @@ from datagen.checks import require, require_whole
 from pipelines.config.pretrained import Pretrained
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
+from sleepmodel.config.model import ATTENTION
 from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
 from sleepmodel.training.optim import freeze
 from sleepmodel.warm_start import kept_blocks
@@ -49,6 +50,7 @@ class Variant:
     depth: the task's greatest depth (Rule 110: steps to predict).
     inserted: which of `mixers` are inserted blocks.
     eviction: "hard" or "sliding".
+    conv: width of the short convolutions in the fast weights.
     start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
         start as the identity. Tokens and FLOPs count its own training alone.
     share_of_steps: the share of the experiment's steps that it is trained for.
@@ -63,6 +65,7 @@ class Variant:
     inserted_mixer: str | None = added_later(None)
     inserted: tuple[int, ...] | None = added_later(None)
     eviction: Literal["hard", "sliding"] | None = added_later(None)
+    conv: int | None = added_later(None)
     repeat: int = 1
     window: int | None = None
     whole: bool = False
@@ -151,6 +154,9 @@ class Experiment:
             fits = self.pretrained.model is None or _base_mixers(model) == _base_mixers(self.model)
             allowed = f"those of {self.pretrained.model}, and inserted ones"
             require(fits, f"mixers of {variant.name}", model.mixers, allowed)
+            weights = self.pretrained.model is not None and not set(_base_mixers(self.model)) <= ATTENTION
+            allowed = f"{self.model.conv}, as in {self.pretrained.model}"
+            require(model.conv == self.model.conv or not weights, f"conv of {variant.name}", model.conv, allowed)
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
         try:
@@ -216,6 +222,7 @@ class Experiment:
             loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
             inserted=self._inserted(variant, mixers),
             eviction=variant.eviction or self.model.eviction,
+            conv=variant.conv or self.model.conv,
             sleep_passes=variant.sleep_passes,
             fast_weight_lr=variant.fast_weight_lr,
         )

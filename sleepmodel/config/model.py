@@ -19,6 +19,7 @@ MIXERS = {
     "jet": "sleepmodel.mixers.jet:Jet",
     "jet_nemotron": "sleepmodel.mixers.jet:JetNemotron",
 }
+ATTENTION = {"attention", "local_attention"}  # without fast weights
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
 SLEEP_ON = ("prompts", "all")
@@ -27,12 +28,18 @@ QK_NORMS = ("unit", "learned", "none")
 MLPS = ("relu2", "swiglu")
 MAX_SIZE = 2**16  # of one dimension of a tensor, so that the product of a few fits in 64 bits
 MAX_BLOCKS = 1024
+MAX_KERNEL = 16
+JET_KERNEL = 4  # width of the convolution of jet and jet_nemotron
 
 
-def check_jet_window(config: ModelConfig) -> None:
-    """Raise ValueError if sliding eviction would keep inputs of Jet's convolution from before the window."""
-    allowed = "at least 3 where jet meets sliding eviction, as its convolution takes in the 3 tokens before each token"
-    require(config.eviction != "sliding" or config.window >= 3, "window", config.window, allowed)
+def check_convolution(config: ModelConfig, source: str, width: int) -> None:
+    """Raise ValueError if sliding eviction would keep inputs of a convolution over `width` tokens from before the
+    window. source: what asks for it."""
+    allowed = (
+        f"at least {width - 1} where {source} meets sliding eviction, as its convolution takes in the {width - 1} "
+        "tokens before each token"
+    )
+    require(config.eviction != "sliding" or config.window >= width - 1, "window", config.window, allowed)
 
 
 def _names_mixer(name: object) -> bool:
@@ -78,6 +85,8 @@ class ModelConfig:
         answers, which are first predicted awake, as a Session does; for language modelling.
     fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
     fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
+    conv: width of the short convolutions on q, k and v of every mixer with fast weights, 2 to 16; Gated DeltaNet's own
+        layers have 4. jet and jet_nemotron, which convolve v themselves, get those on q and k. None: there are none.
     mlp_ratio: hidden width of the MLP in units of d_model.
     max_positions: number of learned absolute positions, and so the longest row; None: RoPE is the only position code.
 
@@ -113,6 +122,7 @@ class ModelConfig:
     fast_heads: int = 4
     key_dim: int = 64
     value_dim: int = 64
+    conv: int | None = added_later(None)
     mlp_ratio: int = 4
     max_positions: int | None = None
     kv_heads: int | None = added_later(None)
@@ -145,7 +155,10 @@ class ModelConfig:
         require(bool(named), "mixers", self.mixers, f"a tuple of at least one of {', '.join(MIXERS)}, or module:Class")
         require(len(self.mixers) <= MAX_BLOCKS, "mixers", len(self.mixers), f"at most {MAX_BLOCKS} blocks")
         if {"jet", "jet_nemotron"} & {*self.mixers}:
-            check_jet_window(self)
+            check_convolution(self, "jet", JET_KERNEL)
+        if self.conv is not None:
+            require_whole("conv", self.conv, 2, MAX_KERNEL)
+            check_convolution(self, f"conv = {self.conv}", self.conv)
         if self.loop is not None:
             allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
             pair = isinstance(self.loop, tuple) and len(self.loop) == 2 and all(type(i) is int for i in self.loop)

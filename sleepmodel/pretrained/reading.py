@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datagen.checks import require
 from datagen.storage import as_path, local_copy
 from datagen.tokenizer import stored_tokenizer
-from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.model import ATTENTION, ModelConfig
 from sleepmodel.model import Block, SleepModel
 from sleepmodel.pretrained.insertion import (
     attention_sources,
@@ -25,12 +26,11 @@ from sleepmodel.pretrained.layout import config_fields, tensor_names
 from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json, stated_license
 from sleepmodel.serialization.tensors import read_tensors, require_memory
 
-ATTENTION = {"attention", "local_attention"}
 INDEX = "model.safetensors.index.json"
 MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 # of ModelConfig, which every use of a pretrained model chooses anew
 SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "sleep_on", "loop", "fast_weight_lr")
-FAST_SIZES = ("fast_heads", "key_dim", "value_dim")
+FAST_SIZES = ("fast_heads", "key_dim", "value_dim", "conv")
 EMBEDDING, READOUT = "model.embed_tokens.weight", "lm_head.weight"
 # of Ouro's early exit, which is not used here, and of old files of Llama, which hold RoPE's frequencies
 _LEFT_OUT = ("early_exit_gate.", "rotary_emb.inv_freq")
@@ -94,6 +94,9 @@ def hybrid_config(
         {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
     ):
         raise ValueError(f"{name} = {fields[name]}: is given by {source} and `insert`; leave it out")
+    theirs = base.get("conv")
+    conv, own = fields.get("conv", theirs), not set(base["mixers"]) <= ATTENTION
+    require(conv == theirs or not own, "conv", conv, f"{theirs}, as in the fast weights of {source}")
     given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
     return ModelConfig.from_dict({**base, **fields, **given})
 
@@ -129,6 +132,8 @@ def base_fields(directory: Path) -> dict[str, Any]:
             fields = {each.name: getattr(own, each.name) for each in dataclasses.fields(own)}
             if set(own.mixers) <= ATTENTION:  # the sizes of fast weights are those of new layers
                 fields = {name: value for name, value in fields.items() if name not in FAST_SIZES}
+            elif own.conv is None:
+                del fields["conv"]  # so that `hybrid_config` refuses one that is asked for
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another model, or another copy of it") from error
     return {name: value for name, value in fields.items() if name not in SLEEP_FIELDS}

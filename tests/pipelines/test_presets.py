@@ -114,6 +114,7 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
         depth=4,
         inserted=(1,),
         eviction="sliding",
+        conv=3,
         share_of_steps=0.5,
         trained="inserted",
         curriculum=climb,
@@ -121,7 +122,7 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
     )
     model, train = demo.variant_model(variant), demo.variant_train(variant)
     assert (model.sleep_passes, model.fast_weight_lr, model.mixers, model.window) == (3, 0.7, ("delta",) * 2, 8)
-    assert (model.inserted, model.eviction) == ((1,), "sliding")
+    assert (model.inserted, model.eviction, model.conv) == ((1,), "sliding", 3)
     assert (train.trained, train.curriculum, train.sleep_passes) == ("inserted", climb, (1, 3))
     assert train.steps == demo.train.steps / 2
     assert demo.variant_task(variant) == replace(demo.task, steps=4)

@@ -107,6 +107,8 @@ def test_one_of_ours_is_a_base_with_its_inserted_blocks(llama: Path, tmp_path: P
     assert found.model.mixers == ("attention", "jet", "attention", "jet", "attention")
     assert found.model.inserted == (1, 3) and found.model.window == 64 and found.model.key_dim == 8
     assert load_base(str(tmp_path / "grown"), 64).config == grown.config
+    with pytest.raises(ValueError, match=r"conv = 4: must be None, as in the fast weights of .*grown"):
+        begun(f"pretrained.model={tmp_path / 'grown'}", "model.conv=4")
     later = begun(f"pretrained.model={tmp_path / 'grown'}", "model.sleep_on=all", "model.eviction=sliding")
     assert (later.model.sleep_on, later.model.eviction) == ("all", "sliding")
 
@@ -114,9 +116,9 @@ def test_one_of_ours_is_a_base_with_its_inserted_blocks(llama: Path, tmp_path: P
 def test_one_of_ours_without_fast_weights_leaves_their_sizes_to_the_experiment(llama: Path, tmp_path: Path) -> None:
     save(from_pretrained(llama, 32), tmp_path / "saved")
     train_tokenizer(tmp_path / "saved")
-    sizes = ("pretrained.insert=[0]", "model.fast_heads=3", "model.key_dim=8")
+    sizes = ("pretrained.insert=[0]", "model.fast_heads=3", "model.key_dim=8", "model.conv=4")
     saved, foreign = (begun(f"pretrained.model={place}", *sizes).model for place in (tmp_path / "saved", llama))
-    assert saved == foreign and saved.fast_heads == 3
+    assert saved == foreign and (saved.fast_heads, saved.conv) == (3, 4)
 
 
 def test_weights_that_change_after_the_plan_are_not_trained(llama: Path, tmp_path: Path) -> None:

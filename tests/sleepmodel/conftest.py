@@ -33,6 +33,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {
         "mixers": ("attention", "local_attention", "gated_delta"),
         "inserted": (2,),
+        "conv": 4,
         "kv_heads": 1,
         "attention_bias": "qkv",
         "qk_norm": "none",
@@ -69,7 +70,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "tied": True,
     },
 }
-KINDS: dict[str, dict[str, Any]] = {"every mixer": {"mixers": EVERY_MIXER}, **ARCHITECTURES}
+CONVOLVED: dict[str, Any] = {
+    "mixers": EVERY_MIXER,
+    "conv": 6,
+}  # wider than jet's own, and than many a piece of a window
+KINDS: dict[str, dict[str, Any]] = {"every mixer": {"mixers": EVERY_MIXER}, "convolved": CONVOLVED, **ARCHITECTURES}
 every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
 every_architecture = pytest.mark.parametrize("fields", ARCHITECTURES.values(), ids=ARCHITECTURES)
 

@@ -41,6 +41,13 @@ REQUIRED: dict[Any, dict[str, Any]] = {
             {"mixers": ("attention", "jet"), "eviction": "sliding", "window": 2},
             "window = 2: must be at least 3 where jet",
         ),
+        (ModelConfig, {"conv": 1}, "conv = 1: must be an integer of at least 2, and at most 16"),
+        (ModelConfig, {"conv": 17}, "conv = 17: must be an integer of at least 2, and at most 16"),
+        (
+            ModelConfig,
+            {"conv": 6, "eviction": "sliding", "window": 4},
+            "window = 4: must be at least 5 where conv = 6 meets sliding eviction, .* takes in the 5 tokens before",
+        ),
         (ModelConfig, {"n_heads": 4, "kv_heads": 3}, "kv_heads = 3: must be a divisor of n_heads = 4"),
         (ModelConfig, {"head_dim": 7}, "head_dim = 7: must be even"),
         (ModelConfig, {"head_dim": 0}, "head_dim = 0: must be an integer of at least 2"),

@@ -26,6 +26,7 @@ from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given
 
 pytestmark = pytest.mark.slow
 
+CONVOLVED = replace(TINY, conv=4)
 # Newton-Schulz runs in bfloat16 on both sides, but its products are not summed in one order
 CURVE_TOLERANCE = 2e-3
 # it lifts the smallest directions of a gradient, which rounding decides, to the size of the largest
@@ -58,7 +59,7 @@ def curve(engine: LocalEngine | DeepSpeedEngine, rows: Rows, config: TrainConfig
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_the_first_update_under_the_engine(process_group: None, stage: int, optimizer: str) -> None:
     """Stage 3, whose hooks this model's direct use of its parameters goes past, is held to these by its curve below."""
-    model, gradients = with_given_gradients(TINY)
+    model, gradients = with_given_gradients(CONVOLVED)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     config = replace(CONFIG, grad_clip=0.0, batch_size=1, optimizer=optimizer)
     engine = DeepSpeedEngine(model, config, Scale(zero_stage=stage))
@@ -69,9 +70,9 @@ def test_the_first_update_under_the_engine(process_group: None, stage: int, opti
 
 @pytest.mark.parametrize("scale", [Scale(), Scale(accumulation=2), Scale(recompute="both")])
 def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale: Scale) -> None:
-    model = build_model(TINY, CONFIG, scale.recompute)
+    model = build_model(CONVOLVED, CONFIG, scale.recompute)
     got = curve(DeepSpeedEngine(model, CONFIG, scale), rows, CONFIG)
-    expected = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), rows, CONFIG)
+    expected = curve(LocalEngine(build_model(CONVOLVED, CONFIG), CONFIG), rows, CONFIG)
     for a, b in zip(got, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
@@ -80,7 +81,7 @@ def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_inserted_blocks_are_trained_alone(process_group: None, rows: Rows, stage: int, optimizer: str) -> None:
-    model = replace(TINY, mixers=("attention", "gated_delta", "attention"), inserted=(1,))
+    model = replace(CONVOLVED, mixers=("attention", "gated_delta", "attention"), inserted=(1,))
     config = replace(CONFIG, trained="inserted", optimizer=optimizer, grad_clip=0.0, steps=4)
     engine = DeepSpeedEngine(build_model(model, config), config, Scale(zero_stage=stage))
     plain = LocalEngine(build_model(model, config), config)
@@ -172,7 +173,7 @@ def test_weights_in_bfloat16_learn_what_float32_learns(
 
 @pytest.mark.parametrize(("stage", "optimizer"), LOW[:4])
 def test_the_first_update_of_weights_in_bfloat16(process_group: None, stage: int, optimizer: str) -> None:
-    model, gradients = with_given_gradients(TINY)
+    model, gradients = with_given_gradients(CONVOLVED)
     before = {name: p.detach().bfloat16().float() for name, p in model.named_parameters()}
     config = replace(CONFIG, grad_clip=0.0, batch_size=1, optimizer=optimizer, precision="bfloat16_weights")
     engine = DeepSpeedEngine(model, config, Scale(zero_stage=stage))

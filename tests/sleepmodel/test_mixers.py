@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import Memory, ModelConfig, Session, SleepModel
-from sleepmodel.config.model import MIXERS
+from sleepmodel.config.model import ATTENTION, MIXERS
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import hebbian
-from sleepmodel.reference import ATTENTION, BlockState, attention, fast_weights, initial_states
+from sleepmodel.reference import BlockState, attention, fast_weights, initial_states
 from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs
@@ -48,7 +48,8 @@ def test_a_mixer_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
 import torch
 from sleepmodel import ModelConfig, SleepModel, load, save
 from pathlib import Path
-model = SleepModel(ModelConfig(vocab_size=5, d_model=16, n_heads=2, window=6, mixers=("attention", "my_rules:Oja")))
+mixers = ("attention", "my_rules:Oja")
+model = SleepModel(ModelConfig(vocab_size=5, d_model=16, n_heads=2, window=6, mixers=mixers, conv=4))
 assert type(model.stack[1].mixer).__name__ == "Oja"
 tokens, mask = torch.randint(0, 5, (2, 9)), torch.arange(9).expand(2, 9) == 8
 model(tokens, mask).loss.backward()
@@ -99,10 +100,15 @@ def naive(kind: str, model: SleepModel, x: Tensor, kept: BlockState) -> Tensor:
 
 @pytest.mark.parametrize("kind", MIXERS)
 @settings(max_examples=8)
-@given(seed=st.integers(0, 2**31), cut=st.integers(0, 5), eta=st.floats(0.1, 2.0))
-def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -> None:
-    """Outputs, state and gradients in float64, the window read in two pieces."""
-    model = build_small(seed=seed % 1000, mixers=(kind,), fast_weight_lr=eta)
+@given(
+    seed=st.integers(0, 2**31),
+    cut=st.integers(0, 5),
+    eta=st.floats(0.1, 2.0),
+    conv=st.sampled_from([None, 2, 4, 9]),
+)
+def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float, conv: int | None) -> None:
+    """Outputs, state and gradients in float64, the window read in two pieces; 9 tokens are more than it has."""
+    model = build_small(seed=seed % 1000, mixers=(kind,), fast_weight_lr=eta, conv=conv)
     mixer = model.stack[0].mixer
     x = torch.randn(1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     kept = initial_states(model)[0]
@@ -116,7 +122,7 @@ def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -
     y = torch.cat(pieces, 1)[0]
     torch.testing.assert_close(y, expected, **EXACT)
     if kind not in ATTENTION:
-        S = state.S if kind.startswith("jet") else state
+        S = state if isinstance(state, Tensor) else state.S
         torch.testing.assert_close(S[0], torch.stack(kept.S).mT, **EXACT)
     weights = torch.randn_like(y)
     variables = [x, *mixer.parameters()]
@@ -127,11 +133,15 @@ def test_a_mixer_is_its_recurrence(kind: str, seed: int, cut: int, eta: float) -
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("conv", [None, 3, 7])
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", MIXERS)
-def test_a_write_is_the_state_of_a_read(kind: str, eviction: str) -> None:
-    model = build_small(mixers=(kind,), eviction=eviction)
+def test_a_write_is_the_state_of_a_read(kind: str, padded: bool, conv: int | None, eviction: str) -> None:
+    model = build_small(mixers=(kind,), eviction=eviction, conv=conv)
     mixer = model.stack[0].mixer
     x, span = torch.randn(2, 6, 16, dtype=torch.float64), Span.whole(6, torch.device("cpu"))
+    if padded:
+        span = Span.of(torch.tensor([[False, True, True, True, True, True], [True, True, False, False, False, False]]))
     state = mixer.initial_state(2)
     for _ in range(2):
         after = mixer(x, state, span)[1]
@@ -167,14 +177,18 @@ def test_the_hebbian_rule_keeps_a_float32_state_under_autocast() -> None:
     torch.testing.assert_close(state, hebbian.hebbian_rule(*inputs)[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("eviction", "kept"), [("hard", 0), ("sliding", 3)])
-def test_a_border_keeps_of_jets_convolution_what_it_keeps_of_attention(eviction: str, kept: int) -> None:
-    mixer = build_small(mixers=("jet",), eviction=eviction).stack[0].mixer
-    x = torch.randn(2, 6, 16, dtype=torch.float64)
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(("kind", "conv", "names"), [("jet", None, "v"), ("jet", 3, "qkv"), ("delta", 4, "qkv")])
+def test_a_border_keeps_of_convolutions_what_it_keeps_of_attention(
+    kind: str, conv: int | None, names: str, eviction: str
+) -> None:
+    mixer = build_small(mixers=(kind,), eviction=eviction, conv=conv).stack[0].mixer
+    x, kept = torch.randn(2, 6, 16, dtype=torch.float64), 0 if eviction == "hard" else 3
     _, state = mixer(x, mixer.initial_state(2), Span.whole(6, x.device))
     evicted = mixer.evict(state, 6, eviction)
     assert evicted.tail.shape[1] == kept
-    torch.testing.assert_close(evicted.tail, mixer.v(x)[:, 6 - kept :], **EXACT)
+    inputs = torch.cat([getattr(mixer, name)(x) for name in names], -1)
+    torch.testing.assert_close(evicted.tail, inputs[:, 6 - kept :], **EXACT)
     assert torch.equal(evicted.S, state.S)
 
 
@@ -189,3 +203,11 @@ def test_jet_begins_as_gated_delta() -> None:
     y, state = jet(x, jet.initial_state(2), span)
     expected, S = plain(x, plain.initial_state(2), span)
     torch.testing.assert_close((y, state.S), (expected, S))
+
+
+def test_learned_kernels_begin_within_the_bounds_of_gated_deltanets() -> None:
+    config = ModelConfig(vocab_size=5, d_model=16, n_heads=2, mixers=("jet", "linear"), conv=4)
+    jet, linear = (block.mixer for block in SleepModel(config).stack)
+    assert [*jet.conv] == ["q", "k"] and [*linear.conv] == ["q", "k", "v"]
+    for kernel in (*jet.conv.values(), *linear.conv.values()):
+        assert 0.48 < kernel.abs().max() <= 0.5 and kernel.mean().abs() < 0.1

@@ -16,6 +16,7 @@ from sleepmodel.reference import algorithm_1
 from tests.sleepmodel.conftest import EVERY_MIXER, EXACT, build_small, every_kind
 
 WINDOW = 6
+CONV = st.sampled_from([None, 4])
 
 
 @st.composite
@@ -80,11 +81,11 @@ def loss_gradient(model: SleepModel, tokens: Tensor, mask: Tensor) -> list[Tenso
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("sleep_on", SLEEP_ON)
 @settings(max_examples=8)
-@given(data=st.data(), reach=st.sampled_from([None, 1, 2]))
+@given(data=st.data(), reach=st.sampled_from([None, 1, 2]), conv=CONV)
 def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
-    sleep_on: str, eviction: str, data: st.DataObject, reach: int | None
+    sleep_on: str, eviction: str, data: st.DataObject, reach: int | None, conv: int | None
 ) -> None:
-    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2, sleep_on=sleep_on)
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2, sleep_on=sleep_on, conv=conv)
     model.truncation = Truncation(passes=reach, windows=reach)
     batch = data.draw(batches(sleep_on))
     together = loss_gradient(model, *padded(*batch))
@@ -94,12 +95,12 @@ def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
 
 
 @settings(max_examples=10)
-@given(batch=batches("all"), passes=st.integers(1, 2))
+@given(batch=batches("all"), passes=st.integers(1, 2), conv=CONV)
 def test_no_gradient_goes_from_a_document_to_another(
-    batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int
+    batch: tuple[list[Tensor], list[list[int]], list[int]], passes: int, conv: int | None
 ) -> None:
     """Exact zeros: a row's loss has no gradient at the embedded tokens of another row, nor at its pads."""
-    model = build_small(eviction="sliding", mixers=EVERY_MIXER, sleep_on="all")
+    model = build_small(eviction="sliding", mixers=EVERY_MIXER, sleep_on="all", conv=conv)
     tokens, mask = padded(*batch)
     original, vectors = model.embedded, []
 
@@ -118,10 +119,10 @@ def test_no_gradient_goes_from_a_document_to_another(
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**31))
-def test_a_neighbour_changes_no_bit(eviction: str, seed: int) -> None:
+@given(seed=st.integers(0, 2**31), conv=CONV)
+def test_a_neighbour_changes_no_bit(eviction: str, seed: int, conv: int | None) -> None:
     """In one shape the sums have one order: another neighbour, or one made of pads alone, gives the same bits."""
-    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2, dtype=torch.float32)
+    model = build_small(eviction=eviction, mixers=EVERY_MIXER, sleep_passes=2, dtype=torch.float32, conv=conv)
     make = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 5, (3, 17), generator=make)
     tokens[0, :3] = PAD
@@ -135,9 +136,9 @@ def test_a_neighbour_changes_no_bit(eviction: str, seed: int) -> None:
 
 
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**31), right=st.integers(1, 15))
-def test_pads_on_the_right_change_nothing(seed: int, right: int) -> None:
-    model = build_small(mixers=EVERY_MIXER, eviction="sliding", sleep_passes=2)
+@given(seed=st.integers(0, 2**31), right=st.integers(1, 15), conv=CONV)
+def test_pads_on_the_right_change_nothing(seed: int, right: int, conv: int | None) -> None:
+    model = build_small(mixers=EVERY_MIXER, eviction="sliding", sleep_passes=2, conv=conv)
     tokens = torch.randint(0, 5, (2, 15), generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(2, 15, dtype=torch.bool)
     mask[:, 14] = True

@@ -173,9 +173,10 @@ def test_sleeping_early_with_one_pass_changes_no_sliding_window() -> None:
 
 
 @pytest.mark.parametrize("passes", [2, 3])
-def test_an_early_sleep_keeps_earlier_tokens_beside_the_refined(passes: int) -> None:
+@pytest.mark.parametrize(("mixer", "conv"), [("jet", None), ("gated_delta", 4)])
+def test_an_early_sleep_keeps_earlier_tokens_beside_the_refined(mixer: str, conv: int | None, passes: int) -> None:
     """Four tokens, an early sleep, one more, an early sleep: what is in sight are all five, four of them refined."""
-    model = build_small(eviction="sliding", mixers=("attention", "jet"), sleep_passes=passes)
+    model = build_small(eviction="sliding", mixers=("attention", mixer), conv=conv, sleep_passes=passes)
     session = Session(model, 1)
     session.read(tokens_of(1, 1, 4))
     session.sleep()

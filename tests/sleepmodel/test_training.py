@@ -56,12 +56,12 @@ def without_clock(history: list[Progress]) -> list[Progress]:
 
 
 def test_every_parameter_has_one_optimizer() -> None:
-    model = build_model(MODEL, CONFIG)
+    model = build_model(replace(MODEL, conv=4), CONFIG)
     muon, adam = split_parameters(model)
     names = {id(p): name for name, p in model.named_parameters()}
     assert sorted(map(id, muon + adam)) == sorted(names)
     assert {names[id(p)] for p in muon} == {
-        n for n in names.values() if n.startswith("blocks") and "norm" not in n and "bias" not in n
+        n for n in names.values() if n.startswith("blocks") and not any(w in n for w in ("norm", "bias", "conv"))
     }
     engine = LocalEngine(model, CONFIG)
     held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -69,7 +69,7 @@ def test_every_parameter_has_one_optimizer() -> None:
 
 
 def test_muon_orthogonalises_and_adam_does_not() -> None:
-    model, gradients = with_given_gradients(MODEL)
+    model, gradients = with_given_gradients(replace(MODEL, conv=4))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     engine = LocalEngine(model, replace(CONFIG, grad_clip=0.0))
     engine.backward(*GIVEN_BATCH)
@@ -323,7 +323,7 @@ def test_the_flops_of_a_run_are_those_of_the_windows_that_it_computes() -> None:
 
 def test_adamw_alone_trains_every_matrix(rows: Rows) -> None:
     config = replace(CONFIG, optimizer="adamw", grad_clip=0.0)
-    model, gradients = with_given_gradients(MODEL)
+    model, gradients = with_given_gradients(replace(MODEL, conv=4))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     engine = LocalEngine(model, config)
     engine.backward(*GIVEN_BATCH)
@@ -351,6 +351,8 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
         ValueError, match=r"mixers = \('attention',\) in the model to start from: must be \('attention', "
     ):
         warm_start(grown, build_model(replace(MODEL, mixers=("attention",)), CONFIG))
+    with pytest.raises(ValueError, match="conv = None in the model to start from: must be 4, as in this model"):
+        warm_start(build_model(replace(hybrid, conv=4), CONFIG), grown)
     with pytest.raises(ValueError, match="has other sizes"):
         warm_start(grown, build_model(replace(MODEL, mixers=("attention",) * 2, d_model=32), CONFIG))
 
@@ -360,7 +362,7 @@ def test_compiled_blocks_train_alike(rows: Rows) -> None:
     tokens, mask = map(torch.from_numpy, rows.batch(slice(8)))
     losses, norms = [], []
     for compiled in (False, True):
-        job = TrainingJob("t", MODEL, CONFIG, dataset="", output="", scale=Scale(compile=compiled))
+        job = TrainingJob("t", replace(MODEL, conv=4), CONFIG, dataset="", output="", scale=Scale(compile=compiled))
         engine = LocalEngine(job.build(), CONFIG)
         losses.append(float(engine.backward(tokens, mask)))
         norms.append(engine.step(1.0))

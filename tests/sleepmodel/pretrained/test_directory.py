@@ -86,7 +86,7 @@ def test_shards_that_transformers_wrote_are_read(tmp_path: Path) -> None:
 def test_a_grown_model_is_saved_and_loaded_as_any_other(llama: Path, tmp_path: Path) -> None:
     """Its tied weights are counted, saved and trained once."""
     base = from_pretrained(llama, window=16)
-    model = from_pretrained(llama, 16, {0: "jet", 2: "jet"}, sleep_passes=2, loop=(1, 4), fast_heads=2)
+    model = from_pretrained(llama, 16, {0: "jet", 2: "jet"}, sleep_passes=2, loop=(1, 4), fast_heads=2, conv=4)
     assert model.config.mixers == ("attention", "jet", "attention", "attention", "jet")
     new = sum(p.numel() for i in (1, 4) for p in model.blocks[i].parameters())
     assert n_params(model) == n_params(base) + new
@@ -193,6 +193,12 @@ def test_another_ouro_or_jet_nemotron_is_refused(
         from_pretrained(tmp_path, window=16)
 
 
+def test_convolutions_that_published_weights_do_not_have_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(JET_NEMOTRON))
+    with pytest.raises(ValueError, match=r"conv = 4: must be None, as in the fast weights of .*config\.json"):
+        from_pretrained(tmp_path, window=16, conv=4)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "nonsense", '{"model_type": ["llama"]}', "null"])
 def test_a_config_that_is_none_is_refused(llama: Path, content: str) -> None:
     (llama / "config.json").write_text(content)
@@ -282,6 +288,7 @@ def test_an_index_that_is_none_is_refused(llama: Path, content: str) -> None:
         ({"insert": {1: "mamba"}}, "mixers = .*mamba"),
         ({"insert": {1: f"{__name__}:Still"}}, "insert = .*Still': has no q, k and v .*init='zero'"),
         ({"insert": {1: "jet"}, "key_dim": 0}, "key_dim = 0"),
+        ({"insert": {1: "jet"}, "conv": 1}, "conv = 1"),
         ({"insert": {1: "jet"}, "fast_heads": 2.0}, r"fast_heads = 2.0"),
         ({"init": "random"}, "init = 'random': must be one of attention, zero"),
         ({"window": 1}, "window = 1"),
