@@ -23,8 +23,17 @@ class _GivenGradients(SleepModel):
 def with_given_gradients(config: ModelConfig) -> tuple[SleepModel, dict[str, Tensor]]:
     torch.manual_seed(0)
     model = _GivenGradients(config)
-    model.gradients = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    model.gradients = {name: _gradient(p) for name, p in model.named_parameters()}
     return model, model.gradients
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """Random, but no matrix is nearly singular, of which Newton-Schulz's five steps would leave small values."""
+    gradient = torch.randn_like(parameter)
+    if gradient.dim() < 2:
+        return gradient
+    u, singular, v = torch.linalg.svd(gradient, full_matrices=False)
+    return u @ torch.diag(singular.clamp(min=0.2 * singular.max())) @ v
 
 
 def check_first_update(
