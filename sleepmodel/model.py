@@ -304,14 +304,13 @@ class SleepModel(nn.Module):
 
         woken: the states after the first pass, if `wake` has run it and h is its first result; states: those before it.
         """
-        begin, before, first, ran = h, states, int(self.config.reads_first), set[int]()
+        begin, before, first = h, states, int(self.config.reads_first)
         kept, every = self.truncation.passes or len(schedule), self.truncation.every or len(schedule)
         recomputed, learning = self.recompute in ("pass", "both"), torch.is_grad_enabled()
         loss = _wide(h.new_zeros(()))
         for i, part in enumerate(schedule):
             if i and learning and (i == len(schedule) - kept or i % every == 0):
-                h = h.detach()
-                states = cut_between_passes((block.mixer for block in self.stack), before, states, ran)
+                h, states = h.detach(), cut_between_passes((block.mixer for block in self.stack), before, states)
             if i:
                 fresh = self.begin_pass(states)
                 states = tuple(fresh[j] if j in part.blocks else state for j, state in enumerate(states))
@@ -323,7 +322,6 @@ class SleepModel(nn.Module):
                     h, states = self._recomputed(recomputed, self._run_pass, part, entering, states, span, handed)
                 if labels is not None and first <= i < first + labels.shape[1]:
                     loss = loss + self._recomputed(recomputed, self._trace_loss, h, labels[:, i - first])
-            ran.update(part.blocks)
         return states, loss
 
     def _run_pass(self, part: Pass, h: Tensor, states: States, span: Span, handed: bool) -> tuple[Tensor, States]:

@@ -1,6 +1,5 @@
 """What a pass hands to the next, and losses on the readout of each pass."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -240,6 +239,24 @@ def test_recomputing_changes_nothing(
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("recompute", ["pass", "window", "both"])
+def test_recomputing_keeps_no_logits_of_passes(make_model: MakeModel, recompute: str) -> None:
+    """With the vocabulary of a tokenizer they are most of what a pass keeps."""
+    model = make_model(vocab_size=500, carry="mixture")
+    model.recompute, kept = recompute, 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        logits = tensor.dim() > 1 and tensor.shape[-1] == 500 and tensor.shape[-2] != 16  # not the readout's weights
+        kept += tensor.nbytes * logits
+        return tensor
+
+    tokens, mask = rows(1)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(tokens, mask, 4, traces_of(tokens, 4))
+    assert kept <= 2 * mask.sum() * 500 * 8  # of the answers
+
+
 @pytest.mark.parametrize(
     ("traced", "windows", "reached"),
     [
@@ -258,22 +275,28 @@ def test_a_loss_of_a_pass_reaches_back_through_m_windows(
     for i in traced:
         traces[:, :, i * WINDOW : (i + 1) * WINDOW] = 1
     for window, expected in reached.items():
-        model, vectors = make_model(), list[Tensor]()
+        model = make_model()
         model.truncation = Truncation(windows=windows)
-        embedded, trace_loss = model.embedded, model._trace_loss
+        assert reached_windows(model, tokens, mask, traces, window) == expected
 
-        def noted_vectors(*arguments: Any, embedded: Callable[..., Tensor] = embedded) -> Tensor:
-            vectors.append(embedded(*arguments).detach().requires_grad_())
-            return vectors[-1]
 
-        def of_window(h: Tensor, labels: Tensor, loss: Callable[..., Tensor] = trace_loss, i: int = window) -> Tensor:
-            return loss(h, labels) * (len(vectors) - 1 == i)
+def reached_windows(model: SleepModel, tokens: Tensor, mask: Tensor, traces: Tensor, window: int) -> list[int]:
+    """The windows into which the loss of one window has a gradient, that of its labels where it has any."""
+    vectors: list[Tensor] = []
+    embedded, trace_loss = model.embedded, model._trace_loss
 
-        model.embedded, model._trace_loss = noted_vectors, of_window  # type: ignore[method-assign, assignment]
-        out = model(tokens, mask, 2, traces)
-        loss = out.loss if window == 4 else out.trace_loss
-        found = torch.autograd.grad(loss, vectors, allow_unused=True, materialize_grads=True)
-        assert [i for i, gradient in enumerate(found) if gradient.abs().sum() > 0] == expected
+    def noted_vectors(*arguments: Any) -> Tensor:
+        vectors.append(embedded(*arguments).detach().requires_grad_())
+        return vectors[-1]
+
+    def of_window(h: Tensor, labels: Tensor) -> Tensor:
+        return trace_loss(h, labels) * (len(vectors) - 1 == window)
+
+    model.embedded, model._trace_loss = noted_vectors, of_window  # type: ignore[method-assign, assignment]
+    out = model(tokens, mask, 2, traces)
+    loss = out.loss if window == 4 else out.trace_loss  # the last window has the answer
+    found = torch.autograd.grad(loss, vectors, allow_unused=True, materialize_grads=True)
+    return [i for i, gradient in enumerate(found) if gradient.abs().sum() > 0]
 
 
 def test_nothing_is_computed_that_no_loss_depends_on(make_model: MakeModel) -> None:
