@@ -13,9 +13,8 @@ from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import Pass, SleepModel
 from sleepmodel.states import named_tensors
 
-Times = Callable[
-    [int, bool], int
-]  # (block, whether in a pass that begins with tokens) -> how often its forward's FLOPs count
+# (block, whether in a pass that begins with tokens) -> how often its forward's FLOPs count
+Times = Callable[[int, bool], int]
 
 
 def flops(
