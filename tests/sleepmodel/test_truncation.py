@@ -11,6 +11,7 @@ from torch import Tensor
 from sleepmodel import SleepModel
 from sleepmodel.config.training import Truncation
 from sleepmodel.mixers.base import Span
+from sleepmodel.mixers.gated_delta import GatedDelta
 from tests.sleepmodel.conftest import ANSWERS, ARCHITECTURES, EVERY_MIXER, EXACT, MakeModel, gradients, rows
 
 
@@ -119,7 +120,7 @@ def test_the_last_k_passes_are_differentiated(
     model.truncation = Truncation(passes=kept)
     got = gradients(model, model(tokens, mask).loss)
 
-    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Any, ...]:
+    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int, labels: None) -> tuple[Any, Tensor]:
         (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
         for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
             after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
@@ -131,11 +132,13 @@ def test_the_last_k_passes_are_differentiated(
             if i <= 2 - kept:
                 after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
             states = tuple(after)
-        return free.evict(states, span)
+        return free.evict(states, span), torch.zeros(())
 
-    def predict(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Tensor, tuple[Any, ...]]:
+    def predict(h: Tensor, states: tuple[Any, ...], span: Span, passes: int, labels: None) -> tuple[Tensor, Any, Any]:
         _, out, woken = free.wake(h, states, span)
-        return out, free.evict(woken, span) if passes == 1 else sleep(h, states, span, passes)
+        if passes == 1:
+            return out, free.evict(woken, span), torch.zeros(())
+        return out, *sleep(h, states, span, passes, labels)
 
     free.sleep, free.predict = sleep, predict  # type: ignore[method-assign, assignment]
     for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):
@@ -145,6 +148,23 @@ def test_the_last_k_passes_are_differentiated(
     model.truncation = Truncation()
     for g, e in zip(whole, gradients(model, model(tokens, mask).loss), strict=True):
         torch.testing.assert_close(g, e, rtol=0, atol=0)
+
+
+class Opaque(GatedDelta):
+    """Of somebody else, who knows nothing of gradients that go straight through passes."""
+
+    def straight_through(self, before: Any, after: Any) -> Any:
+        return after
+
+
+def test_a_block_that_only_differentiated_passes_run_has_its_whole_gradient(make_model: MakeModel) -> None:
+    """It stands behind the loop: the last pass, its only one, reads the state from before the sleep."""
+    model = make_model(mixers=("attention", f"{__name__}:Opaque"), loop=(0, 1))
+    model.truncation = Truncation(passes=1)
+    span, (cache, S) = Span.whole(6, torch.device("cpu")), model.initial_states(2)
+    S.requires_grad_()
+    (_, after), _ = model.sleep(torch.randn(2, 6, 16).double(), (cache, S), span, 3)
+    assert torch.autograd.grad(after.square().sum(), S)[0].abs().sum() > 0
 
 
 def test_a_loss_reaches_the_first_window_through_the_fast_weights(make_model: MakeModel) -> None:
