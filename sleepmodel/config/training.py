@@ -31,17 +31,22 @@ class Truncation:
         gradient of the fast weights goes unchanged through the earlier passes to the windows before (straight-through).
     windows: M. A loss is differentiated through M windows, its own included. If several windows in a row hold answers,
         their losses reach as far back as that of the first, M - 1 windows before which the states are detached.
+    every: J, for sleeps whose passes have losses of their own (traces). A sleep is cut into pieces of J passes, from
+        its first pass on, and a loss reaches back to the start of its piece; across a cut, vectors and fast weights are
+        as before the last K passes. Traces exclude `passes`, as earlier passes would learn nothing from theirs.
 
     With `sleep_on = "all"`, the waking pass of a window is differentiated for its own loss whatever K is; as the first
     pass of the window's sleep it counts for later losses like any other pass. The row is cut into pieces of M windows,
     the first of which begins as above, as long as windows hold answers: a loss reaches back to the start of its piece.
+    Windows with traces are cut into pieces in the same way.
     """
 
     passes: int | None = None
     windows: int | None = None
+    every: int | None = added_later(None)
 
     def __post_init__(self) -> None:
-        for field in ("passes", "windows"):
+        for field in ("passes", "windows", "every"):
             if getattr(self, field) is not None:
                 require_whole(field, getattr(self, field), 1)
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from datagen.storage import as_path, local_copy
 from datagen.tokenizer import stored_tokenizer
+from sleepmodel.blocks import Block
 from sleepmodel.config.model import ModelConfig
-from sleepmodel.model import Block, SleepModel
+from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.insertion import (
     attention_sources,
     check_init,
