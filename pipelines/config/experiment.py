@@ -160,7 +160,8 @@ class Experiment:
 
     def _check_curriculum(self, variant: Variant) -> None:
         """Raise ValueError where a variant's N is not the one that its curriculum has for the deepest rows."""
-        passes = self.variant_curriculum(variant).passes(self.variant_task(variant).max_depth)
+        deepest, model = self.variant_task(variant).max_depth, self.variant_model(variant)
+        passes = self.variant_curriculum(variant).passes(deepest, model.reads_first)
         if passes is not None:
             allowed = f"{passes}, the N of the deepest rows by curriculum.steps_per_pass"
             require(variant.sleep_passes == passes, f"sleep_passes of {variant.name}", variant.sleep_passes, allowed)
