@@ -41,7 +41,7 @@ def check_trainable(rows: Rows, model: ModelConfig, config: TrainConfig) -> None
 
 
 def labels_of(rows: Rows, model: ModelConfig) -> tuple[Tensor, Tensor]:
-    """The traces of a batch, int64 [B, P, T], and how many labels of each row count (see SleepModel.forward): int64 [B]."""
+    """The traces of a batch, int64 [B, P, T], and how many labels of each row count, int64 [B]."""
     traces = rows.trace_batch()
     assert traces is not None
     labels = torch.from_numpy(traces)
