@@ -15,9 +15,9 @@ from transformers import Qwen3NextConfig
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
 from sleepmodel import ModelConfig
+from sleepmodel.blocks import MLP
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.mixers.base import Span
-from sleepmodel.model import MLP
 
 
 class RecurrentState:

@@ -10,24 +10,35 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from sleepmodel.mixers.attention import Attention
-from sleepmodel.model import SleepModel
+from sleepmodel.model import Pass, SleepModel
 from sleepmodel.states import named_tensors
 
 Times = Callable[[int, bool], int]  # (block, whether in a window's first pass) -> how often its forward's FLOPs count
 
 
-def flops(model: SleepModel, tokens: int, sleep_passes: int | None = None, asked: Sequence[bool] | None = None) -> int:
+def flops(
+    model: SleepModel,
+    tokens: int,
+    sleep_passes: int | None = None,
+    asked: Sequence[bool] | None = None,
+    traces: int = 0,
+) -> int:
     """Forward matmul FLOPs of the blocks for one row of `tokens` tokens. A multiplication with its addition counts as 2
-    FLOPs. The readout, which computes the logits of the answers, does not count.
+    FLOPs. Readouts do not count: neither that of the answers nor those between passes, for traces or `config.carry`.
 
     sleep_passes: N; None is the config's. asked: for each window, whether answers are predicted in it (see
-    `predicting_windows`); None: in the last one alone. A row without answers costs nothing.
+    `predicting_windows`); None: in the last one alone. A row without answers costs nothing. traces: P, the passes with
+    a loss of their own.
     """
-    return _row_flops(model, tokens, sleep_passes, asked, lambda block, first_pass: 1)
+    return _row_flops(model, tokens, sleep_passes, asked, traces, lambda block, first_pass: 1)
 
 
 def training_flops(
-    model: SleepModel, tokens: int, sleep_passes: int | None = None, asked: Sequence[bool] | None = None
+    model: SleepModel,
+    tokens: int,
+    sleep_passes: int | None = None,
+    asked: Sequence[bool] | None = None,
+    traces: int = 0,
 ) -> int:
     """Matmul FLOPs of forward and backward for one row; arguments as in `flops`.
 
@@ -40,7 +51,7 @@ def training_flops(
     def forwards(block: int, first_pass: bool) -> int:
         return 3 if trained[block] else 1 if first_pass and block < lowest else 2
 
-    return _row_flops(model, tokens, sleep_passes, asked, forwards)
+    return _row_flops(model, tokens, sleep_passes, asked, traces, forwards)
 
 
 def n_params(model: SleepModel) -> int:
@@ -72,9 +83,9 @@ def fingerprint(model: SleepModel) -> str:
 
 
 def _row_flops(
-    model: SleepModel, tokens: int, sleep_passes: int | None, asked: Sequence[bool] | None, times: Times
+    model: SleepModel, tokens: int, sleep_passes: int | None, asked: Sequence[bool] | None, traces: int, times: Times
 ) -> int:
-    config, schedule = model.config, model.sleep_schedule(model.checked_passes(sleep_passes))
+    config, schedule = model.config, model.sleep_schedule(model.checked_passes(sleep_passes), traces)
     windows = -(-tokens // config.window)
     asked = [False] * (windows - 1) + [True] if asked is None else asked
     last = max((i for i, answers in enumerate(asked) if answers), default=-1)  # later windows are not computed
@@ -92,19 +103,18 @@ def _row_flops(
 
 
 def _window_flops(
-    model: SleepModel, schedule: list[list[int]], times: Times, tokens: int, follows: bool, awake: bool, asleep: bool
+    model: SleepModel, schedule: list[Pass], times: Times, tokens: int, follows: bool, awake: bool, asleep: bool
 ) -> int:
     kept = model.config.window - 1 if follows and model.config.eviction == "sliding" else 0
     total = _pass_flops(model, range(len(model.stack)), tokens, kept, times) if awake else 0
     if not asleep:
         return total
-    for i, blocks in enumerate(schedule):
+    for i, part in enumerate(schedule):
         if i == 0 and awake:  # the waking pass was the first one
             continue
-        written = blocks[-1:] if i == len(schedule) - 1 else []
-        run = blocks[: len(blocks) - len(written)]
-        total += _pass_flops(model, run, tokens, 0 if i else kept, times, first_pass=i == 0)
-        total += sum(times(j, i == 0) * model.stack[j].mixer.write_flops(tokens) for j in written)
+        total += _pass_flops(model, part.whole, tokens, 0 if i else kept, times, first_pass=i == 0)
+        if part.written is not None:
+            total += times(part.written, i == 0) * model.stack[part.written].mixer.write_flops(tokens)
     return total
 
 

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datagen.checks import require
 from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.training import Truncation
 
 
 def predictors(loss_mask: Tensor) -> Tensor:
@@ -16,8 +18,44 @@ def predictors(loss_mask: Tensor) -> Tensor:
 
 def predicting_windows(loss_mask: Tensor, window: int) -> Tensor:
     """The windows in which answers are predicted: bool [B, windows], on the CPU."""
-    asked = predictors(loss_mask.cpu())
-    return F.pad(asked, (0, -asked.shape[1] % window)).unflatten(1, (-1, window)).any(2)
+    return any_in_window(predictors(loss_mask.cpu()), window)
+
+
+def any_in_window(wanted: Tensor, window: int) -> Tensor:
+    """Whether anything in a window is wanted: bool [B, T] -> bool [B, windows]."""
+    return F.pad(wanted, (0, -wanted.shape[1] % window)).unflatten(1, (-1, window)).any(2)
+
+
+def sleeping_windows(tokens: Tensor, asked: Tensor, config: ModelConfig) -> Tensor:
+    """The windows that rows sleep on: bool [B, windows], on the CPU. They have tokens, and answers are predicted in a
+    later one. asked: the windows in which answers are predicted, as `predicting_windows` returns them."""
+    filled = any_in_window((tokens >= 0).cpu(), config.window)
+    slept = filled & (asked.flip(1).cumsum(1).flip(1) > asked.long())
+    return slept if config.sleep_on == "all" else slept & ~asked
+
+
+def used_labels(traces: Tensor, tokens: Tensor, asleep: Tensor, window: int) -> Tensor:
+    """The labels of `traces` that count, others as -1: int64 [B, P, T]. asleep: the windows that rows sleep on."""
+    slept = asleep.to(tokens.device).repeat_interleave(window, 1)[:, : tokens.shape[1]]
+    return torch.where((slept & (tokens >= 0))[:, None] & (traces >= 0), traces, -1)
+
+
+def check_traces(traces: Tensor, tokens: Tensor, passes: int, config: ModelConfig, truncation: Truncation) -> None:
+    """Raise ValueError if `traces` is not int64 [B, P, T] with the B and T of tokens, if a label is not in the
+    vocabulary, if there are more traces than passes that can have one, or if the truncation leaves passes without a
+    gradient. passes: N."""
+    shape = [len(tokens), "P", tokens.shape[1]]
+    if traces.dtype != torch.int64 or traces.dim() != 3 or traces.shape[::2] != tokens.shape:
+        raise ValueError(f"traces {list(traces.shape)} ({traces.dtype}): must be {shape}, int64")
+    count, reads = traces.shape[1], int(config.reads_first)
+    if count + reads > passes:
+        first = ", the first of which only reads" if reads else ""
+        raise ValueError(f"traces of {count} passes: must be at most {passes - reads}, as N = {passes}{first}")
+    require(truncation.passes is None, "truncation.passes", truncation.passes, "null with traces; use truncation.every")
+    if traces.numel() and int(traces.max()) >= config.vocab_size:
+        row, trace, column = map(int, (traces >= config.vocab_size).nonzero()[0])
+        limit = f"must be below vocab_size = {config.vocab_size}, or negative where there is no label"
+        raise ValueError(f"traces[{row}, {trace}, {column}] = {int(traces[row, trace, column])}: {limit}")
 
 
 def check_batch(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> None:

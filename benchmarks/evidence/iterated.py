@@ -122,11 +122,11 @@ def read(model: SleepModel, recipe: Recipe, states: Tensor, answers: Tensor, pas
     """Sleep on each window of `states`, then predict every cell of `answers` from the fast weights, given the answers
     before it. states, answers: int64 [rows, windows, cells]."""
     rows, windows, cells = states.shape
-    span, weights = Span.whole(cells, states.device), model.initial_states(rows)
+    weights = model.initial_states(rows)
     traces: list[list[Tensor]] = [[] for _ in range(passes)]
     for i in range(windows):
-        place = torch.tensor([[i * cells]])
-        begin = h = model.embedded(states[:, i], place, span)
+        span = Span.whole(cells, states.device, i * cells)
+        begin = h = model.embedded(states[:, i], span)
         empty = begin - model.embed(states[:, i])  # the position embeddings alone
         for j in range(passes):
             if j:
@@ -140,7 +140,8 @@ def read(model: SleepModel, recipe: Recipe, states: Tensor, answers: Tensor, pas
     found = []
     for i in range(windows):
         asked = torch.cat((torch.full((rows, 1), QUERY), answers[:, i, :-1]), 1)
-        h = model.embedded(asked, torch.tensor([[(windows + i) * cells]]), span)
+        span = Span.whole(cells, states.device, (windows + i) * cells)
+        h = model.embedded(asked, span)
         found.append(model.readout(model.wake(h, weights, span)[1]))
     return Read([torch.stack(trace, 1) for trace in traces], torch.stack(found, 1))
 

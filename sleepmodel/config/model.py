@@ -23,6 +23,7 @@ ATTENTION = {"attention", "local_attention"}  # without fast weights
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
 SLEEP_ON = ("prompts", "all")
+CARRIES = ("hidden", "normalized", "token", "mixture")
 BIASES = ("none", "qkv", "all")
 QK_NORMS = ("unit", "learned", "none")
 MLPS = ("relu2", "swiglu")
@@ -83,6 +84,13 @@ class ModelConfig:
     loop: half-open range of blocks that every pass runs; the other blocks run once. None is all blocks.
     sleep_on: the windows that training sleeps on. "prompts": those without answers (the paper). "all": also those with
         answers, which are first predicted awake, as a Session does; for language modelling.
+    carry: what a pass of a sleep hands to the next, computed from h, the vectors after the last block of the loop.
+        "hidden": h (the paper). "normalized": h over its RMS. "token": the embedding of the token that the readout of h
+        finds most likely, with the gradient of "mixture" in place of its own (straight-through). "mixture": the mean of
+        all embeddings, weighted by the readout's probabilities. The last two get the place's absolute position again,
+        and enter where tokens do: the loop must begin at block 0.
+    reads_first: the second pass begins with the window's tokens again, so that the first only writes fast weights. N
+        passes then make N - 1 steps, and N = 1 none.
     fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
     fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
     conv: width of the short convolutions on q, k and v of every mixer with fast weights, 2 to 16; Gated DeltaNet's own
@@ -140,6 +148,8 @@ class ModelConfig:
     loop_norm: bool = added_later(False)
     tied: bool = added_later(False)
     inserted: tuple[int, ...] = added_later(())
+    carry: Literal["hidden", "normalized", "token", "mixture"] = added_later("hidden")
+    reads_first: bool = added_later(False)
 
     def __post_init__(self) -> None:
         for field in ("d_model", "n_heads", "fast_heads", "key_dim", "value_dim", "mlp_ratio", "sleep_passes"):
@@ -163,7 +173,19 @@ class ModelConfig:
             allowed = f"null or two block numbers, 0 <= start < end <= {len(self.mixers)}"
             pair = isinstance(self.loop, tuple) and len(self.loop) == 2 and all(type(i) is int for i in self.loop)
             require(pair and 0 <= self.loop[0] < self.loop[1] <= len(self.mixers), "loop", self.loop, allowed)
+        self._check_carry()
         self._check_options()
+
+    def _check_carry(self) -> None:
+        """Raise ValueError if a pass cannot begin with what `carry` and `reads_first` hand to it."""
+        require_one_of("carry", self.carry, CARRIES)
+        require(type(self.reads_first) is bool, "reads_first", self.reads_first, "true or false")
+        if self.loop is not None and self.loop[0] > 0:
+            why = f"where the loop begins at block {self.loop[0]}: tokens enter at block 0"
+            require(self.carry not in ("token", "mixture"), "carry", self.carry, f"hidden or normalized {why}")
+            require(not self.reads_first, "reads_first", self.reads_first, f"false {why}")
+        normed = self.loop_norm and self.carry != "hidden"
+        require(not normed, "loop_norm", self.loop_norm, f"false with carry = {self.carry}: the norm is of h")
 
     def _check_options(self) -> None:
         """Raise ValueError where a field for pretrained models has no meaning."""

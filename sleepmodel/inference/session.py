@@ -20,8 +20,8 @@ class SessionState(NamedTuple):
     """Everything that a session knows. B is the number of rows, J the number of tokens in the fullest window.
 
     states: of the blocks; before: of the blocks after the loop, at the start of the window;
-    h: [B, J, d_model], the hidden vectors of the window's tokens after the loop; place: int64 [B, J], their places in
-    the window (see Span);
+    h: [B, J, d_model], the vectors of the window's tokens from which a sleep goes on (the first result of
+    `SleepModel.wake`); place: int64 [B, J], their places in the window (see Span);
     filled, skipped, read, slept: int64 [B, 1], tokens in the window, places of the window that left pads take, tokens
     read in all, and sleeps;
     logits: [B, vocab], after the last token; zeros before the first.
@@ -227,12 +227,11 @@ class Session:
         logits after each, [B, T, vocab], or with `last` those after each row's last token, [B, vocab]."""
         model, state = self.model, self._state
         count = reading.sum(1, keepdim=True)
-        span = Span.of(reading, state.filled)
+        span = Span.of(reading, state.filled, state.read - state.filled)
         if reading.all():
             span = span._replace(real=None)
-        h = model.embedded(piece, state.read - state.filled, span)
-        looped, h, states = model.wake(h, state.states, span)
-        kept, place = torch.cat((state.h, looped), 1), torch.cat((state.place, span.place), 1)
+        begin, h, states = model.wake(model.embedded(piece, span), state.states, span)
+        kept, place = torch.cat((state.h, begin), 1), torch.cat((state.place, span.place), 1)
         if span.real is not None:
             place, order = place.sort(dim=1, stable=True)
             kept = kept.gather(1, order[..., None].expand(-1, -1, kept.shape[2]))
@@ -259,11 +258,12 @@ class Session:
         rows = None if wanted.all() else wanted.nonzero()[:, 0]
         part = state if rows is None else select_rows(state, rows)
         longest = int(part.filled.max())
-        span = Span(part.place[:, -longest:], part.place[:, -longest:] >= 0)
+        place, position = part.place[:, -longest:], part.read - part.filled
+        span = Span(place, place >= 0, position)
         if (part.filled == longest).all():
-            span = Span.whole(longest, span.place.device)
+            span = Span.whole(longest, place.device, position)
         before = (*part.states[: model.loop[1]], *part.before)
-        states = model.refine(part.h[:, -longest:], part.states, before, span, passes)
+        states, _ = model.refine(part.h[:, -longest:], part.states, before, span, passes)
         empty = part._replace(
             states=states,
             before=states[model.loop[1] :],

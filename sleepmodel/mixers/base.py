@@ -19,21 +19,23 @@ class Span(NamedTuple):
     """The places of T tokens in their window; they may be all of its tokens or a part.
 
     place: int64 [B, T], or [1, T] if the rows agree: 0 at the first token of a row's window, FAR at a pad;
-    real: bool [B, T], False at pads; None if there are no pads.
+    real: bool [B, T], False at pads; None if there are no pads;
+    start: the number of tokens of each row before its window, int or int64 [B or 1, 1].
     """
 
     place: Tensor
     real: Tensor | None = None
+    start: Tensor | int = 0
 
     @classmethod
-    def of(cls, real: Tensor, filled: Tensor | int = 0) -> Span:
+    def of(cls, real: Tensor, filled: Tensor | int = 0, start: Tensor | int = 0) -> Span:
         """The span of tokens that follow `filled` others in the window (int, or int64 [B, 1]); real: bool [B, T]."""
-        return cls((filled + real.cumsum(1) - 1).masked_fill(~real, FAR), real)
+        return cls((filled + real.cumsum(1) - 1).masked_fill(~real, FAR), real, start)
 
     @classmethod
-    def whole(cls, tokens: int, device: torch.device) -> Span:
+    def whole(cls, tokens: int, device: torch.device, start: Tensor | int = 0) -> Span:
         """The span of the first `tokens` tokens of a window without pads."""
-        return cls(torch.arange(tokens, device=device)[None])
+        return cls(torch.arange(tokens, device=device)[None], start=start)
 
     def length(self) -> Tensor | int:
         """The number of tokens that are not pads: int, or int64 [B, 1]."""

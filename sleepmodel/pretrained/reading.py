@@ -13,8 +13,9 @@ from torch import Tensor
 from datagen.checks import require
 from datagen.storage import as_path, local_copy
 from datagen.tokenizer import stored_tokenizer
+from sleepmodel.blocks import Block
 from sleepmodel.config.model import ATTENTION, ModelConfig
-from sleepmodel.model import Block, SleepModel
+from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.insertion import (
     attention_sources,
     check_init,

@@ -53,4 +53,4 @@ def _kept_inputs(model: SleepModel, train: TrainConfig, tokens: int) -> int:
     slept_on = tokens > config.window and train.truncation.windows != 1
     if not (learning and schedule and slept_on):
         return 0
-    return sum(i >= learning[0] for i in schedule[-1]) * config.d_model * config.window
+    return sum(i >= learning[0] for i in schedule[-1].blocks) * config.d_model * config.window

@@ -57,8 +57,8 @@ def test_one_pass_is_the_models_own_algorithm() -> None:
 
 def test_a_pass_hands_on_the_tokens_that_it_finds_likeliest_and_the_gradient_of_their_mixture() -> None:
     model, h = seeded(SMALL), torch.randn(4, 6, 64, dtype=torch.float64, requires_grad=True)
-    tokens, place, span = model.readout(h)[..., :QUERY].argmax(-1), torch.tensor([[6]]), Span.whole(6, h.device)
-    begin = model.embedded(tokens, place, span)
+    tokens, span = model.readout(h)[..., :QUERY].argmax(-1), Span.whole(6, h.device, 6)
+    begin = model.embedded(tokens, span)
     carried = _carried(model, SMALL, h, begin - model.embed(tokens))
     torch.testing.assert_close(carried, begin, rtol=1e-9, atol=1e-9)
     weights = torch.randn_like(carried)

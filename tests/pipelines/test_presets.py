@@ -35,7 +35,7 @@ def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experime
         small = replace(shallow, **NARROW)  # type: ignore[arg-type]
         engine = LocalEngine(build_model(small, train), train)
         tokens, mask = batches[experiment.variant_task(variant)]
-        loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask))
+        loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask)).answers
         assert np.isfinite(engine.step(1.0)) and torch.isfinite(loss), variant.name
 
 
@@ -220,7 +220,7 @@ def test_a_model_that_sleeps_on_all_windows_takes_any_window() -> None:
     assert {sleeping.variant_model(variant).sleep_on for variant in sleeping.variants} == {"all"}
     engine = LocalEngine(build_model(sleeping.model, sleeping.train), sleeping.train)
     tokens, mask = map(torch.from_numpy, sleeping.task.sample("train", 0, 0, 4).batch())
-    assert mask[:, 17].any() and torch.isfinite(engine.backward(tokens, mask, 2))
+    assert mask[:, 17].any() and torch.isfinite(engine.backward(tokens, mask, 2).answers)
     gsm = PRESETS["gsm-fig4-mini"]
     assert gsm.step_flops(replace(gsm.model, sleep_on="all")) > gsm.step_flops(gsm.model)
 

@@ -46,7 +46,7 @@ def test_the_fast_weights_stay_float32(fields: dict[str, Any]) -> None:
     low, _ = _pair(**fields)
     tokens = torch.zeros(2, low.config.window, dtype=torch.int64)
     span = Span.whole(tokens.shape[1], tokens.device)
-    states = low.sleep(low.embedded(tokens, torch.zeros(1, 1, dtype=torch.int64), span), low.initial_states(2), span)
+    states, _ = low.sleep(low.embedded(tokens, span), low.initial_states(2), span)
     written = [leaf for name, leaf in named_tensors(states, "") if leaf.shape[1:] == (2, 8, 8)]
     assert written and all(leaf.dtype == torch.float32 and leaf.any() for leaf in written)
 

@@ -119,7 +119,7 @@ def test_the_last_k_passes_are_differentiated(
     model.truncation = Truncation(passes=kept)
     got = gradients(model, model(tokens, mask).loss)
 
-    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Any, ...]:
+    def sleep(h: Tensor, states: tuple[Any, ...], span: Span, passes: int, labels: None) -> tuple[Any, Tensor]:
         (start, end), stack, learning = free.loop, free.stack, torch.is_grad_enabled()
         for i, blocks in enumerate((range(end), range(start, end), range(start, len(stack)))):
             after = [stack[j].mixer.begin_pass(state) if i and j in blocks else state for j, state in enumerate(states)]
@@ -131,11 +131,13 @@ def test_the_last_k_passes_are_differentiated(
             if i <= 2 - kept:
                 after = [given(entering[j], after[j]) if j in blocks else after[j] for j in range(len(stack))]
             states = tuple(after)
-        return free.evict(states, span)
+        return free.evict(states, span), torch.zeros(())
 
-    def predict(h: Tensor, states: tuple[Any, ...], span: Span, passes: int) -> tuple[Tensor, tuple[Any, ...]]:
+    def predict(h: Tensor, states: tuple[Any, ...], span: Span, passes: int, labels: None) -> tuple[Tensor, Any, Any]:
         _, out, woken = free.wake(h, states, span)
-        return out, free.evict(woken, span) if passes == 1 else sleep(h, states, span, passes)
+        if passes == 1:
+            return out, free.evict(woken, span), torch.zeros(())
+        return out, *sleep(h, states, span, passes, labels)
 
     free.sleep, free.predict = sleep, predict  # type: ignore[method-assign, assignment]
     for g, e in zip(got, gradients(free, free(tokens, mask).loss), strict=True):

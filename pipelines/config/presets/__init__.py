@@ -6,7 +6,7 @@ Each preset is a function, in the file of its task; ablations.py has experiments
 from __future__ import annotations
 
 from pipelines.config.experiment import Experiment
-from pipelines.config.presets import ablations, demo, depo, facts, gsm, retrofit, rule110
+from pipelines.config.presets import ablations, demo, depo, facts, gsm, iterated, retrofit, rule110
 from pipelines.config.presets.variants import RULES
 
 __all__ = ["PRESETS", "RULES", "build"]
@@ -37,6 +37,8 @@ def build() -> dict[str, Experiment]:
         gsm.throughput_fig6_mini(),
         facts.capacity_mini(),
         rule110.curriculum_mini(),
+        iterated.iterated(),
+        iterated.iterated_mini(),
         ablations.rule(),
         ablations.rule_mini(),
         ablations.eta(),

@@ -213,9 +213,9 @@ def test_passes_of_a_sleep_are_those_of_ouro(ouro: tuple[Path, dict[str, Tensor]
     directory, weights = ouro
     model = from_pretrained(directory, window=64, eviction="sliding", sleep_passes=passes).double()
     tokens, span = batch()[0] % 50, Span.whole(TOKENS, torch.device("cpu"))
-    h = model.embedded(tokens, torch.zeros(1, 1, dtype=torch.int64), span)
+    h = model.embedded(tokens, span)
     logits, kept = ouro_passes(weights, tokens, passes)
-    slept = model._run_passes(model.sleep_schedule(passes), h, model.initial_states(2), span)
+    slept, _ = model._run_passes(model.sleep_schedule(passes), h, model.initial_states(2), span)
     for (k, v), state in zip(kept, slept, strict=True):
         torch.testing.assert_close((state.k, state.v), (k, v), rtol=1e-9, atol=1e-10)
     cotangents = [(torch.randn_like(k), torch.randn_like(v)) for k, v in kept]

@@ -1,0 +1,70 @@
+"""A block of the model: a sequence mixer and an MLP on a residual stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sleepmodel.config.model import ModelConfig
+from sleepmodel.mixers import mixer_class
+from sleepmodel.mixers.base import Mixer, Span, zero_linear
+
+
+class MLP(nn.Module):
+    """Two linear layers with a squared ReLU between them, or SwiGLU, whose third layer is the gate."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden, bias = config.d_model, config.mlp_size, config.mlp_bias
+        self.gate = nn.Linear(width, hidden, bias=bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = zero_linear(hidden, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, d] -> [B, T, d]."""
+        if self.gate is None:
+            return self.down(F.relu(self.up(x)).square())
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+    def flops(self, tokens: int) -> int:
+        """Forward FLOPs for one row of `tokens` tokens."""
+        return (4 if self.gate is None else 6) * tokens * self.up.weight.numel()
+
+
+class Block(nn.Module):
+    """A sequence mixer and an MLP, each with pre-norm, perhaps a norm after it (sandwich), and a residual. A block
+    that was inserted into a pretrained model is a mixer with pre-norm and a residual."""
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
+        super().__init__()
+        whole = number not in config.inserted
+        sandwich = whole and config.sandwich_norms
+        self.mixer_norm = residual_norm(config)
+        self.mixer: Mixer = mixer_class(config.mixers[number])(config)
+        self.mixer_post_norm = residual_norm(config) if sandwich else nn.Identity()
+        self.mlp_norm = residual_norm(config) if whole else None
+        self.mlp = MLP(config) if whole else None
+        self.mlp_post_norm = residual_norm(config) if sandwich else nn.Identity()
+
+    def forward(self, h: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
+        """h: [B, T, d] -> (h, the mixer's state after these tokens)."""
+        y, state = self.mixer(self.mixer_norm(h), state, span)
+        h = h + self.mixer_post_norm(y)
+        if self.mlp is not None and self.mlp_norm is not None:
+            h = h + self.mlp_post_norm(self.mlp(self.mlp_norm(h)))
+        return h, state
+
+    def write(self, h: Tensor, state: Any, span: Span) -> Any:
+        """The state that `forward` would return, without computing the output."""
+        return self.mixer.write(self.mixer_norm(h), state, span)
+
+    def flops(self, tokens: int, kept: int) -> int:
+        """Forward FLOPs for one row; arguments as in Mixer.flops."""
+        return self.mixer.flops(tokens, kept) + (0 if self.mlp is None else self.mlp.flops(tokens))
+
+
+def residual_norm(config: ModelConfig) -> nn.RMSNorm:
+    """An RMS norm of the residual stream."""
+    return nn.RMSNorm(config.d_model, eps=config.norm_eps)

@@ -1,0 +1,59 @@
+"""How far the backward reaches: the windows and passes at which states become constants (see Truncation)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sleepmodel.mixers.base import Mixer
+from sleepmodel.states import map_tensors
+
+
+def window_cuts(answers: Tensor, pieces: Tensor, reach: int | None) -> tuple[Tensor, Tensor]:
+    """Before which windows the states of a row are detached, and through which any loss is differentiated, both
+    bool [B, windows].
+
+    answers: the windows that predict answers; pieces: those with a loss of which a row is cut into pieces of M; both
+    bool [B, windows]. reach: M.
+    """
+    cuts, reached, windows = torch.zeros_like(answers), answers | pieces, answers.shape[1]
+    if reach is not None:
+        first = answers & ~F.pad(answers, (1, 0))[:, :-1]  # the first of several windows in a row with answers
+        cuts = F.pad(first[:, reach - 1 :], (0, min(reach - 1, windows)))
+        since = torch.zeros(len(answers))  # windows since the last cut
+        for i in range(windows):
+            cuts[:, i] |= pieces[:, i] & (since >= reach)
+            since = torch.where(cuts[:, i], 1, since + 1)
+    for i in range(windows - 2, -1, -1):
+        reached[:, i] |= reached[:, i + 1] & ~cuts[:, i + 1]
+    return cuts, reached
+
+
+def detached(states: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
+    """The states, with those of the rows (bool [B]) as constants."""
+    if not rows.any():
+        return states
+
+    def detach(leaf: Tensor) -> Tensor:
+        cut = rows.to(leaf.device).view(-1, *[1] * (leaf.dim() - 1))
+        return torch.where(cut, leaf.detach(), leaf) if leaf.requires_grad else leaf
+
+    result: tuple[Any, ...] = map_tensors(detach, states)
+    return result
+
+
+def cut_between_passes(
+    mixers: Iterable[Mixer], begin: tuple[Any, ...], states: tuple[Any, ...], ran: set[int]
+) -> tuple[Any, ...]:
+    """The states between two passes of a sleep as constants, except that a gradient of the fast weights goes unchanged
+    to the states `begin` before the sleep. ran: blocks that the sleep has run; the states of others stay as they are.
+    """
+    each = enumerate(zip(mixers, begin, states, strict=True))
+    return tuple(
+        mixer.straight_through(old, map_tensors(Tensor.detach, new)) if i in ran else new
+        for i, (mixer, old, new) in each
+    )
