@@ -24,7 +24,8 @@ class ConvolvedState(NamedTuple):
 
 def random_kernel(width: int, channels: int) -> nn.Parameter:
     """The first weights of a learned kernel, [width * channels], those of the oldest token first: uniform within
-    +-width^-.5, as in Gated DeltaNet's own layers. From the identity, one hop of Depo is learned more slowly.
+    +-width^-.5, as in Gated DeltaNet's own layers. From the identity, one hop of Depo was learned more slowly
+    by two of three seeds.
 
     They are a vector, not a matrix, so that AdamW trains them: each channel is a filter of its own, and Muon, which
     takes all matrices, would make the filters of different channels orthogonal.
