@@ -53,7 +53,7 @@ class Variant:
     task: fields of the task that differ, such as {"frame": 0}.
     inserted: which of `mixers` are inserted blocks.
     eviction: "hard" or "sliding".
-    conv: width of the short convolutions in the fast weights.
+    conv: width of the short convolutions in the fast weights; 0: none.
     start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
         start as the identity. Tokens and FLOPs count its own training alone.
     share_of_steps: the share of the experiment's steps that it is trained for.
@@ -255,7 +255,7 @@ class Experiment:
             loop=model.loop if len(mixers) == len(model.mixers) else None,
             inserted=self._inserted(variant, mixers),
             eviction=variant.eviction or model.eviction,
-            conv=variant.conv or model.conv,
+            conv=model.conv if variant.conv is None else variant.conv or None,
             carry=variant.carry or model.carry,
             reads_first=model.reads_first if variant.reads_first is None else variant.reads_first,
             fast_heads=variant.fast_heads or model.fast_heads,

@@ -25,6 +25,8 @@ def build() -> dict[str, Experiment]:
         rule110.by_t_mini(),
         depo.fig3(),
         depo.fig3_mini(),
+        depo.hops_mini(),
+        depo.iterated(),
         gsm.fig4(),
         gsm.fig4_ouro(),
         gsm.fig4_scratch(),
