@@ -44,9 +44,10 @@ def check_traces(traces: Tensor, tokens: Tensor, passes: int, config: ModelConfi
     """Raise ValueError if `traces` is not int64 [B, P, T] with the B and T of tokens, if a label is not in the
     vocabulary, if there are more traces than passes that can have one, or if the truncation leaves passes without a
     gradient. passes: N."""
-    shape = [len(tokens), "P", tokens.shape[1]]
     if traces.dtype != torch.int64 or traces.dim() != 3 or traces.shape[::2] != tokens.shape:
-        raise ValueError(f"traces {list(traces.shape)} ({traces.dtype}): must be {shape}, int64")
+        raise ValueError(
+            f"traces {list(traces.shape)} ({traces.dtype}): must be [{len(tokens)}, P, {tokens.shape[1]}], int64"
+        )
     count, reads = traces.shape[1], int(config.reads_first)
     if count + reads > passes:
         first = ", the first of which only reads" if reads else ""

@@ -145,9 +145,9 @@ class SleepModel(nn.Module):
                     states = merge_rows(states, after, rows)
                     losses.append(loss)
                 # prediction phase: one pass, or the first of N
-                for wanted, n in ((awake & ~asleep, 1), (awake & asleep, passes)):
+                for wanted, n, traced in ((awake & ~asleep, 1, None), (awake & asleep, passes, told)):
                     if wanted.any():
-                        rows, part, its = _select(wanted, h, states, inside, start, told)
+                        rows, part, its = _select(wanted, h, states, inside, start, traced)
                         out, after, loss = self.predict(*part, n, its)
                         states = merge_rows(states, after, rows)
                         losses.append(loss)
@@ -214,12 +214,14 @@ class SleepModel(nn.Module):
         if self.config.carry == "normalized":
             return F.rms_norm(h, h.shape[-1:], eps=self.config.norm_eps)
         logits = self.readout(h)
-        likely, embedding = torch.softmax(_wide(logits), -1).to(h.dtype), self.embed.weight
+        likely, embeddings = torch.softmax(_wide(logits), -1).to(h.dtype), self.embed.weight
         if self.config.carry == "mixture":
-            return self._placed((likely @ embedding).to(h.dtype), span)
-        soft = likely @ embedding.detach()
-        # the difference is exactly 0, so that the next pass begins with what `embedded` gives for these tokens
-        return self._placed(self.embed(logits.argmax(-1)) + (soft - soft.detach()), span)
+            return self._placed((likely @ embeddings).to(h.dtype), span)
+        vectors = self.embed(logits.argmax(-1))
+        if torch.is_grad_enabled():
+            soft = likely @ embeddings.detach()
+            vectors = vectors + (soft - soft.detach())  # exactly 0, with the gradient of the mixture
+        return self._placed(vectors, span)
 
     def _placed(self, vectors: Tensor, span: Span) -> Tensor:
         if self.config.max_positions is None:
@@ -302,32 +304,27 @@ class SleepModel(nn.Module):
 
         woken: the states after the first pass, if `wake` has run it and h is its first result; states: those before it.
         """
-        begin, before, first, ran = h, states, int(self.config.reads_first), set[int]()
+        begin, before, first = h, states, int(self.config.reads_first)
         kept, every = self.truncation.passes or len(schedule), self.truncation.every or len(schedule)
         recomputed, learning = self.recompute in ("pass", "both"), torch.is_grad_enabled()
         loss = _wide(h.new_zeros(()))
         for i, part in enumerate(schedule):
             if i and learning and (i == len(schedule) - kept or i % every == 0):
-                h = h.detach()
-                states = cut_between_passes((block.mixer for block in self.stack), before, states, ran)
+                h, states = h.detach(), cut_between_passes((block.mixer for block in self.stack), before, states)
             if i:
                 fresh = self.begin_pass(states)
                 states = tuple(fresh[j] if j in part.blocks else state for j, state in enumerate(states))
             with torch.set_grad_enabled(learning and i >= len(schedule) - kept):
                 if i == 0 and woken is not None:
                     states = woken
-                elif i <= first:
-                    h, states = self._recomputed(recomputed, self._run_pass, part, begin, states, span)
                 else:
-                    h, states = self._recomputed(recomputed, self._run_pass, part, h, states, span, True)
+                    entering, handed = (h, True) if i > first else (begin, False)
+                    h, states = self._recomputed(recomputed, self._run_pass, part, entering, states, span, handed)
                 if labels is not None and first <= i < first + labels.shape[1]:
                     loss = loss + self._recomputed(recomputed, self._trace_loss, h, labels[:, i - first])
-            ran.update(part.blocks)
         return states, loss
 
-    def _run_pass(
-        self, part: Pass, h: Tensor, states: States, span: Span, handed: bool = False
-    ) -> tuple[Tensor, States]:
+    def _run_pass(self, part: Pass, h: Tensor, states: States, span: Span, handed: bool) -> tuple[Tensor, States]:
         """One pass, from embedded tokens or from what the pass before has `handed` on: (h after the loop, states)."""
         h = self.handed_on(h, span) if handed else h
         looped, h, states = self._run_blocks(part.whole, h, states, span)

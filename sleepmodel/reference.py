@@ -38,35 +38,50 @@ class BlockState:
 def algorithm_1(
     model: SleepModel, tokens: Tensor, answers: Tensor, passes: int, first_window: int | None = None
 ) -> Tensor:
-    """Algorithm 1: the logits of the answer tokens of a row, [answers, vocab].
+    """Algorithm 1: the logits of the answer tokens of a row, [answers, vocab]; arguments as in `read_row`."""
+    return read_row(model, tokens, answers, passes, first_window)[0]
+
+
+def read_row(
+    model: SleepModel, tokens: Tensor, answers: Tensor, passes: int, first_window: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1: the logits of the answer tokens of a row, [answers, vocab], and those that the readout gives at each
+    token after each pass of a sleep, [N, T, vocab], nan where no later answer depends on a sleep.
 
     tokens: int64 [T]; answers: bool [T], True at the answer tokens; passes: N; first_window: number of tokens in the
     first window, if pads on the left take its other places; None: L. `config.sleep_on` says what becomes of a window in
     which answers are predicted: "prompts": the waking pass that predicts is its only one; "all": it is slept on too.
     """
     config = model.config
-    states, logits, begin = initial_states(model), [], 0
+    states, logits, thoughts, begin = initial_states(model), [], [], 0
     for size in [first_window or config.window, *[config.window] * len(tokens)]:
         if begin >= len(tokens):
             break
         h = embedded(model, tokens[begin : begin + size], begin)
         # each answer is predicted from the token before it, which may be the last one of the window before
         asking = answers[begin + 1 : begin + size + 1].nonzero()[:, 0].tolist()
+        thought = torch.full((passes, len(h), config.vocab_size), torch.nan, dtype=h.dtype)
         if asking:  # awake, in one pass
             woken = [BlockState([*state.cache], [*state.S], [*state.inputs]) for state in states]
-            read = run_window(model, h, woken, begin, 1)
+            read, _ = run_window(model, h, woken, begin, 1)
             logits += [readout(model, read[t]) for t in asking]
         if asking and config.sleep_on == "prompts":
             states = woken
         else:  # N passes consolidate the window
-            run_window(model, h, states, begin, passes)
+            _, looped = run_window(model, h, states, begin, passes)
+            if answers[begin + size + 1 :].any():
+                thought = readout(model, torch.stack(looped))
+        thoughts.append(thought)
         evict(model, states)
         begin += size
-    return torch.stack(logits)
+    return torch.stack(logits), torch.cat(thoughts, 1)
 
 
-def run_window(model: SleepModel, h: Tensor, states: list[BlockState], begin: int, passes: int) -> Tensor:
-    """Run N passes over a window, h [T, d] -> h. The blocks of the loop run N times, the blocks around it once.
+def run_window(
+    model: SleepModel, h: Tensor, states: list[BlockState], begin: int, passes: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Run N passes over a window, h [T, d] -> h, and h after the loop in each pass. The blocks of the loop run N times,
+    the blocks around it once.
 
     Updates `states` in place. begin: position in the row of the window's first token.
     """
@@ -74,13 +89,29 @@ def run_window(model: SleepModel, h: Tensor, states: list[BlockState], begin: in
     schedule = [(i, 0) for i in range(start)]
     schedule += [(i, number) for number in range(passes) for i in range(start, end)]
     schedule += [(i, schedule[-1][1]) for i in range(end, len(states))]
+    first, looped = h, []
     for i, number in schedule:
         if number > 0:  # a further pass sees only the window
             states[i].cache, states[i].inputs = [], []
-        if number > 0 and i == start and model.config.loop_norm:  # between two passes
-            h = normed(h, model.norm)
+        if number > 0 and i == start:  # between two passes
+            h = first if number == 1 and model.config.reads_first else handed_on(model, h, begin)
         h = run_block(model, i, h, states[i], begin)
-    return h
+        if i == end - 1:
+            looped.append(h)
+    return h, looped
+
+
+def handed_on(model: SleepModel, h: Tensor, begin: int) -> Tensor:
+    """What a pass hands to the next, from h [T, d] after the loop."""
+    config, weight = model.config, model.embed.weight
+    if config.carry == "hidden":
+        return normed(h, model.norm) if config.loop_norm else h
+    if config.carry == "normalized":
+        return rms_norm(h, eps=config.norm_eps)
+    share = readout(model, h).softmax(-1)
+    if config.carry == "token":  # straight-through: the likeliest token, with the gradient of the mixture
+        share = F.one_hot(share.argmax(-1), len(weight)) + share - share.detach()
+    return placed(model, share @ weight, begin)
 
 
 def evict(model: SleepModel, states: list[BlockState]) -> None:
@@ -175,10 +206,14 @@ def fast_weights(layer: Any, mixer: str, x: Tensor, state: BlockState) -> list[T
 
 def embedded(model: SleepModel, tokens: Tensor, begin: int) -> Tensor:
     """Embed tokens [T] as vectors [T, d]; the first is token `begin` of the row."""
-    h = model.embed.weight[tokens]
+    return placed(model, model.embed.weight[tokens], begin)
+
+
+def placed(model: SleepModel, vectors: Tensor, begin: int) -> Tensor:
+    """The embeddings of tokens, [T, d], with those of their positions; the first is token `begin` of the row."""
     if model.config.max_positions is None:
-        return h
-    return h + model.position_embed.weight[begin : begin + len(tokens)]
+        return vectors
+    return vectors + model.position_embed.weight[begin : begin + len(vectors)]
 
 
 def readout(model: SleepModel, h: Tensor) -> Tensor:

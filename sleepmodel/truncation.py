@@ -46,14 +46,10 @@ def detached(states: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
     return result
 
 
-def cut_between_passes(
-    mixers: Iterable[Mixer], begin: tuple[Any, ...], states: tuple[Any, ...], ran: set[int]
-) -> tuple[Any, ...]:
+def cut_between_passes(mixers: Iterable[Mixer], before: tuple[Any, ...], states: tuple[Any, ...]) -> tuple[Any, ...]:
     """The states between two passes of a sleep as constants, except that a gradient of the fast weights goes unchanged
-    to the states `begin` before the sleep. ran: blocks that the sleep has run; the states of others stay as they are.
-    """
-    each = enumerate(zip(mixers, begin, states, strict=True))
+    to the states `before` the sleep. A state that no pass has changed keeps its gradient."""
     return tuple(
-        mixer.straight_through(old, map_tensors(Tensor.detach, new)) if i in ran else new
-        for i, (mixer, old, new) in each
+        new if new is old else mixer.straight_through(old, map_tensors(Tensor.detach, new))
+        for mixer, old, new in zip(mixers, before, states, strict=True)
     )

@@ -76,8 +76,8 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def straight_through(self, before: Any, after: Any) -> Any:
-        """The state `after` a pass that is not differentiated. A gradient of its fast weights goes unchanged to the
-        state `before` it (straight-through)."""
+        """The state `after` passes of a sleep, as a constant, where the backward is cut. A gradient of its fast weights
+        goes unchanged to the state `before` the sleep (straight-through)."""
         return after
 
     def flops(self, tokens: int, kept: int) -> int:

@@ -30,7 +30,7 @@ ATTENTION = {"attention", "local_attention"}
 INDEX = "model.safetensors.index.json"
 MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 # of ModelConfig, which every use of a pretrained model chooses anew
-SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "sleep_on", "loop", "fast_weight_lr")
+SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "sleep_on", "loop", "carry", "reads_first", "fast_weight_lr")
 FAST_SIZES = ("fast_heads", "key_dim", "value_dim")
 EMBEDDING, READOUT = "model.embed_tokens.weight", "lm_head.weight"
 # of Ouro's early exit, which is not used here, and of old files of Llama, which hold RoPE's frequencies

@@ -78,6 +78,31 @@ def test_training_flops_are_what_torch_counts(
     assert counter.get_total_flops() == training_flops(model, 21, 3, asked) + readout
 
 
+@pytest.mark.parametrize("loop", [None, (0, 1)])
+@pytest.mark.parametrize("reads_first", [False, True])
+@pytest.mark.parametrize("traces", [0, 1, 2])
+def test_flops_of_passes_with_losses_are_what_torch_counts(
+    make_model: MakeModel, traces: int, reads_first: bool, loop: tuple[int, int] | None
+) -> None:
+    """But for the readouts: of each label, and of each token where a pass hands on to the next."""
+    model = make_model(
+        mixers=("attention", "local_attention", "attention"),
+        eviction="sliding",
+        loop=loop,
+        sleep_on="all",
+        carry="token",
+        reads_first=reads_first,
+        dtype=torch.float32,
+    )
+    tokens, mask = rows(0, batch=1, answers=ANSWERS["all"])
+    labels = torch.ones(1, traces, 21, dtype=torch.int64)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens, mask, 3, labels)
+    asked, slept = predicting_windows(mask, 6)[0].tolist(), 18
+    readouts = 20 + slept * traces + slept * (1 if reads_first else 2)
+    assert counter.get_total_flops() == flops(model, 21, 3, asked, traces) + 2 * 16 * 5 * readouts
+
+
 @pytest.mark.parametrize("mixers", [("attention", "gated_delta"), EVERY_MIXER])
 def test_sizes_are_counted(make_model: MakeModel, mixers: tuple[str, ...]) -> None:
     model = make_model(mixers=mixers, dtype=torch.float32)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sleepmodel import SleepModel
 from sleepmodel.config.training import Truncation
 from sleepmodel.mixers.base import Span
+from sleepmodel.mixers.gated_delta import GatedDelta
 from tests.sleepmodel.conftest import ANSWERS, ARCHITECTURES, EVERY_MIXER, EXACT, MakeModel, gradients, rows
 
 
@@ -147,6 +148,23 @@ def test_the_last_k_passes_are_differentiated(
     model.truncation = Truncation()
     for g, e in zip(whole, gradients(model, model(tokens, mask).loss), strict=True):
         torch.testing.assert_close(g, e, rtol=0, atol=0)
+
+
+class Opaque(GatedDelta):
+    """Of somebody else, who knows nothing of gradients that go straight through passes."""
+
+    def straight_through(self, before: Any, after: Any) -> Any:
+        return after
+
+
+def test_a_block_that_only_differentiated_passes_run_has_its_whole_gradient(make_model: MakeModel) -> None:
+    """It stands behind the loop: the last pass, its only one, reads the state from before the sleep."""
+    model = make_model(mixers=("attention", f"{__name__}:Opaque"), loop=(0, 1))
+    model.truncation = Truncation(passes=1)
+    span, (cache, S) = Span.whole(6, torch.device("cpu")), model.initial_states(2)
+    S.requires_grad_()
+    (_, after), _ = model.sleep(torch.randn(2, 6, 16).double(), (cache, S), span, 3)
+    assert torch.autograd.grad(after.square().sum(), S)[0].abs().sum() > 0
 
 
 def test_a_loss_reaches_the_first_window_through_the_fast_weights(make_model: MakeModel) -> None:
