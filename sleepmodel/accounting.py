@@ -13,7 +13,8 @@ from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import Pass, SleepModel
 from sleepmodel.states import named_tensors
 
-Times = Callable[[int, bool], int]  # (block, whether in a window's first pass) -> how often its forward's FLOPs count
+# (block, whether in a pass that begins with tokens) -> how often its forward's FLOPs count
+Times = Callable[[int, bool], int]
 
 
 def flops(
@@ -30,7 +31,7 @@ def flops(
     `predicting_windows`); None: in the last one alone. A row without answers costs nothing. traces: P, the passes with
     a loss of their own.
     """
-    return _row_flops(model, tokens, sleep_passes, asked, traces, lambda block, first_pass: 1)
+    return _row_flops(model, tokens, sleep_passes, asked, traces, lambda block, from_tokens: 1)
 
 
 def training_flops(
@@ -43,13 +44,13 @@ def training_flops(
     """Matmul FLOPs of forward and backward for one row; arguments as in `flops`.
 
     The backward of a block costs two forwards: the gradients of its inputs and of its weights. A block without trained
-    weights needs only the first, and one that comes before all trained blocks, in the first pass, none.
+    weights needs only the first, and one that comes before all trained blocks, in a pass that begins with tokens, none.
     """
     trained = [any(weight.requires_grad for weight in block.parameters()) for block in model.stack]
     lowest = trained.index(True) if any(trained) else len(trained)
 
-    def forwards(block: int, first_pass: bool) -> int:
-        return 3 if trained[block] else 1 if first_pass and block < lowest else 2
+    def forwards(block: int, from_tokens: bool) -> int:
+        return 3 if trained[block] else 1 if from_tokens and block < lowest else 2
 
     return _row_flops(model, tokens, sleep_passes, asked, traces, forwards)
 
@@ -112,13 +113,14 @@ def _window_flops(
     for i, part in enumerate(schedule):
         if i == 0 and awake:  # the waking pass was the first one
             continue
-        total += _pass_flops(model, part.whole, tokens, 0 if i else kept, times, first_pass=i == 0)
+        begins = i <= int(model.config.reads_first)
+        total += _pass_flops(model, part.whole, tokens, 0 if i else kept, times, begins)
         if part.written is not None:
-            total += times(part.written, i == 0) * model.stack[part.written].mixer.write_flops(tokens)
+            total += times(part.written, begins) * model.stack[part.written].mixer.write_flops(tokens)
     return total
 
 
 def _pass_flops(
-    model: SleepModel, blocks: Iterable[int], tokens: int, kept: int, times: Times, first_pass: bool = True
+    model: SleepModel, blocks: Iterable[int], tokens: int, kept: int, times: Times, from_tokens: bool = True
 ) -> int:
-    return sum(times(i, first_pass) * model.stack[i].flops(tokens, kept) for i in blocks)
+    return sum(times(i, from_tokens) * model.stack[i].flops(tokens, kept) for i in blocks)

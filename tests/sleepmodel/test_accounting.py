@@ -78,6 +78,19 @@ def test_training_flops_are_what_torch_counts(
     assert counter.get_total_flops() == training_flops(model, 21, 3, asked) + readout
 
 
+def test_no_gradient_goes_to_untrained_blocks_of_a_pass_that_begins_with_tokens(make_model: MakeModel) -> None:
+    """Two windows, N = 3, where only the second block is trained, which a first pass that only reads lets write."""
+    model = make_model(mixers=("attention", "gated_delta"), reads_first=True, dtype=torch.float32)
+    for weight in (weight for name, weight in model.named_parameters() if not name.startswith("blocks.1.")):
+        weight.requires_grad_(False)
+    first, second = model.stack
+    reads, begins, repeats = ((passed, 3) for passed in (1, 1, 2))
+    whole, write = (first.flops(6, 0), second.flops(6, 0)), (first.flops(6, 0), second.mixer.write_flops(6))
+    each = [(reads, write), (begins, whole), (repeats, write), (begins, whole)]  # the last is the waking pass
+    expected = sum(times * cost for factors, costs in each for times, cost in zip(factors, costs, strict=True))
+    assert training_flops(model, 12, 3) == expected
+
+
 @pytest.mark.parametrize("loop", [None, (0, 1)])
 @pytest.mark.parametrize("reads_first", [False, True])
 @pytest.mark.parametrize("traces", [0, 1, 2])

@@ -15,7 +15,9 @@ class _GivenGradients(SleepModel):
 
     gradients: dict[str, Tensor]
 
-    def forward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None) -> Output:
+    def forward(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, traces: Tensor | None = None
+    ) -> Output:
         loss = torch.stack([(p * self.gradients[name]).sum() for name, p in self.named_parameters()]).sum()
         return Output(loss, loss)
 
