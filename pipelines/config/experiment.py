@@ -329,7 +329,8 @@ class Experiment:
         if variant.compute_of is None:
             return max(1, round(variant.share_of_steps * self.train.steps))
         model, trained = self.variant_model(variant), variant.trained or self.train.trained
-        longest = self.step_flops(model, (variant.compute_of,), trained, self.train.trace_weight > 0)
+        other = replace(model, carry=self.model.carry, reads_first=self.model.reads_first)
+        longest = self.step_flops(other, (variant.compute_of,), trained, self.train.trace_weight > 0)
         return round(self.train.steps * longest / self.step_flops(model, trained=trained))
 
     def step_flops(

@@ -13,8 +13,8 @@ from sleepmodel import ModelConfig, TrainConfig
 from sleepmodel.config.training import Curriculum, Truncation
 
 ETA = 2.0
-# the mean N of the training of `iterated`, rounded up, and the N whose FLOPs are four times as many
-MEAN_PASSES, FAR = 4, 19
+# the mean N of the training of `iterated`, rounded up, and an N with four times as many FLOPs
+MEAN_PASSES, FAR = 4, 18
 ONE_PASS_OPENS = 0.35  # rows right; 95 % of their 24 cells
 
 
@@ -62,7 +62,7 @@ def iterated_mini() -> Experiment:
     )
     first, *rest = passes_as_steps(task.steps)
     variants = (first, *(variant for variant in rest if variant.name in ("hidden", "untraced")), *one_pass(6, 0.5))
-    return experiment("rule110-iterated-mini", task, variants, seeds=(60,), steps=600, test_rows=1400)
+    return experiment("rule110-iterated-mini", task, variants, seeds=(60,), steps=900, test_rows=1400)
 
 
 def experiment(
@@ -85,6 +85,7 @@ def experiment(
         train=TrainConfig(
             steps=steps,
             batch_size=64,
+            validate_every=50,
             # a pass that is repeated hundreds of times has to be exact: the rate falls to 0 over the whole run
             decay_fraction=1.0,
             trace_weight=1.0,
