@@ -102,6 +102,21 @@ EXPERIMENTS = {
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
     ),
     "depo": Question("depo-fig3-mini", THREE, GAINS),
+    "depo-hops": Question(
+        "depo-hops-mini",
+        (80, 81, 82, 83, 84),
+        (
+            *GAINS,
+            ("n3", "n1"),
+            *(("n3", control) for control in ("n1-same-compute", "n1-deep", "n3-without-conv", "transformer-whole")),
+        ),
+    ),
+    "depo-iterated": Question(
+        "depo-iterated",
+        (80, 81, 82, 83, 84),
+        tuple(("iterated", without) for without in ("hidden", "untraced", "without-conv")),
+        page=ITERATED_SLEEP,
+    ),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
     "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
     "sliding": Question("gsm-sliding-fig5-mini", (40,)),

@@ -101,6 +101,39 @@ def test_sliding_presets_grow_a_transformer() -> None:
         replace(experiment, variants=(replace(first, name="n1", trained="inserted"),))
 
 
+def test_passes_that_follow_a_cycle_differ_in_what_they_are_named_after() -> None:
+    experiment = PRESETS["depo-iterated"]
+    variants = {variant.name: variant for variant in experiment.variants}
+    models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
+    base, train = models["iterated"], experiment.variant_train(variants["iterated"])
+    for name, fields in {"hidden": {"carry": "hidden"}, "untraced": {}, "without-conv": {"conv": None}}.items():
+        assert models[name] == replace(base, **fields), name  # type: ignore[arg-type]
+        assert experiment.variant_task(variants[name]) == experiment.task
+        weight = float(name != "untraced") * train.trace_weight
+        assert experiment.variant_train(variants[name]) == replace(train, trace_weight=weight)
+    deepest = max(experiment.task.test_hops)
+    assert train.curriculum.passes(deepest, base.reads_first) == deepest + 1
+    one_pass = {name: variant for name, variant in variants.items() if name.startswith("one-pass")}
+    told = experiment.variant_task(one_pass["one-pass"])
+    assert told.stated and told.row_length == experiment.task.row_length and len(one_pass) == 3
+    assert {experiment.variant_task(variant) for variant in one_pass.values()} == {told}
+    assert {experiment.variant_train(variant).curriculum.steps_per_pass for variant in one_pass.values()} == {None}
+    spent = experiment.variant_steps(one_pass["one-pass-compute"]) * experiment.step_flops(models["one-pass-compute"])
+    mean = experiment.step_flops(base, (4,), traced=True)
+    assert spent == pytest.approx(train.steps * mean, rel=1e-3)
+
+
+def test_hops_are_compared_at_equal_flops() -> None:
+    experiment = PRESETS["depo-hops-mini"]
+    variants = {variant.name: variant for variant in experiment.variants}
+    models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
+    spent = {name: experiment.variant_steps(variants[name]) * experiment.step_flops(models[name]) for name in variants}
+    assert spent["n1-same-compute"] == pytest.approx(spent["n3"], rel=1e-3)
+    assert spent["n1-deep"] == pytest.approx(spent["n3"], rel=0.02)
+    assert models["n3-without-conv"] == replace(models["n3"], conv=None)
+    assert models["transformer-whole"].window == experiment.task.row_length
+
+
 def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
     demo = PRESETS["demo"]
     climb = Curriculum(threshold=0.5)

@@ -27,6 +27,7 @@ def build() -> dict[str, Experiment]:
         depo.fig3_mini(),
         depo.hops_mini(),
         depo.iterated(),
+        depo.iterated_mini(),
         gsm.fig4(),
         gsm.fig4_ouro(),
         gsm.fig4_scratch(),

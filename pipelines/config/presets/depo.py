@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from datagen import Depo
@@ -77,7 +78,7 @@ def hops_mini() -> Experiment:
             variant("n3-without-conv", 3, conv=0),
             *transformers(2),
         ),
-        seeds=(40,),
+        seeds=(80,),
         data=Data(seed=11),
     )
 
@@ -85,62 +86,83 @@ def hops_mini() -> Experiment:
 def iterated() -> Experiment:
     """Each pass follows the cycle one hop further: training on k <= 4, tests up to k = 64; without each of its parts,
     and against one pass."""
-    # k and 8 - k hops back are one answer on 8 nodes, and 8 hops none at all: hence also 5, 13, 29 and 61
+    # on 8 nodes, 8 hops lead back to the start: hence also 5, 13, 29 and 61, which lead to the third node before it
     test_hops = (1, 2, 4, 5, 8, 13, 16, 29, 32, 61, 64)
-    task = Depo(
-        nodes=8,
-        hops=4,
-        queries=4,
-        names=32,
-        least=8,
-        drawn="alike",
-        stated=False,
-        test_hops=test_hops,
-        pointers=True,
-        traced=True,
+    task = _followed(nodes=8, names=32, hops=4, queries=4, test_hops=test_hops)
+    variants = (
+        *_passes_as_hops(task),
+        *_one_pass(
+            task,
+            {"one-pass": {}, "one-pass-compute": {"compute_of": MEAN_PASSES}, "one-pass-deep": {"repeat": MEAN_PASSES}},
+        ),
     )
+    return _iterated("depo-iterated", task, variants, seeds=(80, 81, 82, 83, 84), steps=1500, test_rows=5632)
+
+
+def iterated_mini() -> Experiment:
+    """The same on 5 nodes, with k <= 3 in training and tests up to k = 32."""
+    task = _followed(nodes=5, names=10, hops=3, queries=4, test_hops=(1, 2, 3, 4, 8, 16, 32))
+    variants = (
+        *(variant for variant in _passes_as_hops(task) if variant.name in ("iterated", "hidden")),
+        *_one_pass(task, {"one-pass": {}}),
+    )
+    return _iterated("depo-iterated-mini", task, variants, seeds=(80,), steps=800, test_rows=1400)
+
+
+def _followed(nodes: int, **fields: Any) -> Depo:
+    """Cycles with pointers that passes move; the number of passes tells the hops. Small cycles show in training what
+    many hops lead to on large ones: back to the start."""
+    return Depo(nodes=nodes, drawn="alike", stated=False, pointers=True, traced=True, **fields)
+
+
+def _passes_as_hops(task: Depo) -> tuple[Variant, ...]:
+    """The model whose passes are hops, then without each of its parts."""
 
     def variant(name: str, **fields: Any) -> Variant:
         return Variant(name=name, sleep_passes=task.hops + 1, fast_weight_lr=ETA, **fields)
 
-    def one_pass(name: str, **fields: Any) -> Variant:
-        """N = 1. Its rows state their hops; the next number of hops opens as above."""
-        return Variant(
-            name=name,
-            fast_weight_lr=ETA,
-            carry="hidden",
-            reads_first=False,
-            trace_weight=0.0,
-            curriculum=Curriculum(threshold=OPENS, review=True, front=0.5),
-            task={"stated": True, "traced": False, "test_hops": (1, 2, 3, 4)},
-            **fields,
-        )
+    return (
+        variant("iterated"),
+        variant("hidden", carry="hidden"),
+        variant("untraced", trace_weight=0.0),
+        variant("without-conv", conv=0),
+    )
 
+
+def _one_pass(task: Depo, named: Mapping[str, Mapping[str, Any]]) -> tuple[Variant, ...]:
+    """Controls with N = 1, whose rows state their hops. named: name -> fields of the variant."""
+    fields: dict[str, Any] = {
+        "fast_weight_lr": ETA,
+        "reads_first": False,
+        "carry": "hidden",
+        "trace_weight": 0.0,
+        "curriculum": Curriculum(threshold=OPENS, review=True, front=0.5),
+        "task": {"stated": True, "traced": False, "test_hops": tuple(range(1, task.hops + 1))},
+    }
+    return tuple(Variant(name=name, **fields, **own) for name, own in named.items())
+
+
+def _iterated(
+    name: str, task: Depo, variants: tuple[Variant, ...], seeds: tuple[int, ...], steps: int, test_rows: int
+) -> Experiment:
     return Experiment(
-        name="depo-iterated",
+        name=name,
         task=task,
+        # keys of 32 numbers interfere: a second pass then stays at .98 (docs/diary.md)
         model=_model(task, key_dim=64, value_dim=64, carry="token", reads_first=True),
         train=TrainConfig(
-            steps=1500,
+            steps=steps,
             batch_size=64,
             # a pass that is repeated has to be exact: the rate falls to 0 over the whole run
             decay_fraction=1.0,
-            # the pointer, which alone moves, is one of four labels
+            # the pointer, which alone moves, is one of an edge's four labels
             trace_weight=4.0,
             curriculum=Curriculum(threshold=OPENS, review=True, front=0.5, steps_per_pass=1),
             truncation=Truncation(every=2),
         ),
-        variants=(
-            variant("iterated"),
-            variant("hidden", carry="hidden"),
-            variant("untraced", trace_weight=0.0),
-            variant("without-conv", conv=0),
-            one_pass("one-pass"),
-            one_pass("one-pass-compute", compute_of=MEAN_PASSES),
-            one_pass("one-pass-deep", repeat=MEAN_PASSES),
-        ),
-        seeds=(40, 41, 42, 43, 44),
-        data=Data(seed=11),
+        variants=variants,
+        seeds=seeds,
+        data=Data(seed=11, test_rows=test_rows),
         champions=("iterated",),
     )
 
