@@ -73,7 +73,7 @@ evidence: $(READY) ## run every unfinished experiment of docs/evidence.md and do
 	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python -m benchmarks.evidence.shortcut
 	$(BIN)/python -m benchmarks.evidence.breakeven
-	$(BIN)/python -m benchmarks.evidence.moonshot
+	$(BIN)/python -m benchmarks.evidence.unread
 
 bench: $(READY) ## run the benchmarks of speed and memory, and write benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.generation

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from datagen.rows import Ragged, Rows
+import numpy as np
+
+from datagen.rows import NO_LABEL, Ragged, Rows
 from datagen.task import SPLITS, Task
 
 PROBE_ROWS = 16
@@ -43,14 +45,31 @@ def _check_rows(task: Task, split: str, rows: Rows) -> None:
         raise _broken(task, split, "an answer must lie in its row: answer_start + answer_length exceeds its length")
     if not (length.max(axis=1) > 0).all():
         raise _broken(task, split, "every row must have an answer")
-    if depth.max() > task.max_depth:
+    _check_traces(task, split, rows)
+    if split != "test" and depth.max() > task.max_depth:
         raise _broken(task, split, f"max_depth must be at least {depth.max()}, an answer's, got {task.max_depth}")
 
 
+def _check_traces(task: Task, split: str, rows: Rows) -> None:
+    traces, size = rows.trace_batch(), len(task.vocabulary)
+    if traces is None:
+        return
+    if traces.size and not NO_LABEL <= traces.min() <= traces.max() < size:
+        raise _broken(
+            task,
+            split,
+            f"labels of traces must be {NO_LABEL}..{size - 1}, {NO_LABEL} for none, got {traces.min()}..{traces.max()}",
+        )
+    at_pads = (traces != NO_LABEL) & (np.arange(traces.shape[2]) < rows.pads[:, None])[:, None]
+    if at_pads.any():
+        raise _broken(task, split, f"traces must have {NO_LABEL} at the pads of a row, which the model does not read")
+
+
 def digest(rows: Rows) -> str:
-    """SHA-256 of the tokens and answers of rows, in hex."""
+    """SHA-256 of the tokens, answers and traces of rows, in hex."""
     tokens, _ = rows.batch()
-    columns = (rows.lengths, tokens, *rows.answers())
+    traces = rows.trace_batch()
+    columns = (rows.lengths, tokens, *rows.answers(), *([] if traces is None else [rows.trace_counts, traces]))
     return hashlib.sha256(b"".join(column.astype("<i8").tobytes() for column in columns)).hexdigest()
 
 

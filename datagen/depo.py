@@ -6,14 +6,15 @@ Needs only NumPy. `datagen.depo_text` parses rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from datagen.checks import require_whole
+from datagen.canonical import added_later
+from datagen.checks import require, require_one_of, require_whole
 from datagen.depo_text import Name, parse
-from datagen.rows import PAD_NAME, Ragged, Rows, pad_id
+from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows, pad_id
 from datagen.splits import split_of
 from datagen.task import Task, random_stream, raw_words
 from datagen.wording import AnsweredQuestion, QuestionText
@@ -24,7 +25,7 @@ ONE_TOKEN, NAMES = SYMBOLS, SYMBOLS + SYMBOLS**2  # number of names with one tok
 MIN_NODES = 3
 MAX_HOPS = 4096
 SMALL_NODES = 7  # up to here two random contexts may well be equal
-QUESTION = 6  # slots of a question: query, name, "=", name
+DRAWN = ("each", "below", "alike")
 NONE = np.uint16(2**16 - 1)  # an empty slot
 INDEX_BITS = np.uint64(12)  # low bits of a sort key that hold an index; NAMES fits
 BLOCK_ROWS, BLOCK_WORDS = 4096, 2**20  # drawn at a time, so that they fit the cache; no effect on the results
@@ -46,48 +47,101 @@ class Depo(Task):
     hops     1..4096, the largest k; it may exceed the length of the cycle.
     queries  1..2550, questions in a row. No node is asked about twice, so a cycle of fewer nodes has one for each node.
 
+    The other fields differ from the official task.
+
+    names      null, or the number of names, which then have one token each.
+    least      3..nodes, the nodes of the smallest cycle in training rows.
+    drawn      how the k of a row's questions are drawn: "each" on its own; "below": each from 1 to a bound that is
+               drawn for its row, so that a curriculum finds rows without deep questions; "alike": one k for all.
+    stated     whether a question states its k. If not, it is `? a = b`, and the number of passes tells the k of the
+               row, which must be drawn "alike".
+    test_hops  the k of test rows, if they are other than below.
+    pointers   whether an edge is `a b : c` instead of `a b`, with c = b: a place in which passes can keep how far they
+               followed the cycle. Needs `names`, and one window for the whole context, as a window's pointers cannot
+               follow edges that are read after it.
+    traced     whether training rows have traces: the context with its pointers 1, 2, ..., k hops further. After k of
+               these passes, the fast weights can hold which node is k hops from each.
+
     Train rows have n nodes, n in 3..N with p(n) ~ 1 / (n + sqrt(N)), and k uniform in 1..hops. Validation and test rows
-    have N nodes and k uniform among the powers of two up to hops. A name has one or two symbols with equal probability;
-    duplicate names are drawn again. (The least n is inferred: the smallest among 50 official samples with N = 75 is 4.
-    The probability that none has 3 nodes or fewer is 0.11 if n starts at 3, and 0.01 if it starts at 2.)
+    have N nodes and k uniform among the powers of two up to hops; unless k is drawn "each" on its own, validation rows
+    have the k of train rows. A name has one or two symbols with equal probability; duplicate names are drawn again.
+    (The least n is inferred: the smallest among 50 official samples with N = 75 is 4. The probability that none has 3
+    nodes or fewer is 0.11 if n starts at 3, and 0.01 if it starts at 2.)
 
     Vocabulary, in the order of its ids: x1..x50, the first of two symbols; y1..y50, the last or only symbol, so that no
-    name is a prefix of another; ?1..?hops, the queries; `=`, which precedes every answer; `<pad>`.
+    name is a prefix of another; ?1..?hops, the queries; `=`, which precedes every answer; `<pad>`. With `names`, y1..
+    are the names and there is no x. If k is not stated, there is one query, `?`. Before `<pad>` comes `:` if there are
+    pointers.
 
     Layout: the context, padded on the left to 4 * nodes tokens, then the questions, 4 to 6 tokens each. There is no BOS
-    and no EOS. An answer is the one or two tokens of its name; its depth is k.
+    and no EOS. An answer is the one or two tokens of its name; its depth is k. Names of one token make contexts of 2 *
+    nodes tokens, or 4 * nodes with pointers, and questions of 4.
 
     If the window length divides 4 * nodes, the questions begin a window. If they all fit into it (at most 6 * queries
     tokens), no answer is the first token of a window.
 
-    No two splits share a context, whatever their seeds. Up to 7 nodes a hash assigns each context to one split, about
-    1/8 to test and 1/8 to validation. From 8 nodes on contexts are drawn independently, as collisions are negligible:
-    10 million train rows and 10,000 test rows share one with a probability below 1e-11 at 8 nodes, 1e-290 at 75.
+    No two splits share a context, whatever their seeds. Up to 7 nodes, and always with `names`, a hash assigns each
+    context to one split, about 1/8 to test and 1/8 to validation. Otherwise, from 8 nodes on contexts are drawn
+    independently, as collisions are negligible: 10 million train rows and 10,000 test rows share one with a probability
+    below 1e-11 at 8 nodes, 1e-290 at 75.
     """
 
     nodes: int = 75
     hops: int = 16
     queries: int = 10
+    names: int | None = added_later(None)
+    least: int = added_later(MIN_NODES)
+    drawn: Literal["each", "below", "alike"] = added_later("each")
+    stated: bool = added_later(True)
+    test_hops: tuple[int, ...] = added_later(())
+    pointers: bool = added_later(False)
+    traced: bool = added_later(False)
 
     def __post_init__(self) -> None:
         require_whole("nodes", self.nodes, MIN_NODES, NAMES)
         require_whole("hops", self.hops, 1, MAX_HOPS)
         require_whole("queries", self.queries, 1, NAMES)
+        if self.names is not None:
+            require_whole("names", self.names, self.nodes, NAMES)
+        require_whole("least", self.least, MIN_NODES, self.nodes)
+        require_one_of("drawn", self.drawn, DRAWN)
+        for name in ("stated", "pointers", "traced"):
+            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+        require(isinstance(self.test_hops, tuple), "test_hops", self.test_hops, "a list of numbers of hops")
+        # a number that the rows state must be in the vocabulary, which training rows have taught
+        for hops in self.test_hops:
+            require_whole("test_hops", hops, 1, self.hops if self.stated else MAX_HOPS)
+        alike = self.drawn == "alike"
+        require(self.stated or alike, "stated", self.stated, f"true with drawn = {self.drawn}, as passes tell one k")
+        require(self.names is not None or not self.pointers, "pointers", self.pointers, "false without names")
+        require(self.pointers or not self.traced, "traced", self.traced, "false without pointers")
+        require(alike or not self.traced, "traced", self.traced, f"false with drawn = {self.drawn}: a trace has one k")
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        symbols = [f"{place}{symbol}" for place in "xy" for symbol in range(1, SYMBOLS + 1)]
-        return (*symbols, *(f"?{k}" for k in range(1, self.hops + 1)), "=", PAD_NAME)
+        queries = tuple(f"?{k}" for k in range(1, self.hops + 1)) if self.stated else ("?",)
+        return (*self._symbols, *queries, "=", *((":",) if self.pointers else ()), PAD_NAME)
+
+    @property
+    def _symbols(self) -> tuple[str, ...]:
+        if self.names is not None:
+            return tuple(f"y{symbol}" for symbol in range(1, self.names + 1))
+        return tuple(f"{place}{symbol}" for place in "xy" for symbol in range(1, SYMBOLS + 1))
+
+    @property
+    def _name_length(self) -> int:
+        """Tokens in the longest name."""
+        return 2 if self.names is None else 1
 
     @property
     def context_length(self) -> int:
         """Tokens before the first query token, padding included."""
-        return 4 * self.nodes
+        return self.nodes * (2 * self._name_length + 2 * self.pointers)
 
     @property
     def row_length(self) -> int:
-        """Tokens in the longest row, in which every name has two."""
-        return self.context_length + QUESTION * self._most_queries
+        """Tokens in the longest row, in which every name has as many as any."""
+        return self.context_length + (2 + 2 * self._name_length) * self._most_queries
 
     @property
     def max_depth(self) -> int:
@@ -98,9 +152,15 @@ class Depo(Task):
     def _most_queries(self) -> int:
         return min(self.queries, self.nodes)
 
+    def check_window(self, window: int) -> None:
+        """Also raises ValueError if pointers have not one window for the whole cycle."""
+        allowed = f"the whole context of {self.context_length} tokens, as pointers cannot follow edges of later windows"
+        require(not self.pointers or window == self.context_length, "window", window, allowed)
+        super().check_window(window)
+
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
         """The cycle, starting at the node in question, and the given node's distance from it."""
-        puzzle = parse(asked.words)
+        puzzle = parse(asked.words, asked.depth)
         question = next(q for q in puzzle.questions if q.start == asked.start)
         following, cycle = dict(puzzle.edges), [question.node]
         while (after := following[cycle[-1]]) != question.node:
@@ -120,8 +180,9 @@ class Depo(Task):
         """
         stream = random_stream(self, split, seed, shard)
         require_whole("rows", rows, 1, 2**31 - 1)
-        words_per_row = 1 + 4 * self.nodes + self._most_queries
-        block = min(BLOCK_ROWS, BLOCK_WORDS // words_per_row)
+        words_per_row = 1 + 4 * self.nodes + self._most_queries + (self.drawn != "each")
+        labels = self.hops * self.context_length if self.traced else 0
+        block = min(BLOCK_ROWS, max(1, BLOCK_WORDS // (words_per_row + labels)))
         drafts: list[Draft] = []
         missing = rows
         while missing > 0:
@@ -130,23 +191,42 @@ class Depo(Task):
             keep = np.flatnonzero(self._belongs(draft, split))[:missing]
             drafts.append(Draft(*(array[keep] for array in draft)))
             missing -= len(keep)
-        tokens, *answers = (np.concatenate(arrays) for arrays in zip(*drafts, strict=True))
+        tokens, *answers, moved = (np.concatenate(arrays) for arrays in zip(*drafts, strict=True))
         filled, asked = tokens != NONE, answers[-1] > 0
         start, length, depth = (Ragged.of(array[asked], asked.sum(axis=1)) for array in answers)
-        return Rows(Ragged.of(tokens[filled], filled.sum(axis=1)), start, length, depth, pad_id(self.vocabulary))
+        traced = self.traced and split == "train"
+        return Rows(
+            Ragged.of(tokens[filled], filled.sum(axis=1)),
+            start,
+            length,
+            depth,
+            pad_id(self.vocabulary),
+            traces=self._traces(moved, filled.sum(axis=1), answers[-1].max(axis=1)) if traced else None,
+        )
+
+    def _traces(self, moved: UInt16, lengths: Int64, depths: Int64) -> Ragged:
+        """moved [n, hops, context]: each row's context with its pointers 1, 2, ... hops further."""
+        labels = np.full((*moved.shape[:2], lengths.max()), NO_LABEL, np.int32)
+        labels[..., : self.context_length] = np.where(
+            moved == len(self.vocabulary) - 1, NO_LABEL, moved.astype(np.int32)
+        )
+        steps, places = np.arange(self.hops)[:, None], np.arange(lengths.max())
+        return Ragged.of(labels[(steps < depths[:, None, None]) & (places < lengths[:, None, None])], depths * lengths)
 
     def _draft(self, words: UInt64, split: str) -> Draft:
-        """Rows from raw words, uint64 [n, 1 + 4 * nodes + queries], queries at most nodes (here and below)."""
+        """Rows from raw words, uint64 [n, 1 + 4 * nodes + queries], queries at most nodes (here and below); one word
+        more unless k is drawn "each" on its own."""
         size_words, *node_words, hop_words = np.split(words, np.arange(5) * self.nodes + 1, axis=1)
         size = self._sizes(size_words, split)
         # Short names tend to be drawn first, so their places on the cycle are shuffled.
-        cycle = np.take_along_axis(_names(node_words[0]), _shuffled(node_words[1], size), axis=1)
+        names = _names(node_words[0], self.names or ONE_TOKEN, self.names or NAMES)
         return self._laid_out(
-            cycle,
-            size,
+            spelling=self._spelling[np.take_along_axis(names, _shuffled(node_words[1], size), axis=1)],
+            size=size,
             edges=_shuffled(node_words[2], size),
             asked=_shuffled(node_words[3], size)[:, : self._most_queries],
             hops=self._hops(hop_words, split),
+            traces=self.hops if self.traced and split == "train" else 0,
         )
 
     def _sizes(self, words: UInt64, split: str) -> Int64:
@@ -154,32 +234,55 @@ class Depo(Task):
         if split != "train":
             return np.full(words.shape, self.nodes)
         # IEEE 754 makes sums, roots and quotients in a fixed order the same on every machine.
-        share = np.cumsum(1 / (np.arange(MIN_NODES, self.nodes + 1) + np.sqrt(self.nodes)))
+        share = np.cumsum(1 / (np.arange(self.least, self.nodes + 1) + np.sqrt(self.nodes)))
         uniform = (words >> np.uint64(11)) * 2.0**-53
-        return MIN_NODES + np.searchsorted(share / share[-1], uniform, side="right")
+        return self.least + np.searchsorted(share / share[-1], uniform, side="right")
 
     def _hops(self, words: UInt64, split: str) -> Int64:
-        """k of each question, int64, from words of the same shape."""
-        choices = np.arange(1, self.hops + 1) if split == "train" else 2 ** np.arange(self.hops.bit_length())
-        return np.take(choices, words % np.uint64(len(choices)))
+        """k of each question, int64 [n, queries], from words [n, queries], or one more, which is then the row's."""
+        own, of_row = words[:, : self._most_queries], words[:, -1:]
+        if split == "train" or (split == "validation" and self.drawn != "each"):
+            choices = np.arange(1, self.hops + 1)
+            if self.drawn == "below":
+                return choices[own % (of_row % np.uint64(self.hops) + np.uint64(1))]
+        else:
+            choices = np.array((split == "test" and self.test_hops) or 2 ** np.arange(self.hops.bit_length()))
+        drawn = of_row if self.drawn == "alike" else own
+        return np.broadcast_to(choices[drawn % np.uint64(len(choices))], own.shape)
 
-    def _laid_out(self, cycle: UInt16, size: Int64, edges: Int64, asked: Int64, hops: Int64) -> Draft:
-        """cycle [n, nodes]: names; size [n, 1]; edges [n, nodes] and asked [n, queries]: indices into the cycle."""
-        n, marker, pad = len(cycle), QUERY + self.hops, QUERY + self.hops + 1
+    @property
+    def _spelling(self) -> UInt16:
+        """[names, 2]: the ids of each name."""
+        if self.names is None:
+            return SPELLING
+        return np.stack([np.full(self.names, NONE), np.arange(self.names, dtype=np.uint16)], axis=1)
+
+    def _laid_out(self, spelling: UInt16, size: Int64, edges: Int64, asked: Int64, hops: Int64, traces: int) -> Draft:
+        """spelling [n, nodes, 2]: the names in their order on the cycle; size [n, 1]; edges [n, nodes] and asked
+        [n, queries]: indices into the cycle; traces: the number of contexts with pointers that are further."""
+        n, query = len(spelling), len(self._symbols)
+        marker = query + (self.hops if self.stated else 1)
 
         def spell(places: Int64) -> UInt16:
-            return SPELLING[np.take_along_axis(cycle, places % size, axis=1)]
+            return np.take_along_axis(spelling, (places % size)[..., None], axis=1)
 
-        context = np.stack([spell(edges), spell(edges + 1)], axis=2)
-        context[np.arange(self.nodes) >= size] = NONE
-        context = context.reshape(n, self.context_length)
-        filled = context != NONE
-        behind = np.arange(self.context_length) >= self.context_length - filled.sum(axis=1, keepdims=True)
-        padded = np.full_like(context, pad)
-        padded[behind] = context[filled]
+        def context(ahead: int) -> UInt16:
+            """The edges, with pointers to the node that is so many hops ahead."""
+            slots = [spell(edges), spell(edges + 1)]
+            if self.pointers:
+                slots += [np.full((n, self.nodes, 1), marker + 1, np.uint16), spell(edges + ahead)]
+            found = np.concatenate(slots, axis=2)
+            found[np.arange(self.nodes) >= size] = NONE
+            found = found.reshape(n, -1)
+            filled = found != NONE
+            padded = np.full((n, self.context_length), len(self.vocabulary) - 1, np.uint16)
+            padded[np.arange(self.context_length) >= self.context_length - filled.sum(axis=1, keepdims=True)] = found[
+                filled
+            ]
+            return padded
 
-        questions = np.empty((*hops.shape, QUESTION), dtype=np.uint16)
-        questions[..., 0] = QUERY + hops - 1
+        questions = np.empty((*hops.shape, 6), dtype=np.uint16)
+        questions[..., 0] = query + (hops - 1 if self.stated else 0)
         questions[..., 1:3] = spell(asked)
         questions[..., 3] = marker
         questions[..., 4:6] = spell(asked + hops)
@@ -187,54 +290,57 @@ class Depo(Task):
         questions[absent] = NONE
         length = 2 - (questions[..., 4] == NONE)
         filled = (questions != NONE).reshape(n, -1)
-        start = self.context_length + (np.cumsum(filled, axis=1) - filled)[:, 4::QUESTION]
+        start = self.context_length + (np.cumsum(filled, axis=1) - filled)[:, 4::6]
+        moved = [context(1 + hop) for hop in range(1, traces + 1)]
         return Draft(
-            tokens=np.concatenate([padded, questions.reshape(n, -1)], axis=1),
+            tokens=np.concatenate([context(1), questions.reshape(n, -1)], axis=1),
             start=start.astype(np.int32),
             length=length.astype(np.int32),
             depth=np.where(absent, 0, hops).astype(np.int32),
+            moved=np.stack(moved, axis=1) if moved else np.empty((n, 0, self.context_length), np.uint16),
         )
 
     def _belongs(self, draft: Draft, split: str) -> npt.NDArray[np.bool_]:
         """Whether the context of each row belongs to the split, bool [n]."""
-        if self.nodes > SMALL_NODES:
+        if self.nodes > SMALL_NODES and self.names is None:
             return np.ones(len(draft.tokens), dtype=np.bool_)
         return split_of(_words_of(draft.tokens[:, : self.context_length])) == split
 
 
 class Draft(NamedTuple):
-    """n rows as arrays: tokens uint16 [n, row_length], NONE in empty slots; answers int32 [n, queries], with depth 0 in
-    empty slots."""
+    """n rows as arrays: tokens uint16 [n, slots], NONE in empty slots; answers int32 [n, queries], with depth 0 in
+    empty slots; moved uint16 [n, traces, context], the context after each trace's pass."""
 
     tokens: npt.NDArray[Any]
     start: npt.NDArray[Any]
     length: npt.NDArray[Any]
     depth: npt.NDArray[Any]
+    moved: npt.NDArray[Any]
 
 
 def _node(name: Name) -> str:
     return "".join(name)
 
 
-def _names(words: UInt64) -> UInt16:
-    """Distinct names for each row, uint16 [n, m] below NAMES, from words [n, m].
+def _names(words: UInt64, one_token: int, names: int) -> UInt16:
+    """Distinct names for each row, uint16 [n, m] below `names`, from words [n, m]; the first `one_token` are short.
 
     The distribution is that of a fair coin between one token and two, random symbols, and a new draw for a duplicate.
     Among the remaining names, each short one is therefore SYMBOLS times as likely as each long one.
     """
     n, m = words.shape
     row = np.arange(n)
-    urn = np.tile(np.arange(NAMES, dtype=np.uint16), (n, 1))  # short, then long names; the unused first in each part
-    short, long = np.full(n, ONE_TOKEN), np.full(n, NAMES - ONE_TOKEN)
+    urn = np.tile(np.arange(names, dtype=np.uint16), (n, 1))  # short, then long names; the unused first in each part
+    short, long = np.full(n, one_token), np.full(n, names - one_token)
     drawn = np.empty((n, m), dtype=np.uint16)
     for column in range(m):
         ticket = (words[:, column] % (SYMBOLS * short + long).astype(np.uint64)).astype(np.int64)
         is_short = ticket < SYMBOLS * short
-        place = np.where(is_short, ticket // SYMBOLS, ONE_TOKEN + ticket - SYMBOLS * short)
+        place = np.where(is_short, ticket // SYMBOLS, one_token + ticket - SYMBOLS * short)
         short -= is_short
         long -= ~is_short
         drawn[:, column] = urn[row, place]
-        urn[row, place] = urn[row, np.where(is_short, short, ONE_TOKEN + long)]
+        urn[row, place] = urn[row, np.where(is_short, short, one_token + long)]
     return drawn
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from datagen.checks import require
 from datagen.depo import FIRST, QUERY, Depo
 from datagen.depo_text import Puzzle, parse
 from datagen.rows import Rows, pad_id
@@ -19,8 +20,11 @@ def read_official(path: str | Path, task: Depo) -> Rows:
 
     path: JSON lines, each with the token ids `text`. An answer is only the tokens of its name; the official `label`
     includes the `=` before it.
-    Raises ValueError, which names the line, if a sample is malformed or exceeds the task's nodes, hops or queries.
+    Raises ValueError if the task has other names or rows than the official one, and, with the line, if a sample is
+    malformed or exceeds the task's nodes, hops or queries.
     """
+    require(task.names is None, "names", task.names, "null for official samples")
+    require(task.stated, "stated", task.stated, "true for official samples")
     vocabulary = task.vocabulary
     ids = {OFFICIAL_FIRST + i: FIRST + i for i in range(QUERY)}
     ids |= {OFFICIAL_QUERY + k: QUERY + k - 1 for k in range(1, task.hops + 1)}

@@ -1,6 +1,6 @@
 """Parses and solves rows of Depo; it shares no code with the generator.
 
-row = <pad>* edge+ question+        edge = name name        question = ?k name = name        name = [x] y
+row = <pad>* edge+ question+    edge = name name [: name]    question = ?[k] name = name    name = [x] y
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datagen.rows import PAD_NAME
 
 _NAME = r"(?:x\d+ )?y\d+ "
-_EDGE = re.compile(f"({_NAME})({_NAME})")
-_QUESTION = re.compile(rf"\?(\d+) ({_NAME})= ({_NAME})")
-_ROW = re.compile(rf"(?:{PAD_NAME} )*((?:{_NAME}{_NAME})+)((?:\?\d+ {_NAME}= {_NAME})+)")
+_EDGE = re.compile(f"({_NAME})({_NAME})(?:: ({_NAME}))?")
+_QUESTION = re.compile(rf"\?(\d*) ({_NAME})= ({_NAME})")
+_EDGES = rf"(?:{_NAME}{_NAME})+|(?:{_NAME}{_NAME}: {_NAME})+"
+_ROW = re.compile(rf"(?:{PAD_NAME} )*({_EDGES})((?:\?\d* {_NAME}= {_NAME})+)")
 
 Name = tuple[str, ...]  # one or two vocabulary entries
 
@@ -55,22 +56,31 @@ class Puzzle:
         return node
 
 
-def parse(words: Sequence[str]) -> Puzzle:
+def parse(words: Sequence[str], hops: int | None = None) -> Puzzle:
     """Read a row, given as vocabulary entries: `[vocabulary[token] for token in tokens]`.
 
-    Raises ValueError if the row does not follow the grammar, or if its edges do not form one directed cycle.
+    hops: of the questions that do not state theirs. Raises ValueError if the row does not follow the grammar, if its
+    edges do not form one directed cycle, if a pointer is not at the end of its edge, or if a question has no hops.
     """
     text = "".join(f"{word} " for word in words)
     row = _ROW.fullmatch(text)
     if row is None:
         raise ValueError(f"not a row of Depo (pads, edges, questions): {text!r}")
-    edges = [(_name(source), _name(target)) for source, target in _EDGE.findall(row[1])]
+    edges = _EDGE.findall(row[1])
+    if any(pointer not in ("", target) for _, target, pointer in edges):
+        raise ValueError(f"each pointer must be the node that its edge leads to: {text!r}")
     questions = [
-        Question(int(found[1]), _name(found[2]), _name(found[3]), start=text.count(" ", 0, found.start(3)))
+        Question(_hops(found[1], hops), _name(found[2]), _name(found[3]), start=text.count(" ", 0, found.start(3)))
         for found in _QUESTION.finditer(text, row.start(2))
     ]
-    return Puzzle(tuple(edges), tuple(questions))
+    return Puzzle(tuple((_name(source), _name(target)) for source, target, _ in edges), tuple(questions))
 
 
 def _name(text: str) -> Name:
     return tuple(text.split())
+
+
+def _hops(stated: str, otherwise: int | None) -> int:
+    if not stated and otherwise is None:
+        raise ValueError("a question does not state its hops: pass `hops`, its depth")
+    return int(stated or str(otherwise))

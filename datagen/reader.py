@@ -25,7 +25,7 @@ from datagen.errors import (
     ShardMissingError,
     SplitNotFoundError,
 )
-from datagen.rows import COLUMNS, Ragged, Rows, pad_id
+from datagen.rows import COLUMNS, TRACES, Ragged, Rows, pad_id
 from datagen.schema import DATASET_FILE, Dataset, Shard, shard_path
 from datagen.shards import read_table
 from datagen.storage import as_path
@@ -49,7 +49,8 @@ def read_dataset(path: str | Path) -> Dataset:
 
 def load(path: str | Path, split: str, rows: int | None = None) -> pa.Table:
     """A split, or its first `rows` rows, as a table with the columns tokens, list<uint16 or uint32>; answer_start,
-    answer_length and answer_depth, list<int32>; and solution and kind, string, if the dataset has them.
+    answer_length and answer_depth, list<int32>; and traces, list<int32>, and solution and kind, string, if the dataset
+    has them.
 
     tokens is a fixed_size_list if all rows of the task have one length. Rows padded on the left begin with the id of
     `<pad>`, the last entry of the vocabulary.
@@ -101,8 +102,11 @@ def read_range(path: str | Path, split: str, start: int, rows: int) -> Rows:
 
 def _rows(path: Path, dataset: Dataset, split: str, rows: int, shards: range | None = None) -> Rows:
     kinds: list[npt.NDArray[np.object_]] = []
+    traces: list[pa.Table] = []
 
     def lists(table: pa.Table) -> pa.Table:
+        if TRACES in table.column_names:
+            traces.append(table.select([TRACES]))
         if KIND in table.column_names:
             # one Python string for all rows of a kind
             kinds.append(table.column(KIND).combine_chunks().dictionary_encode().to_numpy(zero_copy_only=False))
@@ -112,11 +116,16 @@ def _rows(path: Path, dataset: Dataset, split: str, rows: int, shards: range | N
     first = next(tables)
     fixed = pa.types.is_fixed_size_list(first.schema.field("tokens").type)
     read = (_arrays if fixed else _ragged)(chain([first], tables), rows)
-    return Rows(**read, pad=pad_id(dataset.vocabulary), kind=np.concatenate(kinds) if kinds else None)
+    return Rows(
+        **read,
+        pad=pad_id(dataset.vocabulary),
+        kind=np.concatenate(kinds) if kinds else None,
+        traces=_ragged(traces, rows)[TRACES] if traces else None,
+    )
 
 
 def _tokens(file: Path) -> int:
-    """Tokens in a shard, according to its Parquet footer."""
+    """Tokens in a shard, according to its Parquet footer. A label of a trace counts as two, by its bytes."""
     if not file.is_file():
         raise ShardMissingError(f"shard {file} is missing: {_REMEDY}")
     content = file.read_bytes()  # read here, so that only Parquet errors count as corruption
@@ -124,7 +133,10 @@ def _tokens(file: Path) -> int:
         footer = pq.read_metadata(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:  # as in read_table
         raise ShardCorruptError(f"shard {file}: {error}; {_REMEDY}") from error
-    return sum(footer.row_group(i).column(0).num_values for i in range(footer.num_row_groups))
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    weights = {"tokens": 1, TRACES: 2}
+    return sum(column.num_values * weights.get(column.path_in_schema.split(".")[0], 0) for column in columns)
 
 
 def _wanted(path: str | Path, dataset: Dataset, split: str, rows: int | None) -> int:

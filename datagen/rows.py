@@ -12,7 +12,9 @@ import numpy.typing as npt
 PAD = -1  # padding in a batch, which the model ignores
 PAD_NAME = "<pad>"
 COLUMNS = ("tokens", "answer_start", "answer_length", "answer_depth")
-TEXT_COLUMNS = ("solution", "kind")  # which a dataset may have
+TEXT_COLUMNS = ("solution", "kind")  # which a dataset may have, as it may have traces
+TRACES = "traces"
+NO_LABEL = -1  # in traces
 ALL = slice(None)
 
 Index = slice | npt.NDArray[np.intp] | npt.NDArray[np.bool_]
@@ -72,6 +74,10 @@ class Rows:
     text per row for people to read; models never see it. `kind` is one text per row, for parts of an evaluation: "" for
     rows of no kind.
 
+    `traces` says what the model should have worked out after each pass of a sleep. Row i, of T tokens, has P traces of
+    T labels each, one after the other: label ``traces[i][p * T + t]`` is the token that the readout at token t should
+    give after trace p's pass, or NO_LABEL. P may differ between rows.
+
     Raises ValueError if the shapes of the columns do not agree.
     """
 
@@ -82,9 +88,10 @@ class Rows:
     pad: int | None = None
     solution: npt.NDArray[np.object_] | None = None  # [n]
     kind: npt.NDArray[np.object_] | None = None  # [n]
+    traces: Ragged | None = None  # int32, [n, P * T]
 
     def __post_init__(self) -> None:
-        tokens, *answers = columns = list(self.columns().values())
+        tokens, *answers = columns = [getattr(self, name) for name in COLUMNS]
         if len({isinstance(column, Ragged) for column in columns}) == 2:
             raise ValueError("tokens and every answer_* must all be arrays, or all of them Ragged")
         if isinstance(tokens, Ragged):
@@ -98,6 +105,18 @@ class Rows:
             texts = getattr(self, name)
             if texts is not None and texts.shape != (len(tokens),):
                 raise ValueError(f"{name} must be [{len(tokens)}], one text per row, got {texts.shape}")
+        if self.traces is not None:
+            self._check_traces(self.traces)
+
+    def _check_traces(self, traces: Ragged) -> None:
+        if len(traces) != len(self):
+            raise ValueError(f"traces must be [{len(self)}], one list per row, got {len(traces)}")
+        if (uneven := uneven_traces(traces.lengths, self.lengths)).any():
+            row = int(uneven.argmax())
+            raise ValueError(
+                f"row {row} has {traces.lengths[row]} labels in its traces: must be a multiple of its "
+                f"{self.lengths[row]} tokens, a label for each token in each trace"
+            )
 
     @classmethod
     def of(
@@ -108,6 +127,7 @@ class Rows:
         answer_depth: Lists,
         pad: int | None = None,
         dtype: type[np.uint16] | type[np.uint32] = np.uint16,
+        traces: Lists | None = None,
     ) -> Rows:
         """Ragged rows from lists, one per row. dtype: of the tokens; uint32 for a vocabulary above 65,536 entries.
 
@@ -121,7 +141,8 @@ class Rows:
                         f"got start {start}, length {length}"
                     )
         answers = [_ragged(column, np.int32) for column in (answer_start, answer_length, answer_depth)]
-        return cls(_ragged(tokens, dtype), answers[0], answers[1], answers[2], pad)
+        found = None if traces is None else _ragged(traces, np.int32)
+        return cls(_ragged(tokens, dtype), answers[0], answers[1], answers[2], pad, traces=found)
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
@@ -129,7 +150,7 @@ class Rows:
         first, *others = parts
         if not others:
             return first
-        columns = {name: _joined([getattr(part, name) for part in parts]) for name in COLUMNS}
+        columns = {name: _joined([part.columns()[name] for part in parts]) for name in first.columns()}
         return cls(**columns, pad=first.pad)
 
     def __len__(self) -> int:
@@ -189,13 +210,44 @@ class Rows:
         """Start, length and depth of the answers, int64 [n, A]; zeros where a row has fewer than A answers."""
         return _padded(self.answer_start, 0), _padded(self.answer_length, 0), _padded(self.answer_depth, 0)
 
+    def trace_batch(self, index: Index = ALL) -> Int64 | None:
+        """The traces of the selected rows, int64 [B, P, T], with T as in `batch`; None without traces.
+
+        P is the greatest of these rows. NO_LABEL fills up rows with fewer traces or tokens.
+        """
+        rows = self[index]
+        if rows.traces is None:
+            return None
+        traces, width = rows.traces, rows.lengths
+        of_row = np.repeat(np.arange(len(rows)), traces.lengths)
+        place = np.arange(len(of_row)) - np.repeat(traces.offsets[:-1], traces.lengths)
+        shape = (len(rows), rows.trace_counts.max(initial=0), width.max(initial=0))
+        found = np.full(shape, NO_LABEL, dtype=np.int64)
+        found[of_row, place // width[of_row], place % width[of_row]] = traces.values
+        return found
+
+    @property
+    def trace_counts(self) -> Int64:
+        """Traces of each row, P, int64 [n]."""
+        if self.traces is None:
+            return np.zeros(len(self), np.int64)
+        counts: Int64 = self.traces.lengths // np.maximum(self.lengths, 1)
+        return counts
+
     def columns(self) -> dict[str, Any]:
-        """Column name -> array or Ragged, in the dataset's column order."""
-        return {name: getattr(self, name) for name in COLUMNS}
+        """Column name -> array or Ragged, in the dataset's column order, without texts."""
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return columns if self.traces is None else {**columns, TRACES: self.traces}
 
     def texts(self) -> dict[str, npt.NDArray[np.object_]]:
         """The columns of texts that there are, by name, in the dataset's order."""
         return {name: getattr(self, name) for name in TEXT_COLUMNS if getattr(self, name) is not None}
+
+
+def uneven_traces(labels: Int64, tokens: Int64) -> npt.NDArray[np.bool_]:
+    """Whether rows with so many labels in their traces have not one for each token in each trace: bool [n]."""
+    left: Int64 = np.where(tokens > 0, labels % np.maximum(tokens, 1), labels)
+    return left > 0
 
 
 def pad_id(vocabulary: Sequence[str]) -> int | None:

@@ -11,13 +11,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from datagen.checks import require_whole
-from datagen.rows import PAD_NAME, Rows
+from datagen.canonical import added_later
+from datagen.checks import require, require_one_of, require_whole
+from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows
 from datagen.splits import draw_contexts
 from datagen.task import Task, random_stream, raw_words
 from datagen.wording import AnsweredQuestion, QuestionText, spoken
 
-QUERY, FRONT = 2, 3  # ids of "?", and of the pad or the first number of steps; cells have ids 0 and 1
+QUERY, FRONT = 2, 3  # ids of "?", and of what stands before a state, the first of them; cells have ids 0 and 1
+LABELS = ("first", "all", "each")
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -29,11 +31,17 @@ class Rule110(Task):
     cells       3..4096, cells in a state; the boundary is periodic.
     states      1..64, states in a row.
     steps       0..4096, steps of the automaton; the depth of the answers.
-    shallowest  null, or 0..steps: the steps of each row are drawn uniformly from shallowest..steps, and the row begins
-                with a token that states their number.
+    shallowest  null, or 0..steps: the steps of each row are drawn uniformly from shallowest..steps.
+    stated      whether the row begins with a token that states its number of steps, if it has a `shallowest`.
+    test_steps  steps of the test rows, drawn uniformly, if they are other than in training.
     labels      "first": the first cell of each state, as in the paper; "all": every cell of every state. With "all" the
                 context is as long as `?` with the labels, so that each fills one window; for that, the row begins with
-                a pad if it does not begin with the number of steps.
+                a pad if it does not begin with the number of steps. "each": every cell of every state, with a window
+                for each state, and then one for `?` and the labels of each; before each state stands the number of
+                steps, or `|`.
+    frame       cells by which the labels move to the right with each step: at place p of a state they then stand for
+                cell p - frame * steps. Attention is causal, so with a frame of 1 each label depends on cells before it.
+    traced      whether training rows have traces: the cells after 1, 2, ... steps, each in the place of its label.
 
     No two splits share a context, whatever their seeds. Up to 40 bits (cells * states) a hash assigns each context to
     one split, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn independently, as collisions
@@ -44,7 +52,11 @@ class Rule110(Task):
     states: int = 4
     steps: int = 32
     shallowest: int | None = None
-    labels: Literal["first", "all"] = "first"
+    labels: Literal["first", "all", "each"] = "first"
+    frame: int = added_later(0)
+    traced: bool = added_later(False)
+    stated: bool = added_later(True)
+    test_steps: tuple[int, ...] = added_later(())
 
     def __post_init__(self) -> None:
         require_whole("cells", self.cells, 3, 4096)
@@ -52,32 +64,47 @@ class Rule110(Task):
         require_whole("steps", self.steps, 0, 4096)
         if self.shallowest is not None:
             require_whole("shallowest", self.shallowest, 0, self.steps)
-        if self.labels not in ("first", "all"):
-            raise ValueError(f"labels must be 'first' or 'all', got {self.labels!r:.200}")
+        require_one_of("labels", self.labels, LABELS)
+        require_whole("frame", self.frame, 0, 4096)
+        for name in ("traced", "stated"):
+            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+        require(isinstance(self.test_steps, tuple), "test_steps", self.test_steps, "a list of numbers of steps")
+        # a number that the rows state must be in the vocabulary, which training rows have taught
+        least, most = (self.shallowest or 0, self.steps) if self._states_steps else (0, 4096)
+        for steps in self.test_steps:
+            require_whole("test_steps", steps, least, most)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        steps = () if self.shallowest is None else tuple(f"t{t}" for t in range(self.shallowest, self.steps + 1))
-        return ("0", "1", "?", *steps, *([PAD_NAME] if self._padded else []))
+        least = self.steps if self.shallowest is None else self.shallowest
+        steps = tuple(f"t{t}" for t in range(least, self.steps + 1)) if self._states_steps else ()
+        mark = {"first": (), "all": (PAD_NAME,), "each": ("|",)}[self.labels]
+        return ("0", "1", "?", *(steps or mark))
 
     @property
-    def _padded(self) -> bool:
-        return self.labels == "all" and self.shallowest is None
+    def _states_steps(self) -> bool:
+        return self.stated and self.shallowest is not None
 
     @property
     def asked(self) -> int:
         """Cells of each state that a row asks for."""
-        return self.cells if self.labels == "all" else 1
+        return 1 if self.labels == "first" else self.cells
+
+    @property
+    def _windows(self) -> int:
+        """Parts of equal length that the states, and `?` with the labels, are laid out in, if all cells are asked."""
+        return self.states if self.labels == "each" else 1
 
     @property
     def context_length(self) -> int:
-        """Tokens before the query token: the states, and the pad or the number of steps before them, if any."""
-        return self.cells * self.states + (self.labels == "all" or self.shallowest is not None)
+        """Tokens before the first query token: the states, and what stands before them, if anything."""
+        marks = self._windows if self.labels != "first" or self._states_steps else 0
+        return self.cells * self.states + marks
 
     @property
     def row_length(self) -> int:
-        """Tokens in each row: the context, `?` and the labels."""
-        return self.context_length + 1 + self.states * self.asked
+        """Tokens in each row: the context, each `?` and the labels."""
+        return self.context_length + self._windows + self.states * self.asked
 
     @property
     def max_depth(self) -> int:
@@ -92,14 +119,25 @@ class Rule110(Task):
         """The state, and the cell that is asked for."""
         # A row asks for the same number of cells of each state, in one answer or several, state by state.
         state, part = divmod(asked.number, len(asked.starts) // self.states)
-        first = part * asked.length + 1
-        cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {first + asked.length - 1}"
+        first, last = (
+            (place - self.frame * asked.depth) % self.cells + 1
+            for place in (part * asked.length, (part + 1) * asked.length - 1)
+        )
+        cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {last}"
         which = f"State {state + 1} of {self.states}: " if self.states > 1 else ""
-        # A pad may precede the states; `?` follows them.
-        start = asked.starts[0] - 1 - (self.states - state) * self.cells
+        # Something may precede the states, or each of them; `?` follows them.
+        marks = int(self.labels == "each")
+        start = asked.starts[0] - 1 - (self.states - state) * (marks + self.cells) + marks
         read = "".join(asked.words[start : start + self.cells])
         problem = f"{which}{read}. {cell} after {asked.depth} steps?"
         return QuestionText(problem, spoken(asked.right), spoken(asked.given))
+
+    def check_window(self, window: int) -> None:
+        """Also raises ValueError if states that have windows of their own do not fill them."""
+        if self.labels != "each":
+            return super().check_window(window)
+        fits = window == self.cells + 1
+        require(fits, "window", window, f"cells + 1 = {self.cells + 1} with labels = each, a window for each state")
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
@@ -110,39 +148,60 @@ class Rule110(Task):
         """
         stream = random_stream(self, split, seed, shard)
         require_whole("rows", rows, 1, 2**31 - 1)
-        depth = self._depths(random_stream(self, split, seed, shard), rows)
-        bits = self.cells * self.states
-        context = draw_contexts(split, stream, rows, bits)
-        answers = np.arange(self.context_length + 1, self.row_length, dtype=np.int32)
+        depth = self._depths(split, random_stream(self, split, seed, shard), rows)
+        context = draw_contexts(split, stream, rows, self.cells * self.states)
+        states = context.reshape(-1, self.cells)
+        cells = self.cells * self.states // self._windows
+        marks, places = np.split(self._windows_of(0, self.context_length), [-cells], 1)
+        queries, answers = np.split(self._windows_of(self.context_length, self.row_length), [1], 1)
         tokens = np.empty((rows, self.row_length), dtype=np.uint16)
         least = self.steps if self.shallowest is None else self.shallowest
-        tokens[:, : self.context_length - bits] = FRONT + depth[:, None] - least
-        tokens[:, self.context_length - bits : self.context_length] = context
-        tokens[:, self.context_length] = QUERY
+        tokens[:, marks.ravel()] = FRONT + (depth[:, None] - least if self._states_steps else 0)
+        tokens[:, places.ravel()] = context
+        tokens[:, queries.ravel()] = QUERY
         for steps in np.unique(depth):
             which = depth == steps
-            labels = evolved(context[which].reshape(-1, self.cells), int(steps), self.asked)
-            tokens[which, self.context_length + 1 :] = labels.reshape(-1, len(answers))
-        shape = (rows, len(answers))
+            labels = evolved(states[np.repeat(which, self.states)], int(steps), self.asked, self.frame)
+            tokens[np.ix_(which, answers.ravel())] = labels.reshape(-1, answers.size)
+        shape = (rows, answers.size)
         return Rows(
             tokens=tokens,
-            answer_start=np.tile(answers, (rows, 1)),
+            answer_start=np.tile(answers.reshape(1, -1), (rows, 1)),
             answer_length=np.ones(shape, dtype=np.int32),
             answer_depth=np.broadcast_to(depth[:, None], shape).copy(),
-            pad=FRONT if self._padded else None,
+            pad=FRONT if self.labels == "all" and not self._states_steps else None,
+            traces=self._traces(context, depth, places.ravel()) if self.traced and split == "train" else None,
         )
 
-    def _depths(self, stream: np.random.Philox, rows: int) -> npt.NDArray[np.int32]:
+    def _windows_of(self, start: int, end: int) -> npt.NDArray[np.int32]:
+        """Places start..end - 1 of a row, int32 [windows, places of each]."""
+        return np.arange(start, end, dtype=np.int32).reshape(self._windows, -1)
+
+    def _depths(self, split: str, stream: np.random.Philox, rows: int) -> npt.NDArray[np.int32]:
         """Steps of each row, int32 [rows]."""
-        if self.shallowest is None:
-            return np.full(rows, self.steps, dtype=np.int32)
+        least = self.steps if self.shallowest is None else self.shallowest
+        drawn = (split == "test" and self.test_steps) or range(least, self.steps + 1)
         # jumped: words that the contexts never reach
         words = raw_words(stream.jumped(), rows)
-        return (self.shallowest + words % np.uint64(self.steps - self.shallowest + 1)).astype(np.int32)
+        return np.array(drawn, np.int32)[words % np.uint64(len(drawn))]
+
+    def _traces(self, context: UInt8, depth: npt.NDArray[np.int32], places: npt.NDArray[np.int32]) -> Ragged:
+        """The states of each row after 1, 2, ..., `depth` steps, at the places of its cells."""
+        lengths = depth.astype(np.int64) * self.row_length
+        traces = Ragged.of(np.full(lengths.sum(), NO_LABEL, np.int32), lengths)
+        states = context.reshape(-1, self.cells)
+        for step in range(1, depth.max() + 1):
+            states, which = evolved(states, 1, self.cells), depth >= step
+            moved = np.roll(states, self.frame * step, axis=1).reshape(context.shape)
+            starts = traces.offsets[:-1][which] + (step - 1) * self.row_length
+            traces.values[starts[:, None] + places] = moved[which]
+        return traces
 
 
-def evolved(states: UInt8, steps: int, asked: int) -> UInt8:
+def evolved(states: UInt8, steps: int, asked: int, frame: int = 0) -> UInt8:
     """The first `asked` cells of each state after `steps` steps of Rule 110 with a periodic boundary.
+
+    frame: cells by which the state moves to the right with each step.
 
     states uint8 [n, cells] of 0 and 1; returns uint8 [n, asked].
     """
@@ -151,4 +210,5 @@ def evolved(states: UInt8, steps: int, asked: int) -> UInt8:
     for _ in range(steps):
         left, right = np.roll(centre, 1, axis=0), np.roll(centre, -1, axis=0)
         centre = (centre | right) & ~(left & centre & right)
-    return np.unpackbits(centre[:asked], axis=1, count=len(states)).T
+    moved = np.roll(centre, frame * steps, axis=0) if frame else centre
+    return np.unpackbits(moved[:asked], axis=1, count=len(states)).T

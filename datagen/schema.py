@@ -1,8 +1,10 @@
 """The dataset format: columns of a shard, directory layout, dataset.json and fingerprint.
 
-Every shard has the columns tokens, answer_start, answer_length and answer_depth. Two columns of strings may follow:
-solution, for people to read, and kind, by which an evaluation reports its results ("" for rows of no kind). All shards
-of a split have the same columns.
+Every shard has the columns tokens, answer_start, answer_length and answer_depth. Three more may follow: traces,
+list<int32>, what the model should have worked out after each pass of a sleep: as many lists as there are traces, one
+after the other, each with a label for every token of the row, pads included: a token id, or -1 for no label (see
+Rows); and two columns of strings: solution, for people to read, and kind, by which an evaluation reports its results
+("" for rows of no kind). All shards of a split have the same columns.
 
 <root>/<task>/<fingerprint>/<split>/part-00000.parquet ...   and   <root>/<task>/<fingerprint>/dataset.json
 """
@@ -22,7 +24,7 @@ from datagen.canonical import fingerprint_of
 from datagen.checks import require, require_whole
 from datagen.contract import PROBE_ROWS, digest
 from datagen.errors import DatasetNotFoundError, FormatVersionError
-from datagen.rows import TEXT_COLUMNS
+from datagen.rows import TEXT_COLUMNS, TRACES
 from datagen.task import MAX_SEED, SPLITS, Task, check_split, task_identity
 
 FORMAT_VERSION = 1  # increment it when the same config gives different rows or columns
@@ -118,21 +120,23 @@ def fingerprint(task: Task, seed: int) -> str:
     return fingerprint_of(shaped_by)
 
 
-def columns(vocabulary_size: int, row_length: int | None, texts: Collection[str] = ()) -> pa.Schema:
+def columns(vocabulary_size: int, row_length: int | None, optional: Collection[str] = ()) -> pa.Schema:
     """Arrow schema of a shard; no column may hold nulls.
 
-    row_length: tokens in every row, None if rows differ in length; texts: which of TEXT_COLUMNS there are.
+    row_length: tokens in every row, None if rows differ in length; optional: names, among which are those of the
+    optional columns that there are.
     """
 
     def field(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
 
     token = pa.uint16() if vocabulary_size <= 2**16 else pa.uint32()
-    answer = pa.list_(field("element", pa.int32()))
+    whole = pa.list_(field("element", pa.int32()))
     return pa.schema(
         [field("tokens", pa.list_(field("element", token), -1 if row_length is None else row_length))]
-        + [field(name, answer) for name in ("answer_start", "answer_length", "answer_depth")]
-        + [field(name, pa.string()) for name in TEXT_COLUMNS if name in texts]
+        + [field(name, whole) for name in ("answer_start", "answer_length", "answer_depth")]
+        + [field(name, whole) for name in (TRACES,) if name in optional]
+        + [field(name, pa.string()) for name in TEXT_COLUMNS if name in optional]
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datagen.files import replacing, sha256
-from datagen.rows import COLUMNS, Ragged, Rows
+from datagen.rows import COLUMNS, NO_LABEL, TRACES, Ragged, Rows, uneven_traces
 from datagen.schema import Shard, columns
 from datagen.task import Task
 
@@ -64,7 +66,7 @@ def read_table(content: bytes, rows: int, vocabulary_size: int) -> pa.Table:
     """The table that `to_table` made, from the bytes of its shard.
 
     Raises ValueError if the bytes are not Parquet, if a page does not match its checksum, or if the columns, the number
-    of rows, the tokens or the answers are not valid for a shard.
+    of rows, the tokens, the answers or the traces are not valid for a shard.
     """
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
@@ -82,10 +84,12 @@ def read_table(content: bytes, rows: int, vocabulary_size: int) -> pa.Table:
 
 
 def _check_rows(table: pa.Table, vocabulary_size: int, fixed: bool) -> None:
-    """Raises ValueError if a token is not in the vocabulary or an answer lies outside its row."""
-    values = {name: table.column(name).combine_chunks() for name in COLUMNS}
+    """Raises ValueError if a token or a label is not in the vocabulary, an answer lies outside its row, or traces have
+    not a label for each token."""
+    values = {name: table.column(name).combine_chunks() for name in (*COLUMNS, TRACES) if name in table.column_names}
     if any(column.null_count or column.flatten().null_count for column in values.values()):
         raise ValueError("has nulls, must have none in any column")
+    traces = values.pop(TRACES, None)
     tokens, *answers = (column.flatten().to_numpy() for column in values.values())
     if tokens.size and tokens.max() >= vocabulary_size:
         raise ValueError(f"has token {tokens.max()}, must be below the vocabulary size {vocabulary_size}")
@@ -97,6 +101,19 @@ def _check_rows(table: pa.Table, vocabulary_size: int, fixed: bool) -> None:
     if outside.any():
         row = int(np.repeat(np.arange(len(table)), counts[0])[outside.argmax()])
         raise ValueError(f"row {row} has an answer outside its tokens")
+    if traces is not None:
+        _check_traces(traces, lengths, vocabulary_size)
+
+
+def _check_traces(traces: pa.ListArray, lengths: npt.NDArray[Any], vocabulary_size: int) -> None:
+    """lengths: tokens in each row."""
+    labels = traces.flatten().to_numpy()
+    if labels.size and not NO_LABEL <= labels.min() <= labels.max() < vocabulary_size:
+        raise ValueError(
+            f"has labels {labels.min()}..{labels.max()} in its traces, must be {NO_LABEL}..{vocabulary_size - 1}"
+        )
+    if uneven_traces(traces.value_lengths().to_numpy(), lengths).any():
+        raise ValueError("has traces that are not a multiple of their row's tokens")
 
 
 def _types(schema: pa.Schema) -> str:
@@ -107,9 +124,10 @@ def to_table(rows: Rows, vocabulary_size: int) -> pa.Table:
     """The rows as an Arrow table with the columns of a shard."""
     row_length = None if isinstance(rows.tokens, Ragged) else rows.tokens.shape[1]
     texts = rows.texts()
-    schema = columns(vocabulary_size, row_length, texts)
+    lists = rows.columns()
+    schema = columns(vocabulary_size, row_length, {*lists, *texts})
     arrays = []
-    for name, column in rows.columns().items():
+    for name, column in lists.items():
         kind = schema.field(name).type
         if not isinstance(column, Ragged):
             n, width = column.shape

@@ -101,7 +101,7 @@ class Task(Wording, ABC):
 
     @property
     def max_depth(self) -> int:
-        """The greatest depth of an answer; each task defines what its depth counts."""
+        """The greatest depth of an answer in training rows; each task defines what its depth counts."""
         return 1
 
     def with_depth(self, depth: int) -> Task:

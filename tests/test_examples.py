@@ -16,6 +16,7 @@ PRINTED = {
     "ask_a_document.py": r"[\d,]+ tokens read, \d+ sleeps\nWhen .*\?\n['\"].+",
     "session_and_memory.py": r"answer \[\[\d+, \d+, \d+, \d+\]\], the same as from the session that read the context",
     "own_mixer_and_task.py": r"step 30/30  loss \d\.\d+  accuracy 0\.\d+",
+    "task_with_traces.py": r"traces (?P<before>\d\.\d+) .*\n.*\nstep 30/30  loss \d\.\d+  traces (?P<after>\d\.\d+)",
 }
 
 
@@ -38,5 +39,5 @@ def test_every_script_is_run_above() -> None:
 
 def test_the_page_shows_the_files() -> None:
     shown = re.findall(r"```python\n(.+?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
-    names = ("my_rules.py", "my_tasks.py", "own_mixer_and_task.py")
+    names = ("my_rules.py", "my_tasks.py", "task_with_traces.py", "own_mixer_and_task.py")
     assert shown == [(EXAMPLES / name).read_text() for name in names]

@@ -3,7 +3,8 @@
     python -m benchmarks.evidence [EXPERIMENT ...] [--root DIR]
 
 runs the experiments that are not finished, one after the other, publishes each in benchmarks/results/evidence, and
-fills its tables in docs/evidence.md. You can interrupt it at any time and run it again.
+fills its tables in docs/evidence.md (`iterated`: in docs/iterated-sleep.md). You can interrupt it at any time and run
+it again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.evidence.pages import EVIDENCE, fill
+from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, fill
 from benchmarks.evidence.publish import PUBLISHED, publish, published_variants
 from benchmarks.results_file import ROOT
 from pipelines.arguments import add_root, given_root
@@ -38,7 +39,7 @@ class Question:
     """A mini preset and the seeds that it is run with.
 
     pairs: (variant, baseline) pairs whose difference the page shows; speed: the experiment measures training speed
-        alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M.
+        alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M; page: where its tables are.
     """
 
     preset: str
@@ -46,6 +47,7 @@ class Question:
     pairs: tuple[tuple[str, str], ...] = ()
     speed: bool = False
     smollm2: bool = False
+    page: Path = EVIDENCE
 
     @property
     def experiment(self) -> Experiment:
@@ -66,6 +68,18 @@ class Question:
 THREE = (40, 41, 42)
 GAINS = (("n2", "n1"), ("n4", "n1"), ("n4", "n2"))
 CONTROLS = tuple(("n4", control) for control in ("n1-same-compute", "n1-same-compute-epochs", "n1-deep"))
+WITHOUT = (
+    "hidden",
+    "normalized",
+    "mixture",
+    "untraced",
+    "fixed-frame",
+    "eta-1",
+    "delta",
+    "no-reading",
+    "one-head",
+    "four-states",
+)
 
 EXPERIMENTS = {
     "rule110": Question(
@@ -88,10 +102,31 @@ EXPERIMENTS = {
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
     ),
     "depo": Question("depo-fig3-mini", THREE, GAINS),
+    "depo-hops": Question(
+        "depo-hops-mini",
+        (80, 81, 82, 83, 84),
+        (
+            *GAINS,
+            ("n3", "n1"),
+            *(("n3", control) for control in ("n1-same-compute", "n1-deep", "n3-without-conv", "transformer-whole")),
+        ),
+    ),
+    "depo-iterated": Question(
+        "depo-iterated",
+        (80, 81, 82, 83, 84),
+        tuple(("iterated", without) for without in ("hidden", "untraced", "without-conv")),
+        page=ITERATED_SLEEP,
+    ),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
     "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
     "sliding": Question("gsm-sliding-fig5-mini", (40,)),
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),
+    "iterated": Question(
+        "rule110-iterated",
+        (60, 61, 62, 63, 64),
+        tuple(("iterated", without) for without in WITHOUT),
+        page=ITERATED_SLEEP,
+    ),
 }
 
 
@@ -115,7 +150,8 @@ def main() -> None:
         question = EXPERIMENTS[name]
         table.add_row(name, question.preset, ", ".join(map(str, question.seeds)), outcome)
     Console().print(table)
-    print(f"results {ROOT / 'results' / RESULTS}\npage    {EVIDENCE}")
+    pages = dict.fromkeys(str(EXPERIMENTS[name].page) for name in chosen)
+    print(f"results {ROOT / 'results' / RESULTS}\npages   {', '.join(pages)}")
 
 
 def run(name: str, root: Path) -> bool:
@@ -127,7 +163,7 @@ def run(name: str, root: Path) -> bool:
         return False
     published = publish(apply_overrides(PRESETS[question.preset], assignments), root, f"{RESULTS}/{name}")
     results = _speed(published) if question.speed else _quoted(published / "report.md")
-    fill(EVIDENCE, {name: results + _differences(published, question)})
+    fill(question.page, {name: results + _differences(published, question)})
     return True
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ATTENTION
 from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
 from sleepmodel.training.optim import freeze
+from sleepmodel.training.traces import PROBE_ROWS, check_trainable
 from sleepmodel.warm_start import kept_blocks
 
 
@@ -48,13 +50,16 @@ class Variant:
     compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
     epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
     depth: the task's greatest depth (Rule 110: steps to predict).
+    task: fields of the task that differ, such as {"frame": 0}.
     inserted: which of `mixers` are inserted blocks.
     eviction: "hard" or "sliding".
-    conv: width of the short convolutions in the fast weights.
+    conv: width of the short convolutions in the fast weights; 0: none.
     start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
         start as the identity. Tokens and FLOPs count its own training alone.
     share_of_steps: the share of the experiment's steps that it is trained for.
+    carry, reads_first, fast_heads: ModelConfig's.
     trained, curriculum, drawn_passes: TrainConfig's trained, curriculum and sleep_passes.
+    trace_weight, batch_size: TrainConfig's.
     evaluated_at: more N to evaluate the model at, beside those that it was trained for.
     """
 
@@ -78,6 +83,12 @@ class Variant:
     curriculum: Curriculum | None = None
     drawn_passes: tuple[int, ...] = ()
     evaluated_at: tuple[int, ...] = ()
+    task: Mapping[str, Any] | None = added_later(None)
+    carry: Literal["hidden", "normalized", "token", "mixture"] | None = added_later(None)
+    reads_first: bool | None = added_later(None)
+    fast_heads: int | None = added_later(None)
+    trace_weight: float | None = added_later(None)
+    batch_size: int | None = added_later(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,7 @@ class Experiment:
     search: over N and eta; its winner becomes a variant. search_seed: not one of `seeds`, so that the winner is not
         chosen by the trainings that it is compared with.
     paper_scale: too large for CPUs; only `--force` runs it there. registers: whether to register the best model.
+    champions: the variants of which it may be one; (): see `candidates`.
     """
 
     name: str
@@ -104,6 +116,7 @@ class Experiment:
     pretrained: Pretrained = field(default_factory=Pretrained)
     paper_scale: bool = False
     registers: bool = True
+    champions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         model = self.model
@@ -139,6 +152,11 @@ class Experiment:
             allowed = "all without inserted blocks"
             require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
             self._check_curriculum(variant)
+            self._check_traces(variant)
+        unknown = sorted(set(self.champions) - set(names))
+        require(not unknown, "champions", self.champions, f"some of the variants, {names}")
+        alike = {self.variant_task(variant) for variant in self.variants if variant.name in self.champions}
+        require(not alike - {self.task}, "champions", self.champions, "variants with the experiment's own task")
         by_level = self.search is not None and self.train.curriculum.by_level
         require(
             not by_level,
@@ -166,7 +184,8 @@ class Experiment:
 
     def _check_curriculum(self, variant: Variant) -> None:
         """Raise ValueError where a variant's N is not the one that its curriculum has for the deepest rows."""
-        passes = self.variant_curriculum(variant).passes(self.variant_task(variant).max_depth)
+        deepest, model = self.variant_task(variant).max_depth, self.variant_model(variant)
+        passes = self.variant_curriculum(variant).passes(deepest, model.reads_first)
         if passes is not None:
             allowed = f"{passes}, the N of the deepest rows by curriculum.steps_per_pass"
             require(variant.sleep_passes == passes, f"sleep_passes of {variant.name}", variant.sleep_passes, allowed)
@@ -182,6 +201,16 @@ class Experiment:
                 variant.compute_of,
                 "null with steps_per_pass",
             )
+
+    def _check_traces(self, variant: Variant) -> None:
+        """Raise ValueError where a variant cannot be trained on the traces of its task."""
+        if self._trace_weight(variant) == 0:
+            return
+        rows = self.variant_task(variant).sample("train", self.data.seed, 0, PROBE_ROWS)
+        try:
+            check_trainable(rows, self.variant_model(variant), self.variant_train(variant))
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name}: {error}") from error
 
     def changed(self, **fields: Any) -> Experiment:
         """A copy with new values of `fields`; --set calls it.
@@ -212,17 +241,24 @@ class Experiment:
 
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
-        window = self.task.row_length if variant.whole else variant.window or self.model.window
+        task, model = self.variant_task(variant), self.model
+        window = task.row_length if variant.whole else variant.window or model.window
         mixers = (variant.mixers or self._with_inserted(variant.inserted_mixer)) * variant.repeat
         return replace(
-            self.model,
+            model,
+            # a task of the variant's own may have more tokens, and longer rows
+            vocab_size=max(model.vocab_size, len(task.vocabulary)),
+            max_positions=model.max_positions and max(model.max_positions, task.row_length),
             window=window,
             mixers=mixers,
             # `loop` has no meaning in a stack of another depth
-            loop=self.model.loop if len(mixers) == len(self.model.mixers) else None,
+            loop=model.loop if len(mixers) == len(model.mixers) else None,
             inserted=self._inserted(variant, mixers),
-            eviction=variant.eviction or self.model.eviction,
-            conv=variant.conv or self.model.conv,
+            eviction=variant.eviction or model.eviction,
+            conv=model.conv if variant.conv is None else variant.conv or None,
+            carry=variant.carry or model.carry,
+            reads_first=model.reads_first if variant.reads_first is None else variant.reads_first,
+            fast_heads=variant.fast_heads or model.fast_heads,
             sleep_passes=variant.sleep_passes,
             fast_weight_lr=variant.fast_weight_lr,
         )
@@ -239,7 +275,11 @@ class Experiment:
 
     def variant_task(self, variant: Variant) -> Task:
         """The variant's task."""
-        return self.task if variant.depth is None else self.task.with_depth(variant.depth)
+        task = self.task if variant.depth is None else self.task.with_depth(variant.depth)
+        own, known = variant.task or {}, [field.name for field in fields(task)]
+        unknown = sorted(set(own) - set(known))
+        require(not unknown, f"task of {variant.name}", own, f"of fields of the task {task.name}, {', '.join(known)}")
+        return replace(task, **own) if own else task
 
     def variant_train(self, variant: Variant) -> TrainConfig:
         """The variant's training."""
@@ -248,27 +288,36 @@ class Experiment:
         return replace(
             self.train,
             steps=self.variant_steps(variant),
+            batch_size=variant.batch_size or self.train.batch_size,
             rows=rows,
             trained=variant.trained or self.train.trained,
             curriculum=self.variant_curriculum(variant),
             sleep_passes=variant.drawn_passes or self.train.sleep_passes,
+            trace_weight=self._trace_weight(variant),
         )
+
+    def _trace_weight(self, variant: Variant) -> float:
+        return self.train.trace_weight if variant.trace_weight is None else variant.trace_weight
 
     def variant_curriculum(self, variant: Variant) -> Curriculum:
         """The curriculum of the variant's training."""
         return variant.curriculum or self.train.curriculum
 
     def candidates(self) -> list[str]:
-        """The variants whose models may be registered if there is no search: those that evict, have one N, and are
-        trained on the experiment's own task."""
-        return [
-            variant.name
-            for variant in self.variants
-            if self.registers
-            and not variant.whole
-            and self.variant_task(variant) == self.task
-            and self.variant_curriculum(variant).steps_per_pass is None
-        ]
+        """The variants whose models may be registered if there is no search: `champions`, or else those that evict,
+        have one N, and are trained on the experiment's own task."""
+        return (
+            [*self.champions]
+            if self.registers and self.champions
+            else [
+                variant.name
+                for variant in self.variants
+                if self.registers
+                and not variant.whole
+                and self.variant_task(variant) == self.task
+                and self.variant_curriculum(variant).steps_per_pass is None
+            ]
+        )
 
     def tasks(self) -> list[Task]:
         """The distinct tasks of all variants and of the search."""
@@ -280,13 +329,16 @@ class Experiment:
         if variant.compute_of is None:
             return max(1, round(variant.share_of_steps * self.train.steps))
         model, trained = self.variant_model(variant), variant.trained or self.train.trained
-        longest = self.step_flops(model, (variant.compute_of,), trained)
+        other = replace(model, carry=self.model.carry, reads_first=self.model.reads_first)
+        longest = self.step_flops(other, (variant.compute_of,), trained, self.train.trace_weight > 0)
         return round(self.train.steps * longest / self.step_flops(model, trained=trained))
 
-    def step_flops(self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all") -> float:
+    def step_flops(
+        self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all", traced: bool = False
+    ) -> float:
         """FLOPs of one training step on rows of the greatest length. Where N is drawn for each batch, from `drawn` or
-        else by the training's config: the mean. trained: as in TrainConfig. A model that sleeps on all windows is
-        assumed to predict in each one after the context."""
+        else by the training's config: the mean. trained: as in TrainConfig; traced: whether every pass has a loss. A
+        model that sleeps on all windows is assumed to predict in each one after the context."""
         passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
         with torch.device("meta"):
             built = SleepModel(model)
@@ -295,13 +347,26 @@ class Experiment:
         if model.sleep_on == "all":
             read = (self.task.context_length or 0) // model.window
             asked = [i >= read for i in range(-(-length // model.window))]
-        row = sum(training_flops(built, length, n, asked) for n in passes) / len(passes)
+        row = sum(
+            training_flops(built, length, n, asked, max(0, n - model.reads_first) if traced else 0) for n in passes
+        ) / len(passes)
         return self.train.batch_size * row
 
-    def train_rows(self) -> int:
-        """Rows of the training split: enough for the longest training, unless data.train_rows is set."""
-        configs = map(self.variant_train, self.variants)
+    def train_rows(self, task: Task | None = None) -> int:
+        """Rows of the training split of a task, None for the experiment's own: enough for the longest training on it,
+        unless data.train_rows is set."""
+        task = task or self.task
+        configs = [self.variant_train(variant) for variant in self.variants if self.variant_task(variant) == task]
+        if not configs or (self.search and task == self.task):
+            configs.append(self.train)
         return self.data.train_rows or max(config.rows or config.steps * config.batch_size for config in configs)
+
+    def data_name(self, task: Task) -> str:
+        """What tells the datasets of several tasks apart: "" for the experiment's own."""
+        if task == self.task:
+            return ""
+        first = next(variant for variant in self.variants if self.variant_task(variant) == task)
+        return first.name if first.task else f"t{task.max_depth}"
 
 
 def _base_mixers(model: ModelConfig) -> tuple[str, ...]:

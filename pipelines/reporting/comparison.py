@@ -238,6 +238,16 @@ def table_of(
     return columns, [[row.get(column, "") for column in columns] for row in cells]
 
 
+def depths_of(variants: Sequence[VariantResults]) -> tuple[list[str], list[list[str]]]:
+    """The share of answers right by depth: the head, and a row of cells for each variant."""
+    depths = sorted({depth for variant in variants for depth in variant.answers})
+    rows = [
+        [variant.name, *(str(variant.answers[depth]) if depth in variant.answers else "" for depth in depths)]
+        for variant in variants
+    ]
+    return ["answers right, by depth", *map(str, depths)], rows
+
+
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
     parts = max(len(variant.answers) + len(variant.kinds) for variant in variants)

@@ -5,6 +5,7 @@ A variant has the same style in all pictures. Means have 95 % intervals; seeds a
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ MARKERS, LINES = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
 FAINT = 0.4
 TITLE_CHARACTERS = 11  # in an inch
 LEGEND_LINE = 0.22  # inches
+LOG_FACTOR = 32  # of the greatest depth to the least, from which on depths have a logarithmic axis
 SIDE_BY_SIDE = 8  # variants whose marks are spread evenly
 
 
@@ -79,21 +81,22 @@ def comparison(variants: Sequence[VariantResults], style: Styles, path: Path) ->
 def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
     """Share of answers right over depth; and, at the greatest depth of each variant, over N."""
     depths = sorted({depth for variant in variants for depth in variant.answers})
+    place_of = _depth_places(depths)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for i, variant in enumerate(variants):
         look, offset, answers = style[variant.name], 0.5 * _offset(i, len(variants)), variant.answers
         deepest = max(answers)
-        places = [depths.index(depth) + offset for depth in answers]
+        places = [place_of[depth] + offset for depth in answers]
         beside = offset + 0.2 * _offset(1, 2)
         for result in variant.results if len(variant.results) > 1 else ():
             shares = [result.accuracy.answers[depth].value for depth in answers]
             faint: dict[str, Any] = {"color": look.colour, "alpha": FAINT, "ms": 4, "mew": 0}
-            left.plot([depths.index(depth) + beside for depth in answers], shares, "o", **faint)
+            left.plot([place_of[depth] + beside for depth in answers], shares, "o", **faint)
             right.plot([variant.sleep_passes + beside], [result.accuracy.answers[deepest].value], "o", **faint)
         _bars(left, places, answers.values(), look, f"{variant.name}, N = {variant.sleep_passes}")
         _bars(right, [variant.sleep_passes + offset], [answers[deepest]], look)
-    left.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-    left.set_xlim(-0.6, len(depths) - 0.4)
+    left.set_xticks(list(place_of.values()), [str(depth) for depth in depths])
+    left.set_xlim(-0.6, max(place_of.values()) + 0.6)
     left.set_xlabel("depth")
     left.set_ylabel("share of answers right")
     _ticks(right, [variant.sleep_passes for variant in variants])
@@ -254,6 +257,15 @@ def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: St
 def _offset(i: int, count: int) -> float:
     """The offset of the i-th of `count` marks at one place, so that their intervals do not overlap."""
     return (i - (count - 1) / 2) / max(count, SIDE_BY_SIDE)
+
+
+def _depth_places(depths: Sequence[int]) -> dict[int, float]:
+    """The place of each depth on an axis: one after the other, or logarithmic where they span a factor of LOG_FACTOR.
+    Powers of two are as far apart either way."""
+    first = depths[0]
+    if first > 0 and depths[-1] >= LOG_FACTOR * first:
+        return {depth: math.log2(depth / first) for depth in depths}
+    return {depth: float(i) for i, depth in enumerate(depths)}
 
 
 def _ticks(axes: Axes, passes: Sequence[int]) -> None:

@@ -40,17 +40,19 @@ def training_cost(experiment: Experiment) -> TrainingCost:
     largest N, and of its winner too."""
     stages = [
         (
-            (experiment.variant_model(variant), variant.drawn_passes, variant.trained or experiment.train.trained),
-            experiment.variant_steps(variant),
+            (experiment.variant_model(variant), train.sleep_passes, train.trained, train.trace_weight > 0),
+            train.steps,
         )
         for variant in experiment.variants
+        for train in [experiment.variant_train(variant)]
     ]
     runs = stages * len(experiment.seeds)
     if experiment.search:
         widest = replace(experiment.model, sleep_passes=max(experiment.search.sleep_passes))
         trained, steps = experiment.train.trained, experiment.train.steps
-        runs += [((widest, (), trained), steps)] * (experiment.search.trials + len(experiment.seeds))
-        runs += [((experiment.model, (), trained), steps)] * len(experiment.seeds)
+        traced = experiment.train.trace_weight > 0
+        runs += [((widest, (), trained, traced), steps)] * (experiment.search.trials + len(experiment.seeds))
+        runs += [((experiment.model, (), trained, traced), steps)] * len(experiment.seeds)
     rows = experiment.train.batch_size * sum(steps for _, steps in runs)
     cost = {kind: experiment.step_flops(*kind) for kind in {kind for kind, _ in runs}}  # many runs share a model
     flops = sum(cost[kind] * steps for kind, steps in runs)
@@ -63,13 +65,14 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
     search = experiment.search
     widest = replace(experiment.model, sleep_passes=max(search.sleep_passes)) if search else experiment.model
     found: dict[str, StageTrainings] = {}
-    cost: dict[tuple[ModelConfig, tuple[int, ...], str], float] = {}
+    cost: dict[tuple[ModelConfig, tuple[int, ...], str, bool], float] = {}
     for stage in stages:
         config = stage.config
         if not isinstance(config, dict) or "train" not in config:
             continue
         train, searched = config["train"], "search" in config
-        key = (widest if searched else config.get("model", widest), train.sleep_passes, train.trained)
+        model = widest if searched else config.get("model", widest)
+        key = (model, train.sleep_passes, train.trained, train.trace_weight > 0)
         if key not in cost:
             cost[key] = experiment.step_flops(*key)
         found[stage.name] = StageTrainings(config["search"].trials if searched else 1, cost[key] * train.steps)

@@ -25,7 +25,7 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
     """The stage that generates one dataset with its three splits. Raises ValueError if a task of imported rows has
     fewer of them."""
     data = experiment.data
-    rows = {"train": experiment.train_rows(), "validation": data.validation_rows, "test": data.test_rows}
+    rows = {"train": experiment.train_rows(task), "validation": data.validation_rows, "test": data.test_rows}
     for split, count in rows.items():
         task.check_rows(split, count)
 
@@ -38,7 +38,8 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
 
             generate(task, split, count, data.seed, context.output, watch=watch)
 
-    name = "generate" if task == experiment.task else f"generate-t{task.max_depth}"
+    own = experiment.data_name(task)
+    name = f"generate-{own}" if own else "generate"
     config = {"task": task.identity(), "rows": rows, "seed": data.seed, FINGERPRINT: fingerprint(task, data.seed)}
     return Stage(name, config, run, slots=None)
 

@@ -16,6 +16,7 @@ from pipelines.reporting.results import RESULTS, EvaluationResult
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
 from sleepmodel import SleepModel, load
+from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import read_training
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import find_base
@@ -72,7 +73,8 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
             },
         )
         services.end(trained[index], "FINISHED")  # register opened it again
-        won, reason = _judge(services, name, version, chosen, rows, fingerprint)
+        curriculum = read_training((context.root / chosen.path).parent).train.curriculum
+        won, reason = _judge(services, name, version, chosen, rows, fingerprint, curriculum)
         if won:
             promote(services.store, name, version)
         REGISTRATION.save(context.output, Registration(name, version, won, reason))
@@ -97,9 +99,16 @@ def _about_base(pretrained: str | None, model: SleepModel) -> dict[str, str]:
 
 
 def _judge(
-    services: Services, name: str, version: str, challenger: EvaluationResult, rows: Rows, fingerprint: str
+    services: Services,
+    name: str,
+    version: str,
+    challenger: EvaluationResult,
+    rows: Rows,
+    fingerprint: str,
+    curriculum: Curriculum,
 ) -> tuple[bool, str]:
-    """Whether a version takes the alias: it must beat the champion on the same test rows."""
+    """Whether a version takes the alias: it must beat the champion on the same test rows. curriculum: that of the
+    challenger's training, by which both get their N where it has steps_per_pass."""
     share = challenger.accuracy.rows.value
     present = champion(services.store, name)
     if present is None:
@@ -110,7 +119,7 @@ def _judge(
         return False, f"champion v{present.version} was made for another dataset; compare and move the alias by hand"
     model = champion_model(services.store, name)
     assert model is not None
-    rival = accuracy(model, rows).rows.value
+    rival = accuracy(model, rows, curriculum=curriculum).rows.value
     verb = "beats" if share > rival else "does not beat"
     return share > rival, f"{share:.4f} of test rows right {verb} champion v{present.version} with {rival:.4f}"
 

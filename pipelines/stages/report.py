@@ -6,11 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.engine.stage import Stage, StageContext
-from pipelines.reporting.comparison import floor_of, interval_of, nats_note, read_variants, table_of
+from pipelines.reporting.comparison import (
+    MOST_PARTS,
+    depths_of,
+    floor_of,
+    interval_of,
+    nats_note,
+    read_variants,
+    table_of,
+)
 from pipelines.reporting.html import page
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE
-from pipelines.reporting.sections import COMPARISON, CURVES, LIKELIHOOD, POSITIONS, SEARCH, ReportData, sections
+from pipelines.reporting.sections import COMPARISON, CURVES, DEPTHS, LIKELIHOOD, POSITIONS, SEARCH, ReportData, sections
 from pipelines.runtime.services import Services
 from pipelines.stages.tune import TRIALS
 from sleepmodel.distributed.job import read_training
@@ -50,12 +58,13 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=6)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=7)
 
 
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     """The table and the main pictures, which lie in the directory `pictures`, to be quoted in other pages."""
     variants = data.variants
+    many = max(len(variant.answers) for variant in variants) > MOST_PARTS
     note = (
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
         "FLOPs are those of the forward and the backward, without the readout of the answers. Always guessing the most "
@@ -64,8 +73,9 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     parts = [
         f"# {title}",
         note,
-        markdown_table(*table_of(variants)),
+        markdown_table(*table_of(variants, parts=not many)),
         f"![comparison]({COMPARISON})",
+        *([markdown_table(*depths_of(variants)), f"![accuracy by depth]({DEPTHS})"] if many else []),
         *(f"![{words}]({file})" for words, file in TOKEN_PICTURES.items() if (pictures / file).exists()),
         f"![learning curves]({CURVES})",
     ]

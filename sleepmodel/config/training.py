@@ -63,14 +63,17 @@ class Curriculum:
         validation rows of the deepest open level has reached this value. None: all levels are open from the start.
     review: draw the level of each batch from all open levels, by seed and step. False: with a threshold, every batch
         has the deepest open level.
+    front: with `review`, the share of batches that have the deepest open level all the same, drawn by seed and step.
     steps_per_pass: r. Rows of level d are trained and evaluated with N = d / r passes, rounded up, so that N passes
-        compute the state after N r steps. None: with the model's N.
+        compute the state after N r steps; with one pass more if the model's first pass only reads (`reads_first`).
+        None: with the model's N.
     """
 
     levels: tuple[int, ...] = ()
     threshold: float | None = None
     review: bool = False
     steps_per_pass: int | None = None
+    front: float = added_later(0.0)
 
     def __post_init__(self) -> None:
         require(isinstance(self.levels, tuple), "levels", self.levels, "a tuple of depths")
@@ -82,6 +85,8 @@ class Curriculum:
         if self.steps_per_pass is not None:
             require_whole("steps_per_pass", self.steps_per_pass, 1)
         require(type(self.review) is bool, "review", self.review, "true or false")
+        require_real("front", self.front, 0.0, 1.0, "a number from 0 to 1")
+        require(self.front == 0 or self.review, "front", self.front, "0 without review")
 
     @property
     def by_level(self) -> bool:
@@ -94,9 +99,9 @@ class Curriculum:
         require(found is not None, "levels", self.levels, f"up to the depth of every row; one has {depth}")
         return cast(int, found)
 
-    def passes(self, level: int) -> int | None:
-        """N for rows of a level; None is the model's."""
-        return None if self.steps_per_pass is None else max(1, -(-level // self.steps_per_pass))
+    def passes(self, level: int, reads_first: bool) -> int | None:
+        """N for rows of a level; None is the model's. reads_first: as in ModelConfig."""
+        return None if self.steps_per_pass is None else max(1, -(-level // self.steps_per_pass) + reads_first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,8 @@ class TrainConfig:
         model's N.
     curriculum: from easy rows to hard ones. Its steps_per_pass excludes `sleep_passes`.
     truncation: how far the backward reaches.
+    trace_weight: of the loss of the traces, the mean over their labels, which is added to that of the answers. 0: no
+        such loss (the paper). Above 0, the training rows must have traces (see datagen.Rows).
     precision: "bfloat16" is autocast over float32 weights. "bfloat16_weights" keeps weights, activations and gradients
         in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
@@ -148,6 +155,7 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16", "bfloat16_weights"] = "float32"
     seed: int = 0
     validate_every: int = 100
+    trace_weight: float = added_later(0.0)
 
     def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "validate_every"):
@@ -168,6 +176,7 @@ class TrainConfig:
         require_real("weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
         require_real("decay_fraction", self.decay_fraction, 0.0, 1.0, "a number from 0 to 1")
         require_real("grad_clip", self.grad_clip, 0.0, 1e6, "a number from 0 (no clipping) to 1e6")
+        require_real("trace_weight", self.trace_weight, 0.0, 1e6, "a number from 0 to 1e6")
         require_real("backoff", self.backoff, 1e-3, 1.0, "a number from 0.001 to 1")
         for field, allowed in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("trained", TRAINED)):
             require_one_of(field, getattr(self, field), allowed)

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
-from sleepmodel.training.engine import clip_gradient, load_whole, save_whole
+from sleepmodel.training.engine import (
+    Losses,
+    WeightedTraces,
+    clip_gradient,
+    forward_losses,
+    load_whole,
+    save_whole,
+    whole_loss,
+)
 from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, freeze, peak_rates, set_rates
 
 
@@ -59,14 +67,19 @@ class DeepSpeedEngine:
         self.peaks = peak_rates([self.engine.optimizer])
 
     def backward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
-    ) -> Tensor:
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        weight: float = 1.0,
+        traces: WeightedTraces | None = None,
+    ) -> Losses:
         device = self.engine.device
-        loss = weight * self.engine(tokens.to(device), loss_mask.to(device), sleep_passes).loss
-        self.engine.backward(loss)
+        losses = forward_losses(self.engine, device, tokens, loss_mask, sleep_passes, weight, traces)
+        self.engine.backward(whole_loss(losses, self.config))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
-        return loss.detach()
+        return losses.detached()
 
     def step(self, rate: float) -> float:
         set_rates([self.engine.optimizer], self.peaks, rate)

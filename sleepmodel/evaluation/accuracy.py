@@ -75,7 +75,7 @@ def predict(
     size = batch_size or batch_rows(rows, model.config.vocab_size)
     for start in range(0, len(rows), size):
         part = np.arange(start, min(start + size, len(rows)))
-        for passes, which in _by_passes(rows[part], sleep_passes, curriculum):
+        for passes, which in _by_passes(rows[part], sleep_passes, curriculum, model.config.reads_first):
             tokens, mask = rows.batch(part[which])
             row, column = mask.nonzero()
             places = part[which][row], column
@@ -89,13 +89,14 @@ def no_predictions(shape: tuple[int, ...]) -> Predictions:
 
 
 def _by_passes(
-    rows: Rows, sleep_passes: int | None, curriculum: Curriculum
+    rows: Rows, sleep_passes: int | None, curriculum: Curriculum, reads_first: bool
 ) -> list[tuple[int | None, npt.NDArray[np.intp]]]:
     """The rows of a batch by their N."""
     if curriculum.steps_per_pass is None:
         return [(sleep_passes, np.arange(len(rows)))]
     levels = levels_of(rows, curriculum)
-    return [(curriculum.passes(int(level)), np.flatnonzero(levels == level)) for level in np.unique(levels)]
+    found = np.unique(levels).tolist()
+    return [(curriculum.passes(level, reads_first), np.flatnonzero(levels == level)) for level in found]
 
 
 def _predict_batch(

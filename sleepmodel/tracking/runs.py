@@ -38,7 +38,7 @@ from sleepmodel.training.progress import Progress
 
 IDENTITY, PROCESS = "sleepmodel.identity", "sleepmodel.process"
 PARENT, EXPERIMENT = "mlflow.parentRunId", "sleepmodel"
-CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped")
+CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped", "trace_loss")
 PROBE_SECONDS = 5
 RETRY_SECONDS = 60.0
 
@@ -281,7 +281,8 @@ class ProgressLog:
             at, when = self.waiting[0]
             if at.step not in self._logged:
                 # a request that failed may have been stored: with the same time it is the same point
-                log_metrics(self.store, self.run_id, {name: getattr(at, name) for name in CURVE}, at.tokens, when)
+                values = {name: getattr(at, name) for name in CURVE if getattr(at, name) is not None}
+                log_metrics(self.store, self.run_id, values, at.tokens, when)
                 self._logged.add(at.step)
             self.waiting.pop(0)
 

@@ -41,11 +41,15 @@ class BatchSampler:
 class CurriculumSampler(BatchSampler):
     """Batches of one level each, drawn from the current block of the epoch.
 
-    opened: the level and the accuracy of the last report, from which a resumed run gets its open level.
+    opened: the level and the accuracy of the last report, from which a resumed run gets its open level; reads_first: of
+    the model (see Curriculum.steps_per_pass).
     """
 
-    def __init__(self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None) -> None:
+    def __init__(
+        self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None, reads_first: bool = False
+    ) -> None:
         super().__init__(blocks, config)
+        self.reads_first = reads_first
         self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config))
         # block 0, as the block that is read first depends on the seed and may be shorter
         self.schedule = self.levels(0).schedule(config.curriculum)
@@ -56,7 +60,7 @@ class CurriculumSampler(BatchSampler):
         self.reader.keep([block], self.epochs.following(step))
         assert self.level is not None
         rows, level = self.levels(block).batch(step, self.schedule, self.level)
-        passes = self.config.curriculum.passes(level) or drawn_passes(step, self.config)
+        passes = self.config.curriculum.passes(level, self.reads_first) or drawn_passes(step, self.config)
         return self.reader.read(block)[rows], passes
 
     def validated(self, accuracy: float) -> None:

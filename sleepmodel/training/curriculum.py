@@ -25,6 +25,7 @@ class LevelSchedule:
     levels: tuple[int, ...]
     threshold: float | None
     review: bool
+    front: float
 
     @property
     def first(self) -> int:
@@ -39,7 +40,9 @@ class LevelSchedule:
     def drawn(self, level: int, stream: np.random.Generator) -> int:
         """The level of a batch while `level` is the deepest open one."""
         every = self.review or self.threshold is None
-        return int(stream.choice(self.levels[: self.levels.index(level) + 1])) if every else level
+        if not every or (self.front and stream.random() < self.front):
+            return level
+        return int(stream.choice(self.levels[: self.levels.index(level) + 1]))
 
 
 class RowsByLevel:
@@ -58,7 +61,7 @@ class RowsByLevel:
                     f"level {level} has {len(found)} rows in the first block of training rows: must be at least "
                     f"batch_size = {self.batch_size}; make more rows of that level"
                 )
-        return LevelSchedule(tuple(self.rows), curriculum.threshold, curriculum.review)
+        return LevelSchedule(tuple(self.rows), curriculum.threshold, curriculum.review, curriculum.front)
 
     def batch(self, step: int, schedule: LevelSchedule, level: int) -> tuple[np.ndarray, int]:
         """Row indices [batch_size] of a step, and their level: a function of (seed, step, deepest open level).

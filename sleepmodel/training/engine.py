@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,10 +15,28 @@ from torch.optim import Optimizer
 from datagen.checks import require
 from datagen.files import replacing, sha256
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, TrainConfig
-from sleepmodel.model import SleepModel
+from sleepmodel.model import Output, SleepModel
 from sleepmodel.training.optim import build_optimizers, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
+
+
+class WeightedTraces(NamedTuple):
+    """The traces of a micro-batch, int64 [B, P, T] as in SleepModel.forward, and what its mean loss counts for among
+    the micro-batches of a step."""
+
+    labels: Tensor
+    weight: float
+
+
+class Losses(NamedTuple):
+    """The mean losses of a micro-batch, each times its weight. traces: None without traces."""
+
+    answers: Tensor
+    traces: Tensor | None = None
+
+    def detached(self) -> Losses:
+        return Losses(self.answers.detach(), None if self.traces is None else self.traces.detach())
 
 
 class Engine(Protocol):
@@ -28,9 +47,16 @@ class Engine(Protocol):
     workers: int
     accumulation: int
 
-    def backward(self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None, weight: float) -> Tensor:
-        """Forward and backward of one micro-batch; returns its mean loss times `weight`. Arguments as in
-        SleepModel.forward."""
+    def backward(
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None,
+        weight: float,
+        traces: WeightedTraces | None,
+    ) -> Losses:
+        """Forward and backward of one micro-batch. Its loss is that of the answers, times `weight`, and
+        TrainConfig.trace_weight of that of the traces. The other arguments are as in SleepModel.forward."""
 
     def step(self, rate: float) -> float:
         """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
@@ -62,13 +88,19 @@ class LocalEngine:
         self.peaks = peak_rates(self.optimizers)
 
     def backward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, weight: float = 1.0
-    ) -> Tensor:
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        weight: float = 1.0,
+        traces: WeightedTraces | None = None,
+    ) -> Losses:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = weight * self.model(tokens.to(device), loss_mask.to(device), sleep_passes).loss
+            losses = forward_losses(self.model, device, tokens, loss_mask, sleep_passes, weight, traces)
+            loss = whole_loss(losses, self.config)
         (loss / self.accumulation).backward()
-        return loss.detach()
+        return losses.detached()
 
     def step(self, rate: float) -> float:
         norm = clip_gradient(self.model, self.config.grad_clip)
@@ -87,6 +119,29 @@ class LocalEngine:
 
     def load(self, directory: Path) -> dict[str, Any]:
         return load_whole(self.model, self.optimizers, directory)
+
+
+def forward_losses(
+    model: Callable[..., Output],
+    device: torch.device,
+    tokens: Tensor,
+    loss_mask: Tensor,
+    sleep_passes: int | None,
+    weight: float,
+    traces: WeightedTraces | None,
+) -> Losses:
+    """The losses that Engine.backward returns, not yet detached. model: a SleepModel, or what wraps it."""
+    tokens, loss_mask = tokens.to(device), loss_mask.to(device)
+    if traces is None:
+        return Losses(weight * model(tokens, loss_mask, sleep_passes).loss)
+    out = model(tokens, loss_mask, sleep_passes, traces.labels.to(device))
+    assert out.trace_loss is not None
+    return Losses(weight * out.loss, traces.weight * out.trace_loss)
+
+
+def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:
+    """What is differentiated."""
+    return losses.answers if losses.traces is None else losses.answers + config.trace_weight * losses.traces
 
 
 def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:

@@ -24,9 +24,10 @@ from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
-from sleepmodel.training.engine import Engine
+from sleepmodel.training.engine import Engine, Losses, WeightedTraces
 from sleepmodel.training.optim import schedule
 from sleepmodel.training.progress import Progress
+from sleepmodel.training.traces import check_trainable, labels_of
 
 CACHED_COSTS = 2**12  # kinds of rows: rows of one task have few
 Save = Callable[[Path], None]  # writes a complete checkpoint to an empty directory
@@ -59,12 +60,14 @@ def train(
     between: called with the number of finished steps and a `Save` after every other step; it may end the run by
     raising. All workers must save at the same step.
 
-    Raises NonFiniteError, which states step, rates and norm, if the loss or the gradient is not finite and all
-    `config.skips` are used.
+    Raises ValueError, before the first step, if the rows cannot be trained on with this config; NonFiniteError, which
+    states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used.
     """
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
-    sampler = _sampler(rows, config, history)
+    sampler = _sampler(rows, config, engine.model.config, history)
+    if config.trace_weight:
+        check_trainable(sampler.reader.read(0), engine.model.config, config)
     cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
@@ -75,23 +78,26 @@ def train(
     for step in range(state.step, config.steps):
         rate = schedule(step, config) * config.backoff**state.skipped
         batch, passes = sampler.batch(step)
-        loss = _accumulate_gradient(engine, batch, passes)
+        loss, trace_loss = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
         norm = engine.step(rate)
         # all workers have the same norm, and so skip the same batches; each has its own loss
         if not math.isfinite(norm) and state.skipped < config.skips:
             state.skipped += 1
-        elif not math.isfinite(loss + norm):
-            raise _not_finite(state, loss, norm, rate, config)
+        elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
+            raise _not_finite(state, loss + config.trace_weight * (trace_loss or 0.0), norm, rate, config)
         else:
             state.losses.append(loss)
+            state.trace_losses += [] if trace_loss is None else [trace_loss]
             state.norm = norm
         state.step += 1
         state.tokens += int((batch.lengths - batch.pads).sum())
-        state.flops += _batch_flops(batch, passes, engine.model.config.window, cost)
+        traces = int(batch.trace_counts.max()) if config.trace_weight else 0
+        state.flops += _batch_flops(batch, passes, traces, engine.model.config.window, cost)
         if state.step % config.validate_every == 0 or state.step == config.steps:
             progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
             sampler.validated(progress.accuracy)
             state.losses.clear()
+            state.trace_losses.clear()
             state.norm = math.nan
             history.append(progress)
             report(progress, save)
@@ -101,12 +107,12 @@ def train(
     return history
 
 
-def _batch_flops(batch: Rows, passes: int | None, window: int, cost: Callable[..., int]) -> int:
-    """FLOPs of a step. cost: of one row, as `training_flops` of the model."""
+def _batch_flops(batch: Rows, passes: int | None, traces: int, window: int, cost: Callable[..., int]) -> int:
+    """FLOPs of a step. traces: P; cost: of one row, as `training_flops` of the model."""
     asked = predicting_windows(torch.from_numpy(batch.loss_mask()), window)
     empty = batch.pads // window  # windows that hold only pads are not computed
     return sum(
-        cost(int(length), passes, tuple(row[first:].tolist()))
+        cost(int(length), passes, tuple(row[first:].tolist()), traces)
         for length, first, row in zip(batch.lengths - empty * window, empty, asked, strict=True)
     )
 
@@ -119,21 +125,33 @@ def _not_finite(state: _TrainState, loss: float, norm: float, rate: float, confi
     )
 
 
-def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None) -> float:
-    """Forward and backward of this worker's micro-batches; returns their mean loss."""
-    losses = []
-    # an answer token has the same weight however the batch is split
-    answers = batch.loss_mask().sum() / (engine.workers * engine.accumulation)
-    for part in split_batch(batch, engine.rank, engine.workers, engine.accumulation):
+def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, traced: bool) -> tuple[float, float | None]:
+    """Forward and backward of this worker's micro-batches; returns their mean losses, of the answers and of the traces.
+    The latter is None without `traced`."""
+    losses: list[Losses] = []
+    pieces, traces = engine.workers * engine.accumulation, None
+    if traced:
+        labels, counted = labels_of(batch, engine.model.config)
+    # an answer token, and a label, has the same weight however the batch is split
+    answers = batch.loss_mask().sum() / pieces
+    for i, part in enumerate(split_batch(batch, engine.rank, engine.workers, engine.accumulation)):
         tokens, mask = map(torch.from_numpy, part.batch())
-        losses.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers)))
-    return float(torch.stack(losses).mean())
+        if traced:
+            # all pieces get the greatest number of traces, as ZeRO stage 3 needs workers that run the same blocks
+            begin = (engine.rank * engine.accumulation + i) * len(part)
+            own = slice(begin, begin + len(part))
+            weight = pieces * int(counted[own].sum()) / max(1, int(counted.sum()))
+            traces = WeightedTraces(labels[own, :, : tokens.shape[1]], weight)
+        losses.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), traces))
+    told = [each.traces for each in losses if each.traces is not None]
+    answered = float(torch.stack([each.answers for each in losses]).mean())
+    return answered, float(torch.stack(told).mean()) if told else None
 
 
 @dataclass
 class _TrainState:
-    """The counters of a run; checkpoints contain them. losses: of this worker, for each step since the last report that
-    was not skipped; norm: of the gradient of the last such step."""
+    """The counters of a run; checkpoints contain them. losses, trace_losses: of this worker, for each step since the
+    last report that was not skipped; norm: of the gradient of the last such step."""
 
     step: int = 0
     tokens: int = 0
@@ -142,6 +160,7 @@ class _TrainState:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     norm: float = math.nan
+    trace_losses: list[float] = field(default_factory=list)
 
 
 class _Clock:
@@ -177,29 +196,35 @@ def _progress(
         tokens=state.tokens,
         seconds=clock.seconds(),
         tokens_per_second=clock.tokens_per_second(state),
-        loss=engine.mean(sum(state.losses) / len(state.losses) if state.losses else math.nan),
+        loss=engine.mean(_mean(state.losses)),
         grad_norm=state.norm,
         rate=rate,
         accuracy=validate(engine.model, level),
         flops=state.flops,
         level=level,
         skipped=state.skipped,
+        trace_loss=engine.mean(_mean(state.trace_losses)) if config.trace_weight else None,
     )
 
 
-def _sampler(rows: Rows | Blocks, config: TrainConfig, history: list[Progress]) -> BatchSampler:
+def _mean(losses: list[float]) -> float:
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def _sampler(rows: Rows | Blocks, config: TrainConfig, model: ModelConfig, history: list[Progress]) -> BatchSampler:
     blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
     blocks = blocks.first(config.rows) if config.rows else blocks
     if not config.curriculum.by_level:
         return BatchSampler(blocks, config)
     last = history[-1] if history else None
     opened = (last.level, last.accuracy) if last and last.level is not None else None
-    return CurriculumSampler(blocks, config, opened)
+    return CurriculumSampler(blocks, config, opened, model.reads_first)
 
 
 def _save(engine: Engine, history: list[Progress], state: _TrainState, directory: Path) -> None:
     # losses as means over the workers, as a resumed run may have another number of them
-    state = replace(state, losses=[engine.mean(loss) for loss in state.losses])
+    losses, trace_losses = ([engine.mean(loss) for loss in each] for each in (state.losses, state.trace_losses))
+    state = replace(state, losses=losses, trace_losses=trace_losses)
     reports = [asdict(progress) for progress in history]
     engine.save(directory, {"history": reports, "done": asdict(state), "rng": torch.get_rng_state()})
 

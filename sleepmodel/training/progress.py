@@ -17,6 +17,7 @@ class Progress:
     grad_norm: of the last step, before clipping; rate: factor on the peak learning rates;
     accuracy: share of validation rows of which all answers are right; flops: of all steps, as `training_flops` counts;
     level: of the validation rows, the deepest level that was open; None without a curriculum;
+    trace_loss: as loss, nats per label of the traces; None without TrainConfig.trace_weight;
     skipped: batches skipped so far (TrainConfig.skips). They do not count in loss and grad_norm, which are nan if all
     batches since the last report were skipped.
     """
@@ -33,6 +34,7 @@ class Progress:
     flops: int
     level: int | None = None
     skipped: int = 0
+    trace_loss: float | None = None
 
     @property
     def eta_seconds(self) -> float:
@@ -41,8 +43,9 @@ class Progress:
 
     def line(self) -> str:
         level = "" if self.level is None else f"level {self.level}  "
+        traces = "" if self.trace_loss is None else f"traces {self.trace_loss:.3f}  "
         return (
-            f"step {self.step}/{self.steps}  {level}loss {self.loss:.3f}  accuracy {self.accuracy:.3f}  "
+            f"step {self.step}/{self.steps}  {level}loss {self.loss:.3f}  {traces}accuracy {self.accuracy:.3f}  "
             f"grad {self.grad_norm:.2f}  {self.tokens_per_second:,.0f} tokens/s  {self.eta_seconds:.0f} s left"
             + (f"  {self.skipped} batches skipped" if self.skipped else "")
         )

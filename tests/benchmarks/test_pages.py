@@ -30,9 +30,11 @@ def test_a_block_without_a_place_is_refused_and_nothing_is_written(tmp_path: Pat
 
 def test_each_page_has_the_blocks_that_its_benchmarks_fill():
     blocks = {
-        EVIDENCE: {*EXPERIMENTS, "told", "latency", "breakeven"},
-        ITERATED_SLEEP: {"moonshot"},
+        EVIDENCE: {"told", "latency", "breakeven"},
+        ITERATED_SLEEP: {"moonshot", "unread"},
         SCALING: {"rate", "generation", "training", "parallel", "tuning"},
     }
+    for name, question in EXPERIMENTS.items():
+        blocks[question.page].add(name)
     for page, names in blocks.items():
         assert set(re.findall(r"<!-- ([a-z0-9-]+) -->\n.+?\n<!-- end -->", page.read_text(), re.DOTALL)) == names

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import asdict, replace
 from functools import reduce
 from math import comb, factorial, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,38 +21,68 @@ from scipy import stats
 from datagen import PAD, Depo, Rows, load, read_rows
 from datagen.depo import SMALL_NODES, SYMBOLS
 from datagen.depo_text import Puzzle, parse
+from datagen.rows import COLUMNS, NO_LABEL
 from datagen.schema import DATASET_FILE, FORMAT_VERSION, Dataset, Split, shard_path
 from datagen.shards import ensure_shard
 from datagen.splits import split_of
 from datagen.task import SPLITS
+from datagen.wording import AnsweredQuestion
 from tests.datagen.test_depo_text import official_puzzles
 
 PAPER = Depo()
 TOO_RARE = 1e-4  # a p-value below this is a fault: the seeds are fixed, so a test passes always or never
 
-tasks = st.builds(Depo, nodes=st.integers(3, 14), hops=st.integers(1, 20), queries=st.integers(1, 16))
+official = st.builds(Depo, nodes=st.integers(3, 14), hops=st.integers(1, 20), queries=st.integers(1, 16))
 seeds = st.integers(0, 2**63 - 1)
 
 
+def one_token_task(**fields: Any) -> Depo:
+    """Fields that need one another are there together."""
+    alike, named = fields["drawn"] == "alike", fields["names"] is not None
+    stated, pointers = fields.pop("stated") or not alike, fields.pop("pointers") and named
+    test_hops = tuple(k for k in (1, 3, 21) if k <= fields["hops"] or not stated)
+    return Depo(**fields, stated=stated, pointers=pointers, traced=pointers and alike, test_hops=test_hops)
+
+
+others = st.builds(
+    one_token_task,
+    nodes=st.integers(4, 9),
+    hops=st.integers(1, 7),
+    queries=st.integers(1, 9),
+    names=st.none() | st.integers(9, 60),
+    least=st.integers(3, 4),
+    drawn=st.sampled_from(["each", "below", "alike"]),
+    stated=st.booleans(),
+    pointers=st.booleans(),
+)
+
+
 def puzzles(task: Depo, rows: Rows) -> list[Puzzle]:
-    """The rows as what their tokens alone say."""
-    vocabulary = task.vocabulary
-    return [parse([vocabulary[token] for token in row]) for row in rows.tokens.tolist()]
+    """The rows as what their tokens say, and their depths where questions do not state their hops."""
+    vocabulary, hops = task.vocabulary, rows.depths.tolist()
+    return [
+        parse([vocabulary[token] for token in row], None if task.stated else k)
+        for row, k in zip(rows.tokens.tolist(), hops, strict=True)
+    ]
 
 
 def check_rows(task: Depo, split: str, rows: Rows) -> None:
     """Everything that the docstring of Depo says of a row."""
     assert rows.tokens.values.dtype == np.uint16
-    columns = zip(*(column.tolist() for column in rows.columns().values()), puzzles(task, rows), strict=True)
-    for tokens, start, length, depth, puzzle in columns:
+    columns = [column.tolist() for name, column in rows.columns().items() if name in COLUMNS]
+    for tokens, start, length, depth, puzzle in zip(*columns, puzzles(task, rows), strict=True):
         n, questions = len(puzzle.edges), puzzle.questions
-        assert 3 <= n <= task.nodes and (split == "train" or n == task.nodes)
+        assert task.least <= n <= task.nodes and (split == "train" or n == task.nodes)
         assert len(questions) == min(task.queries, n) == len({question.node for question in questions})
         assert all(puzzle.solve(question) == question.answer for question in questions)
-        assert all(1 <= question.hops <= task.hops for question in questions)
-        assert split == "train" or all(question.hops.bit_count() == 1 for question in questions)
+        every = range(1, task.hops + 1)
+        powers = [k for k in every if k.bit_count() == 1]
+        shared = split == "train" or (split == "validation" and task.drawn != "each")
+        hops = {question.hops for question in questions}
+        assert hops <= set(every if shared else (split == "test" and task.test_hops) or powers)
+        assert len(hops) == 1 or task.drawn != "alike"
 
-        assert tokens[task.context_length] == task.vocabulary.index(f"?{questions[0].hops}")
+        assert task.vocabulary[tokens[task.context_length]] == (f"?{questions[0].hops}" if task.stated else "?")
         assert task.context_length + 4 * len(questions) <= len(tokens) <= task.row_length
         assert start == [question.start for question in questions]
         assert length == [len(question.answer) for question in questions]
@@ -63,7 +95,7 @@ def check_rows(task: Depo, split: str, rows: Rows) -> None:
     assert (batch < len(task.vocabulary) - 1).all()
 
 
-@given(tasks, st.sampled_from(SPLITS), seeds, st.integers(0, 1000), st.integers(1, 6))
+@given(official | others, st.sampled_from(SPLITS), seeds, st.integers(0, 1000), st.integers(1, 6))
 def test_rows_are_what_they_say(task: Depo, split: str, seed: int, shard: int, n: int) -> None:
     rows = task.sample(split, seed, shard, n)
     assert len(rows) == n
@@ -80,7 +112,60 @@ def test_rows_of_the_paper(split: str) -> None:
     assert PAPER.vocabulary[-1] == "<pad>" and rows.pad == 117
 
 
-@given(st.sampled_from([PAPER, Depo(9, 4, 9), Depo(4, 4, 3)]), st.sampled_from(SPLITS), seeds, st.data())
+@given(others, st.sampled_from(SPLITS), seeds)
+def test_traces_follow_the_cycle_hop_by_hop(task: Depo, split: str, seed: int) -> None:
+    """From what the row's edges alone say: the context with moved pointers; nothing at pads and questions."""
+    rows = task.sample(split, seed, 0, 4)
+    assert (rows.traces is not None) == (task.traced and split == "train")
+    if rows.traces is None:
+        return
+    vocabulary = task.vocabulary
+    cases = zip(rows.traces.tolist(), rows.lengths.tolist(), rows.depths.tolist(), puzzles(task, rows), strict=True)
+    for labels, width, hops, puzzle in cases:
+        expected: list[str | None] = []
+        pointers, following = dict(puzzle.edges), dict(puzzle.edges)
+        for _ in range(hops):
+            pointers = {source: following[pointer] for source, pointer in pointers.items()}
+            context = [word for edge in puzzle.edges for word in (*edge[0], *edge[1], ":", *pointers[edge[0]])]
+            pads = task.context_length - len(context)
+            expected += [None] * pads + context + [None] * (width - task.context_length)
+        assert [None if label == NO_LABEL else vocabulary[label] for label in labels] == expected
+
+
+def test_pointers_need_one_window() -> None:
+    """An edge that is read in a later window cannot be followed."""
+    Depo(8, 4, 4, names=32).check_window(8 * 2)
+    pointing = Depo(8, 4, 4, names=32, pointers=True)
+    pointing.check_window(32)
+    with pytest.raises(ValueError, match=r"window = 16: must be the whole context of 32 tokens, as pointers cannot"):
+        pointing.check_window(16)
+
+
+def test_a_question_without_hops_is_told_with_its_depth() -> None:
+    task = Depo(6, 4, 2, names=9, drawn="alike", stated=False, pointers=True, test_hops=(7,))
+    rows = task.sample("test", 0, 0, 1)
+    words, (starts,) = [task.vocabulary[token] for token in rows.tokens.tolist()[0]], rows.answer_start.tolist()
+    text = task.question_text(AnsweredQuestion(words, starts, 1, 1, 7, words[starts[1] :][:1]))
+    found = re.fullmatch(r"((y\d+) → .*) → \2 \(6 nodes\)\. 7 hops from \2\?", text.problem)
+    assert found and text.right == found[1].split(" → ")[1]  # seven hops on six nodes
+    assert text.given == f"{text.right} (1 hops away)"
+
+
+def test_new_fields_change_no_identity() -> None:
+    assert PAPER.identity() == {"nodes": 75, "hops": 16, "queries": 10}
+    assert Depo(names=80).identity()["names"] == 80
+
+
+def test_below_makes_rows_of_every_level() -> None:
+    task = Depo(8, 4, 4, names=32, least=8, drawn="below")
+    rows = task.sample("train", 4, 0, 20_000)
+    law = {level: sum((level / b) ** 4 - ((level - 1) / b) ** 4 for b in range(level, 5)) for level in range(1, 5)}
+    assert chi_square(Counter(rows.depths.tolist()), law) > TOO_RARE
+    names = Counter(token for row in rows.tokens.tolist() for token in row[:16:2])
+    assert chi_square(names, uniform(range(32))) > TOO_RARE
+
+
+@given(st.sampled_from([PAPER, Depo(9, 4, 9), Depo(4, 4, 3)]) | others, st.sampled_from(SPLITS), seeds, st.data())
 def test_fewer_rows_are_a_prefix(task: Depo, split: str, seed: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 40))
     k = data.draw(st.integers(1, n - 1))
@@ -252,9 +337,10 @@ def test_every_edge_is_asked_about_equally_often(validation: list[Puzzle]) -> No
 # Splits
 
 
-def test_splits_of_a_small_task_share_no_context() -> None:
-    """20,000 free draws in each of two splits would share about 26 contexts of three nodes."""
-    task = Depo(nodes=3, hops=2, queries=1)
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_splits_of_a_small_task_share_no_context(nodes: int) -> None:
+    """20,000 free draws in each of two splits would share about 26 contexts of three nodes, and thousands of five."""
+    task = {3: Depo(nodes=3, hops=2, queries=1), 5: Depo(5, 2, 1, names=5, least=5)}[nodes]
     contexts = [
         {row.tobytes() for row in task.sample(split, seed, 0, 20_000).batch()[0][:, : task.context_length]}
         for seed, split in enumerate(SPLITS)
@@ -298,6 +384,27 @@ def test_config_refuses_what_it_cannot_be(field: tuple[str, int, int], value: ob
     with pytest.raises(ValueError) as error:
         Depo(**{name: value})  # type: ignore[arg-type]
     assert all(part in str(error.value) for part in (name, repr(value), f"at least {low}, and at most {high}"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"names": 74}, r"names = 74: must be an integer of at least 75, and at most 2550"),
+        ({"least": 2}, r"least = 2: must be an integer of at least 3, and at most 75"),
+        ({"least": 76}, "least = 76: must be"),
+        ({"drawn": "some"}, "drawn = 'some': must be one of each, below, alike"),
+        ({"stated": 0, "drawn": "alike"}, "stated = 0: must be true or false"),
+        ({"stated": False}, "stated = False: must be true with drawn = each"),
+        ({"test_hops": 4}, "test_hops = 4: must be a list of numbers of hops"),
+        ({"test_hops": (17,)}, "test_hops = 17: must be an integer of at least 1, and at most 16"),
+        ({"pointers": True}, "pointers = True: must be false without names"),
+        ({"names": 80, "traced": True}, "traced = True: must be false without pointers"),
+        ({"names": 80, "pointers": True, "traced": True}, "traced = True: must be false with drawn = each"),
+    ],
+)
+def test_fields_that_contradict_one_another_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Depo(**fields)
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,28 @@ def test_parse_reads_names_of_one_and_two_tokens() -> None:
     assert [puzzle.solve(question) for question in puzzle.questions] == [("x2", "y3"), ("y4",)]
 
 
+def test_parse_reads_pointers_and_questions_without_hops() -> None:
+    words = ["<pad>", "y1", "y2", ":", "y2", "y2", "y3", ":", "y3", "y3", "y1", ":", "y1", "?", "y2", "=", "y1"]
+    puzzle = parse(words, 5)
+    assert puzzle.edges == ((("y1",), ("y2",)), (("y2",), ("y3",)), (("y3",), ("y1",)))
+    assert [(q.hops, q.node, puzzle.solve(q)) for q in puzzle.questions] == [(5, ("y2",), ("y1",))]
+    with pytest.raises(ValueError, match="does not state its hops: pass `hops`"):
+        parse(words)
+    with pytest.raises(ValueError, match="each pointer must be the node that its edge leads to"):
+        parse(["y2" if word == "y3" and i == 8 else word for i, word in enumerate(words)], 5)
+
+
+@pytest.mark.parametrize("task", [Depo(names=80), Depo(drawn="alike", stated=False)])
+def test_other_names_and_rows_read_no_official_samples(task: Depo) -> None:
+    with pytest.raises(ValueError, match=r"(names|stated) = .* for official samples"):
+        read_official(OFFICIAL, task)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        "y1 y2 : y2 y2 y1 ?1 y1 = y2",  # a pointer in one edge alone
         CYCLE,
         "?1 y1 = y1",
         f"{CYCLE} y1 ?1 y1 = y4",  # half an edge

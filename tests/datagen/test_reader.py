@@ -24,8 +24,9 @@ from datagen.errors import (
     SplitNotFoundError,
 )
 from datagen.files import sha256
-from datagen.reader import read_dataset
+from datagen.reader import read_dataset, read_range
 from datagen.schema import SHARD_ROWS, shard_path
+from datagen.shards import read_table, to_table
 
 TASK = Rule110(cells=12, states=3, steps=5)
 ROWS = 2 * SHARD_ROWS + 11
@@ -116,6 +117,66 @@ def test_read_dataset_rebuilds_the_task(dataset: Path) -> None:
     assert Rule110(**described.config) == TASK
     assert described.vocabulary == TASK.vocabulary
     assert {split: entry.rows for split, entry in described.splits.items()} == {"test": 20, "train": ROWS}
+
+
+TRACED = Rule110(cells=6, states=1, steps=3, shallowest=0, labels="all", stated=False, traced=True)
+
+
+@pytest.fixture(scope="module")
+def traced(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    generate(TRACED, "test", 8, 1, root)
+    return generate(TRACED, "train", SHARD_ROWS + 9, 1, root)
+
+
+def test_traces_are_read_as_they_were_made(traced: Path) -> None:
+    """By every reader, over the border of two shards, for rows with no trace too."""
+    shards = [TRACED.sample("train", 1, shard, SHARD_ROWS) for shard in range(2)]
+    expected = Rows.joined([shards[0], shards[1][:9]])
+    assert expected.traces is not None and 0 in expected.trace_counts
+    block = stream(traced, "train").read(0)
+    for read in (read_rows(traced, "train"), block):
+        assert read.traces is not None and read.traces.values.dtype == np.int32
+        assert (read.traces.values == expected.traces.values).all()
+        assert (read.traces.offsets == expected.traces.offsets).all()
+    few = read_range(traced, "train", SHARD_ROWS - 2, 4)
+    assert few.traces is not None
+    assert few.traces.tolist() == expected[SHARD_ROWS - 2 : SHARD_ROWS + 2].traces.tolist()  # type: ignore[union-attr]
+    element = pa.field("element", pa.int32(), nullable=False)
+    assert load(traced, "train").schema.field("traces").type.equals(pa.list_(element))
+    assert "traces" not in load(traced, "test").column_names and read_rows(traced, "test").traces is None
+
+
+def test_a_block_is_smaller_where_rows_have_traces(traced: Path) -> None:
+    rows = TRACED.sample("train", 1, 0, SHARD_ROWS)
+    assert rows.traces is not None
+    two_shards = 2 * (int(rows.lengths.sum()) + 2 * len(rows.traces.values))
+    assert len(stream(traced, "train", two_shards * 11 // 10).sizes) == 1
+    assert len(stream(traced, "train", two_shards * 9 // 10).sizes) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda told: [[5, *row[1:]] if row else row for row in told],
+            r"has labels -1..5 in its traces, must be -1..3",
+        ),
+        (
+            lambda told: [[-2, *row[1:]] if row else row for row in told],
+            r"has labels -2..1 in its traces, must be -1..3",
+        ),
+        (lambda told: [row[1:] for row in told], "has traces that are not a multiple of their row's tokens"),
+    ],
+)
+def test_a_shard_with_other_traces_is_refused(
+    change: Callable[[list[list[int]]], list[list[int]]], message: str
+) -> None:
+    table = to_table(TRACED.sample("train", 1, 0, 20), len(TRACED.vocabulary))
+    broken, content = _column(table, "traces", change(table.column("traces").to_pylist())), pa.BufferOutputStream()
+    pq.write_table(broken, content, write_page_checksum=True)
+    with pytest.raises(ValueError, match=message):
+        read_table(content.getvalue().to_pybytes(), 20, len(TRACED.vocabulary))
 
 
 def check_error(error: type[DatasetError], path: Path, split: str, *parts: str, rows: int | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,6 +87,47 @@ def test_rows_of_one_length_are_the_same_as_arrays_and_as_lists(rows: Rows) -> N
     for ours, theirs in zip(rows.batch(), Rows.of(**lists).batch(), strict=True):
         assert (ours == theirs).all() and ours.shape == theirs.shape
     assert (rows.lengths == rows.tokens.shape[1]).all() and len(rows.lengths) == len(rows)
+
+
+@given(random_lists(), st.data())
+def test_traces_stand_where_their_tokens_do_in_a_batch(columns: dict[str, Lists], data: st.DataObject) -> None:
+    told = [
+        [data.draw(st.lists(st.integers(-1, 99), min_size=len(row), max_size=len(row))) for _ in range(count)]
+        for row in columns["tokens"]
+        for count in [data.draw(st.integers(0, 3)) if row else 0]
+    ]
+    rows = Rows.of(**columns, traces=[[label for trace in each for label in trace] for each in told])
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1))
+    traces = rows.trace_batch(np.array(index))
+    assert traces is not None and traces.dtype == np.int64
+    assert traces.shape == (len(index), max(len(told[i]) for i in index), rows.batch(np.array(index))[0].shape[1])
+    for found, i in zip(traces, index, strict=True):
+        expected = np.full(found.shape, -1)
+        for p, trace in enumerate(told[i]):
+            expected[p, : len(trace)] = trace
+        assert (found == expected).all()
+    assert rows.trace_counts.tolist() == [len(each) for each in told]
+    joined = Rows.joined([rows[index[:1]], rows])
+    assert joined.traces is not None and rows.traces is not None
+    assert joined.traces.tolist() == [rows.traces.tolist()[index[0]], *rows.traces.tolist()]
+
+
+def test_rows_of_one_length_can_have_traces_and_most_have_none() -> None:
+    one = np.ones((2, 1), np.int32)
+    rows = Rows(np.zeros((2, 3), np.uint16), one, one, one, traces=Ragged.of(np.arange(9), np.array([6, 3])))
+    found = rows[1:].trace_batch()
+    assert found is not None and found.tolist() == [[[6, 7, 8]]]
+    assert replace(rows, traces=None).trace_batch() is None and set(replace(rows, traces=None).columns()) == {*COLUMNS}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [([3, 4], "row 1 has 4 labels in its traces: must be a multiple of its 3 tokens"), ([3], r"must be \[2\]")],
+)
+def test_refuses_traces_without_a_label_for_each_token(lengths: list[int], message: str) -> None:
+    one = np.ones((2, 1), np.int32)
+    with pytest.raises(ValueError, match=message):
+        Rows(np.zeros((2, 3), np.uint16), one, one, one, traces=Ragged.of(np.arange(sum(lengths)), np.array(lengths)))
 
 
 def test_absent_answers_have_length_zero() -> None:

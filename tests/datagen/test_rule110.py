@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import PAD, Rule110
+from datagen.rows import NO_LABEL
 from datagen.rule110 import evolved
 from datagen.splits import SMALL_SPACE_BITS, split_of
 from datagen.task import SPLITS
+from datagen.wording import AnsweredQuestion
 
 # Wolfram's table: what (left, centre, right) becomes.
 TABLE = {
@@ -30,6 +33,25 @@ tasks = st.builds(
     steps=st.integers(4, 40),
     shallowest=st.none() | st.integers(0, 4),
     labels=st.sampled_from(["first", "all"]),
+)
+
+
+def moving_task(**fields: Any) -> Rule110:
+    """A row cannot state steps that training rows do not have."""
+    stated = fields.pop("stated") and max(fields["test_steps"], default=0) <= fields["steps"]
+    return Rule110(**fields, stated=stated, traced=True)
+
+
+moving = st.builds(
+    moving_task,
+    cells=st.integers(3, 12),
+    states=st.integers(1, 3),
+    steps=st.integers(2, 7),
+    shallowest=st.none() | st.integers(0, 2),
+    labels=st.sampled_from(["first", "all", "each"]),
+    frame=st.integers(0, 14),
+    stated=st.booleans(),
+    test_steps=st.sampled_from([(), (2,), (2, 4, 9)]),
 )
 small_tasks = st.builds(Rule110, cells=st.integers(3, 8), states=st.integers(1, 2), steps=st.integers(0, 4))
 seeds = st.integers(0, 2**63 - 1)
@@ -106,12 +128,87 @@ def test_steps_are_drawn_evenly_and_apart_from_the_states() -> None:
     [
         ({"steps": 3, "shallowest": 4}, r"shallowest = 4: must be an integer of at least 0, and at most 3"),
         ({"shallowest": -1}, "shallowest = -1: must be an integer of at least 0"),
-        ({"labels": "some"}, "labels must be 'first' or 'all', got 'some'"),
+        ({"frame": -1}, "frame = -1: must be an integer of at least 0"),
+        ({"traced": 1}, "traced = 1: must be true or false"),
+        ({"stated": None}, "stated = None: must be true or false"),
+        ({"test_steps": 4}, "test_steps = 4: must be a list of numbers of steps"),
+        ({"test_steps": (4, -1)}, "test_steps = -1: must be an integer of at least 0"),
+        ({"steps": 4, "shallowest": 1, "test_steps": (4, 8)}, "test_steps = 8: must be an integer .* at most 4"),
+        ({"labels": "some"}, "labels = 'some': must be one of first, all, each"),
     ],
 )
 def test_a_bad_curriculum_field_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rule110(**fields)
+
+
+def laid_out(task: Rule110, row: list[int], start: int, marks: int, per_state: int) -> list[list[int]]:
+    """What stands for each state from `start` on: after each of the marks if each state has one, else after them."""
+    if task.labels == "each":
+        return [row[start + s * (1 + per_state) + 1 :][:per_state] for s in range(task.states)]
+    return [row[start + marks + s * per_state :][:per_state] for s in range(task.states)]
+
+
+@given(moving, st.sampled_from(SPLITS), seeds, st.integers(1, 5))
+def test_labels_and_traces_are_the_states_in_a_moving_frame(task: Rule110, split: str, seed: int, n: int) -> None:
+    """Against a plain evolution, place by place."""
+    rows = task.sample(split, seed, 0, n)
+    traces = rows.trace_batch()
+    assert (traces is not None) == (split == "train")
+    front = task.context_length - task.cells * task.states
+    for i, tokens in enumerate(rows.tokens.tolist()):
+        states = laid_out(task, tokens, 0, front, task.cells)
+        labels = laid_out(task, tokens, task.context_length, 1, task.asked)
+        steps = int(rows.depths[i])
+        least = task.steps if task.shallowest is None else task.shallowest
+        assert steps in ((split == "test" and task.test_steps) or range(least, task.steps + 1))
+        for step in range(1, steps + 1):
+            states = [scalar_step(state) for state in states]
+            moved = [[state[(p - task.frame * step) % task.cells] for p in range(task.cells)] for state in states]
+            if traces is not None:
+                told = traces[i, step - 1].tolist()
+                assert laid_out(task, told, 0, front, task.cells) == moved
+                assert sum(label != NO_LABEL for label in told) == task.cells * task.states
+        if steps:
+            assert labels == [state[: task.asked] for state in moved]
+        if traces is not None:
+            assert rows.trace_counts[i] == steps and (traces[i, steps:] == NO_LABEL).all()
+
+
+def test_a_window_for_each_state() -> None:
+    task = Rule110(cells=6, states=3, steps=2, labels="each")
+    task.check_window(7)
+    with pytest.raises(ValueError, match=r"window = 21: must be cells \+ 1 = 7 with labels = each"):
+        task.check_window(21)
+    row = [task.vocabulary[token] for token in task.sample("train", 0, 0, 1).tokens[0]]
+    assert [place for place, word in enumerate(row) if word == "|"] == [0, 7, 14]
+    assert [place for place, word in enumerate(row) if word == "?"] == [21, 28, 35]
+
+
+@given(moving, seeds, st.data())
+def test_a_question_names_the_cell_that_is_asked_for(task: Rule110, seed: int, data: st.DataObject) -> None:
+    rows = task.sample("test", seed, 0, 1)
+    words = [task.vocabulary[token] for token in rows.tokens[0]]
+    starts, depth = rows.answer_start[0].tolist(), int(rows.depths[0])
+    number = data.draw(st.integers(0, len(starts) - 1))
+    text = task.question_text(AnsweredQuestion(words, starts, number, 1, depth, ["1"]))
+    found = re.fullmatch(r"(?:State \d of \d: )?([01]+)\. Cell (\d+) after (\d+) steps\?", text.problem)
+    assert found and int(found[3]) == depth
+    state = [int(cell) for cell in found[1]]
+    for _ in range(depth):
+        state = scalar_step(state)
+    assert str(state[int(found[2]) - 1]) == text.right
+
+
+def test_new_fields_change_no_identity() -> None:
+    assert Rule110(24, 1, 4, 1, "all").identity() == {
+        "cells": 24,
+        "states": 1,
+        "steps": 4,
+        "shallowest": 1,
+        "labels": "all",
+    }
+    assert Rule110(traced=True).identity()["traced"] is True
 
 
 def test_states_are_fair_independent_bits() -> None:

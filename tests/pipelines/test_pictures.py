@@ -1,5 +1,6 @@
 """The pictures of a report, and their titles."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_each_picture_says_in_its_title_what_it_shows(figures: dict[str, Figure]
         "costs": "A token awake takes 0.5 ms; a sleep takes 0.1 ms at N = 1, 1.2 at N = 2",
         "memory": "After 65,536 tokens n1 keeps 2.05 kB a row; its KV cache would be 4.19 MB",
     }
+
+
+@pytest.mark.parametrize(
+    ("depths", "places"),
+    [
+        ([2, 4, 6, 8], [0, 1, 2, 3]),
+        ([1, 2, 4, 8, 16], [0, 1, 2, 3, 4]),
+        ([0, 4, 300], [0, 1, 2]),
+        ([2, 3, 64], [0, math.log2(1.5), 5]),
+    ],
+)
+def test_depths_over_a_wide_range_have_a_logarithmic_axis(depths: list[int], places: list[float]) -> None:
+    assert list(plots._depth_places(depths).values()) == pytest.approx(places)
 
 
 def test_a_headline_names_the_paper_s_eta_where_another_is_better() -> None:

@@ -35,7 +35,7 @@ def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experime
         small = replace(shallow, **NARROW)  # type: ignore[arg-type]
         engine = LocalEngine(build_model(small, train), train)
         tokens, mask = batches[experiment.variant_task(variant)]
-        loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask))
+        loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask)).answers
         assert np.isfinite(engine.step(1.0)) and torch.isfinite(loss), variant.name
 
 
@@ -101,6 +101,39 @@ def test_sliding_presets_grow_a_transformer() -> None:
         replace(experiment, variants=(replace(first, name="n1", trained="inserted"),))
 
 
+def test_passes_that_follow_a_cycle_differ_in_what_they_are_named_after() -> None:
+    experiment = PRESETS["depo-iterated"]
+    variants = {variant.name: variant for variant in experiment.variants}
+    models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
+    base, train = models["iterated"], experiment.variant_train(variants["iterated"])
+    for name, fields in {"hidden": {"carry": "hidden"}, "untraced": {}, "without-conv": {"conv": None}}.items():
+        assert models[name] == replace(base, **fields), name  # type: ignore[arg-type]
+        assert experiment.variant_task(variants[name]) == experiment.task
+        weight = float(name != "untraced") * train.trace_weight
+        assert experiment.variant_train(variants[name]) == replace(train, trace_weight=weight)
+    deepest = max(experiment.task.test_hops)
+    assert train.curriculum.passes(deepest, base.reads_first) == deepest + 1
+    one_pass = {name: variant for name, variant in variants.items() if name.startswith("one-pass")}
+    told = experiment.variant_task(one_pass["one-pass"])
+    assert told.stated and told.row_length == experiment.task.row_length and len(one_pass) == 3
+    assert {experiment.variant_task(variant) for variant in one_pass.values()} == {told}
+    assert {experiment.variant_train(variant).curriculum.steps_per_pass for variant in one_pass.values()} == {None}
+    spent = experiment.variant_steps(one_pass["one-pass-compute"]) * experiment.step_flops(models["one-pass-compute"])
+    mean = experiment.step_flops(base, (4,), traced=True)
+    assert spent == pytest.approx(train.steps * mean, rel=1e-3)
+
+
+def test_hops_are_compared_at_equal_flops() -> None:
+    experiment = PRESETS["depo-hops-mini"]
+    variants = {variant.name: variant for variant in experiment.variants}
+    models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
+    spent = {name: experiment.variant_steps(variants[name]) * experiment.step_flops(models[name]) for name in variants}
+    assert spent["n1-same-compute"] == pytest.approx(spent["n3"], rel=1e-3)
+    assert spent["n1-deep"] == pytest.approx(spent["n3"], rel=0.02)
+    assert models["n3-without-conv"] == replace(models["n3"], conv=None)
+    assert models["transformer-whole"].window == experiment.task.row_length
+
+
 def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
     demo = PRESETS["demo"]
     climb = Curriculum(threshold=0.5)
@@ -119,13 +152,21 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
         trained="inserted",
         curriculum=climb,
         drawn_passes=(1, 3),
+        task={"labels": "all"},
+        carry="mixture",
+        reads_first=True,
+        fast_heads=3,
+        trace_weight=0.0,
+        batch_size=32,
     )
     model, train = demo.variant_model(variant), demo.variant_train(variant)
     assert (model.sleep_passes, model.fast_weight_lr, model.mixers, model.window) == (3, 0.7, ("delta",) * 2, 8)
     assert (model.inserted, model.eviction, model.conv) == ((1,), "sliding", 3)
     assert (train.trained, train.curriculum, train.sleep_passes) == ("inserted", climb, (1, 3))
     assert train.steps == demo.train.steps / 2
-    assert demo.variant_task(variant) == replace(demo.task, steps=4)
+    assert (model.carry, model.reads_first, model.fast_heads, train.batch_size) == ("mixture", True, 3, 32)
+    assert demo.variant_task(variant) == replace(demo.task, steps=4, labels="all")
+    assert (model.vocab_size, model.max_positions) == (4, 34)  # a pad, and an answer for each cell
     plain, changed = (
         Variant(name="plain"),
         replace(demo, train=replace(demo.train, optimizer="adamw", curriculum=climb), search=None),
@@ -169,6 +210,84 @@ def test_the_registry_takes_what_forgets_on_the_presets_own_task() -> None:
     assert PRESETS["curriculum-mini"].candidates() == ["n1-all-at-once", "n1", "n4"]
     assert PRESETS["throughput-fig6-mini"].candidates() == []
     assert PRESETS["rule110-fig2a-mini"].candidates() == ["n1-t6"]
+
+
+def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
+    """And each has a control of as many tokens and one of as many FLOPs, or more."""
+    big, mini = PRESETS["rule110-iterated"], PRESETS["rule110-iterated-mini"]
+    variants = {variant.name: variant for variant in big.variants}
+    models = {name: big.variant_model(variant) for name, variant in variants.items()}
+    base, train = models["iterated"], big.variant_train(variants["iterated"])
+    changed = {
+        "hidden": {"carry": "hidden"},
+        "normalized": {"carry": "normalized"},
+        "mixture": {"carry": "mixture"},
+        "untraced": {},
+        "fixed-frame": {},
+        "eta-1": {"fast_weight_lr": 1.0},
+        "delta": {"mixers": ("attention", "delta")},
+        "no-reading": {"reads_first": False, "sleep_passes": 4},
+        "one-head": {"fast_heads": 1},
+        "four-states": {"max_positions": 200},
+    }
+    for name, fields in changed.items():
+        assert models[name] == replace(base, **fields), name  # type: ignore[arg-type]
+        other = big.variant_train(variants[name])
+        assert other == replace(train, trace_weight=other.trace_weight, batch_size=other.batch_size)
+        assert other.trace_weight == float(name != "untraced")
+        tokens = other.steps * other.batch_size * big.variant_task(variants[name]).row_length
+        assert tokens == train.steps * train.batch_size * big.task.row_length
+    assert big.variant_task(variants["fixed-frame"]) == replace(big.task, frame=0)
+    own = big.step_flops(base, (4,), traced=True) * train.steps
+    for name, factor in {"one-pass-compute": 1, "one-pass-far": 4, "one-pass-at-32": 1}.items():
+        spent = big.step_flops(models[name]) * big.variant_steps(variants[name])
+        assert factor - 0.01 <= spent / own < factor + 0.2, name
+    assert big.variant_steps(variants["one-pass"]) == train.steps
+    assert {models[name].sleep_passes for name in variants if name.startswith("one-pass")} == {1}
+    assert big.candidates() == mini.candidates() == ["iterated"]
+    assert {variant.name for variant in mini.variants} < set(variants)
+    names = [big.data_name(task) for task in big.tasks()]
+    assert names == ["", "fixed-frame", "four-states", "one-pass", "one-pass-at-32"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("task.traced=false", "variant iterated: trace_weight = 1.0: must be 0, as the training rows have no traces"),
+        (
+            "train.curriculum.steps_per_pass=2",
+            "variant iterated: traces of 1 passes|sleep_passes of iterated = 4: must be",
+        ),
+        (
+            "train.truncation.passes=1",
+            "variant iterated: truncation.passes = 1: must be null with trace_weight above 0",
+        ),
+        ("task.test_steps=[4, 5000]", "task.test_steps = 5000: must be an integer of at least 0, and at most 4096"),
+        ("task.frame=-1", "task.frame = -1: must be an integer of at least 0"),
+        ("champions=[gone]", r"champions = \('gone',\): must be some of the variants"),
+        ("champions=[one-pass]", r"champions = .*: must be variants with the experiment's own task"),
+    ],
+)
+def test_what_cannot_be_iterated_is_refused_before_anything_runs(assignment: str, message: str) -> None:
+    with pytest.raises(OverrideError, match=message):
+        apply_overrides(PRESETS["rule110-iterated-mini"], [assignment])
+
+
+def test_traces_without_passes_for_them_are_refused() -> None:
+    mini = PRESETS["rule110-iterated-mini"]
+    for fields, message in (
+        (
+            {"curriculum": Curriculum(), "sleep_passes": 3},
+            "variant iterated: traces of 3 passes .* at most 2, as N = 3",
+        ),
+        (
+            {"task": {"frames": 1}},
+            "variant iterated: task of iterated = .*: must be of fields of the task rule110, cells",
+        ),
+        ({"task": {"frame": -1}}, "variant iterated: frame = -1: must be an integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(mini, variants=(replace(mini.variants[0], **fields),))  # type: ignore[arg-type]
 
 
 def test_fig2_is_the_papers() -> None:
@@ -220,7 +339,7 @@ def test_a_model_that_sleeps_on_all_windows_takes_any_window() -> None:
     assert {sleeping.variant_model(variant).sleep_on for variant in sleeping.variants} == {"all"}
     engine = LocalEngine(build_model(sleeping.model, sleeping.train), sleeping.train)
     tokens, mask = map(torch.from_numpy, sleeping.task.sample("train", 0, 0, 4).batch())
-    assert mask[:, 17].any() and torch.isfinite(engine.backward(tokens, mask, 2))
+    assert mask[:, 17].any() and torch.isfinite(engine.backward(tokens, mask, 2).answers)
     gsm = PRESETS["gsm-fig4-mini"]
     assert gsm.step_flops(replace(gsm.model, sleep_on="all")) > gsm.step_flops(gsm.model)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.reports import Page, built, data
+from pipelines.stages.report import markdown_summary
+from tests.pipelines.reports import Page, built, data, share
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,21 @@ def test_what_is_not_there_is_left_out_and_the_rest_stays(whole: Page, tmp_path:
     }
     assert headings == [heading for heading in whole.texts["h2"] if heading not in absent]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.png", "depths.png", "learning-curves.png"]
+
+
+def test_many_depths_have_a_table_and_a_picture_of_their_own(tmp_path: Path) -> None:
+    """The comparison has no column for each then, and powers of two are as far apart on the picture's axis."""
+    depths = {2**i: share(100 - i, 100) for i in range(9)}
+    few = data((3,))
+    variants = [
+        replace(each, results=[replace(r, accuracy=replace(r.accuracy, answers=depths)) for r in each.results])
+        for each in few.variants
+    ]
+    summary = markdown_summary("many", replace(few, variants=variants), tmp_path)
+    assert "| answers right, by depth | 1 | 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256 |" in summary
+    assert "depth 256" not in summary and "![accuracy by depth](depths.png)" in summary
+    assert "depth 4" in markdown_summary("few", few, tmp_path)
+    assert "by depth" not in markdown_summary("few", few, tmp_path)
 
 
 def test_no_interval_of_a_share_leaves_0_and_1(whole: Page) -> None:

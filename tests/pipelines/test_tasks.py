@@ -10,6 +10,7 @@ import pytest
 
 from datagen import Depo, Facts, Gsm, Recall, Rows, Rule110, Task, check_task
 from datagen.gsm.wording import Imported
+from datagen.rows import Ragged
 from datagen.schema import Dataset, fingerprint
 from datagen.task import task_identity, wording_of
 from datagen.wording import AnsweredQuestion, Wording
@@ -173,6 +174,7 @@ def test_a_depth_that_a_task_does_not_have_is_refused(last: type[Task]) -> None:
     "task",
     [
         Rule110(cells=6, states=2),
+        Rule110(6, 2, 3, 0, "all", frame=1, traced=True, stated=False, test_steps=(1, 9)),
         Depo(nodes=5, hops=2),
         Gsm(operations=(1, 2), tokens=(192, 320)),
         Recall(distances=(1, 3)),
@@ -187,6 +189,13 @@ def test_ours_keep_what_a_task_promises(task: Task) -> None:
 ONE = np.ones((16, 1), np.int32)
 
 
+def told(labels: list[int], pad: int | None = None) -> Rows:
+    """Rows with these labels in one trace; their first two tokens are 0."""
+    tokens = np.tile(np.array([0, 0, 1], np.uint16), (16, 1))
+    traces = Ragged.of(np.tile(labels, 16), np.full(16, len(labels)))
+    return Rows(tokens, ONE, ONE, ONE, pad, traces=traces)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -195,6 +204,9 @@ ONE = np.ones((16, 1), np.int32)
         (Rows(np.zeros((16, 3), np.uint16), ONE * 3, ONE, ONE), "an answer must lie in its row"),
         (Rows(np.zeros((16, 3), np.uint16), ONE, ONE * 0, ONE), "every row must have an answer"),
         (Rows(np.zeros((16, 3), np.uint16), ONE, ONE, ONE * 2), "max_depth must be at least 2"),
+        (told([2, 0, 0]), "labels of traces must be -1..1, -1 for none, got 0..2"),
+        (told([-2, 0, 0]), "labels of traces must be -1..1, -1 for none, got -2..0"),
+        (told([-1, 0, 0], pad=0), "traces must have -1 at the pads of a row"),
         (Rows(np.zeros((15, 3), np.uint16), ONE[:15], ONE[:15], ONE[:15]), "the 16 rows that were asked for, got 15"),
         (None, "sample must return datagen.Rows, got NoneType"),
     ],

@@ -15,7 +15,7 @@ from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import accuracy, predict
 from sleepmodel.training.curriculum import levels_of
-from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.engine import LocalEngine, Losses, WeightedTraces
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.conftest import build_small
@@ -45,10 +45,11 @@ class Watched(LocalEngine):
         loss_mask: torch.Tensor,
         sleep_passes: int | None = None,
         weight: float = 1.0,
-    ) -> torch.Tensor:
+        traces: WeightedTraces | None = None,
+    ) -> Losses:
         told = {TASK.vocabulary[token] for token in tokens[:, 0].tolist()}
         self.seen.append(({int(name.removeprefix("t")) for name in told}, sleep_passes))
-        return super().backward(tokens, loss_mask, sleep_passes, weight)
+        return super().backward(tokens, loss_mask, sleep_passes, weight, traces)
 
 
 def run(

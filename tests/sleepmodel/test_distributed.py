@@ -16,11 +16,11 @@ from sleepmodel import Scale, SleepModel, TrainConfig, load
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import fit
-from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.engine import LocalEngine, Losses
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
-from tests.sleepmodel.tiny import CONFIG, TASK
+from tests.sleepmodel.tiny import CONFIG, ITERATED, TASK, TRACED, TRACED_CONFIG
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
 
@@ -78,6 +78,17 @@ def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_traces_train_alike(process_group: None, accumulation: int) -> None:
+    rows, config = TRACED.sample("train", 0, 0, 96), TRACED_CONFIG
+    got = curve(DeepSpeedEngine(build_model(ITERATED, config), config, Scale(accumulation=accumulation)), rows, config)
+    expected = curve(LocalEngine(build_model(ITERATED, config), config), rows, config)
+    for a, b in zip(got, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
+        assert a.trace_loss == pytest.approx(b.trace_loss, rel=CURVE_TOLERANCE) and a.trace_loss
+        assert a.flops == b.flops
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_inserted_blocks_are_trained_alone(process_group: None, rows: Rows, stage: int, optimizer: str) -> None:
@@ -103,7 +114,7 @@ def test_deepspeed_passes_over_the_batches_that_the_plain_loop_passes_over(
     def poisoned(engine: LocalEngine | DeepSpeedEngine) -> list[Progress]:
         backward, calls = engine.backward, iter(range(100))
 
-        def spoil(*batch: Any) -> torch.Tensor:
+        def spoil(*batch: Any) -> Losses:
             loss = backward(*batch)
             if next(calls) // accumulation in (1, 6):
                 engine.model.norm.weight.grad.fill_(float("inf"))  # type: ignore[union-attr]

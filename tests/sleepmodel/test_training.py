@@ -18,7 +18,7 @@ from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.model import Output
 from sleepmodel.training.batches import drawn_passes
-from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.engine import LocalEngine, Losses
 from sleepmodel.training.loop import NonFiniteError, Save, build_model, train
 from sleepmodel.training.optim import freeze, schedule, split_parameters
 from sleepmodel.training.progress import Progress
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
     engine = LocalEngine(build_model(MODEL, config), config)
     backward, calls = engine.backward, iter(range(100))
 
-    def poisoned(*batch: Any) -> torch.Tensor:
+    def poisoned(*batch: Any) -> Losses:
         if next(calls) == 5:
             with torch.no_grad():
                 engine.model.norm.weight[0] = float("nan")
@@ -173,7 +173,7 @@ def skipping(
     engine, rates = LocalEngine(build_model(MODEL, config), config), list[float]()
     backward, step, done = engine.backward, engine.step, iter(range(8 if resume else 0, 100))
 
-    def poisoned(*batch: Any) -> torch.Tensor:
+    def poisoned(*batch: Any) -> Losses:
         loss = backward(*batch)
         if next(done) in at:
             engine.model.norm.weight.grad.fill_(float("inf"))  # type: ignore[union-attr]
@@ -364,7 +364,7 @@ def test_compiled_blocks_train_alike(rows: Rows) -> None:
     for compiled in (False, True):
         job = TrainingJob("t", replace(MODEL, conv=4), CONFIG, dataset="", output="", scale=Scale(compile=compiled))
         engine = LocalEngine(job.build(), CONFIG)
-        losses.append(float(engine.backward(tokens, mask)))
+        losses.append(float(engine.backward(tokens, mask).answers))
         norms.append(engine.step(1.0))
         assert compiled == any(block._compiled_call_impl is not None for block in engine.model.stack)
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-5) and norms == pytest.approx([norms[0]] * 2, rel=1e-4)

@@ -6,7 +6,7 @@ Each preset is a function, in the file of its task; ablations.py has experiments
 from __future__ import annotations
 
 from pipelines.config.experiment import Experiment
-from pipelines.config.presets import ablations, demo, depo, facts, gsm, retrofit, rule110
+from pipelines.config.presets import ablations, demo, depo, facts, gsm, iterated, retrofit, rule110
 from pipelines.config.presets.variants import RULES
 
 __all__ = ["PRESETS", "RULES", "build"]
@@ -25,6 +25,9 @@ def build() -> dict[str, Experiment]:
         rule110.by_t_mini(),
         depo.fig3(),
         depo.fig3_mini(),
+        depo.hops_mini(),
+        depo.iterated(),
+        depo.iterated_mini(),
         gsm.fig4(),
         gsm.fig4_ouro(),
         gsm.fig4_scratch(),
@@ -37,6 +40,8 @@ def build() -> dict[str, Experiment]:
         gsm.throughput_fig6_mini(),
         facts.capacity_mini(),
         rule110.curriculum_mini(),
+        iterated.iterated(),
+        iterated.iterated_mini(),
         ablations.rule(),
         ablations.rule_mini(),
         ablations.eta(),

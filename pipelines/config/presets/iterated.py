@@ -1,0 +1,153 @@
+"""Iterated sleep on Rule 110: each pass of a sleep computes one step (docs/iterated-sleep.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from datagen import Rule110
+from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.presets.variants import HYBRID
+from sleepmodel import ModelConfig, TrainConfig
+from sleepmodel.config.training import Curriculum, Truncation
+
+ETA = 2.0
+# the mean N of the training of `iterated`, rounded up, and an N with four times as many FLOPs
+MEAN_PASSES, FAR = 4, 18
+ONE_PASS_OPENS = 0.35  # rows right; 95 % of their 24 cells
+
+
+def iterated() -> Experiment:
+    """Training on t <= 4, tests up to t = 256; without each of its parts, and against one pass."""
+    task = Rule110(
+        cells=24,
+        states=1,
+        steps=4,
+        shallowest=1,
+        labels="all",
+        frame=1,
+        traced=True,
+        stated=False,
+        test_steps=tuple(2**i for i in range(9)),
+    )
+    variants = (
+        *passes_as_steps(task.steps),
+        Variant(
+            name="four-states",
+            sleep_passes=task.steps + 1,
+            fast_weight_lr=ETA,
+            task={"states": 4, "labels": "each"},
+            batch_size=16,
+        ),
+        *one_pass(12, ONE_PASS_OPENS, {"one-pass-compute": MEAN_PASSES, "one-pass-far": FAR}),
+        replace(one_pass(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
+        one_pass_at(32),
+    )
+    return experiment("rule110-iterated", task, variants, seeds=(60, 61, 62, 63, 64), steps=2400, test_rows=4608)
+
+
+def iterated_mini() -> Experiment:
+    """Training on t <= 3 with 12 cells, tests up to t = 32: the main variants in a few minutes."""
+    task = Rule110(
+        cells=12,
+        states=1,
+        steps=3,
+        shallowest=1,
+        labels="all",
+        frame=1,
+        traced=True,
+        stated=False,
+        test_steps=(1, 2, 3, 4, 8, 16, 32),
+    )
+    first, *rest = passes_as_steps(task.steps)
+    variants = (first, *(variant for variant in rest if variant.name in ("hidden", "untraced")), *one_pass(6, 0.5))
+    return experiment("rule110-iterated-mini", task, variants, seeds=(60,), steps=900, test_rows=1400)
+
+
+def experiment(
+    name: str, task: Rule110, variants: tuple[Variant, ...], seeds: tuple[int, ...], steps: int, test_rows: int
+) -> Experiment:
+    return Experiment(
+        name=name,
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary),
+            d_model=64,
+            n_heads=2,
+            mixers=HYBRID,
+            window=task.context_length,
+            fast_heads=2,
+            max_positions=task.row_length,
+            carry="token",
+            reads_first=True,
+        ),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=64,
+            validate_every=50,
+            # a pass that is repeated hundreds of times has to be exact: the rate falls to 0 over the whole run
+            decay_fraction=1.0,
+            trace_weight=1.0,
+            curriculum=Curriculum(threshold=0.9, review=True, front=0.5, steps_per_pass=1),
+            truncation=Truncation(every=2),
+        ),
+        variants=variants,
+        seeds=seeds,
+        data=Data(seed=11, test_rows=test_rows),
+        champions=("iterated",),
+    )
+
+
+def passes_as_steps(steps: int) -> tuple[Variant, ...]:
+    """The model whose passes are steps, then without each of its parts. steps: of the deepest training rows."""
+
+    def variant(name: str, passes: int = steps + 1, eta: float = ETA, **fields: Any) -> Variant:
+        return Variant(name=name, sleep_passes=passes, fast_weight_lr=eta, **fields)
+
+    return (
+        variant("iterated"),
+        variant("hidden", carry="hidden"),
+        variant("normalized", carry="normalized"),
+        variant("mixture", carry="mixture"),
+        variant("untraced", trace_weight=0.0),
+        variant("fixed-frame", task={"frame": 0}),
+        variant("eta-1", eta=1.0),
+        variant("delta", mixers=("attention", "delta")),
+        variant("no-reading", passes=steps, reads_first=False),
+        variant("one-head", fast_heads=1),
+    )
+
+
+def one_pass(deepest: int, opens: float, by_compute: Mapping[str, int] | None = None) -> tuple[Variant, ...]:
+    """Controls with N = 1, whose rows state their steps: on as many tokens, and at the FLOPs of more passes.
+
+    deepest: steps of the deepest training rows; opens: the share of rows right at which the next number of steps
+    opens; by_compute: name -> N.
+    """
+    fields: dict[str, Any] = {
+        "fast_weight_lr": ETA,
+        "reads_first": False,
+        "carry": "hidden",
+        "trace_weight": 0.0,
+        "curriculum": Curriculum(threshold=opens, review=True, front=0.5),
+        "task": {"steps": deepest, "stated": True, "traced": False, "test_steps": ()},
+    }
+    return (
+        Variant(name="one-pass", **fields),
+        *(Variant(name=name, compute_of=passes, **fields) for name, passes in (by_compute or {}).items()),
+    )
+
+
+def one_pass_at(steps: int) -> Variant:
+    """N = 1, trained for that many steps of the automaton from the first optimiser step on."""
+    return Variant(
+        name=f"one-pass-at-{steps}",
+        fast_weight_lr=ETA,
+        reads_first=False,
+        carry="hidden",
+        trace_weight=0.0,
+        curriculum=Curriculum(),
+        compute_of=MEAN_PASSES,
+        task={"steps": steps, "shallowest": None, "traced": False, "test_steps": ()},
+    )
