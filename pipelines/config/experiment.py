@@ -306,18 +306,16 @@ class Experiment:
     def candidates(self) -> list[str]:
         """The variants whose models may be registered if there is no search: `champions`, or else those that evict,
         have one N, and are trained on the experiment's own task."""
-        return (
-            [*self.champions]
-            if self.registers and self.champions
-            else [
-                variant.name
-                for variant in self.variants
-                if self.registers
-                and not variant.whole
-                and self.variant_task(variant) == self.task
-                and self.variant_curriculum(variant).steps_per_pass is None
-            ]
-        )
+        if self.champions:
+            return list(self.champions) if self.registers else []
+        return [
+            variant.name
+            for variant in self.variants
+            if self.registers
+            and not variant.whole
+            and self.variant_task(variant) == self.task
+            and self.variant_curriculum(variant).steps_per_pass is None
+        ]
 
     def tasks(self) -> list[Task]:
         """The distinct tasks of all variants and of the search."""
