@@ -12,7 +12,7 @@ import torch
 
 from datagen import Rows
 from datagen.rows import Ragged
-from sleepmodel import TrainConfig
+from sleepmodel import Session, TrainConfig
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.training import Curriculum, Truncation
 from sleepmodel.evaluation.accuracy import accuracy, predict
@@ -215,3 +215,20 @@ def test_a_curve_without_traces_says_nothing_of_them(rows: Rows) -> None:
 def test_a_config_that_means_nothing_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{name: Curriculum(**value) if name == "curriculum" else value for name, value in fields.items()})
+
+
+def test_a_session_with_a_pass_for_each_step_answers_as_it_is_evaluated(rows: Rows) -> None:
+    """Far beyond the depth of training, and far above the model's own N."""
+    engine = LocalEngine(build_model(MODEL, TOLD), TOLD)
+    curve(engine, rows, TOLD)
+    test = TASK.sample("test", 0, 0, 24)
+    tokens, _ = test.batch()
+    expected = predict(engine.model, test, curriculum=TOLD.curriculum).tokens
+    for depth in (1, 8):
+        which = test.depths == depth
+        session = Session(engine.model, int(which.sum()))
+        session.read(torch.from_numpy(tokens[which, : MODEL.window]))
+        session.sleep(passes=depth + 1)
+        logits = session.read(torch.from_numpy(tokens[which, MODEL.window : -1]))
+        assert np.array_equal(logits.argmax(-1).numpy(), expected[which, MODEL.window + 1 :])
+    assert len(np.unique(expected)) > 2
