@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -19,6 +19,10 @@ from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compa
 from sleepmodel.training.optim import freeze
 from sleepmodel.training.traces import PROBE_ROWS, check_trainable
 from sleepmodel.warm_start import kept_blocks
+
+# what a variant sets by other fields than `model` and `train`
+OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "steps", "seed", "trained", "curriculum")
+C = TypeVar("C", Task, ModelConfig, TrainConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +54,13 @@ class Variant:
     compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
     epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
     depth: the task's greatest depth (Rule 110: steps to predict).
-    task: fields of the task that differ, such as {"frame": 0}.
+    task, model, train: fields of the task, the ModelConfig and the TrainConfig that differ, such as {"frame": 0}.
     inserted: which of `mixers` are inserted blocks.
     eviction: "hard" or "sliding".
-    conv: width of the short convolutions in the fast weights; 0: none.
     start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
         start as the identity. Tokens and FLOPs count its own training alone.
     share_of_steps: the share of the experiment's steps that it is trained for.
-    carry, reads_first, fast_heads: ModelConfig's.
     trained, curriculum, drawn_passes: TrainConfig's trained, curriculum and sleep_passes.
-    trace_weight, batch_size: TrainConfig's.
     evaluated_at: more N to evaluate the model at, beside those that it was trained for.
     """
 
@@ -70,7 +71,6 @@ class Variant:
     inserted_mixer: str | None = added_later(None)
     inserted: tuple[int, ...] | None = added_later(None)
     eviction: Literal["hard", "sliding"] | None = added_later(None)
-    conv: int | None = added_later(None)
     repeat: int = 1
     window: int | None = None
     whole: bool = False
@@ -84,11 +84,8 @@ class Variant:
     drawn_passes: tuple[int, ...] = ()
     evaluated_at: tuple[int, ...] = ()
     task: Mapping[str, Any] | None = added_later(None)
-    carry: Literal["hidden", "normalized", "token", "mixture"] | None = added_later(None)
-    reads_first: bool | None = added_later(None)
-    fast_heads: int | None = added_later(None)
-    trace_weight: float | None = added_later(None)
-    batch_size: int | None = added_later(None)
+    model: Mapping[str, Any] | None = added_later(None)
+    train: Mapping[str, Any] | None = added_later(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +139,7 @@ class Experiment:
             )
             try:
                 _check_fits(self.variant_task(variant), self.variant_model(variant), variant.whole)
+                self.variant_train(variant)
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
@@ -204,7 +202,7 @@ class Experiment:
 
     def _check_traces(self, variant: Variant) -> None:
         """Raise ValueError where a variant cannot be trained on the traces of its task."""
-        if self._trace_weight(variant) == 0:
+        if self.variant_train(variant).trace_weight == 0:
             return
         rows = self.variant_task(variant).sample("train", self.data.seed, 0, PROBE_ROWS)
         try:
@@ -241,7 +239,7 @@ class Experiment:
 
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
-        task, model = self.variant_task(variant), self.model
+        task, model = self.variant_task(variant), _with_own(self.model, variant.model, f"model of {variant.name}")
         window = task.row_length if variant.whole else variant.window or model.window
         mixers = (variant.mixers or self._with_inserted(variant.inserted_mixer)) * variant.repeat
         return replace(
@@ -255,10 +253,6 @@ class Experiment:
             loop=model.loop if len(mixers) == len(model.mixers) else None,
             inserted=self._inserted(variant, mixers),
             eviction=variant.eviction or model.eviction,
-            conv=model.conv if variant.conv is None else variant.conv or None,
-            carry=variant.carry or model.carry,
-            reads_first=model.reads_first if variant.reads_first is None else variant.reads_first,
-            fast_heads=variant.fast_heads or model.fast_heads,
             sleep_passes=variant.sleep_passes,
             fast_weight_lr=variant.fast_weight_lr,
         )
@@ -276,28 +270,20 @@ class Experiment:
     def variant_task(self, variant: Variant) -> Task:
         """The variant's task."""
         task = self.task if variant.depth is None else self.task.with_depth(variant.depth)
-        own, known = variant.task or {}, [field.name for field in fields(task)]
-        unknown = sorted(set(own) - set(known))
-        require(not unknown, f"task of {variant.name}", own, f"of fields of the task {task.name}, {', '.join(known)}")
-        return replace(task, **own) if own else task
+        return _with_own(task, variant.task, f"task of {variant.name}")
 
     def variant_train(self, variant: Variant) -> TrainConfig:
         """The variant's training."""
+        train = _with_own(self.train, variant.train, f"train of {variant.name}")
         read = self.train.steps * self.train.batch_size
-        rows = min(read, self.train.rows or read) if variant.epochs else self.train.rows
         return replace(
-            self.train,
+            train,
             steps=self.variant_steps(variant),
-            batch_size=variant.batch_size or self.train.batch_size,
-            rows=rows,
+            rows=min(read, train.rows or read) if variant.epochs else train.rows,
             trained=variant.trained or self.train.trained,
             curriculum=self.variant_curriculum(variant),
-            sleep_passes=variant.drawn_passes or self.train.sleep_passes,
-            trace_weight=self._trace_weight(variant),
+            sleep_passes=variant.drawn_passes or train.sleep_passes,
         )
-
-    def _trace_weight(self, variant: Variant) -> float:
-        return self.train.trace_weight if variant.trace_weight is None else variant.trace_weight
 
     def variant_curriculum(self, variant: Variant) -> Curriculum:
         """The curriculum of the variant's training."""
@@ -365,6 +351,17 @@ class Experiment:
             return ""
         first = next(variant for variant in self.variants if self.variant_task(variant) == task)
         return first.name if first.task else f"t{task.max_depth}"
+
+
+def _with_own(config: C, own: Mapping[str, Any] | None, what: str) -> C:
+    """A config with the fields of a variant's own. Raises ValueError if there is no such field, or if the variant has
+    another way to set it."""
+    if not own:
+        return config
+    # a task may have a field of any name
+    known = [each.name for each in fields(config) if isinstance(config, Task) or each.name not in OF_VARIANTS]
+    require(set(own) <= set(known), what, dict(own), f"values of {', '.join(known)}")
+    return replace(config, **own)
 
 
 def _base_mixers(model: ModelConfig) -> tuple[str, ...]:

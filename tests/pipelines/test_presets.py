@@ -147,24 +147,21 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
         depth=4,
         inserted=(1,),
         eviction="sliding",
-        conv=3,
         share_of_steps=0.5,
         trained="inserted",
         curriculum=climb,
         drawn_passes=(1, 3),
         task={"labels": "all"},
-        carry="mixture",
-        reads_first=True,
-        fast_heads=3,
-        trace_weight=0.0,
-        batch_size=32,
+        model={"conv": 3, "carry": "mixture", "reads_first": True, "fast_heads": 3},
+        train={"batch_size": 32, "adam_lr": 0.5},
     )
     model, train = demo.variant_model(variant), demo.variant_train(variant)
     assert (model.sleep_passes, model.fast_weight_lr, model.mixers, model.window) == (3, 0.7, ("delta",) * 2, 8)
     assert (model.inserted, model.eviction, model.conv) == ((1,), "sliding", 3)
     assert (train.trained, train.curriculum, train.sleep_passes) == ("inserted", climb, (1, 3))
     assert train.steps == demo.train.steps / 2
-    assert (model.carry, model.reads_first, model.fast_heads, train.batch_size) == ("mixture", True, 3, 32)
+    assert (model.carry, model.reads_first, model.fast_heads) == ("mixture", True, 3)
+    assert (train.batch_size, train.adam_lr) == (32, 0.5)
     assert demo.variant_task(variant) == replace(demo.task, steps=4, labels="all")
     assert (model.vocab_size, model.max_positions) == (4, 34)  # a pad, and an answer for each cell
     plain, changed = (
@@ -282,8 +279,10 @@ def test_traces_without_passes_for_them_are_refused() -> None:
         ),
         (
             {"task": {"frames": 1}},
-            "variant iterated: task of iterated = .*: must be of fields of the task rule110, cells",
+            "variant iterated: task of iterated = {'frames': 1}: must be values of cells, states",
         ),
+        ({"model": {"sleep_passes": 2}}, "variant iterated: model of iterated = .*: must be values of vocab_size"),
+        ({"train": {"stepz": 2}}, "variant iterated: train of iterated = .*: must be values of batch_size"),
         ({"task": {"frame": -1}}, "variant iterated: frame = -1: must be an integer"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -75,7 +75,7 @@ def hops_mini() -> Experiment:
             *(variant(f"n{n}", n) for n in (1, 2, 3, 4)),
             variant("n1-same-compute", compute_of=3),
             variant("n1-deep", repeat=2),
-            variant("n3-without-conv", 3, conv=0),
+            variant("n3-without-conv", 3, model={"conv": None}),
             *transformers(2),
         ),
         seeds=(80,),
@@ -123,9 +123,9 @@ def _passes_as_hops(task: Depo) -> tuple[Variant, ...]:
 
     return (
         variant("iterated"),
-        variant("hidden", carry="hidden"),
-        variant("untraced", trace_weight=0.0),
-        variant("without-conv", conv=0),
+        variant("hidden", model={"carry": "hidden"}),
+        variant("untraced", train={"trace_weight": 0.0}),
+        variant("without-conv", model={"conv": None}),
     )
 
 
@@ -133,9 +133,8 @@ def _one_pass(task: Depo, named: Mapping[str, Mapping[str, Any]]) -> tuple[Varia
     """Controls with N = 1, whose rows state their hops. named: name -> fields of the variant."""
     fields: dict[str, Any] = {
         "fast_weight_lr": ETA,
-        "reads_first": False,
-        "carry": "hidden",
-        "trace_weight": 0.0,
+        "model": {"reads_first": False, "carry": "hidden"},
+        "train": {"trace_weight": 0.0},
         "curriculum": Curriculum(threshold=OPENS, review=True, front=0.5),
         "task": {"stated": True, "traced": False, "test_hops": tuple(range(1, task.hops + 1))},
     }

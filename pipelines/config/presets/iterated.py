@@ -38,7 +38,7 @@ def iterated() -> Experiment:
             sleep_passes=task.steps + 1,
             fast_weight_lr=ETA,
             task={"states": 4, "labels": "each"},
-            batch_size=16,
+            train={"batch_size": 16},
         ),
         *one_pass(12, ONE_PASS_OPENS, {"one-pass-compute": MEAN_PASSES, "one-pass-far": FAR}),
         replace(one_pass(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
@@ -107,15 +107,15 @@ def passes_as_steps(steps: int) -> tuple[Variant, ...]:
 
     return (
         variant("iterated"),
-        variant("hidden", carry="hidden"),
-        variant("normalized", carry="normalized"),
-        variant("mixture", carry="mixture"),
-        variant("untraced", trace_weight=0.0),
+        variant("hidden", model={"carry": "hidden"}),
+        variant("normalized", model={"carry": "normalized"}),
+        variant("mixture", model={"carry": "mixture"}),
+        variant("untraced", train={"trace_weight": 0.0}),
         variant("fixed-frame", task={"frame": 0}),
         variant("eta-1", eta=1.0),
         variant("delta", mixers=("attention", "delta")),
-        variant("no-reading", passes=steps, reads_first=False),
-        variant("one-head", fast_heads=1),
+        variant("no-reading", passes=steps, model={"reads_first": False}),
+        variant("one-head", model={"fast_heads": 1}),
     )
 
 
@@ -127,9 +127,8 @@ def one_pass(deepest: int, opens: float, by_compute: Mapping[str, int] | None = 
     """
     fields: dict[str, Any] = {
         "fast_weight_lr": ETA,
-        "reads_first": False,
-        "carry": "hidden",
-        "trace_weight": 0.0,
+        "model": {"reads_first": False, "carry": "hidden"},
+        "train": {"trace_weight": 0.0},
         "curriculum": Curriculum(threshold=opens, review=True, front=0.5),
         "task": {"steps": deepest, "stated": True, "traced": False, "test_steps": ()},
     }
@@ -144,9 +143,8 @@ def one_pass_at(steps: int) -> Variant:
     return Variant(
         name=f"one-pass-at-{steps}",
         fast_weight_lr=ETA,
-        reads_first=False,
-        carry="hidden",
-        trace_weight=0.0,
+        model={"reads_first": False, "carry": "hidden"},
+        train={"trace_weight": 0.0},
         curriculum=Curriculum(),
         compute_of=MEAN_PASSES,
         task={"steps": steps, "shallowest": None, "traced": False, "test_steps": ()},
