@@ -118,6 +118,11 @@ EXPERIMENTS = {
         page=ITERATED_SLEEP,
     ),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
+    "facts": Question(
+        "facts-capacity-mini",
+        THREE[:2],
+        tuple((better, "n1") for better in ("n2", "8kb-2-heads", "16kb-4-heads", "16kb", "eta-2", "delta", "linear")),
+    ),
     "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
     "sliding": Question("gsm-sliding-fig5-mini", (40,)),
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from datagen import Facts
-from pipelines.config.experiment import Data, Experiment
+from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets.variants import HYBRID, at_passes, transformers
 from sleepmodel import ModelConfig, TrainConfig
 
 
 def capacity_mini() -> Experiment:
-    """Accuracy against the number of facts, in a document of two windows."""
+    """Accuracy by the number of facts, in a document of two windows, for states of several sizes, rules, eta and N. `n1`
+    has a state of 4 kB (one head of 32 x 32 in float32)."""
     task = Facts(
-        facts=(4, 8),
+        facts=(4, 8, 16, 32),
         questions=4,
         question_kinds=("recall",),
-        context_length=56,
-        span=28,
+        context_length=192,
+        span=96,
         relations=1,
         forms=1,
         name_words=1,
     )
+    sizes = {
+        "8kb-2-heads": {"fast_heads": 2},
+        "16kb-4-heads": {"fast_heads": 4},
+        "16kb": {"key_dim": 64, "value_dim": 64},
+    }
+    rules = (Variant(name=rule, mixers=("attention", rule)) for rule in ("delta", "linear"))
     return Experiment(
         name="facts-capacity-mini",
         task=task,
         model=ModelConfig(
-            vocab_size=len(task.vocabulary), d_model=64, n_heads=2, mixers=HYBRID, window=task.span, fast_heads=1
+            vocab_size=len(task.vocabulary),
+            d_model=64,
+            n_heads=2,
+            mixers=HYBRID,
+            window=task.span,
+            fast_heads=1,
+            key_dim=32,
+            value_dim=32,
+            conv=4,
         ),
-        train=TrainConfig(steps=6000, batch_size=64, validate_every=200),
-        variants=(*transformers(2), *at_passes(1, 2, 4)),
+        train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
+        variants=(
+            *transformers(2),
+            *at_passes(1, 2),
+            *(Variant(name=name, model=size) for name, size in sizes.items()),
+            Variant(name="eta-2", fast_weight_lr=2.0),
+            *rules,
+        ),
         seeds=(30,),
-        data=Data(seed=11),
+        data=Data(seed=11, test_rows=2048),
     )
