@@ -9,8 +9,8 @@ from sleepmodel import ModelConfig, TrainConfig
 
 
 def capacity_mini() -> Experiment:
-    """Accuracy by the number of facts, in a document of two windows, for states of several sizes, rules, eta and N. `n1`
-    has a state of 4 kB (one head of 32 x 32 in float32)."""
+    """Accuracy by the number of facts, in a document of two windows, for states of several sizes, rules, eta and N.
+    `n1` has a state of 4 kB: one head of 32 x 32 in float32."""
     task = Facts(
         facts=(4, 8, 16, 32),
         questions=4,
