@@ -21,7 +21,7 @@ from sleepmodel.training.traces import PROBE_ROWS, check_trainable
 from sleepmodel.warm_start import kept_blocks
 
 # what a variant sets by other fields than `model` and `train`
-OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "steps", "seed", "trained", "curriculum")
+OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "mixers", "inserted", "steps", "seed", "trained", "curriculum")
 C = TypeVar("C", Task, ModelConfig, TrainConfig)
 
 
@@ -139,7 +139,7 @@ class Experiment:
             )
             try:
                 _check_fits(self.variant_task(variant), self.variant_model(variant), variant.whole)
-                self.variant_train(variant)
+                check_compatible(self.variant_train(variant), self.scale)
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)

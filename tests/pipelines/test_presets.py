@@ -282,11 +282,18 @@ def test_traces_without_passes_for_them_are_refused() -> None:
             "variant iterated: task of iterated = {'frames': 1}: must be values of cells, states",
         ),
         ({"model": {"sleep_passes": 2}}, "variant iterated: model of iterated = .*: must be values of vocab_size"),
+        ({"model": {"mixers": ("delta",)}}, "variant iterated: model of iterated = .*: must be values of vocab_size"),
         ({"train": {"stepz": 2}}, "variant iterated: train of iterated = .*: must be values of batch_size"),
         ({"task": {"frame": -1}}, "variant iterated: frame = -1: must be an integer"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(mini, variants=(replace(mini.variants[0], **fields),))  # type: ignore[arg-type]
+
+
+def test_a_variants_batch_that_the_workers_cannot_share_is_refused() -> None:
+    """It has another size than the experiment's, which they can."""
+    with pytest.raises(OverrideError, match="variant four-states: batch_size = 16: must be a multiple of .* = 32"):
+        apply_overrides(PRESETS["rule110-iterated"], ["scale.workers=32"])
 
 
 def test_fig2_is_the_papers() -> None:
