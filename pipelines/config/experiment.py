@@ -315,7 +315,8 @@ class Experiment:
         model, trained = self.variant_model(variant), variant.trained or self.train.trained
         other = replace(model, carry=self.model.carry, reads_first=self.model.reads_first)
         longest = self.step_flops(other, (variant.compute_of,), trained, self.train.trace_weight > 0)
-        return round(self.train.steps * longest / self.step_flops(model, trained=trained))
+        smaller = self.train.batch_size / (variant.train or {}).get("batch_size", self.train.batch_size)
+        return round(self.train.steps * smaller * longest / self.step_flops(model, trained=trained))
 
     def step_flops(
         self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all", traced: bool = False
