@@ -299,7 +299,7 @@ def test_a_control_of_equal_flops_with_smaller_batches_has_more_steps() -> None:
 
 def test_a_variants_batch_that_the_workers_cannot_share_is_refused() -> None:
     """It has another size than the experiment's, which they can."""
-    with pytest.raises(OverrideError, match="variant four-states: batch_size = 16: must be a multiple of .* = 32"):
+    with pytest.raises(OverrideError, match=r"variant four-states: batch_size = 16: must be a multiple of .* = 32"):
         apply_overrides(PRESETS["rule110-iterated"], ["scale.workers=32"])
 
 
