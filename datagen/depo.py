@@ -25,6 +25,7 @@ ONE_TOKEN, NAMES = SYMBOLS, SYMBOLS + SYMBOLS**2  # number of names with one tok
 MIN_NODES = 3
 MAX_HOPS = 4096
 SMALL_NODES = 7  # up to here two random contexts may well be equal
+MIN_NAMES = 5  # three nodes of fewer names have so few contexts that a split may have none
 DRAWN = ("each", "below", "alike")
 NONE = np.uint16(2**16 - 1)  # an empty slot
 INDEX_BITS = np.uint64(12)  # low bits of a sort key that hold an index; NAMES fits
@@ -49,7 +50,7 @@ class Depo(Task):
 
     The other fields differ from the official task.
 
-    names      null, or the number of names, which then have one token each.
+    names      null, or the number of names, at least 5, which then have one token each.
     least      3..nodes, the nodes of the smallest cycle in training rows.
     drawn      how the k of a row's questions are drawn: "each" on its own; "below": each from 1 to a bound that is
                drawn for its row, so that a curriculum finds rows without deep questions; "alike": one k for all.
@@ -102,7 +103,7 @@ class Depo(Task):
         require_whole("hops", self.hops, 1, MAX_HOPS)
         require_whole("queries", self.queries, 1, NAMES)
         if self.names is not None:
-            require_whole("names", self.names, self.nodes, NAMES)
+            require_whole("names", self.names, max(self.nodes, MIN_NAMES), NAMES)
         require_whole("least", self.least, MIN_NODES, self.nodes)
         require_one_of("drawn", self.drawn, DRAWN)
         for name in ("stated", "pointers", "traced"):

@@ -156,10 +156,8 @@ class SleepModel(nn.Module):
                         places.append((row if rows is None else rows[row]) * tokens.shape[1] + begin + column)
             start = start + span.length()
         out = torch.cat(logits)[torch.cat(places).argsort()]  # from window by window to row by row
-        loss = F.cross_entropy(_wide(out), tokens[loss_mask])
-        if labels is None:
-            return Output(loss, out)
-        return Output(loss, out, torch.stack(losses).sum() / (labels >= 0).sum().clamp(min=1))
+        trace_loss = None if labels is None else torch.stack(losses).sum() / (labels >= 0).sum().clamp(min=1)
+        return Output(F.cross_entropy(_wide(out), tokens[loss_mask]), out, trace_loss)
 
     def predict(
         self, h: Tensor, states: States, span: Span, passes: int, labels: Tensor | None = None

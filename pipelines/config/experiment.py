@@ -21,7 +21,7 @@ from sleepmodel.training.traces import PROBE_ROWS, check_trainable
 from sleepmodel.warm_start import kept_blocks
 
 # what a variant sets by other fields than `model` and `train`
-OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "steps", "seed", "trained", "curriculum")
+OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "mixers", "inserted", "steps", "seed", "trained", "curriculum")
 C = TypeVar("C", Task, ModelConfig, TrainConfig)
 
 
@@ -139,7 +139,7 @@ class Experiment:
             )
             try:
                 _check_fits(self.variant_task(variant), self.variant_model(variant), variant.whole)
-                self.variant_train(variant)
+                check_compatible(self.variant_train(variant), self.scale)
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
@@ -315,7 +315,8 @@ class Experiment:
         model, trained = self.variant_model(variant), variant.trained or self.train.trained
         other = replace(model, carry=self.model.carry, reads_first=self.model.reads_first)
         longest = self.step_flops(other, (variant.compute_of,), trained, self.train.trace_weight > 0)
-        return round(self.train.steps * longest / self.step_flops(model, trained=trained))
+        smaller = self.train.batch_size / (variant.train or {}).get("batch_size", self.train.batch_size)
+        return round(self.train.steps * smaller * longest / self.step_flops(model, trained=trained))
 
     def step_flops(
         self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all", traced: bool = False

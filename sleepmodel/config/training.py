@@ -32,8 +32,8 @@ class Truncation:
     windows: M. A loss is differentiated through M windows, its own included. If several windows in a row hold answers,
         their losses reach as far back as that of the first, M - 1 windows before which the states are detached.
     every: J, for sleeps whose passes have losses of their own (traces). A sleep is cut into pieces of J passes, from
-        its first pass on, and a loss reaches back to the start of its piece; across a cut, vectors and fast weights are
-        as before the last K passes. Traces exclude `passes`, as earlier passes would learn nothing from theirs.
+        its first pass on, and a loss reaches back to the start of its piece. At each cut, vectors and fast weights are
+        treated as where the last K passes begin. Traces exclude `passes`, as earlier passes would learn nothing.
 
     With `sleep_on = "all"`, the waking pass of a window is differentiated for its own loss whatever K is; as the first
     pass of the window's sleep it counts for later losses like any other pass. The row is cut into pieces of M windows,

@@ -91,14 +91,11 @@ def train(
             state.norm = norm
         state.step += 1
         state.tokens += int((batch.lengths - batch.pads).sum())
-        traces = int(batch.trace_counts.max()) if config.trace_weight else 0
-        state.flops += _batch_flops(batch, passes, traces, engine.model.config.window, cost)
+        state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
         if state.step % config.validate_every == 0 or state.step == config.steps:
             progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
             sampler.validated(progress.accuracy)
-            state.losses.clear()
-            state.trace_losses.clear()
-            state.norm = math.nan
+            state.forget()
             history.append(progress)
             report(progress, save)
             clock.start_lap(state)
@@ -107,8 +104,9 @@ def train(
     return history
 
 
-def _batch_flops(batch: Rows, passes: int | None, traces: int, window: int, cost: Callable[..., int]) -> int:
-    """FLOPs of a step. traces: P; cost: of one row, as `training_flops` of the model."""
+def _batch_flops(batch: Rows, passes: int | None, traced: bool, window: int, cost: Callable[..., int]) -> int:
+    """FLOPs of a step. cost: of one row, as `training_flops` of the model."""
+    traces = int(batch.trace_counts.max()) if traced else 0
     asked = predicting_windows(torch.from_numpy(batch.loss_mask()), window)
     empty = batch.pads // window  # windows that hold only pads are not computed
     return sum(
@@ -161,6 +159,10 @@ class _TrainState:
     losses: list[float] = field(default_factory=list)
     norm: float = math.nan
     trace_losses: list[float] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Drop what has been reported."""
+        self.losses, self.trace_losses, self.norm = [], [], math.nan
 
 
 class _Clock:

@@ -390,6 +390,7 @@ def test_config_refuses_what_it_cannot_be(field: tuple[str, int, int], value: ob
     ("fields", "message"),
     [
         ({"names": 74}, r"names = 74: must be an integer of at least 75, and at most 2550"),
+        ({"nodes": 3, "names": 4}, "names = 4: must be an integer of at least 5"),
         ({"least": 2}, r"least = 2: must be an integer of at least 3, and at most 75"),
         ({"least": 76}, "least = 76: must be"),
         ({"drawn": "some"}, "drawn = 'some': must be one of each, below, alike"),

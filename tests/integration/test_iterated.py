@@ -66,9 +66,8 @@ def test_the_champion_asked_for_many_steps_answers_as_it_was_evaluated(
     said = np.full(tokens.shape, -1)
     for depth in np.unique(rows.depths).tolist():
         which = rows.depths == depth
-        session = Session(model, int(which.sum()))
-        session.read(torch.from_numpy(tokens[which, :window]))
-        session.sleep(passes=depth + 1)
+        session = Session(model, int(which.sum()), sleep_passes=depth + 1)
+        session.read(torch.from_numpy(tokens[which, :window]))  # a full window, on which it sleeps by itself
         logits = session.read(torch.from_numpy(tokens[which, window:-1]))
         said[which, window + 1 :] = logits.argmax(-1).numpy()
     assert set(rows.depths.tolist()) == {1, 2, 3, 4, 8, 16, 32} and (mask == (said >= 0)).all()

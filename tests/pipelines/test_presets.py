@@ -253,7 +253,7 @@ def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
         ("task.traced=false", "variant iterated: trace_weight = 1.0: must be 0, as the training rows have no traces"),
         (
             "train.curriculum.steps_per_pass=2",
-            "variant iterated: traces of 1 passes|sleep_passes of iterated = 4: must be",
+            "sleep_passes of iterated = 4: must be 3, the N of the deepest rows by curriculum.steps_per_pass",
         ),
         (
             "train.truncation.passes=1",
@@ -282,11 +282,25 @@ def test_traces_without_passes_for_them_are_refused() -> None:
             "variant iterated: task of iterated = {'frames': 1}: must be values of cells, states",
         ),
         ({"model": {"sleep_passes": 2}}, "variant iterated: model of iterated = .*: must be values of vocab_size"),
+        ({"model": {"mixers": ("delta",)}}, "variant iterated: model of iterated = .*: must be values of vocab_size"),
         ({"train": {"stepz": 2}}, "variant iterated: train of iterated = .*: must be values of batch_size"),
         ({"task": {"frame": -1}}, "variant iterated: frame = -1: must be an integer"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(mini, variants=(replace(mini.variants[0], **fields),))  # type: ignore[arg-type]
+
+
+def test_a_control_of_equal_flops_with_smaller_batches_has_more_steps() -> None:
+    big = PRESETS["rule110-iterated"]
+    control = next(variant for variant in big.variants if variant.name == "one-pass-compute")
+    smaller = replace(control, train={**(control.train or {}), "batch_size": 16})
+    assert big.variant_steps(smaller) == pytest.approx(4 * big.variant_steps(control), abs=4)
+
+
+def test_a_variants_batch_that_the_workers_cannot_share_is_refused() -> None:
+    """It has another size than the experiment's, which they can."""
+    with pytest.raises(OverrideError, match=r"variant four-states: batch_size = 16: must be a multiple of .* = 32"):
+        apply_overrides(PRESETS["rule110-iterated"], ["scale.workers=32"])
 
 
 def test_fig2_is_the_papers() -> None:
