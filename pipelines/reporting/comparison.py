@@ -120,6 +120,12 @@ class VariantResults:
         return _over_seeds([found.windows for found in self.positions])
 
     @property
+    def less_than(self) -> dict[str, dict[PositionBin, Estimate]]:
+        """Other variant -> the nats by the tokens of the window that have been read, and of all, less those of it."""
+        seeds = [found.less for found in self.positions]
+        return {name: _over_seeds([less[name] for less in seeds]) for name in (seeds[0] if seeds else ())}
+
+    @property
     def several_tokens(self) -> bool:
         """Whether answers have several tokens, so that the share of tokens right is not that of answers right."""
         answers = sum(share.total for share in self.results[0].accuracy.answers.values())
@@ -204,6 +210,52 @@ def difference(better: VariantResults, other: VariantResults) -> PairedDifferenc
     if len(common) < 2 or better.answers.keys() != other.answers.keys():
         return None
     return PairedDifference(better.name, other.name, Mean.of([first[seed] - second[seed] for seed in common]))
+
+
+def position_table(
+    variants: Sequence[VariantResults], found: Sequence[dict[PositionBin, Estimate]]
+) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table of the nats in these bins of each variant, which has nats by position."""
+    names = {(each.first, each.name): each.name for bins in found for each in bins}
+    columns = [names[key] for key in sorted(names)]
+    rows = [
+        [
+            variant.name,
+            str(variant.sleep_passes),
+            str(variant.positions[0].window),
+            *(str(named.get(name, "")) for name in columns),
+        ]
+        for variant, bins in zip(variants, found, strict=True)
+        for named in [{each.name: nats for each, nats in bins.items()}]
+    ]
+    return ["model", "N", "L", *columns], rows
+
+
+def position_differences(
+    variants: Sequence[VariantResults], pairs: Sequence[tuple[str, str]] | None = None
+) -> tuple[list[str], list[list[str]]] | None:
+    """The head and the rows of a table of the differences by position, of these (variant, other) pairs, or of all; None
+    if there are none."""
+    found = {
+        (variant.name, other): {each.name: nats for each, nats in bins.items()}
+        for variant in variants
+        for other, bins in variant.less_than.items()
+    }
+    chosen = {pair: found[pair] for pair in pairs or found if pair in found}
+    if not chosen:
+        return None
+    columns = list(dict.fromkeys(name for bins in chosen.values() for name in bins))
+    rows = [
+        [f"{more} - {other}", *(str(bins.get(name, "")) for name in columns), "yes" if _is_clear(bins) else "no"]
+        for (more, other), bins in chosen.items()
+    ]
+    return ["nats per token", *columns, "clear"], rows
+
+
+def _is_clear(bins: dict[str, Estimate]) -> bool:
+    """Whether the interval of the last bin, of all tokens, excludes 0."""
+    low, high = list(bins.values())[-1].interval
+    return not low <= 0 <= high
 
 
 def floor_of(variants: Sequence[VariantResults]) -> str:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.reporting import plots
-from pipelines.reporting.comparison import VariantResults, differences, floor_of, interval_of, nats_note, table_of
+from pipelines.reporting.comparison import (
+    VariantResults,
+    differences,
+    floor_of,
+    interval_of,
+    nats_note,
+    position_differences,
+    position_table,
+    table_of,
+)
 from pipelines.reporting.html import folded, picture, table, text
 from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.distributed.ray_tune import TrialResult
@@ -139,13 +148,14 @@ def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Pa
         ("tokens of the window read, after the first window", [variant.within for variant in measured]),
         ("whole windows read before", [variant.windows for variant in measured]),
     ):
-        columns = sorted({(each.first, each.name) for bins in found for each in bins})
-        rows = [
-            (variant.name, variant.sleep_passes, variant.positions[0].window, *(named.get(n, "") for _, n in columns))
-            for variant, bins in zip(measured, found, strict=True)
-            for named in [{each.name: nats for each, nats in bins.items()}]
-        ]
-        body += text(f"By {what}:") + table(("model", "N", "L", *(name for _, name in columns)), rows)
+        body += text(f"By {what}:") + table(*position_table(measured, found))
+    if compared := position_differences(variants):
+        words = (
+            "Differences of the nats, by tokens of the window read, and last of all tokens after the first window: on "
+            "the same tokens, so that less is better. A difference is clear if its interval excludes 0; with many, "
+            "some do so by chance."
+        )
+        body += text(words) + table(*compared)
     return [("Nats by position", body)]
 
 

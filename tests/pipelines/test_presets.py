@@ -94,7 +94,7 @@ def test_sliding_presets_grow_a_transformer() -> None:
         replace(experiment, variants=(first, replace(grown[0], inserted=(1,))))
     for wrong in ({"share_of_steps": -3.0}, {"share_of_steps": 1.5}, {"share_of_steps": 0.5, "compute_of": 2}):
         with pytest.raises(
-            ValueError, match=r"share_of_steps of transformer = .*: must be a number in \(0, 1\], and 1"
+            ValueError, match=r"share_of_steps of transformer = .*: must be a number in \[0, 1\], and 1"
         ):
             replace(experiment, variants=(replace(first, **wrong),))
     with pytest.raises(ValueError, match=r"trained of n1 = 'inserted': must be all without inserted blocks"):
