@@ -141,8 +141,9 @@ class VariantResults:
         first, answers = self.results[0], self.answers
         # where each row has one answer, the share of rows right is that of answers right
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
-        shares = {"rows right": self.rows} if several or not parts else {}
-        if parts:
+        # of documents no row is right to its last token
+        shares = {"rows right": self.rows} if not self.positions and (several or not parts) else {}
+        if parts and not self.positions:
             shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
         if self.likelihoods:
             scores = self.token_estimates["all"]
@@ -191,6 +192,11 @@ def read_variants(evaluation: Path) -> list[VariantResults]:
         VariantResults(name, [r for r in results if r.variant == name])
         for name in dict.fromkeys(r.variant for r in results)
     ]
+
+
+def are_documents(variants: Sequence[VariantResults]) -> bool:
+    """Whether the rows of all variants are documents, whose exact match says nothing."""
+    return all(variant.positions for variant in variants)
 
 
 def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
@@ -292,13 +298,13 @@ def table_of(
 
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
-    parts = max(len(variant.answers) + len(variant.kinds) for variant in variants)
+    # documents have one column in place of those of the parts
+    parts = 1 if are_documents(variants) else max(len(each.answers) + len(each.kinds) for each in variants)
     wide = parts <= WIDE
     columns, rows = table_of(variants, intervals=wide, parts=parts <= MOST_PARTS)
     shown = [i for i, column in enumerate(columns) if column != NATS or any(each.tells_more for each in variants)]
-    table = Table(
-        title=f"held-out test rows right{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD
-    )
+    what = "held-out documents" if are_documents(variants) else "held-out test rows right"
+    table = Table(title=f"{what}{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD)
     for i in shown:
         table.add_column(columns[i], no_wrap=True)
     for row in rows:

@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.reporting import plots
 from pipelines.reporting.comparison import (
     VariantResults,
+    are_documents,
     differences,
     floor_of,
     interval_of,
@@ -53,13 +54,13 @@ class ReportData:
 def sections(data: ReportData, pictures: Path) -> list[Section]:
     """The sections of the report, in the order to read them; their pictures are drawn into the directory `pictures`."""
     style = plots.styles([variant.name for variant in data.variants])
+    documents = are_documents(data.variants)
     return [
-        _comparison(data.variants, style, pictures),
-        _depths(data.variants, style, pictures),
+        _documents(data.variants) if documents else _comparison(data.variants, style, pictures),
+        *([] if documents else [_depths(data.variants, style, pictures)]),
         *_likelihood(data.variants, style, pictures),
         *_positions(data.variants, style, pictures),
-        *_differences(data.variants),
-        *_curves(data, style, pictures),
+        *([] if documents else [*_differences(data.variants), *_curves(data, style, pictures)]),
         *_etas(data.variants, pictures),
         *(_search(trials, winner, pictures) for trials, winner in data.searches),
         *_costs(data.costs, style, pictures),
@@ -81,6 +82,14 @@ def _comparison(variants: list[VariantResults], style: plots.Styles, pictures: P
     )
     body = text(words) + picture(file, "share of held-out rows right, by variant") + table(*table_of(variants))
     return "Comparison", body
+
+
+def _documents(variants: list[VariantResults]) -> Section:
+    words = (
+        f"Held-out documents, with the {interval_of(variants)}. Tokens right: the share of tokens that the model finds "
+        f"most likely, given all tokens before.{nats_note(variants)}"
+    )
+    return "Comparison", text(words) + table(*table_of(variants))
 
 
 def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:

@@ -6,7 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.engine.stage import Stage, StageContext
-from pipelines.reporting.comparison import floor_of, interval_of, nats_note, read_variants, table_of
+from pipelines.reporting.comparison import (
+    are_documents,
+    floor_of,
+    interval_of,
+    nats_note,
+    read_variants,
+    table_of,
+)
 from pipelines.reporting.html import page
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE
@@ -17,7 +24,12 @@ from sleepmodel.distributed.job import read_training
 from sleepmodel.distributed.ray_tune import best
 
 REPORT, MARKDOWN = "report.html", "report.md"
-TOKEN_PICTURES = {"nats per answer token": LIKELIHOOD, "nats by position": POSITIONS}  # of some tasks
+PICTURES = {  # some tasks lack some of them
+    "comparison": COMPARISON,
+    "nats per answer token": LIKELIHOOD,
+    "nats by position": POSITIONS,
+    "learning curves": CURVES,
+}
 
 
 def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -> Stage:
@@ -50,24 +62,24 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=6)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=7)
 
 
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     """The table and the main pictures, which lie in the directory `pictures`, to be quoted in other pages."""
     variants = data.variants
+    flops = "Training FLOPs are those of the forward and the backward, without the readout of the answers."
     note = (
-        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
-        "FLOPs are those of the forward and the backward, without the readout of the answers. Always guessing the most "
-        f"frequent answer gets {floor_of(variants)}.{nats_note(variants)}"
+        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. {flops} "
+        f"Always guessing the most frequent answer gets {floor_of(variants)}.{nats_note(variants)}"
     )
+    if are_documents(variants):
+        note = f"Held-out documents, with the {interval_of(variants)}. {flops}{nats_note(variants)}"
     parts = [
         f"# {title}",
         note,
         markdown_table(*table_of(variants)),
-        f"![comparison]({COMPARISON})",
-        *(f"![{words}]({file})" for words, file in TOKEN_PICTURES.items() if (pictures / file).exists()),
-        f"![learning curves]({CURVES})",
+        *(f"![{words}]({file})" for words, file in PICTURES.items() if (pictures / file).exists()),
     ]
     for _, winner in data.searches:
         parts += [

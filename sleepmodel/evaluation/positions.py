@@ -3,7 +3,7 @@ or many windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,9 @@ from datagen.rows import Rows
 from sleepmodel.evaluation.accuracy import Predictions
 from sleepmodel.evaluation.statistics import RESAMPLES, Estimate, Float64, Int64, intervals_of, resampled_ratios
 
-Float32 = npt.NDArray[np.float32]
-
 LEAST_ANSWERS = 0.5  # of the tokens of all rows
+
+Places = dict[tuple[int, int], npt.NDArray[np.bool_]]  # first and last of a bin -> its tokens, [n, T]
 
 
 @dataclass(frozen=True)
@@ -64,43 +64,37 @@ def measure_by_position(
     within, windows = _places(rows, window)
     if not within.any():
         return None
-    nats = [predicted.nats]
-    (tokens_read,) = _binned(nats, _tokens_read(within), _within_bounds(window), resamples)
-    # 0, 1, 2-3, 4-7, ... windows
-    (windows_read,) = _binned(
-        nats, np.where(windows >= 0, _doublings(windows), -1), lambda k: (2**k // 2, max(2**k - 1, 0)), resamples
-    )
-    return NatsByPosition(window, tokens_read, windows_read)
+
+    def measured(places: Places) -> list[PositionBin]:
+        (means,), drawn = _resampled([predicted.nats], places, resamples)
+        return _bins(places, means, drawn[:, 0])
+
+    return NatsByPosition(window, measured(_by_tokens(within, window)), measured(_by_windows(windows)))
 
 
 def differences_by_position(
     predicted: Sequence[Predictions], rows: Rows, window: int, resamples: int = RESAMPLES
 ) -> list[list[list[PositionBin]]]:
     """For each model the nats by the tokens of the window that it has read, less those of each model before it: in the
-    bins of `NatsByPosition.within`, and last in one of all tokens after the first window. [] where there are none.
+    bins of `NatsByPosition.within`, and last in one of all tokens after the first window. [] if there are no such
+    tokens.
 
-    Both models predict the same tokens, so intervals are of paired differences: each resample of the rows is one for
-    all models.
+    All models predict the same tokens, and each resample of the rows is one for all of them, so the intervals are of
+    paired differences.
     """
     within, _ = _places(rows, window)
     if not within.any():
         return []
-    nats = [each.nats for each in predicted]
-    by_tokens, of_all = _tokens_read(within), np.where(within > 0, 0, -1)
-    bounds = _within_bounds(window)
+    places = {**_by_tokens(within, window), (1, window): within > 0}
+    means, drawn = _resampled([each.nats for each in predicted], places, resamples)
     return [
-        [by + all_ for by, all_ in zip(first, second, strict=True)]
-        for first, second in zip(
-            _differences(nats, by_tokens, bounds, resamples),
-            _differences(nats, of_all, lambda _: (1, window), resamples),
-            strict=True,
-        )
+        [_bins(places, means[i] - means[j], drawn[:, i] - drawn[:, j]) for j in range(i)] for i in range(len(predicted))
     ]
 
 
 def _places(rows: Rows, window: int) -> tuple[Int64, Int64]:
-    """For each token the number of tokens of the current window that are read when it is predicted, 0 in the first
-    window, and of whole windows, -1 where it is no answer: int64 [n, T]."""
+    """What is read when each token is predicted, int64 [n, T]: the tokens of the current window, 0 in the first one;
+    and the whole windows, -1 where the token is no answer."""
     mask, pads = rows.loss_mask(), rows.pads[:, None]
     before = np.arange(mask.shape[1]) - 1  # the place that predicts
     begin = before // window * window
@@ -108,13 +102,22 @@ def _places(rows: Rows, window: int) -> tuple[Int64, Int64]:
     return np.where(windows > 0, before - np.maximum(begin, pads) + 1, 0), windows
 
 
-def _tokens_read(within: Int64) -> Int64:
-    return np.where(within > 0, _doublings(within - 1), -1)
-
-
-def _within_bounds(window: int) -> Callable[[int], tuple[int, int]]:
+def _by_tokens(within: Int64, window: int) -> Places:
     """1, 2, 3-4, 5-8, ... tokens, which end at L if it is a power of two."""
-    return lambda k: (2**k // 2 + 1, min(2**k, window))
+    bins = np.where(within > 0, _doublings(within - 1), -1)
+    return {(2**k // 2 + 1, min(2**k, window)): bins == k for k in _numbers(bins)}
+
+
+def _by_windows(windows: Int64) -> Places:
+    """0, 1, 2-3, 4-7, ... windows."""
+    bins = np.where(windows >= 0, _doublings(windows), -1)
+    return {(2**k // 2, max(2**k - 1, 0)): bins == k for k in _numbers(bins)}
+
+
+def _numbers(bins: Int64) -> list[int]:
+    """The bins that have tokens."""
+    numbers: list[int] = np.unique(bins[bins >= 0]).tolist()
+    return numbers
 
 
 def _doublings(values: Int64) -> Int64:
@@ -122,47 +125,19 @@ def _doublings(values: Int64) -> Int64:
     return np.frexp(values.clip(min=0))[1].astype(np.int64)
 
 
-def _binned(
-    nats: Sequence[Float32], bins: Int64, bounds: Callable[[int], tuple[int, int]], resamples: int
-) -> list[list[PositionBin]]:
-    """For each model the bins that have tokens. nats: of each model, [n, T]; bins: the number of each token's bin,
-    int64 [n, T]; -1: in none; bounds: of a bin."""
-    numbers, tokens, means, drawn = _resampled(nats, bins, resamples)
+def _resampled(nats: Sequence[npt.NDArray[np.float32]], places: Places, resamples: int) -> tuple[Float64, Float64]:
+    """The mean nats of each model [models, bins], and those in each resample of the rows [resamples, models, bins].
+    nats: of each model, [n, T]."""
+    sums = np.stack([(each * mask).sum(1, dtype=np.float64) for each in nats for mask in places.values()], axis=1)
+    counts = np.tile(np.stack([mask.sum(1) for mask in places.values()], axis=1), len(nats))
+    drawn = resampled_ratios(sums, counts, resamples)
+    shape = len(nats), len(places)
+    return (sums.sum(0) / counts.sum(0)).reshape(shape), drawn.reshape(-1, *shape)
+
+
+def _bins(places: Places, means: Float64, drawn: Float64) -> list[PositionBin]:
+    """means: of each bin; drawn: [resamples, bins]."""
     return [
-        _bins(numbers, tokens, mean, ratios, bounds) for mean, ratios in zip(means, drawn.swapaxes(0, 1), strict=True)
-    ]
-
-
-def _differences(
-    nats: Sequence[Float32], bins: Int64, bounds: Callable[[int], tuple[int, int]], resamples: int
-) -> list[list[list[PositionBin]]]:
-    """For each model the bins of its nats less those of each model before it."""
-    numbers, tokens, means, drawn = _resampled(nats, bins, resamples)
-    return [
-        [_bins(numbers, tokens, means[i] - means[j], drawn[:, i] - drawn[:, j], bounds) for j in range(i)]
-        for i in range(len(nats))
-    ]
-
-
-def _resampled(nats: Sequence[Float32], bins: Int64, resamples: int) -> tuple[Int64, Int64, Float64, Float64]:
-    """The numbers of the bins that have tokens, how many tokens, the mean nats [models, bins], and those of each
-    resample of the rows [resamples, models, bins]."""
-    numbers = np.unique(bins[bins >= 0])
-    inside = [bins == number for number in numbers]
-    sums = np.stack([(each * which).sum(1, dtype=np.float64) for each in nats for which in inside], axis=1)
-    counts = np.stack([which.sum(1) for which in inside], axis=1)
-    shape = len(nats), len(numbers)
-    drawn = resampled_ratios(sums, np.tile(counts, len(nats)), resamples)
-    tokens = counts.sum(0)
-    return numbers, tokens, sums.sum(0).reshape(shape) / tokens, drawn.reshape(-1, *shape)
-
-
-def _bins(
-    numbers: Int64, tokens: Int64, means: Float64, drawn: Float64, bounds: Callable[[int], tuple[int, int]]
-) -> list[PositionBin]:
-    return [
-        PositionBin(*bounds(number), count, Estimate(mean, interval))
-        for number, count, mean, interval in zip(
-            numbers.tolist(), tokens.tolist(), means.tolist(), intervals_of(drawn), strict=True
-        )
+        PositionBin(*bounds, int(mask.sum()), Estimate(mean, interval))
+        for (bounds, mask), mean, interval in zip(places.items(), means.tolist(), intervals_of(drawn), strict=True)
     ]

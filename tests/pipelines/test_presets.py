@@ -132,6 +132,17 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
     assert changed.variant_train(plain) == changed.train
 
 
+def test_a_variant_without_steps_is_the_model_before_its_training() -> None:
+    mini = PRESETS["text-mini"]
+    steps = {variant.name: mini.variant_steps(variant) for variant in mini.variants}
+    assert steps == {"before": 0, "transformer-evicted": mini.train.steps, "n2": mini.train.steps}
+    assert mini.candidates() == ["transformer-evicted", "n2"]
+    short = replace(mini, variants=(replace(mini.variants[0], share_of_steps=1e-3),))
+    assert short.variant_steps(short.variants[0]) == 1
+    with pytest.raises(OverrideError, match=r"train.steps = 0: must be an integer of at least 1"):
+        apply_overrides(mini, ["train.steps=0"])
+
+
 def test_variants_read_the_same_rows_in_the_same_order() -> None:
     """As far as they go, and but for those that are made to read fewer rows."""
     mini = PRESETS["rule110-fig2b-mini"]
