@@ -42,7 +42,8 @@ retrofit: $(READY) runs/smollm2/model.safetensors ## give SmolLM2-135M a sleep: 
 
 # the import prints the dataset's path, which is a hash
 text: $(READY) runs/smollm2/model.safetensors runs/fastmcp/pages.jsonl ## train SmolLM2-135M on a manual, and ask it about a page that it reads; about a quarter of an hour
-	$(BIN)/python pipelines/generate.py --task text --import runs/fastmcp/pages.jsonl --tokenizer runs/smollm2 --max-tokens 512 --root runs | tee runs/fastmcp/import.log
+	$(BIN)/python pipelines/generate.py --task text --import runs/fastmcp/pages.jsonl --tokenizer runs/smollm2 --max-tokens 512 --root runs > runs/fastmcp/import.log
+	cat runs/fastmcp/import.log
 	$(BIN)/python pipelines/full.py text-mini --root runs --set pretrained.model=runs/smollm2 task=text $$(grep -o 'task.path=[^ ]*' runs/fastmcp/import.log)
 	MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/runs/mlflow.db $(BIN)/python -m sleepmodel models:/sleep-text@champion \
 		--read runs/fastmcp/test/servers-proxy.md --ask "What does a proxy server do?"
