@@ -44,7 +44,8 @@ def test_lines_that_cannot_be_used_are_refused_or_left_out(ray_cluster: str, tmp
     (given,) = re.findall(r"to train on it: --set (.*)", said)
     rows = [f"data.{split}_rows={count}" for split, count in COUNTS.items()]
     assert given.split()[0] == "task=text" and given.split()[2:] == rows
-    more = [*given.split(), "model.window=8", "model.sleep_on=all", "data.test_rows=17", "--dry-run"]
+    fields = ["model.window=8", "model.sleep_on=all", "train.batch_size=8", "data.test_rows=17", "--dry-run"]
+    more = [*given.split()[:-1], *fields]
     status, said = script("full", "smoke", "--set", *more, address=ray_cluster, cwd=tmp_path)
     assert status == 2 and "test has 16 of the" in said and "set data.test_rows=16" in said, said
 
