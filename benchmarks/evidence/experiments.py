@@ -28,9 +28,8 @@ from pipelines.arguments import add_root, given_root
 from pipelines.config.experiment import Experiment
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS, RULES
-from pipelines.reporting.comparison import difference, interval_of, position_differences, position_table
+from pipelines.reporting.comparison import difference, position_differences
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.sections import POSITIONS as PICTURE
 from sleepmodel.pretrained.smollm2 import write_smollm2
 from sleepmodel.serialization.model_dir import WEIGHTS
 
@@ -161,12 +160,8 @@ def run(name: str, root: Path) -> bool:
     if finished.returncode:
         return False
     published = publish(apply_overrides(PRESETS[question.preset], assignments), root, f"{RESULTS}/{name}")
-    if question.documents:
-        found = _by_position(published, question)
-    elif question.speed:
-        found = _speed(published)
-    else:
-        found = _quoted(published / "report.md") + _differences(published, question)
+    differences = _differences_by_position if question.documents else _differences
+    found = _speed(published) if question.speed else _quoted(published / "report.md") + differences(published, question)
     fill(EVIDENCE, {name: found})
     return True
 
@@ -184,24 +179,15 @@ def _differences(published: Path, question: Question) -> str:
     return "\n\n" + markdown_table(head, rows) if rows else ""
 
 
-def _by_position(published: Path, question: Question) -> str:
-    """Nats by position, and the differences between the experiment's pairs."""
-    variants = published_variants(published)
-    differences = position_differences(variants, question.pairs)
-    assert differences is not None
-    return "\n\n".join(
-        [
-            f"Nats per token by the tokens of the window that were read, after the first window, with the "
-            f"{interval_of(variants)}:",
-            markdown_table(*position_table(variants, [variant.within for variant in variants])),
-            "By whole windows read before:",
-            markdown_table(*position_table(variants, [variant.windows for variant in variants])),
-            f"![nats by position](../{(published / PICTURE).relative_to(ROOT.parent)})",
-            "Differences, paired by document, by the tokens of the window that were read, and of all tokens after the "
-            "first window:",
-            markdown_table(*differences),
-        ]
+def _differences_by_position(published: Path, question: Question) -> str:
+    """A table of the differences by position between the experiment's pairs."""
+    found = position_differences(published_variants(published), question.pairs)
+    assert found is not None
+    words = (
+        "Differences, paired by document, by the tokens of the window that were read, and of all tokens after the "
+        "first window:"
     )
+    return f"\n\n{words}\n\n{markdown_table(*found)}"
 
 
 def _speed(published: Path) -> str:

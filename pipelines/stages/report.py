@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.comparison import (
+    VariantResults,
     are_documents,
     floor_of,
     interval_of,
     nats_note,
+    position_table,
     read_variants,
     table_of,
 )
@@ -79,6 +81,7 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
         f"# {title}",
         note,
         markdown_table(*table_of(variants)),
+        *(_by_position(variants) if are_documents(variants) else []),
         *(f"![{words}]({file})" for words, file in PICTURES.items() if (pictures / file).exists()),
     ]
     for _, winner in data.searches:
@@ -88,3 +91,12 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
             f"![search]({SEARCH})",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _by_position(variants: list[VariantResults]) -> list[str]:
+    return [
+        "Nats per token by the tokens of the window that were read, after the first window:",
+        markdown_table(*position_table(variants, [variant.within for variant in variants])),
+        "By whole windows read before:",
+        markdown_table(*position_table(variants, [variant.windows for variant in variants])),
+    ]
