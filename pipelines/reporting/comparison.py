@@ -136,14 +136,13 @@ class VariantResults:
         """Whether the likelihood tells more than the exact match: rows have kinds, or answers several tokens."""
         return bool(self.likelihoods) and (self.several_tokens or bool(self.kinds))
 
-    def cells(self, intervals: bool = True, parts: bool = True) -> dict[str, str]:
-        """Column -> text, for a table. parts: with a column for each depth and each kind."""
+    def cells(self, intervals: bool = True, parts: bool = True, exact: bool = True) -> dict[str, str]:
+        """Column -> text, for a table. parts: with a column for each depth and each kind; exact: with exact match."""
         first, answers = self.results[0], self.answers
         # where each row has one answer, the share of rows right is that of answers right
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
-        # of documents no row is right to its last token
-        shares = {"rows right": self.rows} if not self.positions and (several or not parts) else {}
-        if parts and not self.positions:
+        shares = {"rows right": self.rows} if exact and (several or not parts) else {}
+        if parts and exact:
             shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
         if self.likelihoods:
             scores = self.token_estimates["all"]
@@ -195,8 +194,8 @@ def read_variants(evaluation: Path) -> list[VariantResults]:
 
 
 def are_documents(variants: Sequence[VariantResults]) -> bool:
-    """Whether the rows of all variants are documents, whose exact match says nothing."""
-    return all(variant.positions for variant in variants)
+    """Whether the rows are documents, of which no variant has any right to its last token: exact match says nothing."""
+    return all(variant.positions and not any(variant.values) for variant in variants)
 
 
 def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
@@ -289,7 +288,8 @@ def table_of(
     variants: Sequence[VariantResults], intervals: bool = True, parts: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     """The head, and a row of cells for each variant."""
-    cells = [variant.cells(intervals, parts) for variant in variants]
+    exact = not are_documents(variants)
+    cells = [variant.cells(intervals, parts, exact) for variant in variants]
     found = dict.fromkeys(column for row in cells for column in row)
     # variants may differ in their depths: the shares of all come first, then the costs
     columns = [*(column for column in found if column not in COST_COLUMNS), *COST_COLUMNS]

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from pipelines.reporting import headlines
 from pipelines.reporting.comparison import VariantResults, comparison_table, table_of
+from pipelines.reporting.results import EvaluationResult
 from pipelines.stages.report import markdown_summary
 from sleepmodel.evaluation.likelihood import Likelihood
 from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
-from sleepmodel.evaluation.statistics import Estimate, Mean
+from sleepmodel.evaluation.statistics import Estimate, Mean, Share
 from tests.pipelines.reports import built, data, result, scores, share, with_likelihood
 
 
@@ -113,6 +114,11 @@ def positions(window: int, low: float) -> NatsByPosition:
     return NatsByPosition(window, found([(1, 1), (2, 2), (3, 4)]), found([(0, 0), (1, 1)]))
 
 
+def document(measured: EvaluationResult, found: NatsByPosition) -> EvaluationResult:
+    none = replace(measured.accuracy, rows=Share(0, 64, (0.0, 0.1)))
+    return replace(measured, accuracy=none, positions=found)
+
+
 def less(seed: int) -> dict[str, list[PositionBin]]:
     """Differences to n1 that differ between seeds."""
     return {"n1": [PositionBin(1, 4, 64, Estimate(-0.5 + seed / 100, (-0.6, 0.2)))]}
@@ -122,10 +128,10 @@ def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_p
     found = data((3, 4))
     first, second = found.variants
     variants = [
-        VariantResults(first.name, [replace(r, positions=positions(4, 2.0)) for r in first.results]),
+        VariantResults(first.name, [document(r, positions(4, 2.0)) for r in first.results]),
         VariantResults(
             second.name,
-            [replace(r, positions=replace(positions(4, 1 + r.seed / 100), less=less(r.seed))) for r in second.results],
+            [document(r, replace(positions(4, 1 + r.seed / 100), less=less(r.seed))) for r in second.results],
         ),
     ]
     page = built(replace(found, variants=variants), tmp_path)
@@ -137,6 +143,8 @@ def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_p
     printed.print(comparison_table(variants))
     said = printed.export_text()
     assert "held-out documents" in said and "nats" in said and "rows right" not in said and "depth" not in said
+    one_right = replace(variants[0].results[0], accuracy=first.results[0].accuracy)
+    assert "depth 1" in table_of([VariantResults("n1", [one_right]), variants[1]])[0]
     assert "2.500 [2.500, 2.500]" in page.texts["td"]  # n1 after one token, the same with both seeds
     assert any(cell.startswith("1.285 [") for cell in page.texts["td"])  # n<2> after three or four
     assert figures["positions"].get_suptitle() == (
