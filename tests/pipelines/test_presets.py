@@ -135,8 +135,8 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
 def test_a_variant_without_steps_is_the_model_before_its_training() -> None:
     mini = PRESETS["text-mini"]
     steps = {variant.name: mini.variant_steps(variant) for variant in mini.variants}
-    assert steps == {"before": 0, "transformer-evicted": mini.train.steps, "n2": mini.train.steps}
-    assert mini.candidates() == ["transformer-evicted", "n2"]
+    assert steps == {"before": 0, "n2": mini.train.steps}
+    assert mini.candidates() == ["n2"]
     short = replace(mini, variants=(replace(mini.variants[0], share_of_steps=1e-3),))
     assert short.variant_steps(short.variants[0]) == 1
     with pytest.raises(OverrideError, match=r"train.steps = 0: must be an integer of at least 1"):
