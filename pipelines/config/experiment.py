@@ -59,7 +59,7 @@ class Variant:
     eviction: "hard" or "sliding".
     start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
         start as the identity. Tokens and FLOPs count its own training alone.
-    share_of_steps: the share of the experiment's steps that it is trained for.
+    share_of_steps: the share of the experiment's steps that it is trained for; 0: what it begins with, untrained.
     trained, curriculum, drawn_passes: TrainConfig's trained, curriculum and sleep_passes.
     evaluated_at: more N to evaluate the model at, beside those that it was trained for.
     """
@@ -130,6 +130,7 @@ class Experiment:
         rows = self.data.train_rows
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
+        require_whole("train.steps", self.train.steps, 1)
         check_compatible(self.train, self.scale)
         names = [variant.name for variant in self.variants]
         for i, variant in enumerate(self.variants):
@@ -144,8 +145,8 @@ class Experiment:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
             share, whole = variant.share_of_steps, variant.compute_of is None
-            allowed = "a number in (0, 1], and 1 with compute_of"
-            require(0 < share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
+            allowed = "a number in [0, 1], and 1 with compute_of"
+            require(0 <= share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
             trained, inserted = variant.trained or self.train.trained, self.variant_model(variant).inserted
             allowed = "all without inserted blocks"
             require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
@@ -291,7 +292,7 @@ class Experiment:
 
     def candidates(self) -> list[str]:
         """The variants whose models may be registered if there is no search: `champions`, or else those that evict,
-        have one N, and are trained on the experiment's own task."""
+        have one N, and are trained, on the experiment's own task."""
         if self.champions:
             return list(self.champions) if self.registers else []
         return [
@@ -299,6 +300,7 @@ class Experiment:
             for variant in self.variants
             if self.registers
             and not variant.whole
+            and self.variant_steps(variant)
             and self.variant_task(variant) == self.task
             and self.variant_curriculum(variant).steps_per_pass is None
         ]
@@ -311,7 +313,7 @@ class Experiment:
     def variant_steps(self, variant: Variant) -> int:
         """The number of optimiser steps of the variant's training."""
         if variant.compute_of is None:
-            return max(1, round(variant.share_of_steps * self.train.steps))
+            return max(int(variant.share_of_steps > 0), round(variant.share_of_steps * self.train.steps))
         model, trained = self.variant_model(variant), variant.trained or self.train.trained
         other = replace(model, carry=self.model.carry, reads_first=self.model.reads_first)
         longest = self.step_flops(other, (variant.compute_of,), trained, self.train.trace_weight > 0)

@@ -120,6 +120,12 @@ class VariantResults:
         return _over_seeds([found.windows for found in self.positions])
 
     @property
+    def less_than(self) -> dict[str, dict[PositionBin, Estimate]]:
+        """Other variant -> the nats by the tokens of the window that have been read, and of all, less those of it."""
+        seeds = [found.less for found in self.positions]
+        return {name: _over_seeds([less[name] for less in seeds]) for name in (seeds[0] if seeds else ())}
+
+    @property
     def several_tokens(self) -> bool:
         """Whether answers have several tokens, so that the share of tokens right is not that of answers right."""
         answers = sum(share.total for share in self.results[0].accuracy.answers.values())
@@ -130,13 +136,13 @@ class VariantResults:
         """Whether the likelihood tells more than the exact match: rows have kinds, or answers several tokens."""
         return bool(self.likelihoods) and (self.several_tokens or bool(self.kinds))
 
-    def cells(self, intervals: bool = True, parts: bool = True) -> dict[str, str]:
-        """Column -> text, for a table. parts: with a column for each depth and each kind."""
+    def cells(self, intervals: bool = True, parts: bool = True, exact: bool = True) -> dict[str, str]:
+        """Column -> text, for a table. parts: with a column for each depth and each kind; exact: with exact match."""
         first, answers = self.results[0], self.answers
         # where each row has one answer, the share of rows right is that of answers right
         several = sum(share.total for share in first.accuracy.answers.values()) > first.accuracy.rows.total
-        shares = {"rows right": self.rows} if several or not parts else {}
-        if parts:
+        shares = {"rows right": self.rows} if exact and (several or not parts) else {}
+        if parts and exact:
             shares |= {f"depth {depth}": estimate for depth, estimate in answers.items()} | self.kinds
         if self.likelihoods:
             scores = self.token_estimates["all"]
@@ -187,6 +193,11 @@ def read_variants(evaluation: Path) -> list[VariantResults]:
     ]
 
 
+def are_documents(variants: Sequence[VariantResults]) -> bool:
+    """Whether the rows are documents, of which no variant has any right to its last token: exact match says nothing."""
+    return all(variant.positions and not any(variant.values) for variant in variants)
+
+
 def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
     """All pairs of variants that can be compared, the largest difference first."""
     both_ways = [(difference(two, one), difference(one, two)) for one, two in itertools.combinations(variants, 2)]
@@ -204,6 +215,52 @@ def difference(better: VariantResults, other: VariantResults) -> PairedDifferenc
     if len(common) < 2 or better.answers.keys() != other.answers.keys():
         return None
     return PairedDifference(better.name, other.name, Mean.of([first[seed] - second[seed] for seed in common]))
+
+
+def position_table(
+    variants: Sequence[VariantResults], found: Sequence[dict[PositionBin, Estimate]]
+) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table of the nats in these bins of each variant, which has nats by position."""
+    names = {(each.first, each.name): each.name for bins in found for each in bins}
+    columns = [names[key] for key in sorted(names)]
+    rows = [
+        [
+            variant.name,
+            str(variant.sleep_passes),
+            str(variant.positions[0].window),
+            *(str(named.get(name, "")) for name in columns),
+        ]
+        for variant, bins in zip(variants, found, strict=True)
+        for named in [{each.name: nats for each, nats in bins.items()}]
+    ]
+    return ["model", "N", "L", *columns], rows
+
+
+def position_differences(
+    variants: Sequence[VariantResults], pairs: Sequence[tuple[str, str]] | None = None
+) -> tuple[list[str], list[list[str]]] | None:
+    """The head and the rows of a table of the differences by position, of these (variant, other) pairs, or of all; None
+    if there are none."""
+    found = {
+        (variant.name, other): {each.name: nats for each, nats in bins.items()}
+        for variant in variants
+        for other, bins in variant.less_than.items()
+    }
+    chosen = {pair: found[pair] for pair in pairs or found if pair in found}
+    if not chosen:
+        return None
+    columns = list(dict.fromkeys(name for bins in chosen.values() for name in bins))
+    rows = [
+        [f"{more} - {other}", *(str(bins.get(name, "")) for name in columns), "yes" if _is_clear(bins) else "no"]
+        for (more, other), bins in chosen.items()
+    ]
+    return ["nats per token", *columns, "clear"], rows
+
+
+def _is_clear(bins: dict[str, Estimate]) -> bool:
+    """Whether the interval of the last bin, of all tokens, excludes 0."""
+    low, high = list(bins.values())[-1].interval
+    return not low <= 0 <= high
 
 
 def floor_of(variants: Sequence[VariantResults]) -> str:
@@ -231,7 +288,8 @@ def table_of(
     variants: Sequence[VariantResults], intervals: bool = True, parts: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     """The head, and a row of cells for each variant."""
-    cells = [variant.cells(intervals, parts) for variant in variants]
+    exact = not are_documents(variants)
+    cells = [variant.cells(intervals, parts, exact) for variant in variants]
     found = dict.fromkeys(column for row in cells for column in row)
     # variants may differ in their depths: the shares of all come first, then the costs
     columns = [*(column for column in found if column not in COST_COLUMNS), *COST_COLUMNS]
@@ -250,13 +308,13 @@ def depths_of(variants: Sequence[VariantResults]) -> tuple[list[str], list[list[
 
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
-    parts = max(len(variant.answers) + len(variant.kinds) for variant in variants)
+    # documents have one column in place of those of the parts
+    parts = 1 if are_documents(variants) else max(len(each.answers) + len(each.kinds) for each in variants)
     wide = parts <= WIDE
     columns, rows = table_of(variants, intervals=wide, parts=parts <= MOST_PARTS)
     shown = [i for i, column in enumerate(columns) if column != NATS or any(each.tells_more for each in variants)]
-    table = Table(
-        title=f"held-out test rows right{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD
-    )
+    what = "held-out documents" if are_documents(variants) else "held-out test rows right"
+    table = Table(title=f"{what}{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD)
     for i in shown:
         table.add_column(columns[i], no_wrap=True)
     for row in rows:

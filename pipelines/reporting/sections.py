@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.reporting import plots
-from pipelines.reporting.comparison import VariantResults, differences, floor_of, interval_of, nats_note, table_of
+from pipelines.reporting.comparison import (
+    VariantResults,
+    are_documents,
+    differences,
+    floor_of,
+    interval_of,
+    nats_note,
+    position_differences,
+    position_table,
+    table_of,
+)
 from pipelines.reporting.html import folded, picture, table, text
 from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.distributed.ray_tune import TrialResult
@@ -44,13 +54,13 @@ class ReportData:
 def sections(data: ReportData, pictures: Path) -> list[Section]:
     """The sections of the report, in the order to read them; their pictures are drawn into the directory `pictures`."""
     style = plots.styles([variant.name for variant in data.variants])
+    documents = are_documents(data.variants)
     return [
-        _comparison(data.variants, style, pictures),
-        _depths(data.variants, style, pictures),
+        _documents(data.variants) if documents else _comparison(data.variants, style, pictures),
+        *([] if documents else [_depths(data.variants, style, pictures)]),
         *_likelihood(data.variants, style, pictures),
         *_positions(data.variants, style, pictures),
-        *_differences(data.variants),
-        *_curves(data, style, pictures),
+        *([] if documents else [*_differences(data.variants), *_curves(data, style, pictures)]),
         *_etas(data.variants, pictures),
         *(_search(trials, winner, pictures) for trials, winner in data.searches),
         *_costs(data.costs, style, pictures),
@@ -72,6 +82,14 @@ def _comparison(variants: list[VariantResults], style: plots.Styles, pictures: P
     )
     body = text(words) + picture(file, "share of held-out rows right, by variant") + table(*table_of(variants))
     return "Comparison", body
+
+
+def _documents(variants: list[VariantResults]) -> Section:
+    words = (
+        f"Held-out documents, with the {interval_of(variants)}. Tokens right: the share of tokens that the model finds "
+        f"most likely, given all tokens before.{nats_note(variants)}"
+    )
+    return "Comparison", text(words) + table(*table_of(variants))
 
 
 def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:
@@ -139,13 +157,14 @@ def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Pa
         ("tokens of the window read, after the first window", [variant.within for variant in measured]),
         ("whole windows read before", [variant.windows for variant in measured]),
     ):
-        columns = sorted({(each.first, each.name) for bins in found for each in bins})
-        rows = [
-            (variant.name, variant.sleep_passes, variant.positions[0].window, *(named.get(n, "") for _, n in columns))
-            for variant, bins in zip(measured, found, strict=True)
-            for named in [{each.name: nats for each, nats in bins.items()}]
-        ]
-        body += text(f"By {what}:") + table(("model", "N", "L", *(name for _, name in columns)), rows)
+        body += text(f"By {what}:") + table(*position_table(measured, found))
+    if compared := position_differences(variants):
+        words = (
+            "Differences of the nats, by tokens of the window read, and last of all tokens after the first window: on "
+            "the same tokens, so that less is better. A difference is clear if its interval excludes 0; with many, "
+            "some do so by chance."
+        )
+        body += text(words) + table(*compared)
     return [("Nats by position", body)]
 
 

@@ -48,7 +48,7 @@ class TrainingState:
     @property
     def trained(self) -> float:
         """The share of its steps that were done since its first event."""
-        return (self.latest.step - self.first_step) / self.latest.steps
+        return (self.latest.step - self.first_step) / max(1, self.latest.steps)
 
     @property
     def left(self) -> float:

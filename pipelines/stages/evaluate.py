@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from sleepmodel.distributed.job import MODEL, read_training
 from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, predict, score
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
 from sleepmodel.evaluation.likelihood import measure_likelihood
-from sleepmodel.evaluation.positions import are_documents, measure_by_position
+from sleepmodel.evaluation.positions import are_documents, differences_by_position, measure_by_position
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 
 T = TypeVar("T")
@@ -96,6 +96,7 @@ def evaluate_stage(
             )
             for trained in everything
         }
+        results |= compared_by_position(results, predicted, test, windows)
         for variant, train, _ in pairs:
             for trained in found[train]:
                 result = results[trained]
@@ -245,6 +246,29 @@ def position_windows(variants: Sequence[TrainedVariant], test: dict[Path, Rows])
         shorter = [window for window in windows.values() if window < rows.lengths.max()]
         if shorter and are_documents(rows):
             found |= {trained: window if window in shorter else min(shorter) for trained, window in windows.items()}
+    return found
+
+
+def compared_by_position(
+    results: dict[TrainedVariant, EvaluationResult],
+    predicted: dict[TrainedVariant, Predictions],
+    test: dict[Path, Rows],
+    windows: dict[TrainedVariant, int],
+) -> dict[TrainedVariant, EvaluationResult]:
+    """The results of documents with the differences by position to the variants before, which have the same rows, seed
+    and window."""
+    alike: dict[tuple[Path, int, int], list[TrainedVariant]] = {}
+    for trained, window in windows.items():
+        alike.setdefault((trained.data, results[trained].seed, window), []).append(trained)
+    found = {}
+    for (data, _, window), group in alike.items():
+        differences = differences_by_position([predicted[trained] for trained in group], test[data], window)
+        for trained, less in zip(group, differences, strict=False):
+            positions = results[trained].positions
+            assert positions is not None
+            names = [other.variant for other in group]
+            compared = replace(positions, less=dict(zip(names, less, strict=False)))
+            found[trained] = replace(results[trained], positions=compared)
     return found
 
 

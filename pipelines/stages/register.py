@@ -18,7 +18,9 @@ from pipelines.stages.generate import dataset
 from sleepmodel import SleepModel, load
 from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import read_training
-from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.evaluation.accuracy import predict
+from sleepmodel.evaluation.accuracy import score as score_of
+from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.hub import find_base
 from sleepmodel.tracking.pyfunc import MAX_ANSWER
 from sleepmodel.tracking.redact import redacted
@@ -36,6 +38,20 @@ class Registration:
     version: str
     champion: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of a model on test rows: the share that is wholly right, and nats per answer token."""
+
+    right: float
+    nats: float
+
+    def beats(self, other: Score) -> bool:
+        return (self.right, -self.nats) > (other.right, -other.nats)
+
+    def __str__(self) -> str:
+        return f"{self.right:.4f} of test rows right, {self.nats:.4f} nats per answer token"
 
 
 REGISTRATION = Artifact("registration.json", Registration)
@@ -107,21 +123,25 @@ def _judge(
     fingerprint: str,
     curriculum: Curriculum,
 ) -> tuple[bool, str]:
-    """Whether a version takes the alias: it must beat the champion on the same test rows. curriculum: that of the
-    challenger's training, by which both get their N where it has steps_per_pass."""
-    share = challenger.accuracy.rows.value
+    """Whether a version takes the alias: it must beat the champion on the same test rows, in nats where as many are
+    right, such as none of long answers. curriculum: that of the challenger's training, by which both get their N where
+    it has steps_per_pass."""
+    assert challenger.likelihood is not None
+    score = Score(challenger.accuracy.rows.value, challenger.likelihood.tokens.nats.value)
     present = champion(services.store, name)
     if present is None:
-        return True, f"the first champion, {share:.4f} of test rows right"
+        return True, f"the first champion, {score}"
     if present.version == version:
-        return True, f"the champion already, {share:.4f} of test rows right"
+        return True, f"the champion already, {score}"
     if present.tags.get(DATASET_TAG) != fingerprint:
         return False, f"champion v{present.version} was made for another dataset; compare and move the alias by hand"
     model = champion_model(services.store, name)
     assert model is not None
-    rival = accuracy(model, rows, curriculum=curriculum).rows.value
-    verb = "beats" if share > rival else "does not beat"
-    return share > rival, f"{share:.4f} of test rows right {verb} champion v{present.version} with {rival:.4f}"
+    predicted = predict(model, rows, curriculum=curriculum)
+    right = score_of(predicted.tokens, rows).rows.value
+    rival = Score(right, measure_likelihood(predicted, rows, resamples=1).tokens.nats.value)
+    won = score.beats(rival)
+    return won, f"{score} {'beats' if won else 'does not beat'} champion v{present.version} with {rival}"
 
 
 def _prompts(rows: Rows, window: int | None) -> tuple[npt.NDArray[np.int64], int]:

@@ -8,10 +8,13 @@ from pathlib import Path
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.comparison import (
     MOST_PARTS,
+    VariantResults,
+    are_documents,
     depths_of,
     floor_of,
     interval_of,
     nats_note,
+    position_table,
     read_variants,
     table_of,
 )
@@ -25,7 +28,12 @@ from sleepmodel.distributed.job import read_training
 from sleepmodel.distributed.ray_tune import best
 
 REPORT, MARKDOWN = "report.html", "report.md"
-TOKEN_PICTURES = {"nats per answer token": LIKELIHOOD, "nats by position": POSITIONS}  # of some tasks
+PICTURES = {  # some tasks lack some of them
+    "comparison": COMPARISON,
+    "nats per answer token": LIKELIHOOD,
+    "nats by position": POSITIONS,
+    "learning curves": CURVES,
+}
 
 
 def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -> Stage:
@@ -64,20 +72,21 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     """The table and the main pictures, which lie in the directory `pictures`, to be quoted in other pages."""
     variants = data.variants
-    many = max(len(variant.answers) for variant in variants) > MOST_PARTS
+    many = max(len(variant.answers) for variant in variants) > MOST_PARTS and not are_documents(variants)
+    flops = "Training FLOPs are those of the forward and the backward, without the readout of the answers."
     note = (
-        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Training "
-        "FLOPs are those of the forward and the backward, without the readout of the answers. Always guessing the most "
-        f"frequent answer gets {floor_of(variants)}.{nats_note(variants)}"
+        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. {flops} "
+        f"Always guessing the most frequent answer gets {floor_of(variants)}.{nats_note(variants)}"
     )
+    if are_documents(variants):
+        note = f"Held-out documents, with the {interval_of(variants)}. {flops}{nats_note(variants)}"
     parts = [
         f"# {title}",
         note,
         markdown_table(*table_of(variants, parts=not many)),
-        f"![comparison]({COMPARISON})",
+        *(_by_position(variants) if are_documents(variants) else []),
         *([markdown_table(*depths_of(variants)), f"![accuracy by depth]({DEPTHS})"] if many else []),
-        *(f"![{words}]({file})" for words, file in TOKEN_PICTURES.items() if (pictures / file).exists()),
-        f"![learning curves]({CURVES})",
+        *(f"![{words}]({file})" for words, file in PICTURES.items() if (pictures / file).exists()),
     ]
     for _, winner in data.searches:
         parts += [
@@ -86,3 +95,12 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
             f"![search]({SEARCH})",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _by_position(variants: list[VariantResults]) -> list[str]:
+    return [
+        "Nats per token by the tokens of the window that were read, after the first window:",
+        markdown_table(*position_table(variants, [variant.within for variant in variants])),
+        "By whole windows read before:",
+        markdown_table(*position_table(variants, [variant.windows for variant in variants])),
+    ]

@@ -108,7 +108,7 @@ class Curriculum:
 class TrainConfig:
     """Everything besides the model that determines the result of a training. Resources are in `Scale`.
 
-    steps: optimiser steps; batch_size: rows in a step, over all workers.
+    steps: optimiser steps; 0: the model stays what it begins as. batch_size: rows in a step, over all workers.
     rows: train only on the first `rows` training rows, in epochs; None: on all rows.
     trained: "all" weights, or only those of the "inserted" blocks of a pretrained model. The others rest: they have no
         gradient and no optimiser state.
@@ -158,9 +158,9 @@ class TrainConfig:
     trace_weight: float = added_later(0.0)
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "validate_every"):
+        for field in ("batch_size", "validate_every"):
             require_whole(field, getattr(self, field), 1)
-        for field in ("warmup_steps", "skips"):
+        for field in ("steps", "warmup_steps", "skips"):
             require_whole(field, getattr(self, field), 0)
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.rows is not None:

@@ -3,16 +3,19 @@ or many windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from datagen.rows import Rows
 from sleepmodel.evaluation.accuracy import Predictions
-from sleepmodel.evaluation.statistics import RESAMPLES, Estimate, Int64, intervals_of, resampled_ratios
+from sleepmodel.evaluation.statistics import RESAMPLES, Estimate, Float64, Int64, intervals_of, resampled_ratios
 
 LEAST_ANSWERS = 0.5  # of the tokens of all rows
+
+Places = dict[tuple[int, int], npt.NDArray[np.bool_]]  # first and last of a bin -> its tokens, [n, T]
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class NatsByPosition:
 
     window: L. within: by the number of tokens, 1 to L, of the current window that the model has read when it predicts;
     the first window is left out. At 1, the model has little but its memory of earlier windows. windows: by the number
-    of whole windows that it has read before.
+    of whole windows that it has read before. less: these nats less those of other models, by their names, as
+    `differences_by_position` returns them.
     """
 
     window: int
     within: list[PositionBin]
     windows: list[PositionBin]
+    less: dict[str, list[PositionBin]] = field(default_factory=dict)
 
 
 def are_documents(rows: Rows) -> bool:
@@ -56,21 +61,63 @@ def measure_by_position(
     A token is predicted from the one before it, which for the first token of a window lies in the window before.
     Intervals are bootstrapped over rows.
     """
+    within, windows = _places(rows, window)
+    if not within.any():
+        return None
+
+    def measured(places: Places) -> list[PositionBin]:
+        (means,), drawn = _resampled([predicted.nats], places, resamples)
+        return _bins(places, means, drawn[:, 0])
+
+    return NatsByPosition(window, measured(_by_tokens(within, window)), measured(_by_windows(windows)))
+
+
+def differences_by_position(
+    predicted: Sequence[Predictions], rows: Rows, window: int, resamples: int = RESAMPLES
+) -> list[list[list[PositionBin]]]:
+    """For each model the nats by the tokens of the window that it has read, less those of each model before it: in the
+    bins of `NatsByPosition.within`, and last in one of all tokens after the first window. [] if there are no such
+    tokens.
+
+    All models predict the same tokens, and each resample of the rows is one for all of them, so the intervals are of
+    paired differences.
+    """
+    within, _ = _places(rows, window)
+    if not within.any():
+        return []
+    places = {**_by_tokens(within, window), (1, window): within > 0}
+    means, drawn = _resampled([each.nats for each in predicted], places, resamples)
+    return [
+        [_bins(places, means[i] - means[j], drawn[:, i] - drawn[:, j]) for j in range(i)] for i in range(len(predicted))
+    ]
+
+
+def _places(rows: Rows, window: int) -> tuple[Int64, Int64]:
+    """What is read when each token is predicted, int64 [n, T]: the tokens of the current window, 0 in the first one;
+    and the whole windows, -1 where the token is no answer."""
     mask, pads = rows.loss_mask(), rows.pads[:, None]
     before = np.arange(mask.shape[1]) - 1  # the place that predicts
     begin = before // window * window
     windows = np.where(mask, begin // window - pads // window, -1)
-    within = np.where(windows > 0, before - np.maximum(begin, pads) + 1, 0)
-    if not within.any():
-        return None
-    tokens_read = np.where(within > 0, _doublings(within - 1), -1)
-    windows_read = np.where(mask, _doublings(windows), -1)
-    return NatsByPosition(
-        window,
-        # 1, 2, 3-4, 5-8, ... tokens, which end at L if it is a power of two; 0, 1, 2-3, 4-7, ... windows
-        _binned(predicted, tokens_read, lambda k: (2**k // 2 + 1, min(2**k, window)), resamples),
-        _binned(predicted, windows_read, lambda k: (2**k // 2, max(2**k - 1, 0)), resamples),
-    )
+    return np.where(windows > 0, before - np.maximum(begin, pads) + 1, 0), windows
+
+
+def _by_tokens(within: Int64, window: int) -> Places:
+    """1, 2, 3-4, 5-8, ... tokens, which end at L if it is a power of two."""
+    bins = np.where(within > 0, _doublings(within - 1), -1)
+    return {(2**k // 2 + 1, min(2**k, window)): bins == k for k in _numbers(bins)}
+
+
+def _by_windows(windows: Int64) -> Places:
+    """0, 1, 2-3, 4-7, ... windows."""
+    bins = np.where(windows >= 0, _doublings(windows), -1)
+    return {(2**k // 2, max(2**k - 1, 0)): bins == k for k in _numbers(bins)}
+
+
+def _numbers(bins: Int64) -> list[int]:
+    """The bins that have tokens."""
+    numbers: list[int] = np.unique(bins[bins >= 0]).tolist()
+    return numbers
 
 
 def _doublings(values: Int64) -> Int64:
@@ -78,16 +125,19 @@ def _doublings(values: Int64) -> Int64:
     return np.frexp(values.clip(min=0))[1].astype(np.int64)
 
 
-def _binned(
-    predicted: Predictions, bins: Int64, bounds: Callable[[int], tuple[int, int]], resamples: int
-) -> list[PositionBin]:
-    """The bins that have tokens. bins: the number of each token's bin, int64 [n, T]; -1: in none; bounds: of a bin."""
-    numbers = np.unique(bins[bins >= 0])
-    sums = np.stack([(predicted.nats * (bins == k)).sum(1, dtype=np.float64) for k in numbers], axis=1)
-    counts = np.stack([(bins == k).sum(1) for k in numbers], axis=1)
-    tokens, intervals = counts.sum(0), intervals_of(resampled_ratios(sums, counts, resamples))
-    means = (sums.sum(0) / tokens).tolist()
+def _resampled(nats: Sequence[npt.NDArray[np.float32]], places: Places, resamples: int) -> tuple[Float64, Float64]:
+    """The mean nats of each model [models, bins], and those in each resample of the rows [resamples, models, bins].
+    nats: of each model, [n, T]."""
+    sums = np.stack([(each * mask).sum(1, dtype=np.float64) for each in nats for mask in places.values()], axis=1)
+    counts = np.tile(np.stack([mask.sum(1) for mask in places.values()], axis=1), len(nats))
+    drawn = resampled_ratios(sums, counts, resamples)
+    shape = len(nats), len(places)
+    return (sums.sum(0) / counts.sum(0)).reshape(shape), drawn.reshape(-1, *shape)
+
+
+def _bins(places: Places, means: Float64, drawn: Float64) -> list[PositionBin]:
+    """means: of each bin; drawn: [resamples, bins]."""
     return [
-        PositionBin(*bounds(number), count, Estimate(mean, interval))
-        for number, count, mean, interval in zip(numbers.tolist(), tokens.tolist(), means, intervals, strict=True)
+        PositionBin(*bounds, int(mask.sum()), Estimate(mean, interval))
+        for (bounds, mask), mean, interval in zip(places.items(), means.tolist(), intervals_of(drawn), strict=True)
     ]

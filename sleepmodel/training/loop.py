@@ -55,7 +55,7 @@ def train(
     """Train to `config.steps` and return the learning curve, including the reports from before a resume.
 
     validate: returns the model's accuracy on the validation rows of a level; None: on all of them;
-    report: called with a `Progress` and a `Save` every `validate_every` steps and at the end;
+    report: called with a `Progress` and a `Save` every `validate_every` steps and at the end, also of 0 steps;
     resume: a directory that a `Save` wrote;
     between: called with the number of finished steps and a `Save` after every other step; it may end the run by
     raising. All workers must save at the same step.
@@ -75,6 +75,14 @@ def train(
         state.seconds = clock.seconds()
         _save(engine, history, state, directory)
 
+    def report_progress(rate: float) -> None:
+        progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
+        sampler.validated(progress.accuracy)
+        state.forget()
+        history.append(progress)
+        report(progress, save)
+        clock.start_lap(state)
+
     for step in range(state.step, config.steps):
         rate = schedule(step, config) * config.backoff**state.skipped
         batch, passes = sampler.batch(step)
@@ -93,14 +101,11 @@ def train(
         state.tokens += int((batch.lengths - batch.pads).sum())
         state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
         if state.step % config.validate_every == 0 or state.step == config.steps:
-            progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
-            sampler.validated(progress.accuracy)
-            state.forget()
-            history.append(progress)
-            report(progress, save)
-            clock.start_lap(state)
+            report_progress(rate)
         else:
             between(state.step, save)
+    if not history:  # of 0 steps
+        report_progress(0.0)
     return history
 
 

@@ -39,7 +39,7 @@ class Progress:
     @property
     def eta_seconds(self) -> float:
         """Estimated seconds left."""
-        return self.seconds / self.step * (self.steps - self.step)
+        return self.seconds / self.step * (self.steps - self.step) if self.step else 0.0
 
     def line(self) -> str:
         level = "" if self.level is None else f"level {self.level}  "

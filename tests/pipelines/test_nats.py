@@ -1,16 +1,19 @@
 """Nats in the report: by kind, by depth and by position."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from pipelines.reporting import headlines
 from pipelines.reporting.comparison import VariantResults, comparison_table, table_of
+from pipelines.reporting.results import EvaluationResult
 from pipelines.stages.report import markdown_summary
 from sleepmodel.evaluation.likelihood import Likelihood
 from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
-from sleepmodel.evaluation.statistics import Estimate, Mean
+from sleepmodel.evaluation.statistics import Estimate, Mean, Share
 from tests.pipelines.reports import built, data, result, scores, share, with_likelihood
 
 
@@ -111,16 +114,37 @@ def positions(window: int, low: float) -> NatsByPosition:
     return NatsByPosition(window, found([(1, 1), (2, 2), (3, 4)]), found([(0, 0), (1, 1)]))
 
 
+def document(measured: EvaluationResult, found: NatsByPosition) -> EvaluationResult:
+    none = replace(measured.accuracy, rows=Share(0, 64, (0.0, 0.1)))
+    return replace(measured, accuracy=none, positions=found)
+
+
+def less(seed: int) -> dict[str, list[PositionBin]]:
+    """Differences to n1 that differ between seeds."""
+    return {"n1": [PositionBin(1, 4, 64, Estimate(-0.5 + seed / 100, (-0.6, 0.2)))]}
+
+
 def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_path: Path) -> None:
     found = data((3, 4))
     first, second = found.variants
     variants = [
-        VariantResults(first.name, [replace(r, positions=positions(4, 2.0)) for r in first.results]),
-        VariantResults(second.name, [replace(r, positions=positions(4, 1 + r.seed / 100)) for r in second.results]),
+        VariantResults(first.name, [document(r, positions(4, 2.0)) for r in first.results]),
+        VariantResults(
+            second.name,
+            [document(r, replace(positions(4, 1 + r.seed / 100), less=less(r.seed))) for r in second.results],
+        ),
     ]
     page = built(replace(found, variants=variants), tmp_path)
     assert "Nats by position" in page.texts["h2"] and (tmp_path / "positions.png").exists()
     assert {"1", "2", "3-4", "0", "L"} <= set(page.texts["th"])
+    assert "n<2> - n1" in page.texts["td"] and "-0.465 [-0.529, -0.401]" in page.texts["td"]
+    assert not {"Accuracy by depth and N", "Learning curves"} & set(page.texts["h2"])  # no document is right as a whole
+    printed = Console(width=200, record=True, file=io.StringIO())
+    printed.print(comparison_table(variants))
+    said = printed.export_text()
+    assert "held-out documents" in said and "nats" in said and "rows right" not in said and "depth" not in said
+    one_right = replace(variants[0].results[0], accuracy=first.results[0].accuracy)
+    assert "depth 1" in table_of([VariantResults("n1", [one_right]), variants[1]])[0]
     assert "2.500 [2.500, 2.500]" in page.texts["td"]  # n1 after one token, the same with both seeds
     assert any(cell.startswith("1.285 [") for cell in page.texts["td"])  # n<2> after three or four
     assert figures["positions"].get_suptitle() == (

@@ -94,7 +94,7 @@ def test_sliding_presets_grow_a_transformer() -> None:
         replace(experiment, variants=(first, replace(grown[0], inserted=(1,))))
     for wrong in ({"share_of_steps": -3.0}, {"share_of_steps": 1.5}, {"share_of_steps": 0.5, "compute_of": 2}):
         with pytest.raises(
-            ValueError, match=r"share_of_steps of transformer = .*: must be a number in \(0, 1\], and 1"
+            ValueError, match=r"share_of_steps of transformer = .*: must be a number in \[0, 1\], and 1"
         ):
             replace(experiment, variants=(replace(first, **wrong),))
     with pytest.raises(ValueError, match=r"trained of n1 = 'inserted': must be all without inserted blocks"):
@@ -169,6 +169,17 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
         replace(demo, train=replace(demo.train, optimizer="adamw", curriculum=climb), search=None),
     )
     assert changed.variant_train(plain) == changed.train
+
+
+def test_a_variant_without_steps_is_the_model_before_its_training() -> None:
+    mini = PRESETS["text-mini"]
+    steps = {variant.name: mini.variant_steps(variant) for variant in mini.variants}
+    assert steps == {"before": 0, "n2": mini.train.steps}
+    assert mini.candidates() == ["n2"]
+    short = replace(mini, variants=(replace(mini.variants[0], share_of_steps=1e-3),))
+    assert short.variant_steps(short.variants[0]) == 1
+    with pytest.raises(OverrideError, match=r"train.steps = 0: must be an integer of at least 1"):
+        apply_overrides(mini, ["train.steps=0"])
 
 
 def test_variants_read_the_same_rows_in_the_same_order() -> None:

@@ -7,7 +7,7 @@ from datagen import PAD, Depo, Facts, Gsm, Recall, Rows, Rule110
 from datagen.task import Task
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
-from pipelines.stages.register import _prompts
+from pipelines.stages.register import Score, _prompts
 from sleepmodel import ModelConfig
 from sleepmodel.tracking.pyfunc import MAX_ANSWER, check_prompts
 
@@ -61,3 +61,10 @@ def test_what_may_be_trained_may_be_registered(overrides: list[str]) -> None:
 def test_an_answer_that_is_longer_than_a_server_generates_is_cut() -> None:
     rows = Rows.of([[1] * 5000], [[1]], [[4999]], [[1]])
     assert _prompts(rows, None)[1] == MAX_ANSWER
+
+
+def test_where_no_row_is_right_the_champion_is_beaten_in_nats() -> None:
+    """As in a dataset of documents, of which none is right to its last token."""
+    champion = Score(0.0, 2.5)
+    assert Score(0.0, 2.4).beats(champion) and not Score(0.0, 2.6).beats(champion) and not champion.beats(champion)
+    assert Score(0.1, 9.0).beats(champion) and not champion.beats(Score(0.1, 9.0))

@@ -11,7 +11,12 @@ import pytest
 
 from datagen import Depo, Rows
 from sleepmodel.evaluation.accuracy import Predictions
-from sleepmodel.evaluation.positions import PositionBin, are_documents, measure_by_position
+from sleepmodel.evaluation.positions import (
+    PositionBin,
+    are_documents,
+    differences_by_position,
+    measure_by_position,
+)
 
 MakeRows = Callable[[np.random.Generator, int], Rows]
 
@@ -106,6 +111,29 @@ def test_intervals_by_position_are_those_of_drawing_documents() -> None:
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert measured.within[-1].name == "5-8"
     assert measured.within[-1].nats.interval == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_differences_are_paired_by_document() -> None:
+    """Documents differ by far more than the models do on each of them."""
+    rng = np.random.default_rng()
+    rows = Rows.of(rng.integers(0, 9, (80, 17)).tolist(), [[1]] * 80, [[16]] * 80, [[1]] * 80)
+    nats = (rng.exponential(1.0, (80, 17)) * rng.exponential(1.0, (80, 1))).astype(np.float32)
+    gain = rng.normal(0.1, 0.02, nats.shape).astype(np.float32)
+    models = [Predictions(np.zeros((80, 17), np.int64), each) for each in (nats, nats - gain, nats + 1)]
+    none, (second,), (third, third_less_second) = differences_by_position(models, rows, 8)
+    assert none == []
+    measured = [measure_by_position(each, rows, 8) for each in models]
+    alone = [found.within for found in measured if found]
+    for bins, one, other in ((second, 1, 0), (third, 2, 0), (third_less_second, 2, 1)):
+        for difference, better, worse in zip(bins[:-1], alone[one], alone[other], strict=True):
+            assert (difference.name, difference.tokens) == (better.name, better.tokens)
+            assert difference.nats.value == pytest.approx(better.nats.value - worse.nats.value)
+        assert bins[-1].name == "1-8" and bins[-1].tokens == sum(each.tokens for each in bins[:-1])
+    low, high = second[-1].nats.interval
+    assert -0.11 < low < high < -0.09
+    assert high - low < 0.1 * (alone[0][-1].nats.interval[1] - alone[0][-1].nats.interval[0])
+    assert third[-1].nats.interval == pytest.approx((1, 1), abs=1e-5)
+    assert differences_by_position(models, rows, 17) == []
 
 
 def test_only_documents_behind_the_first_window_have_positions() -> None:

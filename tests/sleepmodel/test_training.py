@@ -77,6 +77,15 @@ def test_muon_orthogonalises_and_adam_does_not() -> None:
     check_first_update(model, before, gradients, engine.config, rate=0.5)
 
 
+def test_no_steps_leave_the_model_as_it_began(rows: Rows) -> None:
+    config = replace(CONFIG, steps=0)
+    (only,), model = curve(rows, config)
+    begun = build_model(MODEL, config)
+    assert all(torch.equal(value, begun.state_dict()[name]) for name, value in model.state_dict().items())
+    assert only.accuracy == accuracy(begun, rows).rows.value and (only.step, only.tokens, only.flops) == (0, 0, 0)
+    assert "step 0/0" in only.line()
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(rows: Rows) -> None:
     first, model = curve(rows)
     second, again = curve(rows)

@@ -6,7 +6,7 @@ Each preset is a function, in the file of its task; ablations.py has experiments
 from __future__ import annotations
 
 from pipelines.config.experiment import Experiment
-from pipelines.config.presets import ablations, demo, depo, facts, gsm, iterated, retrofit, rule110
+from pipelines.config.presets import ablations, demo, depo, facts, gsm, iterated, retrofit, rule110, texts
 from pipelines.config.presets.variants import RULES
 
 __all__ = ["PRESETS", "RULES", "build"]
@@ -36,6 +36,8 @@ def build() -> dict[str, Experiment]:
         gsm.sliding_fig5_scratch(),
         gsm.sliding_fig5_mini(),
         retrofit.recall_mini(),
+        texts.text_mini(),
+        texts.positions_mini(),
         gsm.throughput_fig6(),
         gsm.throughput_fig6_mini(),
         facts.capacity_mini(),
