@@ -153,8 +153,8 @@ EXPERIMENTS = {
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
     "facts": Question(
         "facts-capacity-mini",
-        THREE[:2],
-        tuple((better, "n1") for better in ("n2", "8kb-2-heads", "16kb-4-heads", "16kb", "eta-2", "delta", "linear")),
+        (40,),
+        tuple((better, "n1") for better in ("n2", "8kb-2-heads", "16kb-4-heads", "16kb", "eta-1", "delta", "linear")),
     ),
     "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
     "text": Question("text-positions-mini", (40,), POSITIONS, smollm2=True, documents=True),

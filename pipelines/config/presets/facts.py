@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from datagen import Facts
 from pipelines.config.experiment import Data, Experiment, Variant
-from pipelines.config.presets.variants import HYBRID, at_passes, transformers
+from pipelines.config.presets.variants import HYBRID
 from sleepmodel import ModelConfig, TrainConfig
 
 
 def capacity_mini() -> Experiment:
     """Accuracy by the number of facts, in a document of two windows, for states of several sizes, rules, eta and N.
-    `n1` has a state of 4 kB: one head of 32 x 32 in float32."""
+    `n1` has a state of 4 kB (one head of 32 x 32 in float32) and eta = 2."""
     task = Facts(
         facts=(4, 8, 16, 32),
         questions=4,
@@ -26,7 +28,10 @@ def capacity_mini() -> Experiment:
         "16kb-4-heads": {"fast_heads": 4},
         "16kb": {"key_dim": 64, "value_dim": 64},
     }
-    rules = (Variant(name=rule, mixers=("attention", rule)) for rule in ("delta", "linear"))
+
+    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
+        return Variant(name=name, sleep_passes=passes, **{"fast_weight_lr": 2.0, **fields})
+
     return Experiment(
         name="facts-capacity-mini",
         task=task,
@@ -41,13 +46,14 @@ def capacity_mini() -> Experiment:
             value_dim=32,
             conv=4,
         ),
-        train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
+        train=TrainConfig(steps=2000, batch_size=32, validate_every=200),
         variants=(
-            *transformers(2),
-            *at_passes(1, 2),
-            *(Variant(name=name, model=size) for name, size in sizes.items()),
-            Variant(name="eta-2", fast_weight_lr=2.0),
-            *rules,
+            variant("n1"),
+            variant("n2", passes=2),
+            *(variant(name, model=size) for name, size in sizes.items()),
+            variant("eta-1", fast_weight_lr=1.0),
+            *(variant(rule, mixers=("attention", rule)) for rule in ("delta", "linear")),
+            variant("transformer-evicted", mixers=("attention", "attention")),
         ),
         seeds=(30,),
         data=Data(seed=11, test_rows=2048),
