@@ -46,7 +46,7 @@ text: $(READY) runs/smollm2/model.safetensors runs/fastmcp/pages.jsonl ## train 
 	cat runs/fastmcp/import.log
 	$(BIN)/python pipelines/full.py text-mini --root runs --set pretrained.model=runs/smollm2 task=text $$(grep -o 'task.path=[^ ]*' runs/fastmcp/import.log)
 	MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/runs/mlflow.db $(BIN)/python -m sleepmodel models:/sleep-text@champion \
-		--read runs/fastmcp/test/servers-proxy.md --ask "What does a proxy server do?"
+		--read runs/fastmcp/test/servers-proxy.md --ask "What does a proxy server do?" --tokens 40
 
 # three processes in parallel, as most tests wait more than they compute: one without Ray, and two with a Ray each
 test: $(READY) ## run all tests except those of `make faults` and `make cluster`
