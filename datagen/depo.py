@@ -108,7 +108,8 @@ class Depo(Task):
         require_one_of("drawn", self.drawn, DRAWN)
         for name in ("stated", "pointers", "traced"):
             require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
-        require(isinstance(self.test_hops, tuple), "test_hops", self.test_hops, "a list of numbers of hops")
+        require(isinstance(self.test_hops, (tuple, list)), "test_hops", self.test_hops, "a list of numbers of hops")
+        object.__setattr__(self, "test_hops", tuple(self.test_hops))  # a dataset.json holds a list
         # a number that the rows state must be in the vocabulary, which training rows have taught
         for hops in self.test_hops:
             require_whole("test_hops", hops, 1, self.hops if self.stated else MAX_HOPS)

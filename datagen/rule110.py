@@ -68,7 +68,8 @@ class Rule110(Task):
         require_whole("frame", self.frame, 0, 4096)
         for name in ("traced", "stated"):
             require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
-        require(isinstance(self.test_steps, tuple), "test_steps", self.test_steps, "a list of numbers of steps")
+        require(isinstance(self.test_steps, (tuple, list)), "test_steps", self.test_steps, "a list of numbers of steps")
+        object.__setattr__(self, "test_steps", tuple(self.test_steps))  # a dataset.json holds a list
         # a number that the rows state must be in the vocabulary, which training rows have taught
         least, most = (self.shallowest or 0, self.steps) if self._states_steps else (0, 4096)
         for steps in self.test_steps:

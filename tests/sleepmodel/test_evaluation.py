@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datagen import Recall, Rows
+from sleepmodel import ModelConfig
 from sleepmodel.evaluation.accuracy import Accuracy, accuracy, predict, score
 from sleepmodel.evaluation.statistics import Estimate, Mean, Share, bootstrap
 from sleepmodel.model import Output
@@ -58,6 +59,8 @@ def test_predictions_are_made_with_as_many_passes_as_asked(make_model: MakeModel
 
 class Oracle(torch.nn.Module):
     """Predicts what stands there."""
+
+    config = ModelConfig(vocab_size=10)
 
     def __init__(self) -> None:
         super().__init__()
