@@ -48,7 +48,7 @@ def seconds(work: Callable[[], object]) -> float:
 def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
     """Rows per second of sampling (one process, the fastest of SAMPLED shards), of generation on a running Ray, and of
     reading all shards."""
-    shard_rows = rows_per_shard(task.row_length)
+    shard_rows = rows_per_shard(task)
     rows = shards * shard_rows
     sampled = min(shard_rows, 1024) if isinstance(task, Gsm) else shard_rows
     sampling = min(seconds(partial(task.sample, "train", 0, shard, sampled)) for shard in range(SAMPLED))

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks.evidence.pages import SCALING, fill
 from benchmarks.results_file import ROOT
-from pipelines.config.experiment import Experiment, Variant
+from pipelines.config.experiment import Experiment, Variant, step_flops
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.accounting import n_params
@@ -78,11 +78,9 @@ def training_loads(experiment: Experiment) -> list[TrainingLoad]:
 
 
 def _training_load(experiment: Experiment, variant: Variant) -> TrainingLoad:
-    model = experiment.variant_model(variant)
-    flops = experiment.step_flops(model, variant.drawn_passes)
-    return TrainingLoad(
-        variant.name, experiment.variant_steps(variant), flops, GRADIENT_BYTES * _parameters(experiment, variant)
-    )
+    train = experiment.variant_train(variant)
+    flops = step_flops(experiment.variant_model(variant), train, experiment.variant_task(variant))
+    return TrainingLoad(variant.name, train.steps, flops, GRADIENT_BYTES * _parameters(experiment, variant))
 
 
 def _parameters(experiment: Experiment, variant: Variant) -> int:

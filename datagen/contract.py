@@ -60,6 +60,9 @@ def _check_traces(task: Task, split: str, rows: Rows) -> None:
             split,
             f"labels of traces must be {NO_LABEL}..{size - 1}, {NO_LABEL} for none, got {traces.min()}..{traces.max()}",
         )
+    labels = int((rows.trace_counts * rows.lengths).max())
+    if labels > task.trace_labels:
+        raise _broken(task, split, f"trace_labels must be at least {labels}, a row's, got {task.trace_labels}")
     at_pads = (traces != NO_LABEL) & (np.arange(traces.shape[2]) < rows.pads[:, None])[:, None]
     if at_pads.any():
         raise _broken(task, split, f"traces must have {NO_LABEL} at the pads of a row, which the model does not read")

@@ -151,6 +151,10 @@ class Depo(Task):
         return self.hops
 
     @property
+    def trace_labels(self) -> int:
+        return self.hops * self.row_length if self.traced else 0
+
+    @property
     def _most_queries(self) -> int:
         return min(self.queries, self.nodes)
 

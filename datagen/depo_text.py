@@ -81,6 +81,8 @@ def _name(text: str) -> Name:
 
 
 def _hops(stated: str, otherwise: int | None) -> int:
-    if not stated and otherwise is None:
+    if stated:
+        return int(stated)
+    if otherwise is None:
         raise ValueError("a question does not state its hops: pass `hops`, its depth")
-    return int(stated or str(otherwise))
+    return otherwise

@@ -43,11 +43,11 @@ def generate(
     watch: called with the rows that are done and the rows of the split after each shard, instead of the bar on the
     terminal.
 
-    Raises, before any work: ValueError for a bad split, number of rows, seed or root; ForeignDatasetError if the
-    directory holds another dataset; DatasetNotFoundError if its dataset.json is not valid; FormatVersionError if its
-    format is newer than this code reads.
+    Raises, before any work: ValueError for a bad split, number of rows, seed or root, or for traces too long for a
+    shard; ForeignDatasetError if the directory holds another dataset; DatasetNotFoundError if its dataset.json is not
+    valid; FormatVersionError if its format is newer than this code reads.
     """
-    require_whole("rows", rows, 1, MAX_SHARDS * rows_per_shard(task.row_length))
+    require_whole("rows", rows, 1, MAX_SHARDS * rows_per_shard(task))
     task.sample(split, seed, shard=0, rows=1)  # raises for a bad split or seed
     task.check_rows(split, rows)
     path = as_path(root).absolute() / task.name / fingerprint(task, seed)
@@ -80,7 +80,7 @@ class SplitJob:
 
     @property
     def shard_rows(self) -> list[int]:
-        full = rows_per_shard(self.task.row_length)
+        full = rows_per_shard(self.task)
         return [min(full, self.rows - start) for start in range(0, self.rows, full)]
 
     def listed_shard(self, number: int) -> Shard | None:

@@ -67,7 +67,8 @@ def read_rows(path: str | Path, split: str, rows: int | None = None) -> Rows:
     """A split, or its first `rows` rows, as NumPy arrays, without solutions but with kinds if there are any; raises
     the errors of `load`.
 
-    Peak memory is the result plus one or two shards, or twice the result if rows differ in length.
+    Peak memory is the result plus one or two shards; traces, and all columns if rows differ in length, take twice their
+    size.
     """
     dataset = read_dataset(path)
     return _rows(as_path(path), dataset, split, _wanted(path, dataset, split, rows))

@@ -112,6 +112,10 @@ class Rule110(Task):
         """Steps of the automaton."""
         return self.steps
 
+    @property
+    def trace_labels(self) -> int:
+        return self.steps * self.row_length if self.traced else 0
+
     def with_depth(self, depth: int) -> Rule110:
         """The same states after another number of steps."""
         return replace(self, steps=depth)

@@ -104,6 +104,12 @@ class Task(Wording, ABC):
         """The greatest depth of an answer in training rows; each task defines what its depth counts."""
         return 1
 
+    @property
+    def trace_labels(self) -> int:
+        """Labels in the traces of the row that has the most, 0 if there are no traces: a shard has fewer rows where
+        they are many."""
+        return 0
+
     def with_depth(self, depth: int) -> Task:
         """The same task with another greatest depth. Raises ValueError if the task has only one."""
         raise ValueError(f"depth = {depth!r:.200}: the task {self.name} has one depth; it does not define with_depth")

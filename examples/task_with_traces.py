@@ -18,6 +18,10 @@ from sleepmodel.training.loop import build_model, train
 class TracedParity(Parity):
     """Parity with traces: at each bit, whether the number of ones among the last 2, 4, 8, ... bits is odd."""
 
+    @property
+    def trace_labels(self) -> int:
+        return (self.bits - 1).bit_length() * self.row_length
+
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         found = super().sample(split, seed, shard, rows)
         odd, traces, span = found.tokens[:, : self.bits].astype(np.int32), [], 1

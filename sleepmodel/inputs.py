@@ -50,13 +50,22 @@ def check_traces(traces: Tensor, tokens: Tensor, passes: int, config: ModelConfi
         )
     count, reads = traces.shape[1], int(config.reads_first)
     if count + reads > passes:
-        first = ", the first of which only reads" if reads else ""
-        raise ValueError(f"traces of {count} passes: must be at most {passes - reads}, as N = {passes}{first}")
+        raise ValueError(f"traces of {counted_passes(count)}: {limit_of_traces(passes, config)}")
     require(truncation.passes is None, "truncation.passes", truncation.passes, "null with traces; use truncation.every")
     if traces.numel() and int(traces.max()) >= config.vocab_size:
         row, trace, column = map(int, (traces >= config.vocab_size).nonzero()[0])
         limit = f"must be below vocab_size = {config.vocab_size}, or negative where there is no label"
         raise ValueError(f"traces[{row}, {trace}, {column}] = {int(traces[row, trace, column])}: {limit}")
+
+
+def counted_passes(count: int) -> str:
+    return f"{count} pass" if count == 1 else f"{count} passes"
+
+
+def limit_of_traces(passes: int, config: ModelConfig) -> str:
+    """Of how many passes there may be traces, and why, for an error message. passes: N."""
+    first = ", the first of which only reads" if config.reads_first else ""
+    return f"must be at most {passes - config.reads_first}, as N = {passes}{first}"
 
 
 def check_batch(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> None:

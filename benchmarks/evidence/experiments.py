@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, fill
 from benchmarks.evidence.publish import PUBLISHED, publish, published_variants
 from benchmarks.results_file import ROOT
+from datagen.checks import require
 from datagen.text.example import PAGES, write_example
 from datagen.text.importing import plan_import
 from datagen.text.options import Options
@@ -42,9 +43,9 @@ DOCUMENT_TOKENS = 512
 class Question:
     """A mini preset and the seeds that it is run with.
 
-    pairs: (variant, baseline) pairs whose difference the page shows; speed: the experiment measures training speed
-        alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M; documents: it reads the example text
-        (datagen/text/example.py), and the page shows nats by position; page: where its tables are.
+    pairs: (variant, baseline) pairs on the same task whose difference the page shows; speed: the experiment measures
+        training speed alone, with runs too short to learn; smollm2: it begins with SmolLM2-135M; documents: it reads
+        the example text (datagen/text/example.py), and the page shows nats by position; page: where its tables are.
     """
 
     preset: str
@@ -54,6 +55,14 @@ class Question:
     smollm2: bool = False
     documents: bool = False
     page: Path = EVIDENCE
+
+    def __post_init__(self) -> None:
+        preset = PRESETS[self.preset]
+        tasks = {variant.name: preset.variant_task(variant) for variant in preset.variants}
+        for pair in self.pairs:
+            # another task has other test rows, which the same seed cannot pair
+            own = {tasks[name.partition("@")[0]] for name in pair}
+            require(len(own) == 1, "pairs", pair, "variants with the same task")
 
     @property
     def experiment(self) -> Experiment:
@@ -93,12 +102,10 @@ WITHOUT = (
     "normalized",
     "mixture",
     "untraced",
-    "fixed-frame",
     "eta-1",
     "delta",
     "no-reading",
     "one-head",
-    "four-states",
 )
 POSITIONS = (
     ("sleep", "transformer-evicted"),

@@ -91,7 +91,7 @@ class Text(Task):
         from datagen.schema import rows_per_shard
 
         check_split(split)
-        start = shard * rows_per_shard(self.row_length)
+        start = shard * rows_per_shard(self)
         self.check_rows(split, start + rows)
         return read_range(self.path, split, start, rows)
 

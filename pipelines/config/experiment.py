@@ -11,6 +11,7 @@ import torch
 from datagen import Task, check_task
 from datagen.canonical import added_later
 from datagen.checks import require, require_whole
+from datagen.schema import rows_per_shard
 from pipelines.config.pretrained import Pretrained
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
@@ -151,7 +152,16 @@ class Experiment:
             allowed = "all without inserted blocks"
             require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
             self._check_curriculum(variant)
-            self._check_traces(variant)
+            try:
+                self._check_traces(self.variant_task(variant), self.variant_model(variant), self.variant_train(variant))
+            except ValueError as error:
+                raise ValueError(f"variant {variant.name}: {error}") from error
+        if self.search:
+            try:  # at N = 1, the least that there can be
+                self._check_traces(self.task, self.model, self.train)
+            except ValueError as error:
+                message = f"search, whose winner's eta is trained at N = 1 too: {error}, and search = null"
+                raise ValueError(message) from error
         unknown = sorted(set(self.champions) - set(names))
         require(not unknown, "champions", self.champions, f"some of the variants, {names}")
         alike = {self.variant_task(variant) for variant in self.variants if variant.name in self.champions}
@@ -201,15 +211,11 @@ class Experiment:
                 "null with steps_per_pass",
             )
 
-    def _check_traces(self, variant: Variant) -> None:
-        """Raise ValueError where a variant cannot be trained on the traces of its task."""
-        if self.variant_train(variant).trace_weight == 0:
-            return
-        rows = self.variant_task(variant).sample("train", self.data.seed, 0, PROBE_ROWS)
-        try:
-            check_trainable(rows, self.variant_model(variant), self.variant_train(variant))
-        except ValueError as error:
-            raise ValueError(f"variant {variant.name}: {error}") from error
+    def _check_traces(self, task: Task, model: ModelConfig, train: TrainConfig) -> None:
+        """Raise ValueError where a model cannot be trained on the traces of a task."""
+        if train.trace_weight:
+            rows = min(PROBE_ROWS, rows_per_shard(task))
+            check_trainable(task.sample("train", self.data.seed, 0, rows), model, train)
 
     def changed(self, **fields: Any) -> Experiment:
         """A copy with new values of `fields`; --set calls it.
@@ -275,12 +281,15 @@ class Experiment:
 
     def variant_train(self, variant: Variant) -> TrainConfig:
         """The variant's training."""
+        train, read = self._step_config(variant), self.train.steps * self.train.batch_size
+        rows = min(read, train.rows or read) if variant.epochs else train.rows
+        return replace(train, steps=self.variant_steps(variant), rows=rows)
+
+    def _step_config(self, variant: Variant) -> TrainConfig:
+        """The variant's training but for the number of its steps and rows."""
         train = _with_own(self.train, variant.train, f"train of {variant.name}")
-        read = self.train.steps * self.train.batch_size
         return replace(
             train,
-            steps=self.variant_steps(variant),
-            rows=min(read, train.rows or read) if variant.epochs else train.rows,
             trained=variant.trained or self.train.trained,
             curriculum=self.variant_curriculum(variant),
             sleep_passes=variant.drawn_passes or train.sleep_passes,
@@ -314,30 +323,12 @@ class Experiment:
         """The number of optimiser steps of the variant's training."""
         if variant.compute_of is None:
             return max(int(variant.share_of_steps > 0), round(variant.share_of_steps * self.train.steps))
-        model, trained = self.variant_model(variant), variant.trained or self.train.trained
-        other = replace(model, carry=self.model.carry, reads_first=self.model.reads_first)
-        longest = self.step_flops(other, (variant.compute_of,), trained, self.train.trace_weight > 0)
-        smaller = self.train.batch_size / (variant.train or {}).get("batch_size", self.train.batch_size)
-        return round(self.train.steps * smaller * longest / self.step_flops(model, trained=trained))
-
-    def step_flops(
-        self, model: ModelConfig, drawn: tuple[int, ...] = (), trained: str = "all", traced: bool = False
-    ) -> float:
-        """FLOPs of one training step on rows of the greatest length. Where N is drawn for each batch, from `drawn` or
-        else by the training's config: the mean. trained: as in TrainConfig; traced: whether every pass has a loss. A
-        model that sleeps on all windows is assumed to predict in each one after the context."""
-        passes = drawn or self.train.sleep_passes or (model.sleep_passes,)
-        with torch.device("meta"):
-            built = SleepModel(model)
-        freeze(built, trained)
-        length, asked = self.task.row_length, None
-        if model.sleep_on == "all":
-            read = (self.task.context_length or 0) // model.window
-            asked = [i >= read for i in range(-(-length // model.window))]
-        row = sum(
-            training_flops(built, length, n, asked, max(0, n - model.reads_first) if traced else 0) for n in passes
-        ) / len(passes)
-        return self.train.batch_size * row
+        model, own = self.variant_model(variant), self._step_config(variant)
+        other = replace(
+            model, carry=self.model.carry, reads_first=self.model.reads_first, sleep_passes=variant.compute_of
+        )
+        step = step_flops(other, replace(self.train, sleep_passes=(), trained=own.trained), self.task)
+        return round(self.train.steps * step / step_flops(model, own, self.variant_task(variant)))
 
     def train_rows(self, task: Task | None = None) -> int:
         """Rows of the training split of a task, None for the experiment's own: enough for the longest training on it,
@@ -354,6 +345,22 @@ class Experiment:
             return ""
         first = next(variant for variant in self.variants if self.variant_task(variant) == task)
         return first.name if first.task else f"t{task.max_depth}"
+
+
+def step_flops(model: ModelConfig, train: TrainConfig, task: Task) -> float:
+    """FLOPs of one training step on rows of the greatest length; with traces, as if every pass had one. Where N is
+    drawn for each batch: the mean. A model that sleeps on all windows is assumed to predict in each one after the
+    context."""
+    with torch.device("meta"):
+        built = SleepModel(model)
+    freeze(built, train.trained)
+    length, asked = task.row_length, None
+    if model.sleep_on == "all":
+        read = (task.context_length or 0) // model.window
+        asked = [i >= read for i in range(-(-length // model.window))]
+    each = train.sleep_passes or (model.sleep_passes,)
+    traces = {n: max(0, n - model.reads_first) if train.trace_weight else 0 for n in each}
+    return train.batch_size * sum(training_flops(built, length, n, asked, traces[n]) for n in each) / len(each)
 
 
 def _with_own(config: C, own: Mapping[str, Any] | None, what: str) -> C:

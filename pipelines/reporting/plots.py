@@ -36,6 +36,7 @@ FAINT = 0.4
 TITLE_CHARACTERS = 11  # in an inch
 LEGEND_LINE = 0.22  # inches
 LOG_FACTOR = 32  # of the greatest depth to the least, from which on depths have a logarithmic axis
+LABEL_GAP = 0.3  # heights of a label, between two of them
 SIDE_BY_SIDE = 8  # variants whose marks are spread evenly
 
 
@@ -102,6 +103,7 @@ def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path:
     _ticks(right, [variant.sleep_passes for variant in variants])
     right.set_xlabel("sleep passes N; answers at each variant's greatest depth")
     _legend(figure, len(variants))
+    _drop_overlapping(left)
     _write(figure, headlines.depths(variants), path)
 
 
@@ -266,6 +268,20 @@ def _depth_places(depths: Sequence[int]) -> dict[int, float]:
     if first > 0 and depths[-1] >= LOG_FACTOR * first:
         return {depth: math.log2(depth / first) for depth in depths}
     return {depth: float(i) for i, depth in enumerate(depths)}
+
+
+def _drop_overlapping(axes: Axes) -> None:
+    """Blank the labels of the x axis that would touch the one to their right."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # which lays the figure out
+    kept, begin = [], math.inf
+    for label in reversed(axes.get_xticklabels()):
+        box = label.get_window_extent()
+        shown = box.x1 + LABEL_GAP * box.height < begin
+        kept.append(label.get_text() if shown else "")
+        begin = box.x0 if shown else begin
+    axes.set_xticks(axes.get_xticks(), kept[::-1])
 
 
 def _ticks(axes: Axes, passes: Sequence[int]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from pipelines.config.experiment import Experiment
+from datagen import Task
+from pipelines.config.experiment import Experiment, step_flops
 from pipelines.engine.stage import Stage
 from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
@@ -20,7 +23,7 @@ TIMED_STEPS = 5  # other work on the machine slows some of them
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by Experiment.step_flops."""
+    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by step_flops."""
 
     rows: int
     tokens: int
@@ -38,25 +41,21 @@ class StageTrainings:
 def training_cost(experiment: Experiment) -> TrainingCost:
     """The cost of every variant with every seed. With a search, that of its trials, as if all ran to their end at the
     largest N, and of its winner too."""
-    stages = [
-        (
-            (experiment.variant_model(variant), train.sleep_passes, train.trained, train.trace_weight > 0),
-            train.steps,
-        )
+    seeds = len(experiment.seeds)
+    trainings = [
+        (experiment.variant_model(variant), experiment.variant_train(variant), experiment.variant_task(variant), seeds)
         for variant in experiment.variants
-        for train in [experiment.variant_train(variant)]
     ]
-    runs = stages * len(experiment.seeds)
     if experiment.search:
         widest = replace(experiment.model, sleep_passes=max(experiment.search.sleep_passes))
-        trained, steps = experiment.train.trained, experiment.train.steps
-        traced = experiment.train.trace_weight > 0
-        runs += [((widest, (), trained, traced), steps)] * (experiment.search.trials + len(experiment.seeds))
-        runs += [((experiment.model, (), trained, traced), steps)] * len(experiment.seeds)
-    rows = experiment.train.batch_size * sum(steps for _, steps in runs)
-    cost = {kind: experiment.step_flops(*kind) for kind in {kind for kind, _ in runs}}  # many runs share a model
-    flops = sum(cost[kind] * steps for kind, steps in runs)
-    return TrainingCost(rows, rows * experiment.task.row_length, flops)
+        trainings += [
+            (model, experiment.train, experiment.task, runs)
+            for model, runs in ((widest, experiment.search.trials + seeds), (experiment.model, seeds))
+        ]
+    rows = [runs * train.steps * train.batch_size for _, train, _, runs in trainings]
+    tokens = [count * task.row_length for count, (_, _, task, _) in zip(rows, trainings, strict=True)]
+    flops = sum(runs * train.steps * step_flops(model, train, task) for model, train, task, runs in trainings)
+    return TrainingCost(sum(rows), sum(tokens), flops)
 
 
 def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, StageTrainings]:
@@ -64,17 +63,19 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
     search's largest N."""
     search = experiment.search
     widest = replace(experiment.model, sleep_passes=max(search.sleep_passes)) if search else experiment.model
+    tasks = {variant.name: experiment.variant_task(variant) for variant in experiment.variants}
     found: dict[str, StageTrainings] = {}
-    cost: dict[tuple[ModelConfig, tuple[int, ...], str, bool], float] = {}
+    cost: dict[tuple[ModelConfig, TrainConfig, Task], float] = {}
     for stage in stages:
         config = stage.config
         if not isinstance(config, dict) or "train" not in config:
             continue
         train, searched = config["train"], "search" in config
         model = widest if searched else config.get("model", widest)
-        key = (model, train.sleep_passes, train.trained, train.trace_weight > 0)
+        # trainings that differ in their seeds alone cost the same
+        key = (model, replace(train, seed=0), tasks.get(config.get("variant", ""), experiment.task))
         if key not in cost:
-            cost[key] = experiment.step_flops(*key)
+            cost[key] = step_flops(*key)
         found[stage.name] = StageTrainings(config["search"].trials if searched else 1, cost[key] * train.steps)
     return found
 
@@ -82,7 +83,8 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
 def training_seconds(experiment: Experiment) -> float:
     """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
     few timed steps at N = 1; of few rows, tokens and blocks where the model is large."""
-    train, model = replace(experiment.train, rows=None, precision="float32", trained="all"), experiment.model
+    timed: dict[str, Any] = {"precision": "float32", "trained": "all", "sleep_passes": (), "trace_weight": 0.0}
+    train, model = replace(experiment.train, rows=None, **timed), experiment.model
     if experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source:
         most = max(1, PROBE_TOKENS // experiment.task.row_length)
         train = replace(train, batch_size=min(train.batch_size, most))
@@ -93,8 +95,7 @@ def training_seconds(experiment: Experiment) -> float:
     tokens = torch.where(tokens < 0, tokens, tokens % model.vocab_size)
     engine.backward(tokens, mask)  # the first one also compiles the kernel
     seconds = min(_timed(lambda: engine.backward(tokens, mask)) for _ in range(TIMED_STEPS))
-    flops = experiment.step_flops(model) * train.batch_size / experiment.train.batch_size
-    return training_cost(experiment).flops * seconds / flops
+    return training_cost(experiment).flops * seconds / step_flops(model, train, experiment.task)
 
 
 def _timed(work: Callable[[], object]) -> float:

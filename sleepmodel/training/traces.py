@@ -10,7 +10,7 @@ from datagen.checks import require
 from datagen.rows import Rows
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
-from sleepmodel.inputs import predicting_windows, sleeping_windows, used_labels
+from sleepmodel.inputs import counted_passes, limit_of_traces, predicting_windows, sleeping_windows, used_labels
 from sleepmodel.training.curriculum import levels_of
 
 PROBE_ROWS = 64  # with the most traces, which are looked through for a label that counts
@@ -18,7 +18,8 @@ PROBE_ROWS = 64  # with the most traces, which are looked through for a label th
 
 def check_trainable(rows: Rows, model: ModelConfig, config: TrainConfig) -> None:
     """Raise ValueError if `config.trace_weight` has no meaning for some training rows: if they have no traces, if none
-    of the labels counts, or if a row has more traces than its N has passes for them."""
+    of the labels counts, or if a row has more traces than its N has passes for them. Of a dataset that is read in
+    blocks, `train` passes the first: in a later one, the model refuses too many traces at their batch."""
     if config.trace_weight == 0:
         return
     require(rows.traces is not None, "trace_weight", config.trace_weight, "0, as the training rows have no traces")
@@ -29,11 +30,10 @@ def check_trainable(rows: Rows, model: ModelConfig, config: TrainConfig) -> None
         own = config.curriculum.passes(level, model.reads_first)
         passes, most = own or min(config.sleep_passes, default=model.sleep_passes), int(counts[levels == level].max())
         if most + model.reads_first > passes:
-            first = ", the first of which only reads" if model.reads_first else ""
             remedy = "take a smaller steps_per_pass" if own else "set curriculum.steps_per_pass, so that N follows it"
             raise ValueError(
-                f"traces of {most} passes in training rows of depth {level}: must be at most "
-                f"{passes - model.reads_first}, as N = {passes}{first}; {remedy}"
+                f"traces of {counted_passes(most)} in training rows of depth {level}: "
+                f"{limit_of_traces(passes, model)}; {remedy}"
             )
     longest = rows[np.argsort(-counts)[:PROBE_ROWS]]
     allowed = "0, as no label of the training rows counts: none is at a token of a window that is slept on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ def test_a_block_without_a_place_is_refused_and_nothing_is_written(tmp_path: Pat
     with pytest.raises(KeyError, match=r"page.md has no <!-- c --> ... <!-- end -->"):
         fill(page, {"a": "new", "c": "new"})
     assert page.read_text() == PAGE
+
+
+def test_variants_on_other_test_rows_are_no_pair():
+    found = EXPERIMENTS["iterated"]
+    for other in ("four-states", "fixed-frame", "one-pass"):
+        with pytest.raises(ValueError, match=f"pairs = .*'{other}'.*: must be variants with the same task"):
+            replace(found, pairs=(("iterated", other),))
 
 
 def test_each_page_has_the_blocks_that_its_benchmarks_fill():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from datagen import PAD, Depo
 from datagen.depo_official import read_official
 from datagen.depo_text import Puzzle, parse
+from datagen.rows import Ragged
 
 OFFICIAL = Path(__file__).parent / "depo_official.jsonl"
 TASK = Depo()
@@ -43,6 +44,7 @@ def test_official_samples_become_rows_of_the_task() -> None:
         assert tokens[row, pads:end].tolist() == ours
         # Their label is ours and the "=" before each answer.
         assert (mask[row, pads:end] == label & (np.array(text) != 9500)).all()
+    assert isinstance(rows.answer_depth, Ragged)
     assert set(rows.answer_depth.values) <= set(range(1, 17))
 
 

@@ -6,15 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from datagen import Rule110, generate, load, read_rows
+from datagen import Depo, Rule110, generate, load, read_rows
 from datagen.errors import ForeignDatasetError
-from datagen.schema import FORMAT_VERSION, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
+from datagen.reader import read_dataset
+from datagen.schema import FORMAT_VERSION, SHARD_LABELS, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
 from datagen.shards import ensure_shard
 from tests.waiting import Background, run
 
@@ -212,7 +213,44 @@ def test_refuses_before_any_work(
 
 
 def test_shards_of_long_rows_hold_fewer() -> None:
-    assert rows_per_shard(TASK.row_length) == SHARD_ROWS
-    longest = Rule110(cells=4096, states=64).row_length
-    assert 1 <= rows_per_shard(longest) < 100
-    assert rows_per_shard(2**40) == 1
+    assert rows_per_shard(TASK) == SHARD_ROWS
+    assert 1 <= rows_per_shard(Rule110(cells=4096, states=64)) < 100
+
+    @dataclass(frozen=True)
+    class Endless(Rule110):
+        row_length = 2**40  # type: ignore[assignment]
+
+    assert rows_per_shard(Endless()) == 1
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Rule110(steps=4096, traced=True),
+        Rule110(cells=32, states=8, labels="each", steps=64, traced=True),
+        Depo(nodes=8, hops=80, queries=4, names=32, drawn="alike", pointers=True, traced=True),
+    ],
+)
+def test_shards_of_rows_with_long_traces_hold_fewer(task: Rule110 | Depo) -> None:
+    """Of a full shard of the first, Arrow could not count the labels."""
+    rows = task.sample("train", 0, 0, 500 if isinstance(task, Depo) else 1)
+    assert rows.traces is not None and rows.traces.lengths.max() == task.trace_labels
+    assert SHARD_LABELS - task.trace_labels < rows_per_shard(task) * task.trace_labels <= SHARD_LABELS
+    assert rows_per_shard(replace(task, traced=False)) == SHARD_ROWS
+
+
+def test_traces_fill_shards_or_are_refused_before_any_work(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_long = Rule110(cells=4096, states=64, steps=4096, traced=True)
+    with pytest.raises(ValueError, match=rf"trace_labels = {too_long.trace_labels}: must be at most {SHARD_LABELS}, "):
+        generate(too_long, "train", 1, 0, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+    task = Rule110(cells=6, states=1, steps=8, traced=True)
+    monkeypatch.setattr("datagen.schema.SHARD_LABELS", 10 * task.trace_labels + 1)
+    path = generate(task, "train", 23, 0, tmp_path)
+    made = [task.sample("train", 0, number, rows).traces for number, rows in enumerate((10, 10, 3))]
+    assert [shard.rows for shard in read_dataset(path).splits["train"].shards] == [10, 10, 3]
+    read = read_rows(path, "train").traces
+    assert read is not None and read.tolist() == [labels for part in made if part for labels in part.tolist()]

@@ -1,7 +1,9 @@
 """The pictures of a report, and their titles."""
 
 import math
+import os
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,24 @@ def test_each_picture_says_in_its_title_what_it_shows(figures: dict[str, Figure]
 )
 def test_depths_over_a_wide_range_have_a_logarithmic_axis(depths: list[int], places: list[float]) -> None:
     assert list(plots._depth_places(depths).values()) == pytest.approx(places)
+
+
+def test_depths_that_lie_close_together_are_not_written_over_one_another(figures: dict[str, Figure]) -> None:
+    depths = [1, 2, 4, 5, 8, 13, 16, 29, 32, 61, 64, 200]
+    found = result("n1", 3, 1, 20)
+    accuracy = replace(found.accuracy, answers={depth: found.accuracy.answers[1] for depth in depths})
+    plots.by_depth_and_passes(
+        [VariantResults("n1", [replace(found, accuracy=accuracy)])], plots.styles(["n1"]), Path(os.devnull)
+    )
+    left = figures["null"].axes[0]
+    assert left.get_xticks().tolist() == pytest.approx([math.log2(depth) for depth in depths])
+    labels = [label for label in left.get_xticklabels() if label.get_text()]
+    shown = [label.get_text() for label in labels]
+    assert {"1", "2", "4", "8", "16", "32", "64", "200"} <= set(shown) and not {"29", "61"} & set(shown)
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(before.x1 < after.x0 for before, after in pairwise(boxes))
+    few = [label.get_text() for label in figures["depths"].axes[0].get_xticklabels()]
+    assert few == ["1", "4"]
 
 
 def test_a_headline_names_the_paper_s_eta_where_another_is_better() -> None:

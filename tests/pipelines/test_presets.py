@@ -2,23 +2,30 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipelines.config import presets
-from pipelines.config.experiment import Experiment, Variant
+from pipelines.config.experiment import Experiment, Variant, step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
 from pipelines.runtime.cost_estimate import training_cost
-from sleepmodel.config.training import Curriculum
+from sleepmodel.config.training import Curriculum, Search
 from sleepmodel.training.batches import EpochOrder
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
 NARROW = {"d_model": 16, "n_heads": 2, "kv_heads": None, "head_dim": None, "mlp_width": 32}
 NARROW |= {"fast_heads": 1, "key_dim": 8, "value_dim": 8}
+
+
+def training_flops_of(experiment: Experiment, variant: Variant) -> float:
+    """Of one training, as if all rows were the longest."""
+    train = experiment.variant_train(variant)
+    return train.steps * step_flops(experiment.variant_model(variant), train, experiment.variant_task(variant))
 
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
@@ -42,10 +49,14 @@ def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experime
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
 def test_every_preset_prices_itself(experiment: Experiment) -> None:
     found = training_cost(experiment)
-    least = (
-        len(experiment.seeds) * sum(map(experiment.variant_steps, experiment.variants)) * experiment.train.batch_size
+    trains = map(experiment.variant_train, experiment.variants)
+    least = len(experiment.seeds) * sum(train.steps * train.batch_size for train in trains)
+    lengths = [task.row_length for task in experiment.tasks()]
+    assert (
+        found.rows >= least
+        and min(lengths) * found.rows <= found.tokens <= max(lengths) * found.rows
+        and found.flops > 0
     )
-    assert found.rows >= least and found.tokens == found.rows * experiment.task.row_length and found.flops > 0
     assert experiment.train_rows() >= experiment.train.batch_size
 
 
@@ -64,8 +75,7 @@ def test_the_baselines_are_what_they_are_called() -> None:
     assert models["transformer-whole"].window == mini.task.row_length > models["transformer-evicted"].window
     assert set(models["fast-weights-only"].mixers) == {"gated_delta"}
     assert len(models["n1-deep"].mixers) == 4 * len(models["n4"].mixers) and models["n1-deep"].sleep_passes == 1
-    spent = [mini.step_flops(models[name]) * mini.variant_steps(variant) for name, variant in variants.items()]
-    by_name = dict(zip(variants, spent, strict=True))
+    by_name = {name: training_flops_of(mini, variant) for name, variant in variants.items()}
     assert by_name["n1-same-compute"] == by_name["n1-same-compute-epochs"] == pytest.approx(by_name["n4"], rel=1e-3)
     assert mini.variant_train(variants["n1-same-compute"]).rows is None
     assert mini.variant_train(variants["n1-same-compute-epochs"]).rows == mini.train.steps * mini.train.batch_size
@@ -85,7 +95,8 @@ def test_sliding_presets_grow_a_transformer() -> None:
         assert (alone.start, whole.start) == (first.name, alone.name)
         assert experiment.variant_train(alone).trained == "inserted" and before.eviction == "hard"
         assert experiment.variant_train(whole).trained == "all" and model == replace(before, eviction="sliding")
-        assert experiment.step_flops(before, trained="inserted") < 0.9 * experiment.step_flops(before)
+        whole_step = step_flops(before, replace(experiment.train, trained="all"), experiment.task)
+        assert step_flops(before, experiment.variant_train(alone), experiment.task) < 0.9 * whole_step
         assert len(model.inserted) == 2 and model.mixers.count("attention") == len(transformer.mixers)
         assert sum(map(experiment.variant_steps, (alone, whole))) == experiment.variant_steps(longer)
     with pytest.raises(ValueError, match=r"start of n1-new-blocks = 'gone': must be one of the variants before it"):
@@ -118,8 +129,8 @@ def test_passes_that_follow_a_cycle_differ_in_what_they_are_named_after() -> Non
     assert told.stated and told.row_length == experiment.task.row_length and len(one_pass) == 3
     assert {experiment.variant_task(variant) for variant in one_pass.values()} == {told}
     assert {experiment.variant_train(variant).curriculum.steps_per_pass for variant in one_pass.values()} == {None}
-    spent = experiment.variant_steps(one_pass["one-pass-compute"]) * experiment.step_flops(models["one-pass-compute"])
-    mean = experiment.step_flops(base, (4,), traced=True)
+    spent = training_flops_of(experiment, one_pass["one-pass-compute"])
+    mean = step_flops(replace(base, sleep_passes=4), train, experiment.task)
     assert spent == pytest.approx(train.steps * mean, rel=1e-3)
 
 
@@ -127,7 +138,7 @@ def test_hops_are_compared_at_equal_flops() -> None:
     experiment = PRESETS["depo-hops-mini"]
     variants = {variant.name: variant for variant in experiment.variants}
     models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
-    spent = {name: experiment.variant_steps(variants[name]) * experiment.step_flops(models[name]) for name in variants}
+    spent = {name: training_flops_of(experiment, variant) for name, variant in variants.items()}
     assert spent["n1-same-compute"] == pytest.approx(spent["n3"], rel=1e-3)
     assert spent["n1-deep"] == pytest.approx(spent["n3"], rel=0.02)
     assert models["n3-without-conv"] == replace(models["n3"], conv=None)
@@ -246,9 +257,9 @@ def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
         tokens = other.steps * other.batch_size * big.variant_task(variants[name]).row_length
         assert tokens == train.steps * train.batch_size * big.task.row_length
     assert big.variant_task(variants["fixed-frame"]) == replace(big.task, frame=0)
-    own = big.step_flops(base, (4,), traced=True) * train.steps
+    own = step_flops(replace(base, sleep_passes=4), train, big.task) * train.steps
     for name, factor in {"one-pass-compute": 1, "one-pass-far": 4, "one-pass-at-32": 1}.items():
-        spent = big.step_flops(models[name]) * big.variant_steps(variants[name])
+        spent = training_flops_of(big, variants[name])
         assert factor - 0.01 <= spent / own < factor + 0.2, name
     assert big.variant_steps(variants["one-pass"]) == train.steps
     assert {models[name].sleep_passes for name in variants if name.startswith("one-pass")} == {1}
@@ -279,6 +290,25 @@ def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
 def test_what_cannot_be_iterated_is_refused_before_anything_runs(assignment: str, message: str) -> None:
     with pytest.raises(OverrideError, match=message):
         apply_overrides(PRESETS["rule110-iterated-mini"], [assignment])
+
+
+def test_a_search_whose_passes_have_no_room_for_the_traces_is_refused() -> None:
+    mini, search = PRESETS["rule110-iterated-mini"], Search(sleep_passes=(4, 5))
+    searched: dict[str, Any] = {"search": search, "variants": mini.variants[:1]}
+    train = replace(mini.train, curriculum=Curriculum())
+    assert replace(mini, train=replace(train, trace_weight=0.0), **searched).search == search
+    message = "search, whose winner's eta is trained at N = 1 too: traces of 1 pass in training rows of depth 1: must"
+    with pytest.raises(ValueError, match=message):
+        replace(mini, train=train, **searched)
+    one_pass = {"model": replace(mini.model, reads_first=False), "task": replace(mini.task, steps=1)}
+    assert replace(mini, train=train, **one_pass, **searched).search == search
+
+
+def test_traces_too_long_for_a_shard_are_refused_before_any_row_is_made() -> None:
+    mini, steps = PRESETS["rule110-iterated-mini"], 4096
+    deep = replace(mini.variants[0], sleep_passes=steps + 1, window=4097, task={"cells": 4096, "steps": steps})
+    with pytest.raises(ValueError, match=r"variant iterated: trace_labels = 33562624: must be at most 33554432"):
+        replace(mini, variants=(deep,))
 
 
 def test_traces_without_passes_for_them_are_refused() -> None:
@@ -328,8 +358,28 @@ def test_fig2_is_the_papers() -> None:
 def test_the_same_compute_is_the_same_flops() -> None:
     demo = PRESETS["demo"]
     more = Variant(name="more", compute_of=4)
-    spent = demo.variant_steps(more) * demo.step_flops(demo.variant_model(more))
-    assert spent == pytest.approx(demo.train.steps * demo.step_flops(replace(demo.model, sleep_passes=4)), rel=1e-3)
+    spent = demo.train.steps * step_flops(replace(demo.model, sleep_passes=4), demo.train, demo.task)
+    assert training_flops_of(demo, more) == pytest.approx(spent, rel=1e-3)
+
+
+def test_a_variant_costs_what_its_own_rows_and_batch_cost() -> None:
+    """Twice the states are twice the tokens; half the batch is half of them."""
+    demo = PRESETS["demo"]
+    task, states = demo.task, {"states": 2 * demo.task.states}
+    longer = Variant(name="longer", task=states, whole=True, train={"batch_size": demo.train.batch_size // 2})
+    long = demo.variant_task(longer).row_length
+    found = [training_cost(replace(demo, variants=(variant,), search=None)) for variant in (longer, Variant(name="n1"))]
+    seen = [(cost.rows, cost.tokens) for cost in found]
+    rows = len(demo.seeds) * demo.train.steps * demo.train.batch_size
+    assert seen == [(rows // 2, rows // 2 * long), (rows, rows * task.row_length)]
+    assert found[0].flops == pytest.approx(len(demo.seeds) * training_flops_of(demo, longer))
+
+    same = replace(longer, name="same", compute_of=4)
+    of_four = demo.train.steps * step_flops(replace(demo.variant_model(longer), sleep_passes=4), demo.train, task)
+    assert training_flops_of(demo, same) == pytest.approx(of_four, rel=1e-3)
+    drawn = replace(longer, name="drawn", whole=False, compute_of=2, drawn_passes=(1, 3))
+    plain = replace(drawn, name="plain", drawn_passes=(), sleep_passes=2)
+    assert demo.variant_steps(drawn) == pytest.approx(demo.variant_steps(plain), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +415,8 @@ def test_a_model_that_sleeps_on_all_windows_takes_any_window() -> None:
     tokens, mask = map(torch.from_numpy, sleeping.task.sample("train", 0, 0, 4).batch())
     assert mask[:, 17].any() and torch.isfinite(engine.backward(tokens, mask, 2).answers)
     gsm = PRESETS["gsm-fig4-mini"]
-    assert gsm.step_flops(replace(gsm.model, sleep_on="all")) > gsm.step_flops(gsm.model)
+    every = replace(gsm.model, sleep_on="all")
+    assert step_flops(every, gsm.train, gsm.task) > step_flops(gsm.model, gsm.train, gsm.task)
 
 
 def test_tuning_the_demo_changes_nothing_but_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:

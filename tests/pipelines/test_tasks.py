@@ -206,6 +206,7 @@ def told(labels: list[int], pad: int | None = None) -> Rows:
         (Rows(np.zeros((16, 3), np.uint16), ONE, ONE, ONE * 2), "max_depth must be at least 2"),
         (told([2, 0, 0]), "labels of traces must be -1..1, -1 for none, got 0..2"),
         (told([-2, 0, 0]), "labels of traces must be -1..1, -1 for none, got -2..0"),
+        (told([0] * 6), "trace_labels must be at least 6, a row's, got 3"),
         (told([-1, 0, 0], pad=0), "traces must have -1 at the pads of a row"),
         (Rows(np.zeros((15, 3), np.uint16), ONE[:15], ONE[:15], ONE[:15]), "the 16 rows that were asked for, got 15"),
         (None, "sample must return datagen.Rows, got NoneType"),
@@ -216,6 +217,7 @@ def test_a_broken_promise_is_named(rows: Rows, message: str) -> None:
     class Broken(Task):
         vocabulary = ("0", "1")  # type: ignore[assignment]
         row_length = 3  # type: ignore[assignment]
+        trace_labels = 3  # type: ignore[assignment]
 
         def sample(self, split: str, seed: int, shard: int, count: int) -> Rows:
             return rows
@@ -277,7 +279,7 @@ def test_workers_get_the_directory_only_where_they_need_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/given")
-    demo = PRESETS["demo"]
+    demo = replace(PRESETS["demo"], variants=())  # whose FLOPs nothing counts, as there is no my_rules
     assert runtime_env(demo) is None
     expected = {"env_vars": {"PYTHONPATH": f"{tmp_path}:/given:${{PYTHONPATH}}"}}
     assert runtime_env(apply_overrides(demo, [f"task={MODULE}:Last"])) == expected
