@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.results_file import write_result
 from datagen import Depo, Facts, Gsm, Recall, Rule110, generate, read_rows
-from datagen.schema import SHARD_ROWS, rows_per_shard
+from datagen.shard_size import SHARD_ROWS, rows_per_shard
 from datagen.task import Task
 from pipelines.arguments import positive
 

@@ -21,9 +21,9 @@ from datagen.schema import (
     Shard,
     Split,
     fingerprint,
-    rows_per_shard,
     shard_path,
 )
+from datagen.shard_size import rows_per_shard
 from datagen.shards import ensure_shard, finished_shard
 from datagen.storage import as_path
 from datagen.task import Task

@@ -29,9 +29,6 @@ from datagen.task import MAX_SEED, SPLITS, Task, check_split, task_identity
 
 FORMAT_VERSION = 1  # increment it when the same config gives different rows or columns
 DATASET_FILE = "dataset.json"
-SHARD_ROWS = 16_384
-SHARD_TOKENS = 2**24  # limit for shards of long rows, so that they fit in memory: 32 MiB of uint16
-SHARD_LABELS = 2**25  # of traces: 128 MiB of int32
 MAX_SHARDS = 100_000
 
 
@@ -139,15 +136,6 @@ def columns(vocabulary_size: int, row_length: int | None, optional: Collection[s
         + [field(name, whole) for name in (TRACES,) if name in optional]
         + [field(name, pa.string()) for name in TEXT_COLUMNS if name in optional]
     )
-
-
-def rows_per_shard(task: Task) -> int:
-    """Rows in a full shard: SHARD_ROWS, or fewer if the longest row of the task has more than 1,024 tokens, or its
-    traces more than 2,048 labels. Raises ValueError if the traces of one row are too long for a shard."""
-    labels = task.trace_labels
-    allowed = f"at most {SHARD_LABELS}, the labels that a shard has room for: take rows with fewer tokens or traces"
-    require(labels <= SHARD_LABELS, "trace_labels", labels, allowed)
-    return min(SHARD_ROWS, max(1, SHARD_TOKENS // task.row_length), SHARD_LABELS // max(1, labels))
 
 
 def shard_path(dataset: Path, split: str, shard: int) -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datagen.canonical import fingerprint_of
 from datagen.checks import require
 from datagen.rows import Rows
+from datagen.shard_size import rows_per_shard
 from datagen.storage import as_path, in_store
 from datagen.task import Task, check_split
 from datagen.tokenizer import Tokenizer, stored_tokenizer
@@ -88,7 +89,6 @@ class Text(Task):
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """Rows of the imported split, of which each shard has its range. Raises ValueError where there are too few."""
         from datagen.reader import read_range
-        from datagen.schema import rows_per_shard
 
         check_split(split)
         start = shard * rows_per_shard(self)

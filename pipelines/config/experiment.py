@@ -11,7 +11,7 @@ import torch
 from datagen import Task, check_task
 from datagen.canonical import added_later
 from datagen.checks import require, require_whole
-from datagen.schema import rows_per_shard
+from datagen.shard_size import rows_per_shard
 from pipelines.config.pretrained import Pretrained
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops

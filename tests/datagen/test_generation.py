@@ -15,7 +15,8 @@ import pytest
 from datagen import Depo, Rule110, generate, load, read_rows
 from datagen.errors import ForeignDatasetError
 from datagen.reader import read_dataset
-from datagen.schema import FORMAT_VERSION, SHARD_LABELS, SHARD_ROWS, fingerprint, rows_per_shard, shard_path
+from datagen.schema import FORMAT_VERSION, fingerprint, shard_path
+from datagen.shard_size import SHARD_LABELS, SHARD_ROWS, rows_per_shard
 from datagen.shards import ensure_shard
 from tests.waiting import Background, run
 
@@ -248,7 +249,7 @@ def test_traces_fill_shards_or_are_refused_before_any_work(
     assert not (tmp_path / "none").exists()
 
     task = Rule110(cells=6, states=1, steps=8, traced=True)
-    monkeypatch.setattr("datagen.schema.SHARD_LABELS", 10 * task.trace_labels + 1)
+    monkeypatch.setattr("datagen.shard_size.SHARD_LABELS", 10 * task.trace_labels + 1)
     path = generate(task, "train", 23, 0, tmp_path)
     made = [task.sample("train", 0, number, rows).traces for number, rows in enumerate((10, 10, 3))]
     assert [shard.rows for shard in read_dataset(path).splits["train"].shards] == [10, 10, 3]

@@ -25,7 +25,8 @@ from datagen.errors import (
 )
 from datagen.files import sha256
 from datagen.reader import read_dataset, read_range
-from datagen.schema import SHARD_ROWS, shard_path
+from datagen.schema import shard_path
+from datagen.shard_size import SHARD_ROWS
 from datagen.shards import read_table, to_table
 
 TASK = Rule110(cells=12, states=3, steps=5)

@@ -19,7 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from datagen import Rule110, generate
-from datagen.schema import SHARD_ROWS
+from datagen.shard_size import SHARD_ROWS
 from pipelines.runtime.services import check_shared_root
 from sleepmodel import SleepModel
 from sleepmodel.config.training import Search

@@ -75,7 +75,7 @@ def test_prompts_are_refused_just_where_the_model_cannot_answer(
 
 
 @settings(max_examples=20)
-@given(length=st.integers(1, 36), n=st.integers(1, 9))
+@given(length=st.integers(1, 60), n=st.integers(1, 9))
 def test_a_model_that_sleeps_on_all_windows_answers_over_their_borders(length: int, n: int) -> None:
     model = build_small(dtype=torch.float32, sleep_on="all")
     pyfunc, context = Answers(), PythonModelContext({}, None)  # type: ignore[no-untyped-call]
@@ -85,11 +85,12 @@ def test_a_model_that_sleeps_on_all_windows_answers_over_their_borders(length: i
         answer: list[list[int]] = pyfunc.predict(context, {"tokens": tokens}, {"n": n})["answer"].tolist()  # type: ignore[arg-type]
         return answer
 
-    tokens = np.random.default_rng().integers(0, 3, (2, length))
-    if length + n <= 40:
+    tokens, most = np.random.default_rng().integers(0, 3, (2, length)), model.config.max_positions
+    assert most is not None
+    if length + n <= most:
         assert predict(tokens, n) == greedy(model, torch.from_numpy(tokens), n).tolist()
     else:
-        with pytest.raises(ValueError, match="must have at most max_positions = 40"):
+        with pytest.raises(ValueError, match=f"must have at most max_positions = {most}"):
             predict(tokens, n)
     with pytest.raises(ValueError, match="n = 5000: must be 1 to 4096; ask for fewer tokens"):
         predict(tokens, 5000)
