@@ -141,7 +141,7 @@ class Experiment:
             )
             try:
                 _check_fits(self.variant_task(variant), self.variant_model(variant), variant.whole)
-                check_compatible(self.variant_train(variant), self.scale)
+                check_compatible(self._step_config(variant), self.scale)
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
@@ -153,7 +153,7 @@ class Experiment:
             require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
             self._check_curriculum(variant)
             try:
-                self._check_traces(self.variant_task(variant), self.variant_model(variant), self.variant_train(variant))
+                self._check_traces(self.variant_task(variant), self.variant_model(variant), self._step_config(variant))
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
         if self.search:

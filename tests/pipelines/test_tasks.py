@@ -279,7 +279,7 @@ def test_workers_get_the_directory_only_where_they_need_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/given")
-    demo = replace(PRESETS["demo"], variants=())  # whose FLOPs nothing counts, as there is no my_rules
+    demo = PRESETS["demo"]
     assert runtime_env(demo) is None
     expected = {"env_vars": {"PYTHONPATH": f"{tmp_path}:/given:${{PYTHONPATH}}"}}
     assert runtime_env(apply_overrides(demo, [f"task={MODULE}:Last"])) == expected
