@@ -98,10 +98,7 @@ def evaluate_stage(
         }
         results |= compared_by_position(results, predicted, test, windows)
         for variant, train, _ in pairs:
-            for trained in found[train]:
-                result = results[trained]
-                at = "" if trained.variant == variant else f"-n{trained.sleep_passes}"  # MLflow refuses an @ in a name
-                services.log(train, metrics_of(result, at), result.tokens)
+            _log(services, variant, train, {trained: results[trained] for trained in found[train]})
         # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
         first = {trained.variant: trained for trained in reversed(everything)}
         shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
@@ -114,6 +111,12 @@ def evaluate_stage(
         _save(context.output, list(results.values()), costs, wrong)
 
     return Stage("evaluate", config, run, inputs, slots=None, version=6)
+
+
+def _log(services: Services, variant: str, train: Stage, results: dict[TrainedVariant, EvaluationResult]) -> None:
+    for trained, result in results.items():
+        at = "" if trained.variant == variant else f"-n{trained.sleep_passes}"  # MLflow refuses an @ in a name
+        services.log(train, metrics_of(result, at), result.tokens)
 
 
 def _save(output: Path, results: list[EvaluationResult], costs: list[InferenceCost], mistakes: list[Mistakes]) -> None:

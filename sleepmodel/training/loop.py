@@ -66,8 +66,6 @@ def train(
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
     sampler = _sampler(rows, config, engine.model.config, history)
-    if config.trace_weight:
-        check_trainable(sampler.reader.read(0), engine.model.config, config)
     cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
@@ -94,9 +92,7 @@ def train(
         elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
             raise _not_finite(state, loss + config.trace_weight * (trace_loss or 0.0), norm, rate, config)
         else:
-            state.losses.append(loss)
-            state.trace_losses += [] if trace_loss is None else [trace_loss]
-            state.norm = norm
+            state.learned(loss, trace_loss, norm)
         state.step += 1
         state.tokens += int((batch.lengths - batch.pads).sum())
         state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
@@ -165,6 +161,12 @@ class _TrainState:
     norm: float = math.nan
     trace_losses: list[float] = field(default_factory=list)
 
+    def learned(self, loss: float, trace_loss: float | None, norm: float) -> None:
+        """Note a step that was not skipped."""
+        self.losses.append(loss)
+        self.trace_losses += [] if trace_loss is None else [trace_loss]
+        self.norm = norm
+
     def forget(self) -> None:
         """Drop what has been reported."""
         self.losses, self.trace_losses, self.norm = [], [], math.nan
@@ -221,11 +223,15 @@ def _mean(losses: list[float]) -> float:
 def _sampler(rows: Rows | Blocks, config: TrainConfig, model: ModelConfig, history: list[Progress]) -> BatchSampler:
     blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
     blocks = blocks.first(config.rows) if config.rows else blocks
-    if not config.curriculum.by_level:
-        return BatchSampler(blocks, config)
-    last = history[-1] if history else None
-    opened = (last.level, last.accuracy) if last and last.level is not None else None
-    return CurriculumSampler(blocks, config, opened, model.reads_first)
+    if config.curriculum.by_level:
+        last = history[-1] if history else None
+        opened = (last.level, last.accuracy) if last and last.level is not None else None
+        sampler: BatchSampler = CurriculumSampler(blocks, config, opened, model.reads_first)
+    else:
+        sampler = BatchSampler(blocks, config)
+    if config.trace_weight:
+        check_trainable(sampler.reader.read(0), model, config)
+    return sampler
 
 
 def _save(engine: Engine, history: list[Progress], state: _TrainState, directory: Path) -> None:

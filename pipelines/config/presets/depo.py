@@ -7,11 +7,19 @@ from typing import Any
 
 from datagen import Depo
 from pipelines.config.experiment import Data, Experiment, Variant
-from pipelines.config.presets.variants import HYBRID, at_passes, controls, paper_train, transformers
+from pipelines.config.presets.variants import (
+    ETA,
+    HYBRID,
+    at_passes,
+    controls,
+    iterated_train,
+    one_pass,
+    paper_train,
+    transformers,
+)
 from sleepmodel import ModelConfig, Scale, TrainConfig
-from sleepmodel.config.training import Curriculum, Truncation
+from sleepmodel.config.training import Curriculum
 
-ETA = 2.0
 OPENS = 0.96  # rows right; 99 % of their four answers
 MEAN_PASSES = 4  # about that of the training of `iterated`: 4.25 when all levels are open, 2 to 3.5 before
 
@@ -131,14 +139,9 @@ def _passes_as_hops(task: Depo) -> tuple[Variant, ...]:
 
 def _one_pass(task: Depo, named: Mapping[str, Mapping[str, Any]]) -> tuple[Variant, ...]:
     """Controls with N = 1, whose rows state their hops. named: name -> fields of the variant."""
-    fields: dict[str, Any] = {
-        "fast_weight_lr": ETA,
-        "model": {"reads_first": False, "carry": "hidden"},
-        "train": {"trace_weight": 0.0},
-        "curriculum": Curriculum(threshold=OPENS, review=True, front=0.5),
-        "task": {"stated": True, "traced": False, "test_hops": tuple(range(1, task.hops + 1))},
-    }
-    return tuple(Variant(name=name, **fields, **own) for name, own in named.items())
+    curriculum = Curriculum(threshold=OPENS, review=True, front=0.5)
+    told = {"stated": True, "traced": False, "test_hops": tuple(range(1, task.hops + 1))}
+    return tuple(one_pass(name, curriculum, task=told, **own) for name, own in named.items())
 
 
 def _iterated(
@@ -149,16 +152,8 @@ def _iterated(
         task=task,
         # keys of 32 numbers interfere: a second pass then stays at .98 (docs/diary.md)
         model=_model(task, key_dim=64, value_dim=64, carry="token", reads_first=True),
-        train=TrainConfig(
-            steps=steps,
-            batch_size=64,
-            # a pass that is repeated has to be exact: the rate falls to 0 over the whole run
-            decay_fraction=1.0,
-            # the pointer, which alone moves, is one of an edge's four labels
-            trace_weight=4.0,
-            curriculum=Curriculum(threshold=OPENS, review=True, front=0.5, steps_per_pass=1),
-            truncation=Truncation(every=2),
-        ),
+        # the pointer, which alone moves, is one of an edge's four labels
+        train=iterated_train(steps, opens=OPENS, trace_weight=4.0),
         variants=variants,
         seeds=seeds,
         data=Data(seed=11, test_rows=test_rows),

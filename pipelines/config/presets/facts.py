@@ -6,7 +6,7 @@ from typing import Any
 
 from datagen import Facts
 from pipelines.config.experiment import Data, Experiment, Variant
-from pipelines.config.presets.variants import HYBRID
+from pipelines.config.presets.variants import ETA, HYBRID
 from sleepmodel import ModelConfig, TrainConfig
 
 
@@ -30,7 +30,7 @@ def capacity_mini() -> Experiment:
     }
 
     def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, **{"fast_weight_lr": 2.0, **fields})
+        return Variant(name=name, sleep_passes=passes, **{"fast_weight_lr": ETA, **fields})
 
     return Experiment(
         name="facts-capacity-mini",

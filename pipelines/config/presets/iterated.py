@@ -8,11 +8,10 @@ from typing import Any
 
 from datagen import Rule110
 from pipelines.config.experiment import Data, Experiment, Variant
-from pipelines.config.presets.variants import HYBRID
-from sleepmodel import ModelConfig, TrainConfig
-from sleepmodel.config.training import Curriculum, Truncation
+from pipelines.config.presets.variants import ETA, HYBRID, iterated_train, one_pass
+from sleepmodel import ModelConfig
+from sleepmodel.config.training import Curriculum
 
-ETA = 2.0
 # about the mean N of the training of `iterated`, which is 4.25 when all levels are open, and 2 to 3.5 before; and an N
 # with four times as many FLOPs
 MEAN_PASSES, FAR = 4, 18
@@ -41,8 +40,8 @@ def iterated() -> Experiment:
             task={"states": 4, "labels": "each"},
             train={"batch_size": 16},
         ),
-        *one_pass(12, ONE_PASS_OPENS, {"one-pass-compute": MEAN_PASSES, "one-pass-far": FAR}),
-        replace(one_pass(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
+        *one_pass_at_each(12, ONE_PASS_OPENS, {"one-pass-compute": MEAN_PASSES, "one-pass-far": FAR}),
+        replace(one_pass_at_each(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
         one_pass_at(32),
     )
     return experiment("rule110-iterated", task, variants, seeds=(60, 61, 62, 63, 64), steps=2400, test_rows=4608)
@@ -62,7 +61,11 @@ def iterated_mini() -> Experiment:
         test_steps=(1, 2, 3, 4, 8, 16, 32),
     )
     first, *rest = passes_as_steps(task.steps)
-    variants = (first, *(variant for variant in rest if variant.name in ("hidden", "untraced")), *one_pass(6, 0.5))
+    variants = (
+        first,
+        *(variant for variant in rest if variant.name in ("hidden", "untraced")),
+        *one_pass_at_each(6, 0.5),
+    )
     return experiment("rule110-iterated-mini", task, variants, seeds=(60,), steps=900, test_rows=1400)
 
 
@@ -83,16 +86,7 @@ def experiment(
             carry="token",
             reads_first=True,
         ),
-        train=TrainConfig(
-            steps=steps,
-            batch_size=64,
-            validate_every=50,
-            # a pass that is repeated hundreds of times has to be exact: the rate falls to 0 over the whole run
-            decay_fraction=1.0,
-            trace_weight=1.0,
-            curriculum=Curriculum(threshold=0.9, review=True, front=0.5, steps_per_pass=1),
-            truncation=Truncation(every=2),
-        ),
+        train=iterated_train(steps, opens=0.9, validate_every=50, trace_weight=1.0),
         variants=variants,
         seeds=seeds,
         data=Data(seed=11, test_rows=test_rows),
@@ -120,33 +114,19 @@ def passes_as_steps(steps: int) -> tuple[Variant, ...]:
     )
 
 
-def one_pass(deepest: int, opens: float, by_compute: Mapping[str, int] | None = None) -> tuple[Variant, ...]:
+def one_pass_at_each(deepest: int, opens: float, by_compute: Mapping[str, int] | None = None) -> tuple[Variant, ...]:
     """Controls with N = 1, whose rows state their steps: on as many tokens, and at the FLOPs of more passes.
 
     deepest: steps of the deepest training rows; opens: the share of rows right at which the next number of steps
     opens; by_compute: name -> N.
     """
-    fields: dict[str, Any] = {
-        "fast_weight_lr": ETA,
-        "model": {"reads_first": False, "carry": "hidden"},
-        "train": {"trace_weight": 0.0},
-        "curriculum": Curriculum(threshold=opens, review=True, front=0.5),
-        "task": {"steps": deepest, "stated": True, "traced": False, "test_steps": ()},
-    }
-    return (
-        Variant(name="one-pass", **fields),
-        *(Variant(name=name, compute_of=passes, **fields) for name, passes in (by_compute or {}).items()),
-    )
+    curriculum = Curriculum(threshold=opens, review=True, front=0.5)
+    task = {"steps": deepest, "stated": True, "traced": False, "test_steps": ()}
+    computes = {"one-pass": None, **(by_compute or {})}
+    return tuple(one_pass(name, curriculum, task=task, compute_of=passes) for name, passes in computes.items())
 
 
 def one_pass_at(steps: int) -> Variant:
     """N = 1, trained for that many steps of the automaton from the first optimiser step on."""
-    return Variant(
-        name=f"one-pass-at-{steps}",
-        fast_weight_lr=ETA,
-        model={"reads_first": False, "carry": "hidden"},
-        train={"trace_weight": 0.0},
-        curriculum=Curriculum(),
-        compute_of=MEAN_PASSES,
-        task={"steps": steps, "shallowest": None, "traced": False, "test_steps": ()},
-    )
+    task = {"steps": steps, "shallowest": None, "traced": False, "test_steps": ()}
+    return one_pass(f"one-pass-at-{steps}", Curriculum(), task=task, compute_of=MEAN_PASSES)

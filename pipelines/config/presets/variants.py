@@ -7,9 +7,11 @@ from typing import Any
 
 from pipelines.config.experiment import Variant
 from sleepmodel import TrainConfig
+from sleepmodel.config.training import Curriculum, Truncation
 
 HYBRID, RULES = ("attention", "gated_delta"), ("linear", "delta", "gated_delta", "jet")
 ETAS = (0.25, 0.5, 1.0, 1.5, 2.0)
+ETA = ETAS[-1]  # of iterated sleep and of hops: a write can replace a value whole
 
 
 def paper_train(steps: int, batch_size: int, muon_lr: float = 2e-3, validate_every: int = 500) -> TrainConfig:
@@ -22,6 +24,32 @@ def paper_train(steps: int, batch_size: int, muon_lr: float = 2e-3, validate_eve
         warmup_steps=min(500, validate_every),
         precision="bfloat16",
         validate_every=validate_every,
+    )
+
+
+def iterated_train(steps: int, opens: float, **fields: Any) -> TrainConfig:
+    """The training of a sleep whose passes are steps of the task. opens: the share of rows right at which the next
+    level opens."""
+    return TrainConfig(
+        steps=steps,
+        batch_size=64,
+        # a pass that is repeated hundreds of times has to be exact: the rate falls to 0 over the whole run
+        decay_fraction=1.0,
+        curriculum=Curriculum(threshold=opens, review=True, front=0.5, steps_per_pass=1),
+        truncation=Truncation(every=2),
+        **fields,
+    )
+
+
+def one_pass(name: str, curriculum: Curriculum, **fields: Any) -> Variant:
+    """A control with N = 1 for such a sleep, with a loss on the answers alone."""
+    return Variant(
+        name=name,
+        fast_weight_lr=ETA,
+        model={"reads_first": False, "carry": "hidden"},
+        train={"trace_weight": 0.0},
+        curriculum=curriculum,
+        **fields,
     )
 
 
