@@ -41,7 +41,7 @@ retrofit: $(READY) runs/smollm2/model.safetensors ## give SmolLM2-135M a sleep: 
 	$(BIN)/python pipelines/full.py retrofit-recall-mini --set pretrained.model=runs/smollm2
 
 # the import prints the dataset's path, which is a hash
-text: $(READY) runs/smollm2/model.safetensors runs/fastmcp/pages.jsonl ## train SmolLM2-135M on a manual, and ask it about a page that it reads; about a quarter of an hour
+text: $(READY) runs/smollm2/model.safetensors runs/fastmcp/pages.jsonl ## train SmolLM2-135M on a manual, and ask it about a page that it reads
 	$(BIN)/python pipelines/generate.py --task text --import runs/fastmcp/pages.jsonl --tokenizer runs/smollm2 --max-tokens 512 --root runs > runs/fastmcp/import.log
 	cat runs/fastmcp/import.log
 	$(BIN)/python pipelines/full.py text-mini --root runs --set pretrained.model=runs/smollm2 task=text $$(grep -o 'task.path=[^ ]*' runs/fastmcp/import.log)
