@@ -117,12 +117,13 @@ def _training(rate: float) -> str:
     rows = []
     for experiment in PAPER:
         hours = {load.name: load.seconds(1, rate) / 3600 for load in training_loads(experiment)}
-        total = sum(hours.values()) * len(experiment.seeds)
+        runs = {variant.name: len(experiment.variant_seeds(variant)) for variant in experiment.variants}
+        total = sum(hours[name] * count for name, count in runs.items())
         longest = max(
             hours[variant.name] + (hours[variant.start] if variant.start else 0) for variant in experiment.variants
         )
         spread = [max(longest, total / gpus) for gpus in GPUS]
-        count = len(hours) * len(experiment.seeds)
+        count = sum(runs.values())
         rows.append((experiment.name, str(count), _short(total), _short(longest), *map(_short, spread)))
     head = (
         "preset",

@@ -84,6 +84,8 @@ class SleepModel(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         if config.max_positions is not None:
             self.position_embed = nn.Embedding(config.max_positions, config.d_model)
+        if config.pass_embed:
+            self.pass_embed = nn.Parameter(torch.zeros(config.d_model))
         self.blocks = nn.ModuleList(Block(config, number) for number in range(len(config.mixers)))
         self.norm = residual_norm(config)
         # a tied readout has no parameter of its own, which would be counted, saved and hashed beside the embedding
@@ -206,7 +208,8 @@ class SleepModel(nn.Module):
         return self._placed(self.embed(tokens.clamp(min=0)), span)
 
     def handed_on(self, h: Tensor, span: Span) -> Tensor:
-        """What a pass hands to the next, from h [B, T, d] after the loop: [B, T, d], as `config.carry` says."""
+        """What a later pass begins with, from h [B, T, d] after the loop of the one before: [B, T, d], as `config.carry`
+        says."""
         if self.config.carry == "hidden":
             return self.norm(h) if self.config.loop_norm else h
         if self.config.carry == "normalized":
@@ -214,17 +217,21 @@ class SleepModel(nn.Module):
         logits = self.readout(h)
         likely, embeddings = torch.softmax(_wide(logits), -1).to(h.dtype), self.embed.weight
         if self.config.carry == "mixture":
-            return self._placed((likely @ embeddings).to(h.dtype), span)
+            return self._again(self._placed((likely @ embeddings).to(h.dtype), span))
         vectors = self.embed(logits.argmax(-1))
         if torch.is_grad_enabled():
             soft = likely @ embeddings.detach()
             vectors = vectors + (soft - soft.detach())  # exactly 0, with the gradient of the mixture
-        return self._placed(vectors, span)
+        return self._again(self._placed(vectors, span))
 
     def _placed(self, vectors: Tensor, span: Span) -> Tensor:
         if self.config.max_positions is None:
             return vectors
         return vectors + self.position_embed((span.start + span.place).clamp(min=0))
+
+    def _again(self, embedded: Tensor) -> Tensor:
+        """Embedded tokens [B, T, d] as they enter a later pass."""
+        return embedded + self.pass_embed if self.config.pass_embed else embedded
 
     def initial_states(self, batch: int) -> States:
         """The states of `batch` rows that have read nothing."""
@@ -316,8 +323,8 @@ class SleepModel(nn.Module):
                 if i == 0 and woken is not None:
                     states = woken
                 else:
-                    entering, handed = (h, True) if i > first else (begin, False)
-                    h, states = self._recomputed(recomputed, self._run_pass, part, entering, states, span, handed)
+                    entering = h if i > first else self._again(begin) if i else begin
+                    h, states = self._recomputed(recomputed, self._run_pass, part, entering, states, span, i > first)
                 if labels is not None and first <= i < first + labels.shape[1]:
                     loss = loss + self._recomputed(recomputed, self._trace_loss, h, labels[:, i - first])
         return states, loss

@@ -92,7 +92,7 @@ def run_window(
         if number > 0:  # a further pass sees only the window
             states[i].cache, states[i].inputs = [], []
         if number > 0 and i == start:  # between two passes
-            h = first if number == 1 and model.config.reads_first else handed_on(model, h, begin)
+            h = again(model, first) if number == 1 and model.config.reads_first else handed_on(model, h, begin)
         h = run_block(model, i, h, states[i], begin)
         if i == end - 1:
             looped.append(h)
@@ -109,7 +109,12 @@ def handed_on(model: SleepModel, h: Tensor, begin: int) -> Tensor:
     share = readout(model, h).softmax(-1)
     if config.carry == "token":  # straight-through: the likeliest token, with the gradient of the mixture
         share = F.one_hot(share.argmax(-1), len(weight)) + share - share.detach()
-    return placed(model, share @ weight, begin)
+    return again(model, placed(model, share @ weight, begin))
+
+
+def again(model: SleepModel, vectors: Tensor) -> Tensor:
+    """Embedded tokens [T, d] as they enter a later pass."""
+    return vectors + model.pass_embed if model.config.pass_embed else vectors
 
 
 def evict(model: SleepModel, states: list[BlockState]) -> None:

@@ -12,8 +12,8 @@ def warm_start(model: SleepModel, source: SleepModel) -> list[int]:
     """Copy all weights of `source` to `model`, which may have more blocks: those in its config.inserted. Returns the
     blocks that have weights of the source.
 
-    Inserted blocks that `source` lacks keep their initial weights, with which they are the identity. Raises ValueError
-    if the other blocks differ in their mixers, or any weight in its size.
+    Inserted blocks and the `pass_embed` that `source` lacks keep their initial weights, with which they change nothing.
+    Raises ValueError if the other blocks differ in their mixers, or any weight in its size.
     """
     kept = kept_blocks(model.config, source.config)
     if model.config.tied != source.config.tied:
@@ -29,6 +29,8 @@ def warm_start(model: SleepModel, source: SleepModel) -> list[int]:
             new.load_state_dict(old.state_dict())
         except RuntimeError as error:
             raise ValueError(f"the model to start from has other sizes than this model: {error}") from error
+    if model.config.pass_embed and source.config.pass_embed:
+        model.pass_embed.data.copy_(source.pass_embed.data)
     return kept
 
 

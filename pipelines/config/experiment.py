@@ -63,6 +63,7 @@ class Variant:
     share_of_steps: the share of the experiment's steps that it is trained for; 0: what it begins with, untrained.
     trained, curriculum, drawn_passes: TrainConfig's trained, curriculum and sleep_passes.
     evaluated_at: more N to evaluate the model at, beside those that it was trained for.
+    most_seeds: it is trained with at most so many of the experiment's seeds, the first ones; None: with all.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Variant:
     task: Mapping[str, Any] | None = added_later(None)
     model: Mapping[str, Any] | None = added_later(None)
     train: Mapping[str, Any] | None = added_later(None)
+    most_seeds: int | None = added_later(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ class Experiment:
     """Everything that shapes a pipeline's results, and `scale`, which does not.
 
     pretrained: the model that trainings begin with, if there is one.
-    variants: the baselines; seeds: of every variant.
+    variants: the baselines; seeds: of every variant, but for those with `most_seeds`.
     search: over N and eta; its winner becomes a variant. search_seed: not one of `seeds`, so that the winner is not
         chosen by the trainings that it is compared with.
     paper_scale: too large for CPUs; only `--force` runs it there. registers: whether to register the best model.
@@ -145,6 +147,8 @@ class Experiment:
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
             self._check_start(variant)
+            if variant.most_seeds is not None:
+                require_whole(f"most_seeds of {variant.name}", variant.most_seeds, 1)
             share, whole = variant.share_of_steps, variant.compute_of is None
             allowed = "a number in [0, 1], and 1 with compute_of"
             require(0 <= share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
@@ -186,6 +190,9 @@ class Experiment:
             require(model.conv == self.model.conv or not weights, f"conv of {variant.name}", model.conv, allowed)
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
+        seeds, theirs = self.variant_seeds(variant), self.variant_seeds(earlier)
+        allowed = f"{len(theirs)} at most, as {variant.name} starts from {earlier.name}"
+        require(seeds == theirs[: len(seeds)], f"most_seeds of {variant.name}", variant.most_seeds, allowed)
         try:
             kept_blocks(model, self.variant_model(earlier))
         except ValueError as error:
@@ -298,6 +305,10 @@ class Experiment:
     def variant_curriculum(self, variant: Variant) -> Curriculum:
         """The curriculum of the variant's training."""
         return variant.curriculum or self.train.curriculum
+
+    def variant_seeds(self, variant: Variant) -> tuple[int, ...]:
+        """The seeds of the variant's trainings."""
+        return self.seeds[: variant.most_seeds]
 
     def candidates(self) -> list[str]:
         """The variants whose models may be registered if there is no search: `champions`, or else those that evict,

@@ -43,7 +43,12 @@ def training_cost(experiment: Experiment) -> TrainingCost:
     largest N, and of its winner too."""
     seeds = len(experiment.seeds)
     trainings = [
-        (experiment.variant_model(variant), experiment.variant_train(variant), experiment.variant_task(variant), seeds)
+        (
+            experiment.variant_model(variant),
+            experiment.variant_train(variant),
+            experiment.variant_task(variant),
+            len(experiment.variant_seeds(variant)),
+        )
         for variant in experiment.variants
     ]
     if experiment.search:

@@ -26,9 +26,9 @@ def baseline_stages(
     """A variant's trainings, one for each seed. done: the trainings of the variants before it."""
     model = experiment.variant_model(variant)
     train = experiment.variant_train(variant)
-    starts = done[variant.start] if variant.start else None
+    seeds, starts = experiment.variant_seeds(variant), done[variant.start] if variant.start else None
     return _train_stages(
-        variant.name, experiment, {"model": model}, train, (data,), lambda context: model, services, starts
+        variant.name, experiment, seeds, {"model": model}, train, (data,), lambda context: model, services, starts
     )
 
 
@@ -44,7 +44,9 @@ def winner_stages(experiment: Experiment, data: Stage, search: Stage, services: 
         return replace(winner(context), sleep_passes=1)
 
     return {
-        variant: _train_stages(variant, experiment, {}, experiment.train, (data, search), choose, services)
+        variant: _train_stages(
+            variant, experiment, experiment.seeds, {}, experiment.train, (data, search), choose, services
+        )
         for variant, choose in ((WINNER, winner), (WINNER_AT_N1, winner_at_n1))
     }
 
@@ -52,6 +54,7 @@ def winner_stages(experiment: Experiment, data: Stage, search: Stage, services: 
 def _train_stages(
     variant: str,
     experiment: Experiment,
+    seeds: tuple[int, ...],
     config: dict[str, object],
     training: TrainConfig,
     inputs: tuple[Stage, ...],
@@ -102,4 +105,4 @@ def _train_stages(
             f"train-{variant}-seed{seed}", {**config, "variant": variant, "train": train}, run, needed, version=2
         )
 
-    return [stage(seed, starts[i] if starts else None) for i, seed in enumerate(experiment.seeds)]
+    return [stage(seed, starts[i] if starts else None) for i, seed in enumerate(seeds)]

@@ -91,6 +91,8 @@ class ModelConfig:
         and enter where tokens do: the loop must begin at block 0.
     reads_first: the second pass begins with the window's tokens again, so that the first only writes fast weights. N
         passes then make N - 1 steps, and N = 1 none.
+    pass_embed: tokens that enter a later pass, handed on or read again, get a learned vector. It tells them from tokens
+        that are read for the first time, of which the fast weights may need something else.
     fast_weight_lr: eta in (0, 2]; the write strength is beta = eta * sigmoid(...).
     fast_heads, key_dim, value_dim: fast-weight heads H and the size K x V of each one's matrix.
     conv: width of the short convolutions on q, k and v of every mixer with fast weights, 2 to 16; Gated DeltaNet's own
@@ -150,6 +152,7 @@ class ModelConfig:
     inserted: tuple[int, ...] = added_later(())
     carry: Literal["hidden", "normalized", "token", "mixture"] = added_later("hidden")
     reads_first: bool = added_later(False)
+    pass_embed: bool = added_later(False)
 
     def __post_init__(self) -> None:
         for field in ("d_model", "n_heads", "fast_heads", "key_dim", "value_dim", "mlp_ratio", "sleep_passes"):
@@ -179,11 +182,15 @@ class ModelConfig:
     def _check_carry(self) -> None:
         """Raise ValueError if a pass cannot begin with what `carry` and `reads_first` hand to it."""
         require_one_of("carry", self.carry, CARRIES)
-        require(type(self.reads_first) is bool, "reads_first", self.reads_first, "true or false")
+        for field in ("reads_first", "pass_embed"):
+            require(type(getattr(self, field)) is bool, field, getattr(self, field), "true or false")
         if self.loop is not None and self.loop[0] > 0:
             why = f"where the loop begins at block {self.loop[0]}: tokens enter at block 0"
             require(self.carry not in ("token", "mixture"), "carry", self.carry, f"hidden or normalized {why}")
             require(not self.reads_first, "reads_first", self.reads_first, f"false {why}")
+        again = self.reads_first or self.carry in ("token", "mixture")
+        allowed = f"false with carry = {self.carry} and without reads_first: no tokens enter a later pass"
+        require(again or not self.pass_embed, "pass_embed", self.pass_embed, allowed)
         normed = self.loop_norm and self.carry != "hidden"
         require(not normed, "loop_norm", self.loop_norm, f"false with carry = {self.carry}: the norm is of h")
 

@@ -110,8 +110,8 @@ class TrainConfig:
 
     steps: optimiser steps; 0: the model stays what it begins as. batch_size: rows in a step, over all workers.
     rows: train only on the first `rows` training rows, in epochs; None: on all rows.
-    trained: "all" weights, or only those of the "inserted" blocks of a pretrained model. The others rest: they have no
-        gradient and no optimiser state.
+    trained: "all" weights, or only those of the "inserted" blocks of a pretrained model, and `pass_embed`. The others
+        rest: they have no gradient and no optimiser state.
     optimizer: "muon" for the blocks' matrices and AdamW for everything else, or "adamw" for all. Muon's step costs
         matrix products of every matrix, which is much where few rows are read (docs/pretrained.md).
     muon_lr: learning rate of Muon; adam_lr: of AdamW.

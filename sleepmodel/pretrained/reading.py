@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datagen.checks import require
 from datagen.storage import as_path, local_copy
@@ -30,7 +30,17 @@ from sleepmodel.serialization.tensors import read_tensors, require_memory
 INDEX = "model.safetensors.index.json"
 MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 # of ModelConfig, which every use of a pretrained model chooses anew
-SLEEP_FIELDS = ("window", "eviction", "sleep_passes", "sleep_on", "loop", "carry", "reads_first", "fast_weight_lr")
+SLEEP_FIELDS = (
+    "window",
+    "eviction",
+    "sleep_passes",
+    "sleep_on",
+    "loop",
+    "carry",
+    "reads_first",
+    "pass_embed",
+    "fast_weight_lr",
+)
 FAST_SIZES = ("fast_heads", "key_dim", "value_dim", "conv")
 EMBEDDING, READOUT = "model.embed_tokens.weight", "lm_head.weight"
 # of Ouro's early exit, which is not used here, and of old files of Llama, which hold RoPE's frequencies
@@ -73,6 +83,8 @@ def from_pretrained(
         model.tokenizer, model.license = stored_tokenizer(copy), stated_license(copy)
     for number in config.inserted:
         model.blocks[number] = Block(config, number)
+    if config.pass_embed:
+        model.pass_embed = nn.Parameter(torch.zeros(config.d_model))
     copy_attention(model, sources)
     return model.eval()
 
@@ -154,7 +166,7 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
         readout, embedding = found.pop(READOUT), found[EMBEDDING]
         if not torch.equal(readout, embedding):
             raise ValueError(f"{directory}: {READOUT} is not {EMBEDDING}, but {CONFIG} has tie_word_embeddings = true")
-    sizes = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    sizes = {name: parameter.shape for name, parameter in model.state_dict().items() if name != "pass_embed"}
     names = tensor_names(list(sizes), blocks)
     weights = checked_weights(found, {theirs: sizes[ours] for ours, theirs in names.items()}, directory)
     return {ours: weights[theirs] for ours, theirs in names.items()}

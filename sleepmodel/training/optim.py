@@ -24,6 +24,8 @@ def freeze(model: SleepModel, trained: str) -> None:
         model.requires_grad_(False)
         for i in inserted:
             model.blocks[i].requires_grad_(True)
+        if model.config.pass_embed:
+            model.pass_embed.requires_grad_(True)
 
 
 def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -17,8 +17,14 @@ def test_passes_that_follow_a_cycle_differ_in_what_they_are_named_after() -> Non
     variants = {variant.name: variant for variant in experiment.variants}
     models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
     base, train = models["iterated"], experiment.variant_train(variants["iterated"])
-    for name, fields in {"hidden": {"carry": "hidden"}, "untraced": {}, "without-conv": {"conv": None}}.items():
-        assert models[name] == replace(base, **fields), name  # type: ignore[arg-type]
+    changed: dict[str, dict[str, Any]] = {
+        "hidden": {"carry": "hidden"},
+        "untraced": {},
+        "unmarked": {"pass_embed": False},
+        "without-conv": {"conv": None},
+    }
+    for name, fields in changed.items():
+        assert models[name] == replace(base, **fields), name
         assert experiment.variant_task(variants[name]) == experiment.task
         weight = float(name != "untraced") * train.trace_weight
         assert experiment.variant_train(variants[name]) == replace(train, trace_weight=weight)
@@ -59,6 +65,7 @@ def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
         "fixed-frame": {},
         "eta-1": {"fast_weight_lr": 1.0},
         "delta": {"mixers": ("attention", "delta")},
+        "unmarked": {"pass_embed": False},
         "no-reading": {"reads_first": False, "sleep_passes": 4},
         "one-head": {"fast_heads": 1},
         "four-states": {"max_positions": 200},
@@ -77,6 +84,7 @@ def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
         assert factor - 0.01 <= spent / own < factor + 0.2, name
     assert big.variant_steps(variants["one-pass"]) == train.steps
     assert {models[name].sleep_passes for name in variants if name.startswith("one-pass")} == {1}
+    assert [len(big.variant_seeds(variant)) for variant in big.variants] == [10, *[3] * (len(variants) - 1)]
     assert big.candidates() == mini.candidates() == ["iterated"]
     assert {variant.name for variant in mini.variants} < set(variants)
     names = [big.data_name(task) for task in big.tasks()]

@@ -11,7 +11,9 @@ from pipelines.config import presets
 from pipelines.config.experiment import Experiment, Variant, step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
+from pipelines.plan import plan
 from pipelines.runtime.cost_estimate import training_cost
+from pipelines.runtime.services import Services
 from sleepmodel.config.training import Curriculum
 from sleepmodel.training.batches import EpochOrder
 from sleepmodel.training.engine import LocalEngine
@@ -44,7 +46,8 @@ def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experime
 def test_every_preset_prices_itself(experiment: Experiment) -> None:
     found = training_cost(experiment)
     trains = map(experiment.variant_train, experiment.variants)
-    least = len(experiment.seeds) * sum(train.steps * train.batch_size for train in trains)
+    counts = (len(experiment.variant_seeds(variant)) for variant in experiment.variants)
+    least = sum(n * train.steps * train.batch_size for n, train in zip(counts, trains, strict=True))
     lengths = [task.row_length for task in experiment.tasks()]
     assert (
         found.rows >= least
@@ -143,6 +146,26 @@ def test_each_field_of_a_variant_reaches_its_model_or_training() -> None:
     assert changed.variant_train(plain) == changed.train
 
 
+def test_a_variant_has_at_most_so_many_seeds() -> None:
+    demo = replace(PRESETS["demo"], seeds=(7, 5, 3), search=None)
+    first, other = (replace(variant, most_seeds=None) for variant in demo.variants[:2])
+    once = replace(demo, variants=(first, replace(other, most_seeds=2)))
+    assert [once.variant_seeds(variant) for variant in once.variants] == [(7, 5, 3), (7, 5)]
+    assert replace(once, seeds=(4,)).variant_seeds(once.variants[1]) == (4,)
+    trained = [stage.name for stage in plan(once, Services(once, Path("runs"))) if stage.name.startswith("train-")]
+    assert trained == [f"train-{first.name}-seed{seed}" for seed in (7, 5, 3)] + [
+        f"train-{other.name}-seed{seed}" for seed in (7, 5)
+    ]
+    costs = [training_cost(replace(once, variants=(variant,))).rows for variant in once.variants]
+    assert costs[0] / once.variant_steps(first) * 2 == costs[1] / once.variant_steps(other) * 3
+    with pytest.raises(ValueError, match=f"most_seeds of {other.name} = 0: must be an integer of at least 1"):
+        replace(demo, variants=(replace(other, most_seeds=0),))
+    started = replace(first, name="later", start=first.name)
+    allowed = f"most_seeds of later = None: must be 2 at most, as later starts from {first.name}"
+    with pytest.raises(ValueError, match=allowed):
+        replace(demo, variants=(replace(first, most_seeds=2), started))
+
+
 def test_a_variant_without_steps_is_the_model_before_its_training() -> None:
     mini = PRESETS["text-mini"]
     steps = {variant.name: mini.variant_steps(variant) for variant in mini.variants}
@@ -195,14 +218,14 @@ def test_the_registry_takes_what_forgets_on_the_presets_own_task() -> None:
 def test_a_control_of_equal_flops_with_smaller_batches_has_more_steps() -> None:
     big = PRESETS["rule110-iterated"]
     control = next(variant for variant in big.variants if variant.name == "one-pass-compute")
-    smaller = replace(control, train={**(control.train or {}), "batch_size": 16})
+    smaller = replace(control, train={**(control.train or {}), "batch_size": 8})
     assert big.variant_steps(smaller) == pytest.approx(4 * big.variant_steps(control), abs=4)
 
 
 def test_a_variants_batch_that_the_workers_cannot_share_is_refused() -> None:
     """It has another size than the experiment's, which they can."""
-    with pytest.raises(OverrideError, match=r"variant four-states: batch_size = 16: must be a multiple of .* = 32"):
-        apply_overrides(PRESETS["rule110-iterated"], ["scale.workers=32"])
+    with pytest.raises(OverrideError, match=r"variant four-states: batch_size = 8: must be a multiple of .* = 16"):
+        apply_overrides(PRESETS["rule110-iterated"], ["scale.workers=16"])
 
 
 def test_fig2_is_the_papers() -> None:

@@ -35,6 +35,8 @@ HANDED: dict[str, dict[str, Any]] = {
     "hidden, reads first": {"reads_first": True},
     "token, reads first": {"carry": "token", "reads_first": True},
     "mixture, reads first": {"carry": "mixture", "reads_first": True, "tied": True},
+    "token, marked": {"carry": "token", "reads_first": True, "pass_embed": True},
+    "hidden, marked": {"reads_first": True, "pass_embed": True},
 }
 every_hand = pytest.mark.parametrize("fields", HANDED.values(), ids=HANDED)
 every_eviction = pytest.mark.parametrize("eviction", ["hard", "sliding"])
@@ -205,7 +207,7 @@ def test_a_sleep_is_cut_into_pieces_of_j_passes(make_model: MakeModel, fields: d
             if i and i % every == 0:
                 h, weights = h.detach(), (weights[0], weights[1].detach() + old[1] - old[1].detach())
             if i:
-                h = start if i <= first else model.handed_on(h, span)
+                h = model._again(start) if i <= first else model.handed_on(h, span)
                 weights = model.begin_pass(weights)
             _, h, weights = SleepModel.wake(model, h, weights, span)
             if i == 0:
@@ -385,6 +387,8 @@ def test_traces_of_a_pass_that_only_reads_or_learns_nothing_are_refused(make_mod
         ({"carry": "mixture", "loop": (2, 4)}, "carry = 'mixture': must be .* block 2: tokens enter at block 0"),
         ({"reads_first": True, "loop": (1, 2)}, "reads_first = True: must be false where the loop begins at block 1"),
         ({"carry": "normalized", "loop_norm": True}, "loop_norm = True: must be false with carry = normalized"),
+        ({"carry": "token", "pass_embed": "yes"}, "pass_embed = 'yes': must be true or false"),
+        ({"carry": "normalized", "pass_embed": True}, "pass_embed = True: must be false with carry = normalized and"),
     ],
 )
 def test_what_cannot_be_handed_on_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -272,11 +272,11 @@ INSERTED = replace(MODEL, mixers=("attention", "gated_delta", "jet", "attention"
 def test_inserted_blocks_are_trained_alone(rows: Rows) -> None:
     """The others have neither a gradient nor an optimiser's state, and cost less."""
     config = replace(CONFIG, trained="inserted", weight_decay=0.1)
-    engine = LocalEngine(build_model(INSERTED, config), config)
+    engine = LocalEngine(build_model(replace(INSERTED, reads_first=True, pass_embed=True), config), config)
     start = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
     history = train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
     moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
-    new = {name for name in start if name.startswith(("blocks.1.", "blocks.2."))}
+    new = {name for name in start if name.startswith(("blocks.1.", "blocks.2.", "pass_embed"))}
     assert moved == {name for name, p in engine.model.named_parameters() if p.requires_grad} == new
     held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
     assert len(held) == len(new)
@@ -356,6 +356,12 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
         grown.blocks[1].mixer.out.weight.normal_()
     warm_start(again, grown)
     assert all(torch.equal(p, q) for p, q in zip(again.parameters(), grown.parameters(), strict=True))
+    marked = [build_model(replace(hybrid, carry="token", pass_embed=True), CONFIG) for _ in range(2)]
+    warm_start(marked[0], grown)
+    assert not marked[0].pass_embed.any()  # changes nothing
+    torch.nn.init.normal_(marked[0].pass_embed)
+    warm_start(marked[1], marked[0])
+    assert torch.equal(marked[1].pass_embed, marked[0].pass_embed) and marked[0].pass_embed.all()
     with pytest.raises(
         ValueError, match=r"mixers = \('attention',\) in the model to start from: must be \('attention', "
     ):

@@ -133,6 +133,7 @@ def _passes_as_hops(task: Depo) -> tuple[Variant, ...]:
         variant("iterated"),
         variant("hidden", model={"carry": "hidden"}),
         variant("untraced", train={"trace_weight": 0.0}),
+        variant("unmarked", model={"pass_embed": False}),
         variant("without-conv", model={"conv": None}),
     )
 
@@ -151,7 +152,7 @@ def _iterated(
         name=name,
         task=task,
         # keys of 32 numbers interfere: a second pass then stays at .98 (docs/diary.md)
-        model=_model(task, key_dim=64, value_dim=64, carry="token", reads_first=True),
+        model=_model(task, key_dim=64, value_dim=64, carry="token", reads_first=True, pass_embed=True),
         # the pointer, which alone moves, is one of an edge's four labels
         train=iterated_train(steps, opens=OPENS, trace_weight=4.0),
         variants=variants,

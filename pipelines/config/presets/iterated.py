@@ -33,18 +33,13 @@ def iterated() -> Experiment:
     )
     variants = (
         *passes_as_steps(task.steps),
-        Variant(
-            name="four-states",
-            sleep_passes=task.steps + 1,
-            fast_weight_lr=ETA,
-            task={"states": 4, "labels": "each"},
-            train={"batch_size": 16},
-        ),
         *one_pass_at_each(12, ONE_PASS_OPENS, {"one-pass-compute": MEAN_PASSES, "one-pass-far": FAR}),
         replace(one_pass_at_each(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
         one_pass_at(32),
     )
-    return experiment("rule110-iterated", task, variants, seeds=(60, 61, 62, 63, 64), steps=2400, test_rows=4608)
+    first, *others = variants
+    variants = (first, *(replace(variant, most_seeds=3) for variant in others))
+    return experiment("rule110-iterated", task, variants, seeds=tuple(range(90, 100)), steps=1200, test_rows=4608)
 
 
 def iterated_mini() -> Experiment:
@@ -66,7 +61,7 @@ def iterated_mini() -> Experiment:
         *(variant for variant in rest if variant.name in ("hidden", "untraced")),
         *one_pass_at_each(6, 0.5),
     )
-    return experiment("rule110-iterated-mini", task, variants, seeds=(60,), steps=900, test_rows=1400)
+    return experiment("rule110-iterated-mini", task, variants, seeds=(60,), steps=800, test_rows=1400)
 
 
 def experiment(
@@ -85,6 +80,7 @@ def experiment(
             max_positions=task.row_length,
             carry="token",
             reads_first=True,
+            pass_embed=True,
         ),
         train=iterated_train(steps, opens=0.9, validate_every=50, trace_weight=1.0),
         variants=variants,
@@ -109,8 +105,10 @@ def passes_as_steps(steps: int) -> tuple[Variant, ...]:
         variant("fixed-frame", task={"frame": 0}),
         variant("eta-1", eta=1.0),
         variant("delta", mixers=("attention", "delta")),
+        variant("unmarked", model={"pass_embed": False}),
         variant("no-reading", passes=steps, model={"reads_first": False}),
         variant("one-head", model={"fast_heads": 1}),
+        variant("four-states", task={"states": 4, "labels": "each"}, train={"batch_size": 8}),
     )
 
 

@@ -32,7 +32,7 @@ def iterated_train(steps: int, opens: float, **fields: Any) -> TrainConfig:
     level opens."""
     return TrainConfig(
         steps=steps,
-        batch_size=64,
+        batch_size=32,
         # a pass that is repeated hundreds of times has to be exact: the rate falls to 0 over the whole run
         decay_fraction=1.0,
         curriculum=Curriculum(threshold=opens, review=True, front=0.5, steps_per_pass=1),
@@ -46,7 +46,7 @@ def one_pass(name: str, curriculum: Curriculum, **fields: Any) -> Variant:
     return Variant(
         name=name,
         fast_weight_lr=ETA,
-        model={"reads_first": False, "carry": "hidden"},
+        model={"reads_first": False, "carry": "hidden", "pass_embed": False},
         train={"trace_weight": 0.0},
         curriculum=curriculum,
         **fields,

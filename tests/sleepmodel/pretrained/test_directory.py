@@ -101,6 +101,14 @@ def test_a_grown_model_is_saved_and_loaded_as_any_other(llama: Path, tmp_path: P
     assert not any(parameter is model.embed.weight for parameter in muon)
 
 
+def test_tokens_of_later_passes_begin_unmarked(llama: Path, tmp_path: Path) -> None:
+    model = from_pretrained(llama, 16, {0: "jet"}, carry="token", pass_embed=True)
+    assert not model.pass_embed.any()
+    torch.nn.init.normal_(model.pass_embed)
+    save(model, tmp_path / "ours")
+    assert torch.equal(load(tmp_path / "ours").pass_embed, model.pass_embed)
+
+
 def test_half_precision_and_tied_weights_that_are_stored_twice_are_read(llama: Path) -> None:
     tensors = load_file(llama / "model.safetensors")
     tensors = {name: weight.bfloat16() for name, weight in tensors.items()}
