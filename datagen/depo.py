@@ -60,8 +60,11 @@ class Depo(Task):
     pointers   whether an edge is `a b : c` instead of `a b`, with c = b: a place in which passes can keep how far they
                followed the cycle. Needs `names`, and one window for the whole context, as a window's pointers cannot
                follow edges that are read after it.
+    ahead      1..nodes; the pointers of a training row all begin the same number of hops from their a, drawn from
+               1..ahead, and 1 in other rows. A question then asks for the node that is k - 1 hops from the pointer of
+               a. With ahead = nodes, training shows all windows that many passes can lead to, after few passes.
     traced     whether training rows have traces: the context with its pointers 1, 2, ..., k hops further. After k of
-               these passes, the fast weights can hold which node is k hops from each.
+               these passes, the fast weights can hold the answer to each question.
 
     Train rows have n nodes, n in 3..N with p(n) ~ 1 / (n + sqrt(N)), and k uniform in 1..hops. Validation and test rows
     have N nodes and k uniform among the powers of two up to hops; unless k is drawn "each" on its own, validation rows
@@ -96,6 +99,7 @@ class Depo(Task):
     stated: bool = added_later(True)
     test_hops: tuple[int, ...] = added_later(())
     pointers: bool = added_later(False)
+    ahead: int = added_later(1)
     traced: bool = added_later(False)
 
     def __post_init__(self) -> None:
@@ -115,6 +119,7 @@ class Depo(Task):
             require_whole("test_hops", hops, 1, self.hops if self.stated else MAX_HOPS)
         alike = self.drawn == "alike"
         require(self.stated or alike, "stated", self.stated, f"true with drawn = {self.drawn}, as passes tell one k")
+        require_whole("ahead", self.ahead, 1, self.nodes if self.pointers else 1)
         require(self.names is not None or not self.pointers, "pointers", self.pointers, "false without names")
         require(self.pointers or not self.traced, "traced", self.traced, "false without pointers")
         require(alike or not self.traced, "traced", self.traced, f"false with drawn = {self.drawn}: a trace has one k")
@@ -175,7 +180,8 @@ class Depo(Task):
         given = tuple(asked.given)
         # a hop count of 0 is the node itself, once round
         where = f"{cycle.index(given) or len(cycle)} hops away" if given in following else "not on the cycle"
-        problem = f"{path} ({len(cycle)} nodes). {question.hops} hops from {_node(question.node)}?"
+        hops = puzzle.ahead - 1 + question.hops
+        problem = f"{path} ({len(cycle)} nodes). {hops} hops from {_node(question.node)}?"
         return QuestionText(problem, _node(question.answer), f"{_node(given)} ({where})")
 
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
@@ -186,7 +192,7 @@ class Depo(Task):
         """
         stream = random_stream(self, split, seed, shard)
         require_whole("rows", rows, 1, 2**31 - 1)
-        words_per_row = 1 + 4 * self.nodes + self._most_queries + (self.drawn != "each")
+        words_per_row = 1 + 4 * self.nodes + self._most_queries + (self.drawn != "each") + (self.ahead > 1)
         labels = self.hops * self.context_length if self.traced else 0
         block = min(BLOCK_ROWS, max(1, BLOCK_WORDS // (words_per_row + labels)))
         drafts: list[Draft] = []
@@ -221,8 +227,13 @@ class Depo(Task):
 
     def _draft(self, words: UInt64, split: str) -> Draft:
         """Rows from raw words, uint64 [n, 1 + 4 * nodes + queries], queries at most nodes (here and below); one word
-        more unless k is drawn "each" on its own."""
+        more unless k is drawn "each" on its own, and one more if `ahead` is above 1."""
         size_words, *node_words, hop_words = np.split(words, np.arange(5) * self.nodes + 1, axis=1)
+        ahead = np.ones_like(size_words, dtype=np.int64)
+        if self.ahead > 1:
+            hop_words, ahead_words = hop_words[:, :-1], hop_words[:, -1:]
+            if split == "train":
+                ahead += (ahead_words % np.uint64(self.ahead)).astype(np.int64)
         size = self._sizes(size_words, split)
         # Short names tend to be drawn first, so their places on the cycle are shuffled.
         names = _names(node_words[0], self.names or ONE_TOKEN, self.names or NAMES)
@@ -232,6 +243,7 @@ class Depo(Task):
             edges=_shuffled(node_words[2], size),
             asked=_shuffled(node_words[3], size)[:, : self._most_queries],
             hops=self._hops(hop_words, split),
+            ahead=ahead,
             traces=self.hops if self.traced and split == "train" else 0,
         )
 
@@ -263,20 +275,23 @@ class Depo(Task):
             return SPELLING
         return np.stack([np.full(self.names, NONE), np.arange(self.names, dtype=np.uint16)], axis=1)
 
-    def _laid_out(self, spelling: UInt16, size: Int64, edges: Int64, asked: Int64, hops: Int64, traces: int) -> Draft:
+    def _laid_out(
+        self, spelling: UInt16, size: Int64, edges: Int64, asked: Int64, hops: Int64, ahead: Int64, traces: int
+    ) -> Draft:
         """spelling [n, nodes, 2]: the names in their order on the cycle; size [n, 1]; edges [n, nodes] and asked
-        [n, queries]: indices into the cycle; traces: the number of contexts with pointers that are further."""
+        [n, queries]: indices into the cycle; ahead [n, 1]: hops to the pointers; traces: the number of contexts with
+        pointers that are further."""
         n, query = len(spelling), len(self._symbols)
         marker = query + (self.hops if self.stated else 1)
 
         def spell(places: Int64) -> UInt16:
             return np.take_along_axis(spelling, (places % size)[..., None], axis=1)
 
-        def context(ahead: int) -> UInt16:
-            """The edges, with pointers to the node that is so many hops ahead."""
+        def context(moved: int) -> UInt16:
+            """The edges, with pointers that have moved so many hops."""
             slots = [spell(edges), spell(edges + 1)]
             if self.pointers:
-                slots += [np.full((n, self.nodes, 1), marker + 1, np.uint16), spell(edges + ahead)]
+                slots += [np.full((n, self.nodes, 1), marker + 1, np.uint16), spell(edges + ahead + moved)]
             found = np.concatenate(slots, axis=2)
             found[np.arange(self.nodes) >= size] = NONE
             found = found.reshape(n, -1)
@@ -291,15 +306,15 @@ class Depo(Task):
         questions[..., 0] = query + (hops - 1 if self.stated else 0)
         questions[..., 1:3] = spell(asked)
         questions[..., 3] = marker
-        questions[..., 4:6] = spell(asked + hops)
+        questions[..., 4:6] = spell(asked + ahead + hops - 1)
         absent = np.arange(self._most_queries) >= size
         questions[absent] = NONE
         length = 2 - (questions[..., 4] == NONE)
         filled = (questions != NONE).reshape(n, -1)
         start = self.context_length + (np.cumsum(filled, axis=1) - filled)[:, 4::6]
-        moved = [context(1 + hop) for hop in range(1, traces + 1)]
+        moved = [context(hop) for hop in range(1, traces + 1)]
         return Draft(
-            tokens=np.concatenate([context(1), questions.reshape(n, -1)], axis=1),
+            tokens=np.concatenate([context(0), questions.reshape(n, -1)], axis=1),
             start=start.astype(np.int32),
             length=length.astype(np.int32),
             depth=np.where(absent, 0, hops).astype(np.int32),

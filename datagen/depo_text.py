@@ -22,7 +22,8 @@ Name = tuple[str, ...]  # one or two vocabulary entries
 
 @dataclass(frozen=True)
 class Question:
-    """Which node is `hops` hops from `node`? answer: as the row states it, beginning at token `start`."""
+    """Which node is `hops` hops from `node`, or from where its pointer begins if the row has pointers further ahead?
+    answer: as the row states it, beginning at token `start`."""
 
     hops: int
     node: Name
@@ -32,10 +33,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A parsed row: its edges (from, to) and its questions, in order."""
+    """A parsed row: its edges (from, to) and its questions, in order. ahead: the hops from each node to its pointer; 1
+    without pointers."""
 
     edges: tuple[tuple[Name, Name], ...]
     questions: tuple[Question, ...]
+    ahead: int = 1
 
     def __post_init__(self) -> None:
         following = dict(self.edges)
@@ -51,7 +54,7 @@ class Puzzle:
     def solve(self, question: Question) -> Name:
         """The right answer, found by following the edges."""
         following, node = dict(self.edges), question.node
-        for _ in range(question.hops):
+        for _ in range(self.ahead - 1 + question.hops):
             node = following[node]
         return node
 
@@ -60,20 +63,30 @@ def parse(words: Sequence[str], hops: int | None = None) -> Puzzle:
     """Read a row, given as vocabulary entries: `[vocabulary[token] for token in tokens]`.
 
     hops: of the questions that do not state theirs. Raises ValueError if the row does not follow the grammar, if its
-    edges do not form one directed cycle, if a pointer is not at the end of its edge, or if a question has no hops.
+    edges do not form one directed cycle, if the pointers are not all equally far ahead, or if a question has no hops.
     """
     text = "".join(f"{word} " for word in words)
     row = _ROW.fullmatch(text)
     if row is None:
         raise ValueError(f"not a row of Depo (pads, edges, questions): {text!r}")
-    edges = _EDGE.findall(row[1])
-    if any(pointer not in ("", target) for _, target, pointer in edges):
-        raise ValueError(f"each pointer must be the node that its edge leads to: {text!r}")
+    found = _EDGE.findall(row[1])
+    edges = tuple((_name(source), _name(target)) for source, target, _ in found)
     questions = [
         Question(_hops(found[1], hops), _name(found[2]), _name(found[3]), start=text.count(" ", 0, found.start(3)))
         for found in _QUESTION.finditer(text, row.start(2))
     ]
-    return Puzzle(tuple((_name(source), _name(target)) for source, target, _ in edges), tuple(questions))
+    return Puzzle(edges, tuple(questions), _ahead(edges, [_name(pointer) for *_, pointer in found]))
+
+
+def _ahead(edges: tuple[tuple[Name, Name], ...], pointers: list[Name]) -> int:
+    """Hops from each node to its pointer; () is no pointer."""
+    following = dict(edges)
+    reached = [target for _, target in edges]
+    for ahead in range(1, len(edges) + 1):
+        if reached == pointers or not any(pointers):
+            return ahead
+        reached = [following.get(node, node) for node in reached]
+    raise ValueError(f"pointers {pointers}: must all be equally many hops ahead on the cycle of {edges}")
 
 
 def _name(text: str) -> Name:

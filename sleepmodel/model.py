@@ -208,8 +208,8 @@ class SleepModel(nn.Module):
         return self._placed(self.embed(tokens.clamp(min=0)), span)
 
     def handed_on(self, h: Tensor, span: Span) -> Tensor:
-        """What a later pass begins with, from h [B, T, d] after the loop of the one before: [B, T, d], as `config.carry`
-        says."""
+        """What a later pass begins with, from h [B, T, d] after the loop of the one before, as `config.carry` says:
+        [B, T, d]."""
         if self.config.carry == "hidden":
             return self.norm(h) if self.config.loop_norm else h
         if self.config.carry == "normalized":

@@ -104,6 +104,7 @@ WITHOUT = (
     "untraced",
     "eta-1",
     "delta",
+    "unmarked",
     "no-reading",
     "one-head",
 )
@@ -153,8 +154,8 @@ EXPERIMENTS = {
     ),
     "depo-iterated": Question(
         "depo-iterated",
-        (80, 81, 82, 83, 84),
-        tuple(("iterated", without) for without in ("hidden", "untraced", "without-conv")),
+        (85, 86, 87, 88, 89),
+        tuple(("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")),
         page=ITERATED_SLEEP,
     ),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
@@ -169,7 +170,7 @@ EXPERIMENTS = {
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),
     "iterated": Question(
         "rule110-iterated",
-        (60, 61, 62, 63, 64),
+        tuple(range(90, 100)),
         tuple(("iterated", without) for without in WITHOUT),
         page=ITERATED_SLEEP,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import asdict, replace
 from functools import reduce
 from pathlib import Path
@@ -36,7 +37,8 @@ def one_token_task(**fields: Any) -> Depo:
     alike, named = fields["drawn"] == "alike", fields["names"] is not None
     stated, pointers = fields.pop("stated") or not alike, fields.pop("pointers") and named
     test_hops = tuple(k for k in (1, 3, 21) if k <= fields["hops"] or not stated)
-    return Depo(**fields, stated=stated, pointers=pointers, traced=pointers and alike, test_hops=test_hops)
+    ahead = fields.pop("ahead") * pointers or 1
+    return Depo(**fields, stated=stated, pointers=pointers, ahead=ahead, traced=pointers and alike, test_hops=test_hops)
 
 
 others = st.builds(
@@ -49,6 +51,7 @@ others = st.builds(
     drawn=st.sampled_from(["each", "below", "alike"]),
     stated=st.booleans(),
     pointers=st.booleans(),
+    ahead=st.integers(1, 4),
 )
 
 
@@ -70,6 +73,7 @@ def check_rows(task: Depo, split: str, rows: Rows) -> None:
         assert task.least <= n <= task.nodes and (split == "train" or n == task.nodes)
         assert len(questions) == min(task.queries, n) == len({question.node for question in questions})
         assert all(puzzle.solve(question) == question.answer for question in questions)
+        assert puzzle.ahead == 1 or (split == "train" and puzzle.ahead <= task.ahead)
         every = range(1, task.hops + 1)
         powers = [k for k in every if k.bit_count() == 1]
         shared = split == "train" or (split == "validation" and task.drawn != "each")
@@ -119,13 +123,26 @@ def test_traces_follow_the_cycle_hop_by_hop(task: Depo, split: str, seed: int) -
     cases = zip(rows.traces.tolist(), rows.lengths.tolist(), rows.depths.tolist(), puzzles(task, rows), strict=True)
     for labels, width, hops, puzzle in cases:
         expected: list[str | None] = []
-        pointers, following = dict(puzzle.edges), dict(puzzle.edges)
+        following = dict(puzzle.edges)
+        pointers = {source: source for source in following}
+        for _ in range(puzzle.ahead):
+            pointers = {source: following[pointer] for source, pointer in pointers.items()}
         for _ in range(hops):
             pointers = {source: following[pointer] for source, pointer in pointers.items()}
             context = [word for edge in puzzle.edges for word in (*edge[0], *edge[1], ":", *pointers[edge[0]])]
             pads = task.context_length - len(context)
             expected += [None] * pads + context + [None] * (width - task.context_length)
         assert [None if label == NO_LABEL else vocabulary[label] for label in labels] == expected
+
+
+def test_pointers_of_training_rows_begin_anywhere_on_the_cycle() -> None:
+    """And without it the rows are what they were."""
+    task = Depo(7, 4, 2, names=30, least=7, drawn="alike", stated=False, pointers=True)
+    rows = replace(task, ahead=5).sample("train", 3, 0, 400)
+    found = Counter(puzzle.ahead for puzzle in puzzles(task, rows))
+    assert set(found) == {1, 2, 3, 4, 5} and min(found.values()) > 40
+    for split in ("validation", "test"):
+        assert {puzzle.ahead for puzzle in puzzles(task, replace(task, ahead=5).sample(split, 3, 0, 50))} == {1}
 
 
 def test_pointers_need_one_window() -> None:
@@ -246,6 +263,8 @@ def test_config_refuses_what_it_cannot_be(field: tuple[str, int, int], value: ob
         ({"test_hops": (17,)}, "test_hops = 17: must be an integer of at least 1, and at most 16"),
         ({"pointers": True}, "pointers = True: must be false without names"),
         ({"names": 80, "traced": True}, "traced = True: must be false without pointers"),
+        ({"names": 80, "ahead": 2}, "ahead = 2: must be an integer of at least 1, and at most 1"),
+        ({"names": 80, "pointers": True, "ahead": 76}, "ahead = 76: must be an integer of at least 1, and at most 75"),
         ({"names": 80, "pointers": True, "traced": True}, "traced = True: must be false with drawn = each"),
     ],
 )

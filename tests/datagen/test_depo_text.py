@@ -86,8 +86,11 @@ def test_parse_reads_pointers_and_questions_without_hops() -> None:
     assert [(q.hops, q.node, puzzle.solve(q)) for q in puzzle.questions] == [(5, ("y2",), ("y1",))]
     with pytest.raises(ValueError, match="does not state its hops: pass `hops`"):
         parse(words)
-    with pytest.raises(ValueError, match="each pointer must be the node that its edge leads to"):
+    with pytest.raises(ValueError, match="must all be equally many hops ahead on the cycle"):
         parse(["y2" if word == "y3" and i == 8 else word for i, word in enumerate(words)], 5)
+    further = ["y1", "y2", ":", "y3", "y2", "y3", ":", "y1", "y3", "y1", ":", "y2", "?", "y2", "=", "y1"]
+    puzzle = parse(further, 3)
+    assert puzzle.ahead == 2 and puzzle.solve(puzzle.questions[0]) == ("y3",)  # four hops on three nodes
 
 
 @pytest.mark.parametrize("task", [Depo(names=80), Depo(drawn="alike", stated=False)])

@@ -28,6 +28,8 @@ def test_passes_that_follow_a_cycle_differ_in_what_they_are_named_after() -> Non
         assert experiment.variant_task(variants[name]) == experiment.task
         weight = float(name != "untraced") * train.trace_weight
         assert experiment.variant_train(variants[name]) == replace(train, trace_weight=weight)
+    assert experiment.variant_task(variants["begin-at-next"]) == replace(experiment.task, ahead=1)
+    assert models["begin-at-next"] == base
     deepest = max(experiment.task.test_hops)
     assert train.curriculum.passes(deepest, base.reads_first) == deepest + 1
     one_pass = {name: variant for name, variant in variants.items() if name.startswith("one-pass")}
