@@ -27,6 +27,7 @@ MAX_HOPS = 4096
 SMALL_NODES = 7  # up to here two random contexts may well be equal
 MIN_NAMES = 5  # three nodes of fewer names have so few contexts that a split may have none
 DRAWN = ("each", "below", "alike")
+POINTERS = (None, "edges", "questions")
 NONE = np.uint16(2**16 - 1)  # an empty slot
 INDEX_BITS = np.uint64(12)  # low bits of a sort key that hold an index; NAMES fits
 BLOCK_ROWS, BLOCK_WORDS = 4096, 2**20  # drawn at a time, so that they fit the cache; no effect on the results
@@ -57,9 +58,11 @@ class Depo(Task):
     stated     whether a question states its k. If not, it is `? a = b`, and the number of passes tells the k of the
                row, which must be drawn "alike".
     test_hops  the k of test rows, if they are other than below.
-    pointers   whether an edge is `a b : c` instead of `a b`, with c = b: a place in which passes can keep how far they
-               followed the cycle. Needs `names`, and one window for the whole context, as a window's pointers cannot
-               follow edges that are read after it.
+    pointers   null, or which tokens have a place in which passes can keep how far they followed the cycle; it needs
+               `names`. "edges": an edge is `a b : c` instead of `a b`, with c = b. The window must hold the whole
+               context, as pointers cannot follow edges that are read later. "questions": an edge is `a b :`, and the
+               context ends with a window of `? a : c` for each question, after any number of windows of whole edges.
+               No cycle may have fewer nodes than there are questions.
     ahead      1..nodes; the pointers of a training row all begin the same number of hops from their a, drawn from
                1..ahead, and 1 in other rows. A question then asks for the node that is k - 1 hops from the pointer of
                a. With ahead = nodes, training shows all windows that many passes can lead to, after few passes.
@@ -79,12 +82,12 @@ class Depo(Task):
 
     Layout: the context, padded on the left to 4 * nodes tokens, then the questions, 4 to 6 tokens each. There is no BOS
     and no EOS. An answer is the one or two tokens of its name; its depth is k. Names of one token make contexts of 2 *
-    nodes tokens, or 4 * nodes with pointers, and questions of 4.
+    nodes tokens, or 4 * nodes, or 3 * nodes + 4 * queries with pointers, and questions of 4.
 
     If the window length divides 4 * nodes, the questions begin a window. If they all fit into it (at most 6 * queries
     tokens), no answer is the first token of a window.
 
-    No two splits share a context, whatever their seeds. Up to 7 nodes, and always with `names`, a hash assigns each
+    No two splits share a context, whatever their seeds and wherever pointers begin. Up to 7 nodes, and always with `names`, a hash assigns each
     context to one split, about 1/8 to test and 1/8 to validation. Otherwise, from 8 nodes on contexts are drawn
     independently, as collisions are negligible: 10 million train rows and 10,000 test rows share one with a probability
     below 1e-11 at 8 nodes, 1e-290 at 75.
@@ -98,7 +101,7 @@ class Depo(Task):
     drawn: Literal["each", "below", "alike"] = added_later("each")
     stated: bool = added_later(True)
     test_hops: tuple[int, ...] = added_later(())
-    pointers: bool = added_later(False)
+    pointers: Literal["edges", "questions"] | None = added_later(None)
     ahead: int = added_later(1)
     traced: bool = added_later(False)
 
@@ -110,7 +113,7 @@ class Depo(Task):
             require_whole("names", self.names, max(self.nodes, MIN_NAMES), NAMES)
         require_whole("least", self.least, MIN_NODES, self.nodes)
         require_one_of("drawn", self.drawn, DRAWN)
-        for name in ("stated", "pointers", "traced"):
+        for name in ("stated", "traced"):
             require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
         require(isinstance(self.test_hops, (tuple, list)), "test_hops", self.test_hops, "a list of numbers of hops")
         object.__setattr__(self, "test_hops", tuple(self.test_hops))  # a dataset.json holds a list
@@ -119,8 +122,11 @@ class Depo(Task):
             require_whole("test_hops", hops, 1, self.hops if self.stated else MAX_HOPS)
         alike = self.drawn == "alike"
         require(self.stated or alike, "stated", self.stated, f"true with drawn = {self.drawn}, as passes tell one k")
+        require(self.pointers in POINTERS, "pointers", self.pointers, "null, edges or questions")
         require_whole("ahead", self.ahead, 1, self.nodes if self.pointers else 1)
-        require(self.names is not None or not self.pointers, "pointers", self.pointers, "false without names")
+        require(self.names is not None or not self.pointers, "pointers", self.pointers, "null without names")
+        if self.pointers == "questions":
+            require_whole("queries", self.queries, 1, self.least)
         require(self.pointers or not self.traced, "traced", self.traced, "false without pointers")
         require(alike or not self.traced, "traced", self.traced, f"false with drawn = {self.drawn}: a trace has one k")
 
@@ -143,7 +149,12 @@ class Depo(Task):
     @property
     def context_length(self) -> int:
         """Tokens before the first query token, padding included."""
-        return self.nodes * (2 * self._name_length + 2 * self.pointers)
+        return self._edge_slots + (4 * self.queries if self.pointers == "questions" else 0)
+
+    @property
+    def _edge_slots(self) -> int:
+        """Tokens of the context that are edges, padding included."""
+        return self.nodes * (2 * self._name_length + {None: 0, "edges": 2, "questions": 1}[self.pointers])
 
     @property
     def row_length(self) -> int:
@@ -164,9 +175,14 @@ class Depo(Task):
         return min(self.queries, self.nodes)
 
     def check_window(self, window: int) -> None:
-        """Also raises ValueError if pointers have not one window for the whole cycle."""
-        allowed = f"the whole context of {self.context_length} tokens, as pointers cannot follow edges of later windows"
-        require(not self.pointers or window == self.context_length, "window", window, allowed)
+        """Also raises ValueError if the pointers are not all in one window, with no edges behind it."""
+        if self.pointers == "edges":
+            allowed = f"the context's {self.context_length} tokens, as pointers cannot follow edges of later windows"
+            require(window == self.context_length, "window", window, allowed)
+        if self.pointers == "questions":
+            allowed = f"4 * queries = {4 * self.queries}, a multiple of 3 which divides 3 * nodes = {self._edge_slots}"
+            whole = window % 3 == 0 and self._edge_slots % window == 0
+            require(window == 4 * self.queries and whole, "window", window, allowed)
         super().check_window(window)
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
@@ -203,7 +219,7 @@ class Depo(Task):
             keep = np.flatnonzero(self._belongs(draft, split))[:missing]
             drafts.append(Draft(*(array[keep] for array in draft)))
             missing -= len(keep)
-        tokens, *answers, moved = (np.concatenate(arrays) for arrays in zip(*drafts, strict=True))
+        _, tokens, *answers, moved = (np.concatenate(arrays) for arrays in zip(*drafts, strict=True))
         filled, asked = tokens != NONE, answers[-1] > 0
         start, length, depth = (Ragged.of(array[asked], asked.sum(axis=1)) for array in answers)
         traced = self.traced and split == "train"
@@ -287,14 +303,20 @@ class Depo(Task):
         def spell(places: Int64) -> UInt16:
             return np.take_along_axis(spelling, (places % size)[..., None], axis=1)
 
-        def context(moved: int) -> UInt16:
+        def context(moved: int | Int64) -> UInt16:
             """The edges, with pointers that have moved so many hops."""
             slots = [spell(edges), spell(edges + 1)]
             if self.pointers:
-                slots += [np.full((n, self.nodes, 1), marker + 1, np.uint16), spell(edges + ahead + moved)]
+                slots.append(np.full((n, self.nodes, 1), marker + 1, np.uint16))
+            if self.pointers == "edges":
+                slots.append(spell(edges + ahead + moved))
             found = np.concatenate(slots, axis=2)
             found[np.arange(self.nodes) >= size] = NONE
             found = found.reshape(n, -1)
+            if self.pointers == "questions":
+                colon = np.full_like(asking, marker + 1)
+                pointing = np.concatenate((asking, spell(asked), colon, spell(asked + ahead + moved)), axis=2)
+                found = np.concatenate((found, pointing.reshape(n, -1)), axis=1)
             filled = found != NONE
             padded = np.full((n, self.context_length), len(self.vocabulary) - 1, np.uint16)
             padded[np.arange(self.context_length) >= self.context_length - filled.sum(axis=1, keepdims=True)] = found[
@@ -302,8 +324,9 @@ class Depo(Task):
             ]
             return padded
 
+        asking = (query + (hops - 1 if self.stated else np.zeros_like(hops))).astype(np.uint16)[..., None]
         questions = np.empty((*hops.shape, 6), dtype=np.uint16)
-        questions[..., 0] = query + (hops - 1 if self.stated else 0)
+        questions[..., :1] = asking
         questions[..., 1:3] = spell(asked)
         questions[..., 3] = marker
         questions[..., 4:6] = spell(asked + ahead + hops - 1)
@@ -314,6 +337,7 @@ class Depo(Task):
         start = self.context_length + (np.cumsum(filled, axis=1) - filled)[:, 4::6]
         moved = [context(hop) for hop in range(1, traces + 1)]
         return Draft(
+            edges=context(1 - ahead)[:, : self._edge_slots],
             tokens=np.concatenate([context(0), questions.reshape(n, -1)], axis=1),
             start=start.astype(np.int32),
             length=length.astype(np.int32),
@@ -325,13 +349,15 @@ class Depo(Task):
         """Whether the context of each row belongs to the split, bool [n]."""
         if self.nodes > SMALL_NODES and self.names is None:
             return np.ones(len(draft.tokens), dtype=np.bool_)
-        return split_of(_words_of(draft.tokens[:, : self.context_length])) == split
+        return split_of(_words_of(draft.edges)) == split
 
 
 class Draft(NamedTuple):
-    """n rows as arrays: tokens uint16 [n, slots], NONE in empty slots; answers int32 [n, queries], with depth 0 in
-    empty slots; moved uint16 [n, traces, context], the context after each trace's pass."""
+    """n rows as arrays: edges uint16 [n, slots], those of the context, by which it belongs to a split; tokens uint16
+    [n, slots], NONE in empty slots; answers int32 [n, queries], with depth 0 in empty slots; moved uint16
+    [n, traces, context], the context after each trace's pass."""
 
+    edges: npt.NDArray[Any]
     tokens: npt.NDArray[Any]
     start: npt.NDArray[Any]
     length: npt.NDArray[Any]

@@ -1,6 +1,7 @@
 """Parses and solves rows of Depo; it shares no code with the generator.
 
-row = <pad>* edge+ question+    edge = name name [: name]    question = ?[k] name = name    name = [x] y
+row = <pad>* edge+ asked* question+    edge = name name [: [name]]    asked = ?[k] name : name
+question = ?[k] name = name    name = [x] y
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from dataclasses import dataclass
 from datagen.rows import PAD_NAME
 
 _NAME = r"(?:x\d+ )?y\d+ "
-_EDGE = re.compile(f"({_NAME})({_NAME})(?:: ({_NAME}))?")
+_EDGE, _POINTED = re.compile(f"({_NAME})({_NAME})(?:: )?"), re.compile(f"({_NAME})({_NAME}): ({_NAME})")
+_ASKED = re.compile(rf"\?\d* ({_NAME}): ({_NAME})")
 _QUESTION = re.compile(rf"\?(\d*) ({_NAME})= ({_NAME})")
-_EDGES = rf"(?:{_NAME}{_NAME})+|(?:{_NAME}{_NAME}: {_NAME})+"
-_ROW = re.compile(rf"(?:{PAD_NAME} )*({_EDGES})((?:\?\d* {_NAME}= {_NAME})+)")
+_CONTEXTS = (
+    f"(?P<plain>(?:{_NAME}{_NAME})+)",
+    f"(?P<pointed>(?:{_NAME}{_NAME}: {_NAME})+)",
+    rf"(?P<marked>(?:{_NAME}{_NAME}: )+)(?P<asked>(?:\?\d* {_NAME}: {_NAME})+)",
+)
+_ROW = re.compile(rf"(?:{PAD_NAME} )*(?:{'|'.join(_CONTEXTS)})(?P<questions>(?:\?\d* {_NAME}= {_NAME})+)")
 
 Name = tuple[str, ...]  # one or two vocabulary entries
 
@@ -69,23 +75,27 @@ def parse(words: Sequence[str], hops: int | None = None) -> Puzzle:
     row = _ROW.fullmatch(text)
     if row is None:
         raise ValueError(f"not a row of Depo (pads, edges, questions): {text!r}")
-    found = _EDGE.findall(row[1])
-    edges = tuple((_name(source), _name(target)) for source, target, _ in found)
+    if row["pointed"]:
+        found = _POINTED.findall(row["pointed"])
+        edges, pointers = [(source, target) for source, target, _ in found], [(node, to) for node, _, to in found]
+    else:
+        edges, pointers = _EDGE.findall(row["plain"] or row["marked"]), _ASKED.findall(row["asked"] or "")
+    cycle = tuple((_name(source), _name(target)) for source, target in edges)
     questions = [
         Question(_hops(found[1], hops), _name(found[2]), _name(found[3]), start=text.count(" ", 0, found.start(3)))
-        for found in _QUESTION.finditer(text, row.start(2))
+        for found in _QUESTION.finditer(text, row.start("questions"))
     ]
-    return Puzzle(edges, tuple(questions), _ahead(edges, [_name(pointer) for *_, pointer in found]))
+    return Puzzle(cycle, tuple(questions), _ahead(cycle, [(_name(node), _name(to)) for node, to in pointers]))
 
 
-def _ahead(edges: tuple[tuple[Name, Name], ...], pointers: list[Name]) -> int:
-    """Hops from each node to its pointer; () is no pointer."""
+def _ahead(edges: tuple[tuple[Name, Name], ...], pointers: list[tuple[Name, Name]]) -> int:
+    """Hops from each node to its pointer, 1 if there are none."""
     following = dict(edges)
-    reached = [target for _, target in edges]
+    reached = [following.get(node) for node, _ in pointers]
     for ahead in range(1, len(edges) + 1):
-        if reached == pointers or not any(pointers):
+        if reached == [to for _, to in pointers]:
             return ahead
-        reached = [following.get(node, node) for node in reached]
+        reached = [following.get(node) for node in reached if node is not None]
     raise ValueError(f"pointers {pointers}: must all be equally many hops ahead on the cycle of {edges}")
 
 

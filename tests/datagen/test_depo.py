@@ -35,10 +35,13 @@ seeds = st.integers(0, 2**63 - 1)
 def one_token_task(**fields: Any) -> Depo:
     """Fields that need one another are there together."""
     alike, named = fields["drawn"] == "alike", fields["names"] is not None
-    stated, pointers = fields.pop("stated") or not alike, fields.pop("pointers") and named
+    stated, pointers = fields.pop("stated") or not alike, fields.pop("pointers") if named else None
+    if pointers == "questions":
+        fields["queries"] = min(fields["queries"], fields["least"])
     test_hops = tuple(k for k in (1, 3, 21) if k <= fields["hops"] or not stated)
-    ahead = fields.pop("ahead") * pointers or 1
-    return Depo(**fields, stated=stated, pointers=pointers, ahead=ahead, traced=pointers and alike, test_hops=test_hops)
+    ahead, traced = fields.pop("ahead") if pointers else 1, alike and pointers is not None
+    fields = {name: value for name, value in fields.items() if name not in ("ahead", "pointers")}
+    return Depo(**fields, stated=stated, pointers=pointers, ahead=ahead, traced=traced, test_hops=test_hops)
 
 
 others = st.builds(
@@ -50,7 +53,7 @@ others = st.builds(
     least=st.integers(3, 4),
     drawn=st.sampled_from(["each", "below", "alike"]),
     stated=st.booleans(),
-    pointers=st.booleans(),
+    pointers=st.sampled_from([None, "edges", "questions"]),
     ahead=st.integers(1, 4),
 )
 
@@ -129,7 +132,15 @@ def test_traces_follow_the_cycle_hop_by_hop(task: Depo, split: str, seed: int) -
             pointers = {source: following[pointer] for source, pointer in pointers.items()}
         for _ in range(hops):
             pointers = {source: following[pointer] for source, pointer in pointers.items()}
-            context = [word for edge in puzzle.edges for word in (*edge[0], *edge[1], ":", *pointers[edge[0]])]
+            context = [
+                word
+                for edge in puzzle.edges
+                for word in (*edge[0], *edge[1], ":", *(pointers[edge[0]] if task.pointers == "edges" else ()))
+            ]
+            if task.pointers == "questions":
+                asking = f"?{hops}" if task.stated else "?"
+                nodes = [question.node for question in puzzle.questions]
+                context += [word for node in nodes for word in (asking, *node, ":", *pointers[node])]
             pads = task.context_length - len(context)
             expected += [None] * pads + context + [None] * (width - task.context_length)
         assert [None if label == NO_LABEL else vocabulary[label] for label in labels] == expected
@@ -137,7 +148,7 @@ def test_traces_follow_the_cycle_hop_by_hop(task: Depo, split: str, seed: int) -
 
 def test_pointers_of_training_rows_begin_anywhere_on_the_cycle() -> None:
     """And without it the rows are what they were."""
-    task = Depo(7, 4, 2, names=30, least=7, drawn="alike", stated=False, pointers=True)
+    task = Depo(7, 4, 2, names=30, least=7, drawn="alike", stated=False, pointers="edges")
     rows = replace(task, ahead=5).sample("train", 3, 0, 400)
     found = Counter(puzzle.ahead for puzzle in puzzles(task, rows))
     assert set(found) == {1, 2, 3, 4, 5} and min(found.values()) > 40
@@ -148,14 +159,21 @@ def test_pointers_of_training_rows_begin_anywhere_on_the_cycle() -> None:
 def test_pointers_need_one_window() -> None:
     """An edge that is read in a later window cannot be followed."""
     Depo(8, 4, 4, names=32).check_window(8 * 2)
-    pointing = Depo(8, 4, 4, names=32, pointers=True)
+    pointing = Depo(8, 4, 4, names=32, pointers="edges")
     pointing.check_window(32)
-    with pytest.raises(ValueError, match=r"window = 16: must be the whole context of 32 tokens, as pointers cannot"):
+    asking = Depo(8, 4, 3, names=32, pointers="questions")
+    asking.check_window(12)
+    for task, window in ((asking, 24), (replace(asking, queries=2), 8), (replace(asking, nodes=10), 12)):
+        with pytest.raises(
+            ValueError, match=f"window = {window}: must be 4 .* queries = .*, a multiple of 3 which divid"
+        ):
+            task.check_window(window)
+    with pytest.raises(ValueError, match=r"window = 16: must be the context's 32 tokens, as pointers cannot"):
         pointing.check_window(16)
 
 
 def test_a_question_without_hops_is_told_with_its_depth() -> None:
-    task = Depo(6, 4, 2, names=9, drawn="alike", stated=False, pointers=True, test_hops=(7,))
+    task = Depo(6, 4, 2, names=9, drawn="alike", stated=False, pointers="edges", test_hops=(7,))
     rows = task.sample("test", 0, 0, 1)
     words, (starts,) = [task.vocabulary[token] for token in rows.tokens.tolist()[0]], rows.answer_start.tolist()
     text = task.question_text(AnsweredQuestion(words, starts, 1, 1, 7, words[starts[1] :][:1]))
@@ -261,11 +279,16 @@ def test_config_refuses_what_it_cannot_be(field: tuple[str, int, int], value: ob
         ({"stated": False}, "stated = False: must be true with drawn = each"),
         ({"test_hops": 4}, "test_hops = 4: must be a list of numbers of hops"),
         ({"test_hops": (17,)}, "test_hops = 17: must be an integer of at least 1, and at most 16"),
-        ({"pointers": True}, "pointers = True: must be false without names"),
+        ({"pointers": "edges"}, "pointers = 'edges': must be null without names"),
         ({"names": 80, "traced": True}, "traced = True: must be false without pointers"),
+        ({"names": 80, "pointers": True}, "pointers = True: must be null, edges or questions"),
+        ({"names": 80, "pointers": "questions"}, "queries = 10: must be an integer of at least 1, and at most 3"),
         ({"names": 80, "ahead": 2}, "ahead = 2: must be an integer of at least 1, and at most 1"),
-        ({"names": 80, "pointers": True, "ahead": 76}, "ahead = 76: must be an integer of at least 1, and at most 75"),
-        ({"names": 80, "pointers": True, "traced": True}, "traced = True: must be false with drawn = each"),
+        (
+            {"names": 80, "pointers": "edges", "ahead": 76},
+            "ahead = 76: must be an integer of at least 1, and at most 75",
+        ),
+        ({"names": 80, "pointers": "edges", "traced": True}, "traced = True: must be false with drawn = each"),
     ],
 )
 def test_fields_that_contradict_one_another_are_named(fields: dict[str, Any], message: str) -> None:

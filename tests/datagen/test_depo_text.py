@@ -91,6 +91,10 @@ def test_parse_reads_pointers_and_questions_without_hops() -> None:
     further = ["y1", "y2", ":", "y3", "y2", "y3", ":", "y1", "y3", "y1", ":", "y2", "?", "y2", "=", "y1"]
     puzzle = parse(further, 3)
     assert puzzle.ahead == 2 and puzzle.solve(puzzle.questions[0]) == ("y3",)  # four hops on three nodes
+    asked = "y1 y2 : y2 y3 : y3 y1 : ?4 y2 : y1 ?4 y3 : y2 ?4 y2 = y2 ?4 y3 = y3"
+    puzzle = parse(asked.split())
+    assert (len(puzzle.edges), puzzle.ahead) == (3, 2)
+    assert [puzzle.solve(question) for question in puzzle.questions] == [("y1",), ("y2",)]
 
 
 @pytest.mark.parametrize("task", [Depo(names=80), Depo(drawn="alike", stated=False)])

@@ -229,7 +229,7 @@ def test_shards_of_long_rows_hold_fewer() -> None:
     [
         Rule110(steps=4096, traced=True),
         Rule110(cells=32, states=8, labels="each", steps=64, traced=True),
-        Depo(nodes=8, hops=80, queries=4, names=32, drawn="alike", pointers=True, traced=True),
+        Depo(nodes=8, hops=80, queries=4, names=32, drawn="alike", pointers="edges", traced=True),
     ],
 )
 def test_shards_of_rows_with_long_traces_hold_fewer(task: Rule110 | Depo) -> None:

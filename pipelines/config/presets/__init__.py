@@ -28,6 +28,7 @@ def build() -> dict[str, Experiment]:
         depo.hops_mini(),
         depo.iterated(),
         depo.iterated_mini(),
+        depo.iterated_windows(),
         gsm.fig4(),
         gsm.fig4_ouro(),
         gsm.fig4_scratch(),

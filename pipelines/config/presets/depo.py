@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from datagen import Depo
 from pipelines.config.experiment import Data, Experiment, Variant
@@ -111,6 +111,17 @@ def iterated() -> Experiment:
     return _iterated("depo-iterated", task, variants, seeds=(85, 86, 87, 88, 89), steps=2400, test_rows=5632)
 
 
+def iterated_windows() -> Experiment:
+    """Edges in two windows, and pointers in a third, one for each question: passes over the third follow the cycle."""
+    task = _followed(
+        nodes=16, names=32, hops=4, queries=6, pointers="questions", least=6, test_hops=(1, 2, 4, 8, 13, 16, 29, 32)
+    )
+    first, *_ = _passes_as_hops(task)
+    controls = _one_pass(task, {"one-pass": {}, "one-pass-compute": {"compute_of": MEAN_PASSES}})
+    variants = (first, *(replace(variant, most_seeds=3) for variant in controls))
+    return _iterated("depo-iterated-windows", task, variants, seeds=(85, 86, 87, 88, 89), steps=2400, test_rows=4096)
+
+
 def iterated_mini() -> Experiment:
     """The same on 5 nodes, with k <= 3 in training and tests up to k = 32."""
     task = _followed(nodes=5, names=10, hops=3, queries=4, test_hops=(1, 2, 3, 4, 8, 16, 32))
@@ -121,11 +132,11 @@ def iterated_mini() -> Experiment:
     return _iterated("depo-iterated-mini", task, variants, seeds=(80,), steps=800, test_rows=1400)
 
 
-def _followed(nodes: int, **fields: Any) -> Depo:
+def _followed(nodes: int, pointers: Literal["edges", "questions"] = "edges", **fields: Any) -> Depo:
     """Cycles with pointers that passes move; the number of passes tells the hops. Small cycles show in training what
     many hops lead to on large ones, back to the start, and pointers that begin anywhere show all windows that passes
     lead to."""
-    return Depo(nodes=nodes, drawn="alike", stated=False, pointers=True, ahead=nodes, traced=True, **fields)
+    return Depo(nodes=nodes, drawn="alike", stated=False, pointers=pointers, ahead=nodes, traced=True, **fields)
 
 
 def _passes_as_hops(task: Depo) -> tuple[Variant, ...]:
@@ -174,7 +185,7 @@ def _model(task: Depo, **fields: Any) -> ModelConfig:
         d_model=64,
         n_heads=2,
         mixers=HYBRID,
-        window=task.context_length,
+        window=4 * task.queries if task.pointers == "questions" else task.context_length,
         fast_heads=2,
         conv=4,
         **fields,
