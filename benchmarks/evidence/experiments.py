@@ -158,6 +158,7 @@ EXPERIMENTS = {
         tuple(("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")),
         page=ITERATED_SLEEP,
     ),
+    "depo-windows": Question("depo-iterated-windows", (85, 86, 87, 88, 89), page=ITERATED_SLEEP),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
     "facts": Question(
         "facts-capacity-mini",
