@@ -1,7 +1,7 @@
 """Functions on states, which are trees: nested tuples and NamedTuples of tensors.
 
-The first dimension of each tensor is the batch, or 1 if all rows share it. A leaf that is no tensor, as in a Span, stays
-as it is.
+The first dimension of each tensor is the batch, or 1 if all rows share it. Leaves that are no tensors, as in a Span,
+stay as they are.
 """
 
 from __future__ import annotations
