@@ -39,31 +39,30 @@ def a_rule_by_which_rows_differ(model: SleepModel, tokens: Tensor, measure: Any)
 @every_kind
 @each_way
 def test_a_row_that_halts_has_the_states_of_that_n(fields: dict[str, Any], eviction: str, measure: str) -> None:
-    """Rows that halt at different passes, of different lengths in an early sleep, over several windows: each against a
+    """Rows that halt at different passes, of different lengths in early sleeps, over several windows: each against a
     session of its own with a fixed N for each sleep."""
     model = build_small(eviction=eviction, **fields)
-    tokens = tokens_of(2, 6, 21)
+    tokens, early = tokens_of(2, 6, 24), (0, 2)
     session = Session(model, 6, sleep_passes=MOST, halting=a_rule_by_which_rows_differ(model, tokens[:, :6], measure))
-    pieces = [tokens[:, :4].clone(), *tokens[:, 4:].split([6, 6, 5], 1)]  # at most one sleep each
-    pieces[0][1::2, 2:] = -1
+    pieces = list(tokens.split([4, 6, 3, 6, 5], 1))  # at most one sleep each
+    for i in early:
+        pieces[i][1::2, 2:] = -1
     logits, made = [], []
     for i, piece in enumerate(pieces):
         before = session.passes
         logits.append(session.read(piece))
-        if i == 0:
+        if i in early:
             session.sleep()
         made.append(session.passes - before)
-    sleeps = session.sleeps.tolist()
-    assert sleeps == [3] * 6 and session.passes.tolist() == torch.stack(made).sum(0).tolist()
-    compared = 2 + model.config.reads_first
-    assert compared * 3 <= int(session.passes.min()) and int(session.passes.max()) <= MOST * 3
+    assert session.sleeps.tolist() == [4] * 6 and session.passes.tolist() == torch.stack(made).sum(0).tolist()
+    assert 4 * (2 + model.config.reads_first) <= int(session.passes.min()) and int(session.passes.max()) <= 4 * MOST
     assert len({tuple(row) for row in torch.stack(made, 1).tolist()}) > 1
     for row in range(6):
         fixed = Session(model, 1)
         for i, piece in enumerate(pieces):
             fixed.sleep_passes = max(1, int(made[i][row]))
             torch.testing.assert_close(logits[i][row : row + 1], fixed.read(piece[row : row + 1]), **EXACT)
-            if i == 0:
+            if i in early:
                 fixed.sleep()
 
 
@@ -112,10 +111,10 @@ def test_a_share_of_the_tokens_may_change(change: float, expected: list[int]) ->
     session = Session(model, 4, sleep_passes=9, halting=Halting(change))
     session.read(WINDOWS)
     assert session.passes.tolist() == expected
-    early = Session(model, 2, sleep_passes=9, halting=Halting(1 / 3))
-    early.read(torch.tensor([[0, 0, 4, -1, -1], [0, 4, 4, 4, 4]]))
+    early = Session(model, 3, sleep_passes=9, halting=Halting(1 / 3))
+    early.read(torch.tensor([[0, 0, 4, -1, -1], [0, 4, 4, 4, 4], [4, 4, -1, -1, -1]]))
     early.sleep()
-    assert early.passes.tolist() == [5, 2]
+    assert early.passes.tolist() == [5, 2, 2]
 
 
 def test_passes_end_when_the_fast_weights_settle() -> None:
