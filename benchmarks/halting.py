@@ -116,7 +116,8 @@ def table(points: list[dict[str, Any]]) -> str:
     for point in points:
         rule, estimate = point["rule"], Estimate(**point["accuracy"])
         setting = f"N = {point['passes']:.0f}" if rule is None else f"{rule['measure']} at most {rule['change']}"
-        by_depth = [f"{at['passes']:.1f}" for at in point["depths"].values()]
+        found = point["depths"]  # of rows that sleep
+        by_depth = [f"{found[depth]['passes']:.1f}" if depth in found else "" for depth in depths]
         lines.append((setting, f"{point['passes']:.2f}", str(estimate), *(by_depth if len(depths) > 1 else ())))
     deeper = [f"passes at depth {depth}" for depth in depths] if len(depths) > 1 else []
     return markdown_table(("setting", "mean passes", "rows right", *deeper), lines)

@@ -1,6 +1,7 @@
 """Adaptive computation: a sleep that ends when a further pass changes nothing, and so makes as many passes as it needs.
 
-A row that halts after n passes has the states of a sleep with N = n.
+A row that halts after n passes has the states of a sleep with N = n. The rule sees pass n before it knows that this was
+the last one, so it is a whole pass, where the last of N fixed ones computes only what is kept.
 """
 
 from __future__ import annotations
@@ -42,9 +43,7 @@ class Halting:
     def check(self, model: SleepModel, most: int) -> None:
         """Raise ValueError if this rule can have no effect on a model that makes at most `most` passes."""
         least = first_compared(model) + 1
-        allowed = (
-            f"at least {least} with halting, as pass {least - 1} is the first that is compared with the one before"
-        )
+        allowed = f"at least {least} with halting: pass {least - 1} is the first that is compared with the one before"
         require(most >= least, "sleep_passes", most, allowed)
         repeats = len(model.sleep_schedule(2)) == 2
         allowed = f"such that a further pass of the loop leaves something, under {model.config.eviction} eviction"
@@ -90,8 +89,7 @@ def refine_until_halted(
     """Sleep on a window that `SleepModel.wake` has read, each row until it halts: (states, passes int64 [B]).
 
     most: the passes of a row that does not halt before. The other arguments are those of `SleepModel.refine`. A row
-    that has halted takes part in no further pass. Each pass runs the whole loop, as the rule may look at its readout;
-    the blocks after the loop run once, when the row has halted.
+    that has halted takes part in no further pass; the blocks after the loop run once, when it has halted.
     """
     made = torch.full((len(h),), most, device=h.device)
     first, (start, end) = first_compared(model), model.loop
@@ -107,7 +105,7 @@ def refine_until_halted(
         if n < first:
             continue
         seen = halting.look(model, h, states)
-        halted = halting.reached(left.seen, seen, left.span) if n < most else torch.ones_like(left.rows) > 0
+        halted = halting.reached(left.seen, seen, left.span) | (n == most)
         left = left._replace(seen=seen)
         if halted.any():
             group: _Sleepers = select_rows(left, halted.nonzero()[:, 0])

@@ -183,8 +183,8 @@ def test_a_rule_out_of_range_is_refused(rule: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("fields", "passes", "rule", "message"),
     [
-        ({}, None, Halting(), r"sleep_passes = 1: must be at least 3 with halting, as pass 2 is the first"),
-        ({"reads_first": True}, 3, Halting(), "sleep_passes = 3: must be at least 4 with halting, as pass 3"),
+        ({}, None, Halting(), r"sleep_passes = 1: must be at least 3 with halting: pass 2 is the first"),
+        ({"reads_first": True}, 3, Halting(), "sleep_passes = 3: must be at least 4 with halting: pass 3"),
         (
             {"mixers": ("attention", "attention"), "eviction": "sliding"},
             4,
