@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sleepmodel.config.model import ModelConfig
     from sleepmodel.config.training import Scale, TrainConfig
+    from sleepmodel.halting import Halting
     from sleepmodel.hub import load
     from sleepmodel.inference.memory import Memory
     from sleepmodel.inference.session import Session
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAD",
+    "Halting",
     "Memory",
     "ModelConfig",
     "Scale",
@@ -37,6 +39,7 @@ __all__ = [
 
 _MODULE_OF = {
     "PAD": "sleepmodel.mixers.base",
+    "Halting": "sleepmodel.halting",
     "Memory": "sleepmodel.inference.memory",
     "ModelConfig": "sleepmodel.config.model",
     "Scale": "sleepmodel.config.training",

@@ -15,7 +15,7 @@ reference.py implements the same algorithm token by token. The tests compare thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -244,7 +244,7 @@ class SleepModel(nn.Module):
 
         The first of these is h after the last block of the loop, or with `config.reads_first` the tokens again.
         """
-        looped, out, states = self._run_blocks(range(len(self.blocks)), h, states, span)
+        looped, out, states = self.run_blocks(Pass([*range(len(self.blocks))], None), h, states, span)
         return h if self.config.reads_first else looped, out, states
 
     def refine(
@@ -285,9 +285,12 @@ class SleepModel(nn.Module):
                 schedule.append(Pass(blocks, blocks.pop() if blocks and blocks[-1] >= needed else None))
         return schedule[::-1]
 
-    def begin_pass(self, states: States) -> States:
-        """The states with which a further pass over the same window begins; see Mixer.begin_pass."""
-        return tuple(block.mixer.begin_pass(state) for block, state in zip(self.stack, states, strict=True))
+    def begin_pass(self, states: States, blocks: Sequence[int] | None = None) -> States:
+        """The states with which a further pass over the same window begins; see Mixer.begin_pass. blocks: those that
+        it runs; None: all of them."""
+        runs = range(len(states)) if blocks is None else blocks
+        each = enumerate(zip(self.stack, states, strict=True))
+        return tuple(block.mixer.begin_pass(state) if i in runs else state for i, (block, state) in each)
 
     def checked_passes(self, passes: int | None) -> int:
         """N: `passes`, or the config's if it is None. Raises ValueError if it is not a valid number of passes."""
@@ -316,35 +319,39 @@ class SleepModel(nn.Module):
         for i, part in enumerate(schedule):
             if i and learning and (i == len(schedule) - kept or i % every == 0):
                 h, states = h.detach(), cut_between_passes((block.mixer for block in self.stack), before, states)
-            if i:
-                fresh = self.begin_pass(states)
-                states = tuple(fresh[j] if j in part.blocks else state for j, state in enumerate(states))
             with torch.set_grad_enabled(learning and i >= len(schedule) - kept):
                 if i == 0 and woken is not None:
                     states = woken
                 else:
-                    entering = h if i > first else self._again(begin) if i else begin
-                    h, states = self._recomputed(recomputed, self._run_pass, part, entering, states, span, i > first)
+                    entering = h if i > first else begin
+                    h, states = self._recomputed(recomputed, self.run_pass, i, part, entering, states, span)
                 if labels is not None and first <= i < first + labels.shape[1]:
                     loss = loss + self._recomputed(recomputed, self._trace_loss, h, labels[:, i - first])
         return states, loss
 
-    def _run_pass(self, part: Pass, h: Tensor, states: States, span: Span, handed: bool) -> tuple[Tensor, States]:
-        """One pass, from embedded tokens or from what the pass before has `handed` on: (h after the loop, states)."""
-        h = self.handed_on(h, span) if handed else h
-        looped, h, states = self._run_blocks(part.whole, h, states, span)
-        if (last := part.written) is not None:
-            states = (*states[:last], self.stack[last].write(h, states[last], span), *states[last + 1 :])
+    def run_pass(self, number: int, part: Pass, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
+        """Pass `number` of a sleep, from 0: (h after the loop, states).
+
+        h: [B, T, d], embedded tokens for the first pass, and with `reads_first` for the second, else h after the loop
+        of the pass before; states: after the pass before.
+        """
+        if number > 0:
+            states = self.begin_pass(states, part.blocks)
+        if number > int(self.config.reads_first):
+            h = self.handed_on(h, span)
+        elif number > 0:
+            h = self._again(h)
+        looped, _, states = self.run_blocks(part, h, states, span)
         return looped, states
 
-    def _run_blocks(
-        self, blocks: Iterable[int], h: Tensor, states: States, span: Span
-    ) -> tuple[Tensor, Tensor, States]:
-        """(h after the last of these blocks that is in the loop or before it, h after the last one, states)"""
+    def run_blocks(self, part: Pass, h: Tensor, states: States, span: Span) -> tuple[Tensor, Tensor, States]:
+        """(h after the last whole block that is in the loop or before it, h after the last whole one, states)"""
         looped, after = h, list(states)
-        for i in blocks:
+        for i in part.whole:
             h, after[i] = self._recomputed(self.recompute == "block", self.stack[i], h, states[i], span)
             looped = h if i < self.loop[1] else looped
+        if (last := part.written) is not None:
+            after[last] = self.stack[last].write(h, states[last], span)
         return looped, h, tuple(after)
 
     def _trace_loss(self, h: Tensor, labels: Tensor) -> Tensor:

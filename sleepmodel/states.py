@@ -1,6 +1,7 @@
 """Functions on states, which are trees: nested tuples and NamedTuples of tensors.
 
-The first dimension of each tensor is the batch, or 1 if all rows share it.
+The first dimension of each tensor is the batch, or 1 if all rows share it. Leaves that are no tensors, as in a Span,
+stay as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any
     """The tree of function(leaf, *the same leaf of each other tree)."""
     if isinstance(tree, Tensor):
         return function(tree, *others)
+    if not isinstance(tree, tuple):
+        return tree
     return _like(tree, [map_tensors(function, *parts) for parts in zip(tree, *others, strict=True)])
 
 

@@ -132,7 +132,7 @@ def test_the_blocks_of_usage_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = [code for code in _blocks(TEXTS["docs/usage.md"]) if "models:/" not in code]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for code in blocks:
         exec(code, names)
     assert names["answer"].shape == (1, 4) and (tmp_path / "context.memory").is_file()  # type: ignore[attr-defined]

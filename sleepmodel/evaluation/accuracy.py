@@ -105,11 +105,15 @@ def _predict_batch(
     """The most likely token at each answer position and the nats of the right one, both [answer tokens]."""
     device = next(model.parameters()).device
     batch, answers = torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
-    logits: Tensor = model(batch, answers, passes).logits
+    return judged(model(batch, answers, passes).logits, batch[answers])
+
+
+def judged(logits: Tensor, expected: Tensor) -> tuple[Int64, npt.NDArray[np.float32]]:
+    """The most likely tokens, [n], and the nats of the expected ones. logits: [n, vocab]; expected: int64 [n]."""
     likely, nats = [], []
     # a float32 copy of all logits of a large vocabulary would double the memory
     rows = max(1, CHUNK_LOGITS // logits.shape[1])
-    for part, right in zip(logits.split(rows), batch[answers].split(rows), strict=True):
+    for part, right in zip(logits.split(rows), expected.split(rows), strict=True):
         wide = part.to(torch.promote_types(part.dtype, torch.float32))
         likely.append(wide.argmax(-1))
         nats.append(F.cross_entropy(wide, right, reduction="none"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sleepmodel.accounting import fingerprint
+from sleepmodel.halting import Halting, refine_until_halted
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.sampling import choose_tokens
 from sleepmodel.mixers.base import FAR, PAD, Span
@@ -54,8 +55,10 @@ class Session:
     to the end of the first window that holds answers, on which training does not sleep.
 
     batch_size: number of rows; None is that of the memory, or 1 without one. memory: a memory of this model, to resume
-    from. sleep_passes: N; None is the model's. Raises ValueError if one of them does not fit.
-    seconds_asleep: seconds spent on all sleeps so far.
+    from. sleep_passes: N; None is the model's. halting: ends the sleep of each row when a further pass changes nothing,
+    so that N is the most that it makes; None: all rows make N. Raises ValueError if one of them does not fit.
+    seconds_asleep: seconds spent on all sleeps of this session so far. passes: int64 [B], the passes that each row has
+    made in them. A memory holds neither.
     """
 
     def __init__(
@@ -64,9 +67,12 @@ class Session:
         batch_size: int | None = None,
         memory: Memory | None = None,
         sleep_passes: int | None = None,
+        halting: Halting | None = None,
     ) -> None:
-        self.model, self.seconds_asleep = model, 0.0
+        self.model, self.halting, self.seconds_asleep = model, halting, 0.0
         self._sleep_passes = model.checked_passes(sleep_passes)
+        if halting is not None:
+            halting.check(model, self._sleep_passes)
         self._state = (
             SessionState.empty(model, 1 if batch_size is None else batch_size)
             if memory is None
@@ -76,10 +82,11 @@ class Session:
             raise ValueError(
                 f"batch_size = {batch_size}: must be {self.batch_size}, the rows of the memory; leave it out"
             )
+        self.passes = torch.zeros_like(self.filled)
 
     @property
     def sleep_passes(self) -> int:
-        """N, the passes of each sleep. It can be set at any time."""
+        """N, the passes of each sleep, with `halting` at most. It can be set at any time."""
         return self._sleep_passes
 
     @sleep_passes.setter
@@ -120,6 +127,7 @@ class Session:
         session = Session(self.model, 0, sleep_passes=self.sleep_passes)
         rows = torch.arange(self.batch_size).repeat_interleave(copies).to(self._state.filled.device)
         session._state = map_tensors(lambda leaf: leaf.expand(self.batch_size, *leaf.shape[1:])[rows], self._state)
+        session.halting, session.passes = self.halting, torch.zeros_like(session.filled)
         return session
 
     @torch.no_grad()
@@ -160,8 +168,8 @@ class Session:
 
     @torch.no_grad()
     def sleep(self, passes: int | None = None) -> None:
-        """Sleep now, on the tokens in the window; rows with an empty window do not sleep. passes: N; None is
-        `sleep_passes`."""
+        """Sleep now, on the tokens in the window; rows with an empty window do not sleep. passes: N, with `halting` at
+        most; None is `sleep_passes`."""
         passes = self.sleep_passes if passes is None else self.model.checked_passes(passes)
         self._sleep_where(self._state.filled[:, 0] > 0, passes)
 
@@ -263,7 +271,11 @@ class Session:
         if (part.filled == longest).all():
             span = Span.whole(longest, place.device, position)
         before = (*part.states[: model.loop[1]], *part.before)
-        states, _ = model.refine(part.h[:, -longest:], part.states, before, span, passes)
+        window = part.h[:, -longest:], part.states, before, span, passes
+        if self.halting is None:
+            states, made = model.refine(*window)[0], torch.full_like(part.filled[:, 0], passes)
+        else:
+            states, made = refine_until_halted(model, *window, self.halting)
         empty = part._replace(
             states=states,
             before=states[model.loop[1] :],
@@ -274,6 +286,7 @@ class Session:
             slept=part.slept + 1,
         )
         self._state = merge_rows(state, empty, rows)
+        self.passes = self.passes.masked_scatter(wanted, self.passes[wanted] + made)
         self.seconds_asleep += time.perf_counter() - start
 
 
