@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from datagen import Gsm
 from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets import bases
 from pipelines.config.presets.variants import (
+    ETA,
     HYBRID,
     at_passes,
     at_windows,
@@ -162,4 +164,37 @@ def throughput_fig6_mini() -> Experiment:
         # both cores, so that trainings run one at a time and do not slow each other
         scale=Scale(cpus_per_worker=2),
         registers=False,
+    )
+
+
+def traces_mini() -> Experiment:
+    """Two or three operations, in texts whose most frequent number is seldom the answer: does a sleep reason better if
+    each pass is told which numbers can be known by then?"""
+    task = Gsm(operations=(2, 3), tokens=(176, 219), numbers=20, distractors="short", reverse=False, traced=True)
+    told = {"trace_weight": 1.0}
+
+    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
+        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
+
+    return Experiment(
+        name="gsm-traces-mini",
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary),
+            d_model=64,
+            n_heads=2,
+            mixers=HYBRID,
+            window=task.context_length,
+            fast_heads=2,
+            conv=4,
+        ),
+        train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
+        variants=(
+            variant("n1"),
+            variant("n1-same-compute", compute_of=4),
+            variant("n4", 4),
+            variant("n4-traces", 4, train=told),
+        ),
+        seeds=(50,),
+        data=Data(validation_rows=512, test_rows=1600, seed=5),
     )
