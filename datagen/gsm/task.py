@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,31 +17,23 @@ from datagen.canonical import added_later
 from datagen.checks import require, require_one_of, require_whole
 from datagen.gsm.distractors import SHAPES, Distractors
 from datagen.gsm.graph import MAX_NUMBER, Core, sample_core
-from datagen.gsm.levels import level_of, levels_of
 from datagen.gsm.piece_encoder import PieceEncoder, encoder_of
 from datagen.gsm.problem import Problem, write_solution
-from datagen.gsm.quantity import Quantity, Statement
+from datagen.gsm.quantity import Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
-from datagen.gsm.themes import THEMES
+from datagen.gsm.themes import NAMES, THEMES, themes_of
+from datagen.gsm.traces import Known, known_numbers, labels_of
 from datagen.gsm.wording import GsmWording, Imported
 from datagen.rng import Rng
-from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows, pad_id
+from datagen.rows import PAD_NAME, Ragged, Rows, pad_id
 from datagen.task import Task, random_stream
 from datagen.vocabulary import Vocabulary
 from datagen.wording import Wording
 
 MAX_OPERATIONS = 16
 MAX_TOKENS = 8192  # up to here there are enough names
-MAX_STATED = 20  # above, most cores of many operations have a value above MAX_VALUE
+MAX_STATED = 20  # of cores of 16 operations, three in five then have a value above MAX_VALUE and are drawn again
 WINDOW_STEP = 8  # no answer token has a position that is a multiple of it
-
-
-class Known(NamedTuple):
-    """A number that a place of a row can know after so many passes."""
-
-    place: int
-    token: int
-    passes: int
 
 
 class Sample(NamedTuple):
@@ -83,6 +75,8 @@ class Gsm(GsmWording, Task):
                  right; "short": three of five state a number, the others have one quantity on the right, with or
                  without a constant. Texts then state more numbers, so that the answer is seldom the most frequent one.
     reverse      whether half of the problems are reverse.
+    theme        null, or the name of the only theme: "crazy_zootopia", "movie_festival_awards", "teachers_in_school".
+    names        up to 32, the things, and the places, that a theme has.
     traced       whether training rows have traces: the number of each quantity, distractors included, in the place of
                  the full stop of its sentence, and the answer in that of the question mark. A number is there from the
                  pass on after which it can be known: one that is stated from the first, one that is computed from the
@@ -100,6 +94,8 @@ class Gsm(GsmWording, Task):
     numbers: int = added_later(MAX_NUMBER)
     distractors: Literal["official", "short"] = added_later("official")
     reverse: bool = added_later(True)
+    theme: str | None = added_later(None)
+    names: int = added_later(NAMES)
     traced: bool = added_later(False)
 
     def __post_init__(self) -> None:
@@ -107,16 +103,29 @@ class Gsm(GsmWording, Task):
             object.__setattr__(self, name, _checked_range(name, getattr(self, name), most))
         if type(self.hard) is not bool:
             raise ValueError(f"hard must be a bool, got {self.hard!r:.200}")
-        if self.tokenizer is None:
-            self._longest_target(encoder_of(None))
-        elif type(self.tokenizer) is not str:
-            raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r:.200}")
         require_whole("numbers", self.numbers, 2, MAX_STATED)
         require_one_of("distractors", self.distractors, tuple(SHAPES))
+        if self.theme is not None:
+            require_one_of("theme", self.theme, tuple(theme.name for theme in THEMES))
+        self._check_names()
         for name in ("reverse", "traced"):
             require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
         allowed = "false with a tokenizer: a label is one token, and it may write a number in several"
         require(self.tokenizer is None or not self.traced, "traced", self.traced, allowed)
+        if self.tokenizer is None:
+            self._longest_target(encoder_of(None))
+        elif type(self.tokenizer) is not str:
+            raise ValueError(f"tokenizer must be a path as a str, or None, got {self.tokenizer!r:.200}")
+
+    def _check_names(self) -> None:
+        """Raise ValueError unless there are always names for another core quantity, and another distractor."""
+        require_whole("names", self.names, 1, NAMES)
+        most = self.operations[1]
+        sentences = self.tokens[1] // 8  # more than there are: the shortest has nine tokens
+        # each core quantity may take a place of its own, in which no number may be added
+        fitting = next((n for n in range(most + 1, NAMES) if n * (n - most) - most > sentences), NAMES)
+        allowed = f"at least {fitting}, so that problems of {most} operations in {self.tokens[1]} tokens have enough"
+        require(self.names >= fitting, "names", self.names, allowed)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -163,12 +172,13 @@ class Gsm(GsmWording, Task):
         """
         encoder = encoder_of(self.tokenizer)
         longest = self._longest_target(encoder)
+        themes = themes_of(self.theme, self.names)
         # The path of the tokenizer does not affect the rows.
         rng = Rng(random_stream(replace(self, tokenizer=None), split, seed, shard))
         while True:
             core = sample_core(
                 rng,
-                theme=rng.choice(THEMES),
+                theme=rng.choice(themes),
                 operations=rng.between(*self.operations),
                 hard=self.hard,
                 reverse=self.reverse and rng.below(2) == 1,
@@ -219,14 +229,15 @@ class Gsm(GsmWording, Task):
         context = [token for part in (ends[0], *(sentence.tokens for sentence in sentences)) for token in part]
         if not self.traced:
             return Sample(problem, context + ends[1], len(answer))
-        pads = self.tokens[1] - len(ends[1]) - len(context)
-        known = _known(core, distractors, len(ends[0]), sentences, encoder)
-        return Sample(
-            problem,
-            [len(encoder.vocabulary.tokens)] * pads + context + ends[1],
-            len(answer),
-            tuple(each._replace(place=pads + each.place) for each in known),
+        pads = [len(encoder.vocabulary.tokens)] * (self.tokens[1] - len(context) - len(ends[1]))
+        lengths = (len(ends[0]), *(len(sentence.tokens) for sentence in sentences))
+        asked, *stops = (len(pads) + end - 1 for end in accumulate(lengths))
+        stated = zip(stops, (sentence.statement for sentence in sentences), strict=True)
+        known = (
+            each._replace(number=encoder.encode([f" {each.number}"])[0])
+            for each in known_numbers(core, distractors, asked, stated)
         )
+        return Sample(problem, pads + context + ends[1], len(answer), tuple(known))
 
 
 def encode(problem: Problem, vocabulary: Vocabulary) -> Sample:
@@ -250,38 +261,10 @@ def to_rows(samples: Iterable[Sample], vocabulary_size: int, pad: int | None = N
         depth.append([sample.problem.operations])
         solutions.append(sample.problem.solution)
         if traced:
-            traces.append(_traces(sample).reshape(-1))
+            traces.append(labels_of(sample.known, sample.problem.operations + 1, len(sample.tokens)))
     rows = Rows.of(tokens, start, length, depth, pad, np.uint16 if vocabulary_size <= 2**16 else np.uint32)
     labels = Ragged.of(np.concatenate(traces), np.array([len(each) for each in traces])) if traces else None
     return replace(rows, solution=np.array(solutions, dtype=object), traces=labels)
-
-
-def _traces(sample: Sample) -> npt.NDArray[np.int32]:
-    """int32 [traces, tokens]"""
-    traces = np.full((sample.problem.operations + 1, len(sample.tokens)), NO_LABEL, np.int32)
-    for place, token, passes in sample.known:
-        traces[passes - 1 :, place] = token
-    return traces
-
-
-def _known(
-    core: Core, distractors: Distractors, question: int, sentences: Iterable[Sentence], encoder: PieceEncoder
-) -> Iterator[Known]:
-    """What the ends of the question, of so many tokens, and of the sentences after it can know."""
-    levels = levels_of(distractors.definitions, core.last if core.reverse else None)
-
-    def known(place: int, quantity: Quantity, level: int) -> Known:
-        (token,) = encoder.encode([f" {distractors.values[quantity]}"])
-        return Known(place, token, level)
-
-    if core.asked in levels:
-        yield known(question - 1, core.asked, levels[core.asked] + 1)
-    end = question
-    for sentence in sentences:
-        end += len(sentence.tokens)
-        level = level_of(sentence.statement.expression, levels)
-        if level is not None:
-            yield known(end - 1, sentence.statement.quantity, level)
 
 
 def _sentence(core: Core, statement: Statement, encoder: PieceEncoder) -> Sentence:

@@ -170,8 +170,17 @@ def throughput_fig6_mini() -> Experiment:
 def traces_mini() -> Experiment:
     """Two or three operations, in texts whose most frequent number is seldom the answer: does a sleep reason better if
     each pass is told which numbers can be known by then?"""
-    task = Gsm(operations=(2, 3), tokens=(176, 219), numbers=20, distractors="short", reverse=False, traced=True)
-    told = {"trace_weight": 1.0}
+    task = Gsm(
+        operations=(2, 3),
+        tokens=(164, 203),
+        numbers=20,
+        distractors="short",
+        reverse=False,
+        theme="crazy_zootopia",
+        names=8,
+        traced=True,
+    )
+    told = {"trace_weight": 4.0}
 
     def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
         return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
@@ -182,13 +191,13 @@ def traces_mini() -> Experiment:
         model=ModelConfig(
             vocab_size=len(task.vocabulary),
             d_model=64,
-            n_heads=2,
+            n_heads=4,
             mixers=HYBRID,
             window=task.context_length,
             fast_heads=2,
             conv=4,
         ),
-        train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
+        train=TrainConfig(steps=1200, batch_size=16, validate_every=100),
         variants=(
             variant("n1"),
             variant("n1-same-compute", compute_of=4),
