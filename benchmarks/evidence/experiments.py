@@ -161,8 +161,10 @@ EXPERIMENTS = {
     "gsm-traces": Question(
         "gsm-traces-mini",
         THREE,
-        tuple((better, n1) for better in ("n4", "n4-traces") for n1 in ("n1", "n1-same-compute"))
-        + (("n4-traces", "n4"),),
+        (
+            *((better, n1) for better in ("n4", "n4-traces") for n1 in ("n1", "n1-same-compute")),
+            ("n4-traces", "n4"),
+        ),
     ),
     "facts": Question(
         "facts-capacity-mini",

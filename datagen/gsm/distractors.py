@@ -24,9 +24,7 @@ class Distractors:
     values       of the same quantities.
     """
 
-    def __init__(
-        self, rng: Rng, core: Core, hard: bool, shapes: str = "official", numbers: int = MAX_NUMBER
-    ) -> None:
+    def __init__(self, rng: Rng, core: Core, hard: bool, shapes: str = "official", numbers: int = MAX_NUMBER) -> None:
         self._rng, self._theme, self._shapes, self._numbers = rng, core.theme, SHAPES[shapes], numbers
         self._kinds: Sequence[Kind] = ("number", "number", "average") if hard else ("number",)
         self.definitions, self.values = dict(core.definitions), dict(core.values)

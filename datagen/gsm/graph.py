@@ -57,9 +57,7 @@ class Core:
         return [*defined, Statement(self.last, Expression(self.values[self.last]))] if self.reverse else defined
 
 
-def sample_core(
-    rng: Rng, theme: Theme, operations: int, hard: bool, reverse: bool, numbers: int = MAX_NUMBER
-) -> Core:
+def sample_core(rng: Rng, theme: Theme, operations: int, hard: bool, reverse: bool, numbers: int = MAX_NUMBER) -> Core:
     """A core with exactly `operations` in-edges, constants included. Only a hard one has averages and grand totals."""
     while True:
         topology = Topology(rng, theme, operations, hard)

@@ -69,8 +69,8 @@ class Gsm(GsmWording, Task):
 
     The other fields differ from the official problems, or add to them.
 
-    numbers      2..20, the greatest number that the text states of a quantity, but for the one of a reverse problem, and
-                 the greatest constant.
+    numbers      2..20, the greatest number that the text states of a quantity, but for the result that a reverse
+                 problem states, and the greatest constant.
     distractors  "official": their sentences are about as in the official problems, with up to three quantities on the
                  right; "short": three of five state a number, the others have one quantity on the right, with or
                  without a constant. Texts then state more numbers, so that the answer is seldom the most frequent one.

@@ -1,4 +1,4 @@
-"""The traces of problems: each number, worked out from the text alone, stands where it can be known, and nowhere else."""
+"""The traces of problems: each number, worked out from the text alone, stands where it can be known, nowhere else."""
 
 from __future__ import annotations
 
@@ -111,7 +111,10 @@ def test_the_numbers_of_text_and_the_themes_are_those_of_the_config() -> None:
     constants = {expression.constant for _, expression in statements if expression.constant is not None}
     assert constants == set(range(1, 21))
     assert {(problem.theme, problem.mode) for problem in problems} == {("movie_festival_awards", "forward")}
-    for names in ({quantity.thing for quantity, _ in statements} - {""}, {quantity.place for quantity, _ in statements}):
+    for names in (
+        {quantity.thing for quantity, _ in statements} - {""},
+        {quantity.place for quantity, _ in statements},
+    ):
         assert len(names) == 9
     plain = [expression for _, expression in statements if not expression.operands]
     assert 0.5 < len(plain) / len(statements) < 0.7
