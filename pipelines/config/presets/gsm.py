@@ -147,7 +147,7 @@ def traces_mini() -> Experiment:
             conv=4,
         ),
         # most labels are of numbers that the text states, which the first pass soon knows
-        train=TrainConfig(steps=1200, batch_size=16, validate_every=100, trace_weight=4.0),
+        train=TrainConfig(steps=1000, batch_size=16, validate_every=100, trace_weight=4.0),
         variants=(
             variant("n1", train=untold),
             variant("n1-same-compute", train=untold, compute_of=4),

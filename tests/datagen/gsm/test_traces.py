@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,13 +22,14 @@ from datagen.rows import NO_LABEL, PAD_NAME
 from datagen.task import SPLITS
 from tests.datagen.gsm.problems import train_tokenizer
 
-SMALL = {"operations": (2, 3), "tokens": (192, 260)}
+DISTRACTORS: tuple[Literal["official", "short"], ...] = ("official", "short")
+SMALL: dict[str, Any] = {"operations": (2, 3), "tokens": (192, 260)}
 
 
 @st.composite
 def traced(draw: st.DrawFn) -> Gsm:
     most, shortest = draw(st.integers(1, 6)), draw(st.integers(300, 400))
-    distractors, numbers = draw(st.sampled_from(["official", "short"])), draw(st.integers(2, 20))
+    distractors, numbers = draw(st.sampled_from(DISTRACTORS)), draw(st.integers(2, 20))
     longest = encoder_of(None).longest_sentence(distractors, numbers)
     return Gsm(
         operations=(draw(st.integers(1, most)), most),
@@ -127,18 +128,19 @@ def test_a_traced_dataset_comes_back_from_its_files(tmp_path: Path, ray_cluster:
     found, made = read_rows(generate(task, "train", 6, 3, tmp_path), "train"), task.sample("train", 3, 0, 6)
     for ours, theirs in zip(found.batch(), made.batch(), strict=True):
         assert (ours == theirs).all()
-    assert np.array_equal(found.trace_batch(), made.trace_batch())  # type: ignore[arg-type]
+    assert np.array_equal(found.trace_batch(), made.trace_batch())
 
 
 def test_names_do_not_run_out_at_the_least_that_is_allowed() -> None:
-    for names, fields in (
+    cases: list[tuple[int, dict[str, Any]]] = [
         (6, {"operations": (1, 1), "tokens": (120, 190)}),
         (10, {"operations": (4, 4), "tokens": (300, 400), "hard": True}),
         (22, {"operations": (16, 16), "tokens": (700, 780), "hard": True}),
-    ):
-        assert len(Gsm(**fields, names=names).sample("train", 0, 0, 100)) == 100  # type: ignore[arg-type]
+    ]
+    for names, fields in cases:
+        assert len(Gsm(**fields, names=names).sample("train", 0, 0, 100)) == 100
         with pytest.raises(ValueError, match=f"names = {names - 1}: must be at least {names}, so that problems of"):
-            Gsm(**fields, names=names - 1)  # type: ignore[arg-type]
+            Gsm(**fields, names=names - 1)
 
 
 def test_a_task_without_the_new_fields_is_what_it_was() -> None:
@@ -160,11 +162,11 @@ def test_a_task_without_the_new_fields_is_what_it_was() -> None:
 )
 def test_refuses_bad_configs(config: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        Gsm(**SMALL, **config)  # type: ignore[arg-type]
+        Gsm(**SMALL, **config)
 
 
 def test_refuses_traces_whose_labels_no_model_could_use(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="traced = True: must be false with a tokenizer: a label is one token"):
         Gsm(tokenizer=str(train_tokenizer(tmp_path)), traced=True)
     with pytest.raises(ValueError, match=r"window = 128: must be the whole context of 257 tokens, as no place knows"):
-        Gsm(**SMALL, traced=True).check_window(128)  # type: ignore[arg-type]
+        Gsm(**SMALL, traced=True).check_window(128)
