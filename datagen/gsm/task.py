@@ -121,7 +121,7 @@ class Gsm(GsmWording, Task):
         """Raise ValueError unless there are always names for another core quantity, and another distractor."""
         require_whole("names", self.names, 1, NAMES)
         most = self.operations[1]
-        sentences = self.tokens[1] // 8  # more than there are: the shortest has nine tokens
+        sentences = self.tokens[1] // 8  # more than there are: each has more than eight tokens
         # each core quantity may take a place of its own, in which no number may be added
         fitting = next((n for n in range(most + 1, NAMES) if n * (n - most) - most > sentences), NAMES)
         allowed = f"at least {fitting}, so that problems of {most} operations in {self.tokens[1]} tokens have enough"
