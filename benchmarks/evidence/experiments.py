@@ -160,6 +160,14 @@ EXPERIMENTS = {
     ),
     "depo-windows": Question("depo-iterated-windows", (85, 86, 87, 88, 89), page=ITERATED_SLEEP),
     "gsm": Question("gsm-fig4-mini", THREE, GAINS),
+    "gsm-traces": Question(
+        "gsm-traces-mini",
+        THREE,
+        (
+            *((better, n1) for better in ("n4", "n4-traces") for n1 in ("n1", "n1-same-compute")),
+            ("n4-traces", "n4"),
+        ),
+    ),
     "facts": Question(
         "facts-capacity-mini",
         (40,),

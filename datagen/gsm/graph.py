@@ -1,7 +1,7 @@
 """The core of a problem: the dependency graph of the quantities that the answer depends on.
 
 A quantity is defined as a number, another quantity, a sum, a difference, a multiple or, for a grand total, a sum of
-products. Numbers and constants are in 1..MAX_NUMBER, all values in 1..MAX_VALUE; so no value is negative or zero.
+products. Numbers and constants are in 1..`numbers`, all values in 1..MAX_VALUE; so no value is negative or zero.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Core:
         return [*defined, Statement(self.last, Expression(self.values[self.last]))] if self.reverse else defined
 
 
-def sample_core(rng: Rng, theme: Theme, operations: int, hard: bool, reverse: bool) -> Core:
+def sample_core(rng: Rng, theme: Theme, operations: int, hard: bool, reverse: bool, numbers: int = MAX_NUMBER) -> Core:
     """A core with exactly `operations` in-edges, constants included. Only a hard one has averages and grand totals."""
     while True:
         topology = Topology(rng, theme, operations, hard)
         definitions: dict[Quantity, Expression] = {}
         values: dict[Quantity, int] = {}
         for quantity, (operands, constant) in reversed(topology.inputs.items()):
-            definitions[quantity], values[quantity] = express(rng, quantity.kind, operands, constant, values)
+            definitions[quantity], values[quantity] = express(rng, quantity.kind, operands, constant, values, numbers)
         asked = _leaf_to_ask(rng, definitions) if reverse else quantity
         # Draw again in two rare cases: a value is too high, or the last quantity determines no leaf.
         if max(values.values()) <= MAX_VALUE and asked is not None:
@@ -96,11 +96,17 @@ def linear_forms(definitions: Mapping[Quantity, Expression], x: Quantity | None)
 
 
 def express(
-    rng: Rng, kind: Kind, operands: Sequence[Quantity], constant: bool, values: Mapping[Quantity, int]
+    rng: Rng,
+    kind: Kind,
+    operands: Sequence[Quantity],
+    constant: bool,
+    values: Mapping[Quantity, int],
+    numbers: int = MAX_NUMBER,
 ) -> tuple[Expression, int]:
     """Draw the operators and the constant; returns the expression and its value, which may exceed MAX_VALUE.
 
-    constant: whether operands get one too (a total has none, an expression without operands always has one).
+    constant: whether operands get one too (a total has none, an expression without operands always has one); it is at
+    most `numbers`.
     """
     terms = [values[operand] for operand in operands]
     if kind == "total":
@@ -108,7 +114,7 @@ def express(
     if kind == "grand":
         return Expression(operands=tuple(operands)), sum(a * b for a, b in zip(terms[::2], terms[1::2], strict=True))
     if not terms:
-        number = rng.between(1, MAX_NUMBER)
+        number = rng.between(1, numbers)
         return Expression(number), number
     # The difference of equal operands would be zero.
     minus = len(terms) == 2 and terms[0] != terms[1] and rng.below(3) > 0
@@ -118,7 +124,7 @@ def express(
     if not constant:
         return Expression(None, tuple(operands), minus), value
     times = rng.below(2) == 0
-    number = rng.between(2 if times else 1, MAX_NUMBER)
+    number = rng.between(2 if times else 1, numbers)
     return Expression(number, tuple(operands), minus, times), number * value if times else number + value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache, cached_property, lru_cache
 
-from datagen.gsm.graph import MAX_NUMBER
+from datagen.gsm.distractors import SHAPES
 from datagen.gsm.quantity import Expression, Quantity, Statement
 from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES, Theme
@@ -29,11 +29,11 @@ class PieceEncoder:
         """Tokens of the longest name of a quantity, with its article."""
         return max(len(self.encode(write_question(*longest)[1:2])) for longest in self._longest)
 
-    @cached_property
-    def longest_sentence(self) -> int:
-        """An upper bound on the tokens of a distractor's sentence."""
+    def longest_sentence(self, distractors: str, numbers: int) -> int:
+        """An upper bound on the tokens of a distractor's sentence; distractors, numbers: as in Gsm."""
+        operands = max(operands for operands, _ in SHAPES[distractors])
         return max(
-            len(self.encode(write_sentence(theme, Statement(noun, Expression(MAX_NUMBER, (noun,) * 3)))))
+            len(self.encode(write_sentence(theme, Statement(noun, Expression(numbers, (noun,) * operands)))))
             for theme, noun in self._longest
         )
 
@@ -46,8 +46,8 @@ class PieceEncoder:
 
         return [(theme, Quantity("average", longest(theme.things), longest(theme.places))) for theme in THEMES]
 
-    def check(self, operations: tuple[int, int], tokens: tuple[int, int]) -> None:
-        """Check the (least, greatest) operations and the (shortest, longest) row of a task.
+    def check(self, operations: tuple[int, int], tokens: tuple[int, int], longest_sentence: int) -> None:
+        """Check the (least, greatest) operations and the (shortest, longest) row of a task with such sentences.
 
         Raises ValueError unless every problem fits into the shortest row and the lengths differ by a sentence or more.
         """
@@ -57,9 +57,9 @@ class PieceEncoder:
             raise ValueError(
                 f"tokens[0] must be at least {least} to hold a problem of {operations[1]} operations, got {tokens[0]}"
             )
-        if tokens[1] - tokens[0] < self.longest_sentence:
+        if tokens[1] - tokens[0] < longest_sentence:
             raise ValueError(
-                f"tokens[1] must be at least tokens[0] + {self.longest_sentence}, the longest sentence, got {tokens}"
+                f"tokens[1] must be at least tokens[0] + {longest_sentence}, the longest sentence, got {tokens}"
             )
 
 

@@ -5,7 +5,8 @@ The themes have the names of the official templates and use their nouns for aver
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,3 +97,11 @@ SCHOOLS = Theme(
 )
 
 THEMES = (ZOO, FILMS, SCHOOLS)
+NAMES = 32  # things, and places, of each theme
+
+
+@cache
+def themes_of(name: str | None, names: int) -> tuple[Theme, ...]:
+    """The theme of this name, or all, with their first `names` things and places."""
+    found = (theme for theme in THEMES if name in (None, theme.name))
+    return tuple(replace(theme, things=theme.things[:names], places=theme.places[:names]) for theme in found)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from datagen.gsm.text import POSITIVE
+from datagen.rows import PAD_NAME
 from datagen.wording import AnsweredQuestion, QuestionText, TextWording
 
 CONTEXT_CHARACTERS = 400
@@ -16,7 +17,8 @@ GAP = " …"
 class GsmWording(TextWording):
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
         """The question, the beginning of the context, and the numbers."""
-        before, right, given = map(self.text, (asked.words[: asked.start], asked.right, asked.given))
+        real = [word for word in asked.words[: asked.start] if word != PAD_NAME]
+        before, right, given = map(self.text, (real, asked.right, asked.given))
         question, mark, context = before.partition("?")
         shown = textwrap.shorten(context, CONTEXT_CHARACTERS, placeholder=GAP)
         return QuestionText(f"{question}{mark} {shown}", right, given)

@@ -153,3 +153,37 @@ def test_traces_without_passes_for_them_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             replace(mini, variants=(replace(mini.variants[0], **fields),))  # type: ignore[arg-type]
+
+
+def test_problems_are_told_in_one_variant_alone_at_equal_flops() -> None:
+    experiment = PRESETS["gsm-traces-mini"]
+    variants = {variant.name: variant for variant in experiment.variants}
+    models = {name: experiment.variant_model(variant) for name, variant in variants.items()}
+    trains = {name: experiment.variant_train(variant) for name, variant in variants.items()}
+    assert models["n4-traces"] == models["n4"] == replace(models["n1"], sleep_passes=4)
+    assert trains["n4-traces"].trace_weight > 0 and trains["n1"] == trains["n4"]
+    assert trains["n4"] == replace(trains["n4-traces"], trace_weight=0.0)
+    assert {experiment.variant_task(variant) for variant in experiment.variants} == {experiment.task}
+    spent = {name: training_flops_of(experiment, variant) for name, variant in variants.items()}
+    assert spent["n1-same-compute"] == pytest.approx(spent["n4-traces"], rel=1e-3)
+    assert spent["n4"] < spent["n4-traces"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["model.window=64"], "model.window = 64: must be the whole context of 200 tokens"),
+        (
+            ["task.traced=false"],
+            "variant n4-traces: trace_weight = 4.0: must be 0, as the training rows have no traces",
+        ),
+        (
+            ["task.operations=[2, 4]", "task.tokens=[200, 240]", "task.names=10", "model.window=237"],
+            "variant n4-traces: traces of 5 passes in training rows of depth 4: must be at most 4",
+        ),
+        (["task.names=7"], "task.names = 7: must be at least 8, so that problems of 3 operations in 203 tokens have"),
+    ],
+)
+def test_traces_of_problems_that_no_model_could_use_are_refused(assignments: list[str], message: str) -> None:
+    with pytest.raises(OverrideError, match=message):
+        apply_overrides(PRESETS["gsm-traces-mini"], assignments)

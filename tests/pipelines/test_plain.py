@@ -97,10 +97,10 @@ def test_depo_tells_where_the_given_node_is() -> None:
     assert said(0, asked).endswith("(5 hops away)")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["words", "tokenizer"])
+@pytest.fixture(scope="module", params=["words", "traced", "tokenizer"])
 def gsm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Gsm:
-    if not request.param:
-        return Gsm(operations=(1, 3), tokens=(500, 700))
+    if request.param != "tokenizer":
+        return Gsm(operations=(1, 3), tokens=(500, 700), traced=request.param == "traced")
     return Gsm(operations=(1, 2), tokens=(900, 1300), tokenizer=str(train_tokenizer(tmp_path_factory.mktemp("bpe"))))
 
 

@@ -33,6 +33,7 @@ def build() -> dict[str, Experiment]:
         gsm.fig4_ouro(),
         gsm.fig4_scratch(),
         gsm.fig4_mini(),
+        gsm.traces_mini(),
         gsm.sliding_fig5(),
         gsm.sliding_fig5_scratch(),
         gsm.sliding_fig5_mini(),

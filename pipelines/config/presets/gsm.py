@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from datagen import Gsm
 from pipelines.config.experiment import Data, Experiment, Variant
 from pipelines.config.presets import bases
 from pipelines.config.presets.variants import (
+    ETA,
     HYBRID,
     at_passes,
     at_windows,
@@ -109,6 +111,49 @@ def fig4_mini() -> Experiment:
         ),
         train=TrainConfig(steps=1000, batch_size=32, validate_every=100),
         variants=(*transformers(2), *at_passes(1, 2, 4)),
+        seeds=(30,),
+        data=Data(validation_rows=512, test_rows=1600, seed=5),
+    )
+
+
+def traces_mini() -> Experiment:
+    """Two or three operations, in one window, whose most frequent number is seldom the answer: does it help to tell
+    each pass which numbers can be known by then?"""
+    task = Gsm(
+        operations=(2, 3),
+        tokens=(164, 203),
+        numbers=20,
+        distractors="short",
+        reverse=False,
+        theme="crazy_zootopia",
+        names=8,
+        traced=True,
+    )
+
+    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
+        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
+
+    untold = {"trace_weight": 0.0}
+    return Experiment(
+        name="gsm-traces-mini",
+        task=task,
+        model=ModelConfig(
+            vocab_size=len(task.vocabulary),
+            d_model=64,
+            n_heads=4,
+            mixers=HYBRID,
+            window=200,  # the task's whole context
+            fast_heads=2,
+            conv=4,
+        ),
+        # most labels are of numbers that the text states, which the first pass soon knows
+        train=TrainConfig(steps=1000, batch_size=16, validate_every=100, trace_weight=4.0),
+        variants=(
+            variant("n1", train=untold),
+            variant("n1-same-compute", train=untold, compute_of=4),
+            variant("n4", 4, train=untold),
+            variant("n4-traces", 4),
+        ),
         seeds=(30,),
         data=Data(validation_rows=512, test_rows=1600, seed=5),
     )

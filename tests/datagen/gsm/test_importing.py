@@ -41,6 +41,7 @@ def test_every_problem_is_a_row_with_its_answer_last(tmp_path: Path) -> None:
     path = import_official(write(tmp_path / "problems.jsonl", lines), tmp_path / "root", "validation")
     words = read_dataset(path).vocabulary
     rows, table = read_rows(path, "validation"), load(path, "validation")
+    assert rows.traces is None  # so that no training has a loss on them
     assert table["solution"].to_pylist() == [line["solution"] for line in lines]
     tokens, mask = rows.batch()
     for line, row, asked in zip(lines, tokens, mask, strict=True):

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Gsm
+from datagen.gsm.graph import MAX_NUMBER
 from datagen.gsm.piece_encoder import encoder_of
 from datagen.gsm.solver import Solution, solve
 from datagen.gsm.task import MAX_TOKENS, Sample
@@ -27,7 +28,7 @@ from datagen.vocabulary import Vocabulary
 from tests.datagen.gsm.problems import train_tokenizer
 
 SHORT = (350, 450)
-LONGEST = encoder_of(None).longest_sentence
+LONGEST = encoder_of(None).longest_sentence("official", MAX_NUMBER)
 WINDOWS = (8, 24, 512, 1000, 2000)
 
 seeds = st.integers(0, 2**63 - 1)
@@ -52,7 +53,7 @@ def take(task: Gsm, count: int, split: str = "test", seed: int = 0, shard: int =
 
 
 def check(task: Gsm, samples: list[Sample], vocabulary: Vocabulary) -> None:
-    for problem, tokens, answer_length in samples:
+    for problem, tokens, answer_length, _ in samples:
         text = f"{problem.question} {problem.context} Answer: {problem.answer}"
         assert vocabulary.decode(tokens) == text
         assert vocabulary.encode(text) == tokens
@@ -73,7 +74,7 @@ def test_thousands_of_rows_are_solved(hard: bool) -> None:
     task = Gsm(tokens=SHORT, hard=hard)
     samples = take(task, 3000)
     check(task, samples, encoder_of(None).vocabulary)
-    made = Counter((problem.theme, problem.mode, problem.operations) for problem, _, _ in samples)
+    made = Counter((problem.theme, problem.mode, problem.operations) for problem, *_ in samples)
     assert len(made) == len(THEMES) * 2 * 8
     assert min(made.values()) > 30  # 62.5 each on average
 
@@ -94,7 +95,7 @@ def test_rows_of_full_length_are_solved(hard: bool) -> None:
 def test_every_config(task: Gsm, split: str, seed: int) -> None:
     samples = take(task, 3, split, seed)
     check(task, samples, encoder_of(None).vocabulary)
-    for problem, _, _ in samples:
+    for problem, *_ in samples:
         assert task.operations[0] <= problem.operations <= task.operations[1]
         assert task.hard or "average" not in problem.question + problem.context
 
@@ -102,7 +103,7 @@ def test_every_config(task: Gsm, split: str, seed: int) -> None:
 @given(st.integers(350, MAX_TOKENS - LONGEST), st.booleans(), seeds)
 def test_the_length_is_hit_within_a_sentence(tokens: int, hard: bool, seed: int) -> None:
     task = Gsm(tokens=(tokens, tokens + LONGEST), hard=hard)
-    for problem, row, _ in take(task, 2, seed=seed):
+    for problem, row, *_ in take(task, 2, seed=seed):
         # The target is `tokens` or one more; the last sentence may overshoot it.
         sentences = problem.context.removesuffix(".").split(". ")
         longest = max(len(encoder_of(None).vocabulary.encode(sentence)) + 1 for sentence in sentences)
@@ -119,7 +120,7 @@ def test_pretrained_rows(tokenizer: str) -> None:
         task = Gsm(tokens=(2000, 3300), hard=hard, tokenizer=tokenizer)
         samples = take(task, 100)
         check(task, samples, encoder_of(tokenizer).vocabulary)
-        assert {answer_length for _, _, answer_length in samples} >= {2, 3}  # a space and one token a digit
+        assert {answer_length for _, _, answer_length, _ in samples} >= {2, 3}  # a space and one token a digit
 
 
 def test_where_the_tokenizer_lies_shapes_nothing(tokenizer: str, tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_the_answer_does_not_show_in_the_length() -> None:
 def test_the_core_may_stand_anywhere() -> None:
     """Where the sentence of the asked quantity stands, of 0..1, in problems that say it once."""
     places = []
-    for problem, _, _ in take(Gsm(tokens=SHORT), 2000):
+    for problem, *_ in take(Gsm(tokens=SHORT), 2000):
         subjects = [statement.quantity for statement in read_context(problem.context)]
         if subjects.count(asked := read_question(problem.question)) == 1:
             places.append((subjects.index(asked) + 0.5) / len(subjects))
@@ -163,7 +164,7 @@ def test_the_same_in_every_version() -> None:
     digests = {}
     for hard in (False, True):
         samples = take(Gsm(hard=hard), 9, "test", seed=3, shard=5)
-        text = json.dumps([[asdict(problem), tokens] for problem, tokens, _ in samples], ensure_ascii=True)
+        text = json.dumps([[asdict(problem), tokens] for problem, tokens, *_ in samples], ensure_ascii=True)
         digests[hard] = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert digests == {False: "abcf360d459e75b9", True: "578f6f7ab81cb433"}
 
