@@ -87,10 +87,10 @@ class Depo(Task):
     If the window length divides 4 * nodes, the questions begin a window. If they all fit into it (at most 6 * queries
     tokens), no answer is the first token of a window.
 
-    No two splits share a context, whatever their seeds and wherever pointers begin. Up to 7 nodes, and always with `names`, a hash assigns each
-    context to one split, about 1/8 to test and 1/8 to validation. Otherwise, from 8 nodes on contexts are drawn
-    independently, as collisions are negligible: 10 million train rows and 10,000 test rows share one with a probability
-    below 1e-11 at 8 nodes, 1e-290 at 75.
+    No two splits share a context, whatever their seeds and wherever pointers begin. Up to 7 nodes, and always with
+    `names`, a hash assigns each context to one split, about 1/8 to test and 1/8 to validation. Otherwise, from 8 nodes
+    on contexts are drawn independently, as collisions are negligible: 10 million train rows and 10,000 test rows share
+    one with a probability below 1e-11 at 8 nodes, 1e-290 at 75.
     """
 
     nodes: int = 75
@@ -127,7 +127,7 @@ class Depo(Task):
         require(self.names is not None or not self.pointers, "pointers", self.pointers, "null without names")
         if self.pointers == "questions":
             require_whole("queries", self.queries, 1, self.least)
-        require(self.pointers or not self.traced, "traced", self.traced, "false without pointers")
+        require(self.pointers is not None or not self.traced, "traced", self.traced, "false without pointers")
         require(alike or not self.traced, "traced", self.traced, f"false with drawn = {self.drawn}: a trace has one k")
 
     @property
