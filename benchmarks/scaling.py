@@ -19,8 +19,9 @@ from rich.console import Console
 
 from benchmarks.evidence.pages import SCALING, fill
 from benchmarks.results_file import ROOT
-from pipelines.config.experiment import Experiment, Variant, step_flops
+from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.presets import PRESETS
+from pipelines.config.variant import Variant
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.accounting import n_params
 from sleepmodel.config.training import Search

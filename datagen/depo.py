@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from datagen.canonical import added_later
 from datagen.checks import require, require_one_of, require_whole
+from datagen.depo_draws import SYMBOLS, Int64, UInt16, UInt64, drawn_names, hashes, shuffled
 from datagen.depo_text import Name, parse
 from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows, pad_id
 from datagen.splits import split_of
 from datagen.task import Task, random_stream, raw_words
 from datagen.wording import AnsweredQuestion, QuestionText
 
-SYMBOLS = 50
 FIRST, LAST, QUERY = 0, SYMBOLS, 2 * SYMBOLS  # ids: the first of two symbols; the last or only one; the first query
 ONE_TOKEN, NAMES = SYMBOLS, SYMBOLS + SYMBOLS**2  # number of names with one token; number of all names
 MIN_NODES = 3
@@ -29,12 +29,8 @@ MIN_NAMES = 5  # three nodes of fewer names have so few contexts that a split ma
 DRAWN = ("each", "below", "alike")
 POINTERS = (None, "edges", "questions")
 NONE = np.uint16(2**16 - 1)  # an empty slot
-INDEX_BITS = np.uint64(12)  # low bits of a sort key that hold an index; NAMES fits
 BLOCK_ROWS, BLOCK_WORDS = 4096, 2**20  # drawn at a time, so that they fit the cache; no effect on the results
 
-UInt16 = npt.NDArray[np.uint16]
-UInt64 = npt.NDArray[np.uint64]
-Int64 = npt.NDArray[np.int64]
 
 # [NAMES, 2]: the ids of each name, NONE before the only id of a short one.
 _FIRST, _LAST = np.divmod(np.arange(NAMES) - ONE_TOKEN, SYMBOLS)
@@ -123,10 +119,11 @@ class Depo(Task):
         alike = self.drawn == "alike"
         require(self.stated or alike, "stated", self.stated, f"true with drawn = {self.drawn}, as passes tell one k")
         require(self.pointers in POINTERS, "pointers", self.pointers, "null, edges or questions")
-        require_whole("ahead", self.ahead, 1, self.nodes if self.pointers else 1)
+        require(self.pointers is not None or self.ahead == 1, "ahead", self.ahead, "1 without pointers")
+        require_whole("ahead", self.ahead, 1, self.nodes)
         require(self.names is not None or not self.pointers, "pointers", self.pointers, "null without names")
-        if self.pointers == "questions":
-            require_whole("queries", self.queries, 1, self.least)
+        enough = self.pointers != "questions" or self.queries <= self.least
+        require(enough, "queries", self.queries, f"at most least = {self.least} with pointers of the questions")
         require(self.pointers is not None or not self.traced, "traced", self.traced, "false without pointers")
         require(alike or not self.traced, "traced", self.traced, f"false with drawn = {self.drawn}: a trace has one k")
 
@@ -180,9 +177,9 @@ class Depo(Task):
             allowed = f"the context's {self.context_length} tokens, as pointers cannot follow edges of later windows"
             require(window == self.context_length, "window", window, allowed)
         if self.pointers == "questions":
-            allowed = f"4 * queries = {4 * self.queries}, a multiple of 3 which divides 3 * nodes = {self._edge_slots}"
-            whole = window % 3 == 0 and self._edge_slots % window == 0
-            require(window == 4 * self.queries and whole, "window", window, allowed)
+            require(window == 4 * self.queries, "window", window, f"4 * queries = {4 * self.queries}")
+            allowed = f"a multiple of 3 such that 4 * queries divides 3 * nodes = {self._edge_slots}, to fill windows"
+            require(self._edge_slots % window == window % 3 == 0, "queries", self.queries, allowed)
         super().check_window(window)
 
     def question_text(self, asked: AnsweredQuestion) -> QuestionText:
@@ -252,12 +249,12 @@ class Depo(Task):
                 ahead += (ahead_words % np.uint64(self.ahead)).astype(np.int64)
         size = self._sizes(size_words, split)
         # Short names tend to be drawn first, so their places on the cycle are shuffled.
-        names = _names(node_words[0], self.names or ONE_TOKEN, self.names or NAMES)
+        names = drawn_names(node_words[0], self.names or ONE_TOKEN, self.names or NAMES)
         return self._laid_out(
-            spelling=self._spelling[np.take_along_axis(names, _shuffled(node_words[1], size), axis=1)],
+            spelling=self._spelling[np.take_along_axis(names, shuffled(node_words[1], size), axis=1)],
             size=size,
-            edges=_shuffled(node_words[2], size),
-            asked=_shuffled(node_words[3], size)[:, : self._most_queries],
+            edges=shuffled(node_words[2], size),
+            asked=shuffled(node_words[3], size)[:, : self._most_queries],
             hops=self._hops(hop_words, split),
             ahead=ahead,
             traces=self.hops if self.traced and split == "train" else 0,
@@ -336,9 +333,10 @@ class Depo(Task):
         filled = (questions != NONE).reshape(n, -1)
         start = self.context_length + (np.cumsum(filled, axis=1) - filled)[:, 4::6]
         moved = [context(hop) for hop in range(1, traces + 1)]
+        begin = context(0)
         return Draft(
-            edges=context(1 - ahead)[:, : self._edge_slots],
-            tokens=np.concatenate([context(0), questions.reshape(n, -1)], axis=1),
+            edges=(begin if self.ahead == 1 else context(1 - ahead))[:, : self._edge_slots],
+            tokens=np.concatenate([begin, questions.reshape(n, -1)], axis=1),
             start=start.astype(np.int32),
             length=length.astype(np.int32),
             depth=np.where(absent, 0, hops).astype(np.int32),
@@ -349,7 +347,7 @@ class Depo(Task):
         """Whether the context of each row belongs to the split, bool [n]."""
         if self.nodes > SMALL_NODES and self.names is None:
             return np.ones(len(draft.tokens), dtype=np.bool_)
-        return split_of(_words_of(draft.edges)) == split
+        return split_of(hashes(draft.edges)) == split
 
 
 class Draft(NamedTuple):
@@ -367,42 +365,3 @@ class Draft(NamedTuple):
 
 def _node(name: Name) -> str:
     return "".join(name)
-
-
-def _names(words: UInt64, one_token: int, names: int) -> UInt16:
-    """Distinct names for each row, uint16 [n, m] below `names`, from words [n, m]; the first `one_token` are short.
-
-    The distribution is that of a fair coin between one token and two, random symbols, and a new draw for a duplicate.
-    Among the remaining names, each short one is therefore SYMBOLS times as likely as each long one.
-    """
-    n, m = words.shape
-    row = np.arange(n)
-    urn = np.tile(np.arange(names, dtype=np.uint16), (n, 1))  # short, then long names; the unused first in each part
-    short, long = np.full(n, one_token), np.full(n, names - one_token)
-    drawn = np.empty((n, m), dtype=np.uint16)
-    for column in range(m):
-        ticket = (words[:, column] % (SYMBOLS * short + long).astype(np.uint64)).astype(np.int64)
-        is_short = ticket < SYMBOLS * short
-        place = np.where(is_short, ticket // SYMBOLS, one_token + ticket - SYMBOLS * short)
-        short -= is_short
-        long -= ~is_short
-        drawn[:, column] = urn[row, place]
-        urn[row, place] = urn[row, np.where(is_short, short, one_token + long)]
-    return drawn
-
-
-def _shuffled(words: UInt64, size: Int64) -> Int64:
-    """A random permutation of 0..size-1, then size..m-1, int64 [n, m], from words [n, m] and size [n, 1]."""
-    index = np.arange(words.shape[1], dtype=np.uint64)
-    beyond = (index >= size.astype(np.uint64)).astype(np.uint64) << np.uint64(63)
-    keys = beyond | (words >> np.uint64(1) + INDEX_BITS << INDEX_BITS) | index
-    keys.sort(axis=1)
-    return (keys & np.uint64(2**12 - 1)).astype(np.int64)
-
-
-def _words_of(tokens: UInt16) -> UInt64:
-    """A hash of each row, uint64 [n]."""
-    word = np.zeros(len(tokens), dtype=np.uint64)
-    for column in tokens.T:
-        word = word * np.uint64(0x9E3779B97F4A7C15) + column
-    return word

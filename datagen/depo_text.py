@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datagen.rows import PAD_NAME
 
 _NAME = r"(?:x\d+ )?y\d+ "
 _EDGE, _POINTED = re.compile(f"({_NAME})({_NAME})(?:: )?"), re.compile(f"({_NAME})({_NAME}): ({_NAME})")
-_ASKED = re.compile(rf"\?\d* ({_NAME}): ({_NAME})")
+_ASKED, _ASKING = re.compile(rf"\?\d* ({_NAME}): ({_NAME})"), re.compile(rf"\?(\d*) ({_NAME}): ")
 _QUESTION = re.compile(rf"\?(\d*) ({_NAME})= ({_NAME})")
 _CONTEXTS = (
     f"(?P<plain>(?:{_NAME}{_NAME})+)",
@@ -69,7 +69,8 @@ def parse(words: Sequence[str], hops: int | None = None) -> Puzzle:
     """Read a row, given as vocabulary entries: `[vocabulary[token] for token in tokens]`.
 
     hops: of the questions that do not state theirs. Raises ValueError if the row does not follow the grammar, if its
-    edges do not form one directed cycle, if the pointers are not all equally far ahead, or if a question has no hops.
+    edges do not form one directed cycle, if the pointers are not all equally far ahead, if those of the questions are
+    not of the questions that follow, or if a question has no hops.
     """
     text = "".join(f"{word} " for word in words)
     row = _ROW.fullmatch(text)
@@ -85,7 +86,11 @@ def parse(words: Sequence[str], hops: int | None = None) -> Puzzle:
         Question(_hops(found[1], hops), _name(found[2]), _name(found[3]), start=text.count(" ", 0, found.start(3)))
         for found in _QUESTION.finditer(text, row.start("questions"))
     ]
-    return Puzzle(cycle, tuple(questions), _ahead(cycle, [(_name(node), _name(to)) for node, to in pointers]))
+    puzzle = Puzzle(cycle, tuple(questions))
+    asked = [(_hops(stated, hops), _name(node)) for stated, node in _ASKING.findall(row["asked"] or "")]
+    if asked and asked != [(question.hops, question.node) for question in questions]:
+        raise ValueError(f"the pointers must be those of the questions, in their order: {text!r}")
+    return replace(puzzle, ahead=_ahead(cycle, [(_name(node), _name(to)) for node, to in pointers]))
 
 
 def _ahead(edges: tuple[tuple[Name, Name], ...], pointers: list[tuple[Name, Name]]) -> int:

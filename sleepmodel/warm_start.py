@@ -36,7 +36,7 @@ def warm_start(model: SleepModel, source: SleepModel) -> list[int]:
 
 def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:
     """The blocks of a model, one for each block of the source that it begins with, in order. Raises ValueError if the
-    source has other blocks, or other convolutions in them."""
+    source has other blocks, other convolutions in them, or a `pass_embed` that the model lacks."""
     blocks = [i for i in range(len(model.mixers)) if i not in model.inserted]
     if source.mixers == model.mixers and source.inserted == model.inserted:
         blocks = list(range(len(model.mixers)))
@@ -46,6 +46,8 @@ def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:
             f"mixers = {source.mixers} in the model to start from: must be {mixers}, those of this model without "
             f"its inserted blocks {model.inserted}"
         )
+    if source.pass_embed and not model.pass_embed:
+        raise ValueError("pass_embed = True in the model to start from: must be as in this model, which has False")
     if source.conv != model.conv and not set(mixers) <= ATTENTION:
         raise ValueError(f"conv = {source.conv} in the model to start from: must be {model.conv}, as in this model")
     return blocks

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from datagen import Task, check_task
-from datagen.canonical import added_later
 from datagen.checks import require, require_whole
 from datagen.shard_size import rows_per_shard
 from pipelines.config.pretrained import Pretrained
+from pipelines.config.variant import Variant, with_own
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ATTENTION
@@ -20,10 +19,6 @@ from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compa
 from sleepmodel.training.optim import freeze
 from sleepmodel.training.traces import PROBE_ROWS, check_trainable
 from sleepmodel.warm_start import kept_blocks
-
-# what a variant sets by other fields than `model` and `train`
-OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "mixers", "inserted", "steps", "seed", "trained", "curriculum")
-C = TypeVar("C", Task, ModelConfig, TrainConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,53 +37,6 @@ class Data:
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.train_rows is not None:
             require_whole("train_rows", self.train_rows, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A model and its training, once for each seed. None and () stand for the experiment's own value.
-
-    sleep_passes, fast_weight_lr: N and eta.
-    mixers: of the blocks; repeat: how often to stack them, so that N = 1 is as deep as N passes unrolled.
-    inserted_mixer: of the inserted blocks, in place of the experiment's: "attention" makes a control without memory.
-    window: L; whole: one window holds the whole row, so that nothing is evicted: an upper bound for transformers.
-    compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
-    epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
-    depth: the task's greatest depth (Rule 110: steps to predict).
-    task, model, train: fields of the task, the ModelConfig and the TrainConfig that differ, such as {"frame": 0}.
-    inserted: which of `mixers` are inserted blocks.
-    eviction: "hard" or "sliding".
-    start: an earlier variant whose trained weights this one begins with. Inserted blocks that the earlier one lacks
-        start as the identity. Tokens and FLOPs count its own training alone.
-    share_of_steps: the share of the experiment's steps that it is trained for; 0: what it begins with, untrained.
-    trained, curriculum, drawn_passes: TrainConfig's trained, curriculum and sleep_passes.
-    evaluated_at: more N to evaluate the model at, beside those that it was trained for.
-    most_seeds: it is trained with at most so many of the experiment's seeds, the first ones; None: with all.
-    """
-
-    name: str
-    sleep_passes: int = 1
-    fast_weight_lr: float = 1.0
-    mixers: tuple[str, ...] | None = None
-    inserted_mixer: str | None = added_later(None)
-    inserted: tuple[int, ...] | None = added_later(None)
-    eviction: Literal["hard", "sliding"] | None = added_later(None)
-    repeat: int = 1
-    window: int | None = None
-    whole: bool = False
-    compute_of: int | None = None
-    epochs: bool = False
-    depth: int | None = None
-    start: str | None = None
-    share_of_steps: float = added_later(1.0)
-    trained: Literal["all", "inserted"] | None = added_later(None)
-    curriculum: Curriculum | None = None
-    drawn_passes: tuple[int, ...] = ()
-    evaluated_at: tuple[int, ...] = ()
-    task: Mapping[str, Any] | None = added_later(None)
-    model: Mapping[str, Any] | None = added_later(None)
-    train: Mapping[str, Any] | None = added_later(None)
-    most_seeds: int | None = added_later(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +139,7 @@ class Experiment:
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
         seeds, theirs = self.variant_seeds(variant), self.variant_seeds(earlier)
-        allowed = f"{len(theirs)} at most, as {variant.name} starts from {earlier.name}"
+        allowed = f"at most {len(theirs)}, not null, as {variant.name} starts from {earlier.name}, which has no more"
         require(seeds == theirs[: len(seeds)], f"most_seeds of {variant.name}", variant.most_seeds, allowed)
         try:
             kept_blocks(model, self.variant_model(earlier))
@@ -253,7 +201,7 @@ class Experiment:
 
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
-        task, model = self.variant_task(variant), _with_own(self.model, variant.model, f"model of {variant.name}")
+        task, model = self.variant_task(variant), with_own(self.model, variant.model, f"model of {variant.name}")
         window = task.row_length if variant.whole else variant.window or model.window
         mixers = (variant.mixers or self._with_inserted(variant.inserted_mixer)) * variant.repeat
         return replace(
@@ -284,7 +232,7 @@ class Experiment:
     def variant_task(self, variant: Variant) -> Task:
         """The variant's task."""
         task = self.task if variant.depth is None else self.task.with_depth(variant.depth)
-        return _with_own(task, variant.task, f"task of {variant.name}")
+        return with_own(task, variant.task, f"task of {variant.name}")
 
     def variant_train(self, variant: Variant) -> TrainConfig:
         """The variant's training."""
@@ -294,7 +242,7 @@ class Experiment:
 
     def _step_config(self, variant: Variant) -> TrainConfig:
         """The variant's training but for the number of its steps and rows."""
-        train = _with_own(self.train, variant.train, f"train of {variant.name}")
+        train = with_own(self.train, variant.train, f"train of {variant.name}")
         return replace(
             train,
             trained=variant.trained or self.train.trained,
@@ -372,17 +320,6 @@ def step_flops(model: ModelConfig, train: TrainConfig, task: Task) -> float:
     each = train.sleep_passes or (model.sleep_passes,)
     traces = {n: max(0, n - model.reads_first) if train.trace_weight else 0 for n in each}
     return train.batch_size * sum(training_flops(built, length, n, asked, traces[n]) for n in each) / len(each)
-
-
-def _with_own(config: C, own: Mapping[str, Any] | None, what: str) -> C:
-    """A config with the fields of a variant's own. Raises ValueError if there is no such field, or if the variant has
-    another way to set it."""
-    if not own:
-        return config
-    # a task may have a field of any name
-    known = [each.name for each in fields(config) if isinstance(config, Task) or each.name not in OF_VARIANTS]
-    require(set(own) <= set(known), what, dict(own), f"values of {', '.join(known)}")
-    return replace(config, **own)
 
 
 def _base_mixers(model: ModelConfig) -> tuple[str, ...]:

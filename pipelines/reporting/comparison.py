@@ -280,8 +280,13 @@ def nats_note(variants: Sequence[VariantResults]) -> str:
 
 def interval_of(variants: Sequence[VariantResults]) -> str:
     """What the intervals of these variants are, as text."""
-    seeds = max(len(variant.results) for variant in variants)
-    return f"95 % interval over {seeds} seeds" if seeds > 1 else "95 % interval over test rows"
+    counts = sorted({len(variant.results) for variant in variants})
+    if counts[-1] == 1:
+        return "95 % interval over test rows"
+    if len(counts) == 1:
+        return f"95 % interval over {counts[0]} seeds"
+    single = ", or over test rows with one" if counts[0] == 1 else ""
+    return f"95 % interval over each variant's {counts[0]} to {counts[-1]} seeds{single}"
 
 
 def table_of(

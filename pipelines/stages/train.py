@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from pipelines.config.experiment import Experiment, Variant
+from pipelines.config.experiment import Experiment
+from pipelines.config.variant import Variant
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
@@ -28,7 +29,15 @@ def baseline_stages(
     train = experiment.variant_train(variant)
     seeds, starts = experiment.variant_seeds(variant), done[variant.start] if variant.start else None
     return _train_stages(
-        variant.name, experiment, seeds, {"model": model}, train, (data,), lambda context: model, services, starts
+        variant.name,
+        experiment,
+        {"model": model},
+        train,
+        (data,),
+        lambda context: model,
+        services,
+        seeds=seeds,
+        starts=starts,
     )
 
 
@@ -45,7 +54,7 @@ def winner_stages(experiment: Experiment, data: Stage, search: Stage, services: 
 
     return {
         variant: _train_stages(
-            variant, experiment, experiment.seeds, {}, experiment.train, (data, search), choose, services
+            variant, experiment, {}, experiment.train, (data, search), choose, services, seeds=experiment.seeds
         )
         for variant, choose in ((WINNER, winner), (WINNER_AT_N1, winner_at_n1))
     }
@@ -54,12 +63,13 @@ def winner_stages(experiment: Experiment, data: Stage, search: Stage, services: 
 def _train_stages(
     variant: str,
     experiment: Experiment,
-    seeds: tuple[int, ...],
     config: dict[str, object],
     training: TrainConfig,
     inputs: tuple[Stage, ...],
     choose: ChooseModel,
     services: Services,
+    *,
+    seeds: tuple[int, ...],
     starts: list[Stage] | None = None,
 ) -> list[Stage]:
     """A variant's trainings, one for each seed.

@@ -245,6 +245,7 @@ def _model_type(config: ModelConfig) -> str:
         "max_positions": config.max_positions is not None,
         "sandwich_norms": config.sandwich_norms,
         "loop_norm": config.loop_norm,
+        "pass_embed": config.pass_embed,
     }
     for field in (field for field, has in own.items() if has):
         raise ValueError(f"{field} = {getattr(config, field)}: transformers has no such model; use `save`")

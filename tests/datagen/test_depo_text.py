@@ -95,6 +95,11 @@ def test_parse_reads_pointers_and_questions_without_hops() -> None:
     puzzle = parse(asked.split())
     assert (len(puzzle.edges), puzzle.ahead) == (3, 2)
     assert [puzzle.solve(question) for question in puzzle.questions] == [("y1",), ("y2",)]
+    for wrong in (asked.replace("?4 y2 :", "?3 y2 :"), asked.replace("?4 y2 : y1 ?4 y3 : y2", "?4 y3 : y2 ?4 y2 : y1")):
+        with pytest.raises(ValueError, match="the pointers must be those of the questions"):
+            parse(wrong.split())
+    with pytest.raises(ValueError, match="must form one directed cycle"):
+        parse(asked.replace("y3 y1 :", "y3 y2 :").split())
 
 
 @pytest.mark.parametrize("task", [Depo(names=80), Depo(drawn="alike", stated=False)])

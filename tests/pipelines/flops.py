@@ -1,6 +1,7 @@
 """What a training costs."""
 
-from pipelines.config.experiment import Experiment, Variant, step_flops
+from pipelines.config.experiment import Experiment, step_flops
+from pipelines.config.variant import Variant
 
 
 def training_flops_of(experiment: Experiment, variant: Variant) -> float:

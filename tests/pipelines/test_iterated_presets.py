@@ -42,6 +42,19 @@ def test_passes_that_follow_a_cycle_differ_in_what_they_are_named_after() -> Non
     assert spent == pytest.approx(train.steps * mean, rel=1e-3)
 
 
+def test_questions_over_several_windows_have_pointers_of_their_own() -> None:
+    experiment = PRESETS["depo-iterated-windows"]
+    task, window = experiment.task, experiment.model.window
+    assert (task.pointers, task.context_length) == ("questions", 3 * window) and task.max_depth < max(task.test_hops)
+    first, *controls = experiment.variants
+    assert [variant.name for variant in controls] == ["one-pass", "one-pass-compute"]
+    assert [len(experiment.variant_seeds(variant)) for variant in experiment.variants] == [5, 3, 3]
+    for control in controls:
+        told = replace(task, stated=True, traced=False, ahead=1, test_hops=(1, 2, 3, 4))
+        assert experiment.variant_task(control) == told and experiment.variant_model(control).window == window
+        assert experiment.variant_model(control).mixers == experiment.variant_model(first).mixers
+
+
 def test_hops_are_compared_at_equal_flops() -> None:
     experiment = PRESETS["depo-hops-mini"]
     variants = {variant.name: variant for variant in experiment.variants}

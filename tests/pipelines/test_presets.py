@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pipelines.config import presets
-from pipelines.config.experiment import Experiment, Variant, step_flops
+from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
+from pipelines.config.variant import Variant
 from pipelines.plan import plan
 from pipelines.runtime.cost_estimate import training_cost
 from pipelines.runtime.services import Services
@@ -161,7 +162,7 @@ def test_a_variant_has_at_most_so_many_seeds() -> None:
     with pytest.raises(ValueError, match=f"most_seeds of {other.name} = 0: must be an integer of at least 1"):
         replace(demo, variants=(replace(other, most_seeds=0),))
     started = replace(first, name="later", start=first.name)
-    allowed = f"most_seeds of later = None: must be 2 at most, as later starts from {first.name}"
+    allowed = f"most_seeds of later = None: must be at most 2, not null, as later starts from {first.name}"
     with pytest.raises(ValueError, match=allowed):
         replace(demo, variants=(replace(first, most_seeds=2), started))
 

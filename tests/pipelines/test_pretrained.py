@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datagen import Gsm
-from pipelines.config.experiment import Experiment, Variant, step_flops
+from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
+from pipelines.config.variant import Variant
 from pipelines.plan import plan
 from pipelines.runtime.services import Services
 from sleepmodel import ModelConfig, SleepModel, from_pretrained, save, save_pretrained

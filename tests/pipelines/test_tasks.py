@@ -14,9 +14,9 @@ from datagen.rows import Ragged
 from datagen.schema import Dataset, fingerprint
 from datagen.task import task_identity, wording_of
 from datagen.wording import AnsweredQuestion, Wording
-from pipelines.config.experiment import Variant
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
+from pipelines.config.variant import Variant
 from pipelines.plan import plan
 from pipelines.reporting.questions import kinds_of, question_formatter, words_of
 from pipelines.runtime.services import Services

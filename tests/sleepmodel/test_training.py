@@ -362,6 +362,8 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
     torch.nn.init.normal_(marked[0].pass_embed)
     warm_start(marked[1], marked[0])
     assert torch.equal(marked[1].pass_embed, marked[0].pass_embed) and marked[0].pass_embed.all()
+    with pytest.raises(ValueError, match="pass_embed = True in the model to start from: must be as in this model"):
+        warm_start(grown, marked[0])
     with pytest.raises(
         ValueError, match=r"mixers = \('attention',\) in the model to start from: must be \('attention', "
     ):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datagen import Rule110
-from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets.variants import HYBRID
+from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig, TrainConfig
 from sleepmodel.config.training import Search
 

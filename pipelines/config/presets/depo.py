@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from datagen import Depo
-from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets.variants import (
     ETA,
     HYBRID,
@@ -18,6 +18,7 @@ from pipelines.config.presets.variants import (
     paper_train,
     transformers,
 )
+from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig, Scale, TrainConfig
 from sleepmodel.config.training import Curriculum
 
@@ -105,8 +106,7 @@ def iterated() -> Experiment:
     )
     variants = (
         first,
-        *(replace(variant, most_seeds=2) for variant in others),
-        *(replace(variant, most_seeds=3) for variant in controls),
+        *(replace(variant, most_seeds=3) for variant in (*others, *controls)),
     )
     return _iterated("depo-iterated", task, variants, seeds=(85, 86, 87, 88, 89), steps=2400, test_rows=5632)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from datagen import Facts
-from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets.variants import ETA, HYBRID
+from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig, TrainConfig
 
 

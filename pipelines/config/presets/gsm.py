@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from datagen import Gsm
-from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets import bases
 from pipelines.config.presets.variants import (
     ETA,
@@ -20,6 +20,7 @@ from pipelines.config.presets.variants import (
     transformers,
 )
 from pipelines.config.pretrained import Pretrained
+from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig, Scale, TrainConfig
 
 PASSES = (1, 2, 4)

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from datagen import Rule110
-from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets.variants import ETA, HYBRID, iterated_train, one_pass
+from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig
 from sleepmodel.config.training import Curriculum
 

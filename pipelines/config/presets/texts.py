@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datagen import Recall
-from pipelines.config.experiment import Data, Experiment, Variant
+from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets import bases
 from pipelines.config.pretrained import Pretrained
+from pipelines.config.variant import Variant
 from sleepmodel import TrainConfig
 
 WINDOW = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pipelines.config.experiment import Variant
+from pipelines.config.variant import Variant
 from sleepmodel import TrainConfig
 from sleepmodel.config.training import Curriculum, Truncation
 
