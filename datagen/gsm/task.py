@@ -76,7 +76,7 @@ class Gsm(GsmWording, Task):
                  without a constant. Texts then state more numbers, so that the answer is seldom the most frequent one.
     reverse      whether half of the problems are reverse.
     theme        null, or the name of the only theme: "crazy_zootopia", "movie_festival_awards", "teachers_in_school".
-    names        up to 32, the things, and the places, that a theme has.
+    names        how many things, and how many places, of a theme occur; up to 32.
     traced       whether training rows have traces: the number of each quantity, distractors included, in the place of
                  the full stop of its sentence, and the answer in that of the question mark. A number is there from the
                  pass on after which it can be known: one that is stated from the first, one that is computed from the
