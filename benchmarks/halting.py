@@ -24,14 +24,15 @@ from rich.progress import track
 
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.results_file import write_result
-from datagen import read_rows
+from datagen import Rows, read_rows
+from datagen.checks import require
 from datagen.reader import read_dataset
 from pipelines.arguments import positive
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.plots import PALETTE
-from sleepmodel import Halting, load
+from sleepmodel import Halting, SleepModel, load
 from sleepmodel.accounting import fingerprint
-from sleepmodel.evaluation.halting import Measured, measure_passes
+from sleepmodel.evaluation.halting import Measured, check_measurable, measure_passes
 from sleepmodel.evaluation.statistics import Estimate, Mean
 
 FIXED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -60,12 +61,14 @@ def main() -> None:
     fixed = [n for n in FIXED if n < given.most] + [given.most]
     try:
         about, rows = read_dataset(given.data), read_rows(given.data, "test", given.rows)
-        models, found = [load(source) for source in given.models], []
-        for model in models:
-            measured = measure_passes(model, rows, fixed, RULES, given.most)
-            found.append(list(track(measured, "settings", total=len(fixed) + len(RULES))))
+        models = [load(source) for source in given.models]
+        check(models, rows, given.most)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    found = []
+    for model in models:
+        measured = measure_passes(model, rows, fixed, RULES, given.most)
+        found.append(list(track(measured, "settings", total=len(fixed) + len(RULES))))
     points = [summary(seeds) for seeds in zip(*found, strict=True)]
     about_data = {"task": about.task, "dataset": Path(given.data).name, "rows": len(rows)}
     payload = {**about_data, "models": [fingerprint(model) for model in models], "most": given.most, "points": points}
@@ -75,6 +78,15 @@ def main() -> None:
     fill(ITERATED_SLEEP, {"halting": block})
     Console().print(f"{verdict(points)}\n\n{table(points)}", markup=False)
     print(f"results {path}\npicture {path.with_suffix('.png')}\npage    {ITERATED_SLEEP}")
+
+
+def check(models: Sequence[SleepModel], rows: Rows, most: int) -> None:
+    """Raise ValueError if the models do not sleep on the same windows, or if one of them cannot be measured."""
+    for name in ("window", "sleep_on"):
+        values = sorted({getattr(model.config, name) for model in models})
+        require(len(values) == 1, name, values, "the same for all models, which are seeds of one variant")
+    for model in models:
+        check_measurable(model, rows, RULES, most)
 
 
 def summary(seeds: Sequence[Measured]) -> dict[str, Any]:
@@ -107,7 +119,8 @@ def verdict(points: list[dict[str, Any]]) -> str:
     fewest = min(point["passes"] for point in good if point["rule"] is None)
     rules = [point["passes"] for point in good if point["rule"] is not None]
     reached = f"{min(rules):.1f} by a rule" if rules else "no rule gets there"
-    return f"Passes to within {AS_GOOD} of the best fixed N's accuracy: {fewest:.0f} with a fixed N, {reached}"
+    least = f"Fewest passes whose accuracy is within {AS_GOOD} of the best fixed N"
+    return f"{least}: {fewest:.0f} with a fixed N, {reached}"
 
 
 def table(points: list[dict[str, Any]]) -> str:

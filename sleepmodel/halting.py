@@ -1,7 +1,8 @@
 """Adaptive computation: a sleep that ends when a further pass changes nothing, and so makes as many passes as it needs.
 
-A row that halts after n passes has the states of a sleep with N = n. The rule sees pass n before it knows that this was
-the last one, so it is a whole pass, where the last of N fixed ones computes only what is kept.
+A row that halts after n passes has the states of a sleep with N = n, up to rounding: rows leave a batch at different
+passes, and a kernel may sum a smaller batch in another order. The rule sees pass n before it knows that this was the
+last one, so it is a whole pass, where the last of N fixed ones computes only what is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sleepmodel.model import Pass, SleepModel, States
 from sleepmodel.states import merge_rows, named_tensors, select_rows
 
 MEASURES = ("readout", "state")
+CHUNK_LOGITS = 2**22  # 16 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Halting:
         """What is compared, after a pass: tensors [B, ...]. h: after the loop."""
         if self.measure == "state":
             return _fast_weights(model, states)
-        return (model.readout(h).argmax(-1),)
+        # the logits of a whole window, with a large vocabulary, would be the largest tensor of the sleep
+        tokens = h.flatten(0, 1).split(max(1, CHUNK_LOGITS // model.config.vocab_size))
+        return (torch.cat([model.readout(part).argmax(-1) for part in tokens]).view(h.shape[:2]),)
 
     def reached(self, before: tuple[Tensor, ...], after: tuple[Tensor, ...], span: Span) -> Tensor:
         """Which rows halt, bool [B], by what `look` found after two passes."""
@@ -88,8 +92,9 @@ def refine_until_halted(
 ) -> tuple[States, Tensor]:
     """Sleep on a window that `SleepModel.wake` has read, each row until it halts: (states, passes int64 [B]).
 
-    most: the passes of a row that does not halt before. The other arguments are those of `SleepModel.refine`. A row
-    that has halted takes part in no further pass; the blocks after the loop run once, when it has halted.
+    most: the passes of a row that does not halt before. The other arguments are those of `SleepModel.refine`, with a
+    tensor as `span.start`. A row that has halted takes part in no further pass; the blocks after the loop run once,
+    when it has halted.
     """
     made = torch.full((len(h),), most, device=h.device)
     first, (start, end) = first_compared(model), model.loop
@@ -121,7 +126,8 @@ def _ended(model: SleepModel, group: _Sleepers) -> States:
     """The states of rows that have halted: what is left of the last pass, the blocks after the loop, and eviction."""
     start, end = model.loop
     last = model.sleep_schedule(2)[-1]
-    behind = Pass([i for i in last.whole if i >= end], last.written if (last.written or 0) >= end else None)
+    written = last.written if last.written is not None and last.written >= end else None
+    behind = Pass([i for i in last.whole if i >= end], written)
     begun = model.begin_pass(group.states, behind.blocks)
     _, _, states = model.run_blocks(behind, group.h, begun, group.span)
     repeated = {*range(start, end), *behind.blocks}

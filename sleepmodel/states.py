@@ -1,7 +1,7 @@
 """Functions on states, which are trees: nested tuples and NamedTuples of tensors.
 
-The first dimension of each tensor is the batch, or 1 if all rows share it. Leaves that are no tensors, as in a Span,
-stay as they are.
+The first dimension of each tensor is the batch, or 1 if all rows share it. None has no tensors and stays None, as in a
+Span without pads.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from sleepmodel.mixers.base import FAR
 
 def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
     """The tree of function(leaf, *the same leaf of each other tree)."""
+    if tree is None:
+        return None
     if isinstance(tree, Tensor):
         return function(tree, *others)
-    if not isinstance(tree, tuple):
-        return tree
     return _like(tree, [map_tensors(function, *parts) for parts in zip(tree, *others, strict=True)])
 
 
 def named_tensors(tree: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, leaf) for each leaf, in order. A name is the path of fields and positions: "memory.states.0.k"."""
+    if tree is None:
+        return
     if isinstance(tree, Tensor):
         yield prefix, tree
         return

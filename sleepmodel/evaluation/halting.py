@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from datagen.checks import require
 from datagen.rows import Rows
 from sleepmodel.evaluation.accuracy import Accuracy, Predictions, batch_rows, judged, no_predictions, predict, score
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 from sleepmodel.halting import Halting
 from sleepmodel.inference.session import Session
-from sleepmodel.inputs import predicting_windows, predictors
+from sleepmodel.inputs import predicting_windows, predictors, sleeping_windows
 from sleepmodel.model import SleepModel
 
 
@@ -53,19 +54,30 @@ def measure_passes(
 ) -> Iterator[Measured]:
     """The accuracy at each fixed N, then with each rule and at most `most` passes, one after the other.
 
-    Raises ValueError if no row has a window to sleep on.
+    Raises the errors of `check_measurable`, before the first of them.
     """
+    rules = tuple(rules)
+    check_measurable(model, rows, rules, most)
     for n in fixed:
         exact = score(predict(model, rows, n).tokens, rows, resamples)
         yield Measured(None, n, n, exact, dict.fromkeys(np.unique(rows.depths).tolist(), float(n)))
     for halting in rules:
         found = predict_halting(model, rows, halting, most)
-        if not found.sleeps.any():
-            raise ValueError(f"window = {model.config.window}: must end before the answers of some row, for a sleep")
         exact = score(found.predicted.tokens, rows, resamples)
         depths = np.unique(rows.depths[found.sleeps > 0]).tolist()
         passes = {depth: _mean(found, rows.depths == depth) for depth in depths}
         yield Measured(halting, most, _mean(found, found.sleeps > 0), exact, passes)
+
+
+def check_measurable(model: SleepModel, rows: Rows, rules: Iterable[Halting], most: int) -> None:
+    """Raise ValueError if no row has a window to sleep on, or if a rule can have no effect within `most` passes."""
+    for halting in rules:
+        halting.check(model, most)
+    config = model.config
+    batches = _batches(rows, batch_rows(rows, config.vocab_size))
+    asked = ((tokens, predicting_windows(mask, config.window)) for _, tokens, mask in batches)
+    slept = any(bool(sleeping_windows(tokens, windows, config).any()) for tokens, windows in asked)
+    require(slept, "window", config.window, "so short that it ends before the answers of some row, for a sleep")
 
 
 def predict_halting(
@@ -74,10 +86,7 @@ def predict_halting(
     """As `predict`, but each sleep of a row ends by the rule, or after `most` passes."""
     counts = (np.zeros(len(rows), np.int64) for _ in range(2))
     found = HaltedPredictions(no_predictions((len(rows), int(rows.lengths.max()))), *counts)
-    size = batch_size or batch_rows(rows, model.config.vocab_size)
-    for start in range(0, len(rows), size):
-        part = np.arange(start, min(start + size, len(rows)))
-        tokens, mask = map(torch.from_numpy, rows.batch(part))
+    for part, tokens, mask in _batches(rows, batch_size or batch_rows(rows, model.config.vocab_size)):
         # rows that are asked in the same windows sleep on the same ones
         kinds, kind = predicting_windows(mask, model.config.window).unique(dim=0, return_inverse=True)
         for i, asked in enumerate(kinds.tolist()):
@@ -85,6 +94,14 @@ def predict_halting(
             session = Session(model, int(of_kind.sum()), sleep_passes=most, halting=halting)
             _read(session, tokens[of_kind], mask[of_kind], asked, found, part[of_kind.numpy()])
     return found
+
+
+def _batches(rows: Rows, size: int) -> Iterator[tuple[Int64, Tensor, Tensor]]:
+    """Batches of rows, in order: (their numbers, tokens, the mask of their answers)."""
+    for start in range(0, len(rows), size):
+        part = np.arange(start, min(start + size, len(rows)))
+        tokens, mask = map(torch.from_numpy, rows.batch(part))
+        yield part, tokens, mask
 
 
 def _read(

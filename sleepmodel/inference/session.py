@@ -55,10 +55,11 @@ class Session:
     to the end of the first window that holds answers, on which training does not sleep.
 
     batch_size: number of rows; None is that of the memory, or 1 without one. memory: a memory of this model, to resume
-    from. sleep_passes: N; None is the model's. halting: ends the sleep of each row when a further pass changes nothing,
-    so that N is the most that it makes; None: all rows make N. Raises ValueError if one of them does not fit.
-    seconds_asleep: seconds spent on all sleeps of this session so far. passes: int64 [B], the passes that each row has
-    made in them. A memory holds neither.
+    from. sleep_passes: N; None is the model's. halting: ends the sleep of each row when a further pass changes at most
+    `change`, so that N is the most that it makes; None: all rows make N. Raises ValueError if one of them does not fit.
+    seconds_asleep: seconds spent on all sleeps of this session so far. passes: int64 [B], the passes of each row's
+    sleeps. A fork begins with the passes of its rows. A memory holds neither: after resuming from one, `sleeps`
+    includes those of earlier sessions, and `passes` does not.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class Session:
 
     @property
     def sleep_passes(self) -> int:
-        """N, the passes of each sleep, with `halting` at most. It can be set at any time."""
+        """N, the passes of each sleep, with `halting` at most. It can be set at any time, with `halting` also to fewer
+        passes than the rule compares: only the N of the constructor must leave the rule an effect."""
         return self._sleep_passes
 
     @sleep_passes.setter
@@ -105,7 +107,7 @@ class Session:
 
     @property
     def sleeps(self) -> Tensor:
-        """Number of sleeps of each row so far, int64 [B]."""
+        """Number of sleeps of each row so far, int64 [B], those before a memory or a fork included."""
         return self._state.slept[:, 0]
 
     @property
@@ -127,7 +129,7 @@ class Session:
         session = Session(self.model, 0, sleep_passes=self.sleep_passes)
         rows = torch.arange(self.batch_size).repeat_interleave(copies).to(self._state.filled.device)
         session._state = map_tensors(lambda leaf: leaf.expand(self.batch_size, *leaf.shape[1:])[rows], self._state)
-        session.halting, session.passes = self.halting, torch.zeros_like(session.filled)
+        session.halting, session.passes = self.halting, self.passes[rows]
         return session
 
     @torch.no_grad()
@@ -169,7 +171,7 @@ class Session:
     @torch.no_grad()
     def sleep(self, passes: int | None = None) -> None:
         """Sleep now, on the tokens in the window; rows with an empty window do not sleep. passes: N, with `halting` at
-        most; None is `sleep_passes`."""
+        most, and any number, as for `sleep_passes`; None is `sleep_passes`."""
         passes = self.sleep_passes if passes is None else self.model.checked_passes(passes)
         self._sleep_where(self._state.filled[:, 0] > 0, passes)
 

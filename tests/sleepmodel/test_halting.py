@@ -1,13 +1,14 @@
 """Sleeps that end when a further pass changes nothing."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from sleepmodel import Halting, ModelConfig, Session, SleepModel
+from sleepmodel import Halting, ModelConfig, Session, SleepModel, halting
+from sleepmodel.halting import MEASURES
 from tests.sleepmodel.conftest import ARCHITECTURES, EVERY_MIXER, EXACT, build_small
 from tests.sleepmodel.test_session import tokens_of
 
@@ -16,13 +17,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "hidden": {"mixers": EVERY_MIXER},
     "normalized, convolved": {"carry": "normalized", "conv": 4},
     "token": {"carry": "token"},
+    "token, reads first, marked": {"carry": "token", "reads_first": True, "pass_embed": True},
     "mixture, reads first": {"carry": "mixture", "reads_first": True},
     "blocks behind the loop": {"mixers": ("attention", "gated_delta", "jet", "attention"), "loop": (0, 2)},
     "blocks around the loop": {"mixers": ("gated_delta", "attention", "delta", "attention", "linear"), "loop": (1, 3)},
     "ouro": {**ARCHITECTURES["ouro"], "loop": (1, 2)},
 }
 every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
-each_way = pytest.mark.parametrize(("eviction", "measure"), [("hard", "readout"), ("sliding", "state")])
+each_way = pytest.mark.parametrize(("eviction", "measure"), product(("hard", "sliding"), MEASURES))
 
 
 def a_rule_by_which_rows_differ(model: SleepModel, tokens: Tensor, measure: Any) -> Halting:
@@ -128,12 +130,32 @@ def test_passes_end_when_the_fast_weights_settle() -> None:
         leaves = [leaf for name, leaf in states.items() if name.startswith("state.states") and leaf.numel()]
         after.append(torch.cat([leaf.flatten(1) for leaf in leaves if leaf.is_floating_point()], 1))
     change = torch.stack([(new - old).norm(dim=1) / old.norm(dim=1) for old, new in pairwise(after)])
-    for limit in (change[change < 0.9] * (1 + 1e-9)).tolist()[::3]:
+    limits, ends = (change[change < 0.9] * (1 + 1e-9)).tolist()[::3], set()
+    for limit in limits:
         session = Session(model, 4, sleep_passes=MOST, halting=Halting(limit, "state"))
         session.read(tokens)
         halted = (change <= limit).int()
         expected = torch.where(halted.any(0), halted.argmax(0) + 2, MOST)
         assert session.passes.tolist() == expected.tolist()
+        ends |= set(halted.any(0).tolist())
+    assert len(limits) > 3 and ends == {False, True}
+
+
+def test_a_window_is_read_out_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three tokens here: no logits of a whole window, and the same rows halt."""
+    model = build_small(vocab_size=7)
+    tokens = tokens_of(2, 6, 5)
+    rule = a_rule_by_which_rows_differ(model, tokens_of(2, 6, 6), "readout")
+    whole, chunked = (Session(model, 6, sleep_passes=MOST, halting=rule) for _ in range(2))
+    for session in (whole, chunked):
+        session.read(tokens)
+    whole.sleep()
+    sizes: list[int] = []
+    model.norm.register_forward_pre_hook(lambda layer, given: sizes.append(given[0].shape[:-1].numel()))
+    monkeypatch.setattr(halting, "CHUNK_LOGITS", 3 * 7 + 2)
+    chunked.sleep()
+    assert max(sizes) == 3 and sum(sizes) >= 2 * tokens.numel()
+    assert chunked.passes.tolist() == whole.passes.tolist() and len(set(whole.passes.tolist())) > 1
 
 
 def test_a_row_that_has_halted_costs_nothing() -> None:
@@ -148,21 +170,40 @@ def test_a_row_that_has_halted_costs_nothing() -> None:
     assert rows == [4, 2, 1, 1] and session.passes.tolist() == [2, 3, 5, 2]
 
 
-def test_forks_and_memories_halt_and_count_anew() -> None:
+def test_forks_halt_and_go_on_counting() -> None:
     model = counting_up(carry="token")
     session = Session(model, 4, sleep_passes=9, halting=Halting())
     session.read(WINDOWS)
     fork = session.fork(2)
     fork.read(WINDOWS.repeat_interleave(2, 0))
-    assert fork.passes.tolist() == [2, 2, 3, 3, 5, 5, 2, 2] and session.passes.tolist() == [2, 3, 5, 2]
-    resumed = Session(model, memory=session.memory)
-    resumed.read(WINDOWS)
-    assert resumed.passes.tolist() == [model.config.sleep_passes] * 4 and resumed.sleeps.tolist() == [2] * 4
+    assert fork.passes.tolist() == [4, 4, 6, 6, 10, 10, 4, 4] and fork.sleeps.tolist() == [2] * 8
+    assert session.passes.tolist() == [2, 3, 5, 2] and session.sleeps.tolist() == [1] * 4
     session.sleep()  # an empty window
     assert session.passes.tolist() == [2, 3, 5, 2]
-    session.sleep_passes = 2
+
+
+def test_a_memory_counts_sleeps_and_not_their_passes() -> None:
+    model = counting_up(carry="token")
+    session = Session(model, 4, sleep_passes=9, halting=Halting())
     session.read(WINDOWS)
-    assert session.passes.tolist() == [4, 5, 7, 4]
+    resumed = Session(model, memory=session.memory, sleep_passes=9, halting=Halting())
+    assert resumed.sleeps.tolist() == [1] * 4 and resumed.passes.tolist() == [0] * 4
+    resumed.read(WINDOWS)
+    assert resumed.sleeps.tolist() == [2] * 4 and resumed.passes.tolist() == [2, 3, 5, 2]
+    resumed = Session(model, memory=session.memory)  # without a rule
+    resumed.read(WINDOWS)
+    assert resumed.passes.tolist() == [model.config.sleep_passes] * 4
+
+
+@pytest.mark.parametrize("reads_first", [False, True])
+def test_passes_that_are_set_later_may_be_fewer_than_a_rule_compares(reads_first: bool) -> None:
+    session = Session(counting_up(carry="token", reads_first=reads_first), 4, sleep_passes=9, halting=Halting())
+    session.sleep_passes = 1
+    session.read(WINDOWS[:, :5])
+    session.sleep()
+    session.read(WINDOWS[:, :5])
+    session.sleep(passes=2)
+    assert session.sleep_passes == 1 and session.passes.tolist() == [3] * 4
 
 
 @pytest.mark.parametrize(

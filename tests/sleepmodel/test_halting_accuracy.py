@@ -70,7 +70,15 @@ def test_passes_are_counted_by_sleep_and_by_depth() -> None:
     assert one.accuracy == two.accuracy == halted.accuracy and halted.accuracy.rows.right == 2
 
 
-def test_rows_that_never_sleep_are_refused() -> None:
-    rows = as_rows(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
-    with pytest.raises(ValueError, match="window = 6: must end before the answers of some row"):
-        list(measure_passes(build_small(), rows, (), [Halting()], 3))
+@pytest.mark.parametrize(
+    ("asked", "most", "message"),
+    [
+        (2, 3, "window = 6: must be so short that it ends before the answers of some row"),
+        (7, 2, "sleep_passes = 2: must be at least 3 with halting"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_first_setting(asked: int, most: int, message: str) -> None:
+    tokens = torch.tensor([[1, 2, 3, 1, 2, 3, 1, 2, 3]])
+    rows = as_rows(tokens, torch.arange(9)[None] == asked)
+    with pytest.raises(ValueError, match=message):
+        next(measure_passes(build_small(), rows, (1, 2), [Halting()], most))
