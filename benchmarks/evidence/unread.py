@@ -4,21 +4,28 @@
 
 The guess does not read the state: it is the most frequent next cell after these cells, in as many rows as a training
 reads. This is a floor for the accuracy of cells, which a model predicts with the right cells before them. Writes
-benchmarks/results/evidence/unread.json and fills the `unread` table of docs/iterated-sleep.md.
+benchmarks/results/evidence/unread.json, fills the `unread` table of docs/iterated-sleep.md, and draws the floor below
+the published results of the main variants: benchmarks/results/evidence/iterated-sleep.png.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
-from benchmarks.results_file import write_result
+from benchmarks.evidence.publish import published_variants
+from benchmarks.results_file import ROOT, write_result
 from datagen import Rule110
 from pipelines.config.presets import PRESETS
+from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.markdown import markdown_table
+
+SHOWN = ("iterated", "hidden", "untraced", "one-pass", "one-pass-far")
 
 
 def unread(task: Rule110, seed: int, known_rows: int, test_rows: int) -> float:
@@ -35,6 +42,26 @@ def unread(task: Rule110, seed: int, known_rows: int, test_rows: int) -> float:
         guess = np.where(ones == 0, known[:, p].mean() > 0.5, ones > 0)
         right.append((guess[asked[:, :p] @ before] == asked[:, p]).mean())
     return float(np.mean(right))
+
+
+def draw(variants: Sequence[VariantResults], floor: Mapping[int, float], path: Path) -> None:
+    """The cells right by t: the mean over seeds with its interval, and the floor."""
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    for variant in variants:
+        shares = variant.answers
+        low, high = zip(*(share.interval for share in shares.values()), strict=True)
+        label = f"{variant.name}, {len(variant.results)} seeds"
+        (line,) = axes.plot(list(shares), [share.value for share in shares.values()], "o-", ms=4, label=label)
+        axes.fill_between(list(shares), low, high, color=line.get_color(), alpha=0.2)
+    axes.plot(list(floor), list(floor.values()), "--", color="grey", label="without reading the state")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(floor), list(map(str, floor)))
+    axes.set_xlabel("t, steps of Rule 110; training has t <= 4 with passes, t <= 12 in one")
+    axes.set_ylabel("share of cells right")
+    axes.legend()
+    axes.set_title("A learned pass, repeated, solves t = 256; one pass stops early", fontweight="bold")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main(page: Path = ITERATED_SLEEP) -> None:
@@ -54,6 +81,10 @@ def main(page: Path = ITERATED_SLEEP) -> None:
     shares = [f"{share:.3f}" for share in floor.values()]
     fill(page, {"unread": markdown_table(["t", *map(str, floor)], [["cells right", *shares]])})
     print(f"page    {page}")
+    variants = {variant.name: variant for variant in published_variants(ROOT / "results" / "evidence" / "iterated")}
+    picture = ROOT / "results" / "evidence" / "iterated-sleep.png"
+    draw([variants[name] for name in SHOWN], floor, picture)
+    print(f"picture {picture}")
 
 
 if __name__ == "__main__":
