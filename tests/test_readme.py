@@ -52,14 +52,18 @@ def test_its_claim_about_a_pretrained_model_is_that_of_the_results() -> None:
 
 
 def test_its_claims_about_iterated_sleep_are_those_of_the_results() -> None:
-    variants = json.loads((ROOT / "benchmarks/results/evidence/moonshot.json").read_text())["variants"]
-    assert "Four of five seeds have at least 99.7 % of all cells right at t = 256" in README
-    cells = sorted(at["cells"] for run in variants["iterated"]["runs"] for at in run["test"] if at["t"] == 256)
-    assert len(cells) == 5 and round(cells[0], 3) < 0.997 <= round(cells[1], 3)
-    assert "gets 95 % of the cells right up to t = 6 at best" in README
-    one_pass = [at for run in variants["one-pass-compute"]["runs"] for at in (*run["learned"], *run["test"])]
-    assert max(at["t"] for at in one_pass if at["cells"] >= 0.95) == 6
-    assert "](benchmarks/results/evidence/moonshot.png)" in README
+    variants = json.loads((ROOT / "benchmarks/results/evidence/iterated/results.json").read_text())["variants"]
+
+    def cells(variant: str) -> list[dict[int, float]]:
+        answers = [run["accuracy"]["answers"] for run in variants[variant]]
+        return [{int(t): at["right"] / at["total"] for t, at in found.items()} for found in answers]
+
+    assert "Each of ten seeds has at least 99.8 % of all cells right at t = 256" in README
+    assert len(cells("iterated")) == 10 and min(found[256] for found in cells("iterated")) >= 0.998
+    assert "trained with more than four times the FLOPs, gets 95 % of the cells right up to t = 4" in README
+    assert {max(t for t, share in found.items() if share >= 0.95) for found in cells("one-pass-far")} == {4}
+    assert variants["one-pass-far"][0]["flops"] > 4 * variants["iterated"][0]["flops"]
+    assert "](benchmarks/results/evidence/iterated-sleep.png)" in README
 
 
 def test_its_layout_names_each_package_and_each_exists() -> None:
