@@ -14,7 +14,7 @@ from datagen.rows import PAD_NAME
 
 _NAME = r"(?:x\d+ )?y\d+ "
 _EDGE, _POINTED = re.compile(f"({_NAME})({_NAME})(?:: )?"), re.compile(f"({_NAME})({_NAME}): ({_NAME})")
-_ASKED, _ASKING = re.compile(rf"\?\d* ({_NAME}): ({_NAME})"), re.compile(rf"\?(\d*) ({_NAME}): ")
+_ASKED = re.compile(rf"\?(\d*) ({_NAME}): ({_NAME})")
 _QUESTION = re.compile(rf"\?(\d*) ({_NAME})= ({_NAME})")
 _CONTEXTS = (
     f"(?P<plain>(?:{_NAME}{_NAME})+)",
@@ -76,19 +76,20 @@ def parse(words: Sequence[str], hops: int | None = None) -> Puzzle:
     row = _ROW.fullmatch(text)
     if row is None:
         raise ValueError(f"not a row of Depo (pads, edges, questions): {text!r}")
+    asked = _ASKED.findall(row["asked"] or "")
     if row["pointed"]:
         found = _POINTED.findall(row["pointed"])
         edges, pointers = [(source, target) for source, target, _ in found], [(node, to) for node, _, to in found]
     else:
-        edges, pointers = _EDGE.findall(row["plain"] or row["marked"]), _ASKED.findall(row["asked"] or "")
+        edges, pointers = _EDGE.findall(row["plain"] or row["marked"]), [(node, to) for _, node, to in asked]
     cycle = tuple((_name(source), _name(target)) for source, target in edges)
     questions = [
         Question(_hops(found[1], hops), _name(found[2]), _name(found[3]), start=text.count(" ", 0, found.start(3)))
         for found in _QUESTION.finditer(text, row.start("questions"))
     ]
     puzzle = Puzzle(cycle, tuple(questions))
-    asked = [(_hops(stated, hops), _name(node)) for stated, node in _ASKING.findall(row["asked"] or "")]
-    if asked and asked != [(question.hops, question.node) for question in questions]:
+    own = [(_hops(stated, hops), _name(node)) for stated, node, _ in asked]
+    if asked and own != [(question.hops, question.node) for question in questions]:
         raise ValueError(f"the pointers must be those of the questions, in their order: {text!r}")
     return replace(puzzle, ahead=_ahead(cycle, [(_name(node), _name(to)) for node, to in pointers]))
 

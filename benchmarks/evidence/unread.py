@@ -24,6 +24,7 @@ from datagen import Rule110
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.markdown import markdown_table
+from pipelines.reporting.plots import PALETTE
 
 SHOWN = ("iterated", "hidden", "untraced", "one-pass", "one-pass-far")
 
@@ -47,12 +48,12 @@ def unread(task: Rule110, seed: int, known_rows: int, test_rows: int) -> float:
 def draw(variants: Sequence[VariantResults], floor: Mapping[int, float], path: Path) -> None:
     """The cells right by t: the mean over seeds with its interval, and the floor."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    for variant in variants:
+    for variant, colour in zip(variants, PALETTE, strict=False):
         shares = variant.answers
         low, high = zip(*(share.interval for share in shares.values()), strict=True)
         label = f"{variant.name}, {len(variant.results)} seeds"
-        (line,) = axes.plot(list(shares), [share.value for share in shares.values()], "o-", ms=4, label=label)
-        axes.fill_between(list(shares), low, high, color=line.get_color(), alpha=0.2)
+        axes.plot(list(shares), [share.value for share in shares.values()], "o-", ms=4, color=colour, label=label)
+        axes.fill_between(list(shares), low, high, color=colour, alpha=0.2)
     axes.plot(list(floor), list(floor.values()), "--", color="grey", label="without reading the state")
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(floor), list(map(str, floor)))

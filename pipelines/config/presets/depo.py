@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from datagen import Depo
@@ -13,6 +12,7 @@ from pipelines.config.presets.variants import (
     HYBRID,
     at_passes,
     controls,
+    fewer_seeds,
     iterated_train,
     one_pass,
     paper_train,
@@ -99,15 +99,11 @@ def iterated() -> Experiment:
     # on 8 nodes, 8 hops lead back to the start: hence also 5, 13, 29 and 61, which lead to the third node before it
     test_hops = (1, 2, 4, 5, 8, 13, 16, 29, 32, 61, 64)
     task = _followed(nodes=8, names=32, hops=4, queries=4, test_hops=test_hops)
-    first, *others = _passes_as_hops(task)
     controls = _one_pass(
         task,
         {"one-pass": {}, "one-pass-compute": {"compute_of": MEAN_PASSES}, "one-pass-deep": {"repeat": MEAN_PASSES}},
     )
-    variants = (
-        first,
-        *(replace(variant, most_seeds=3) for variant in (*others, *controls)),
-    )
+    variants = fewer_seeds((*_passes_as_hops(task), *controls))
     return _iterated("depo-iterated", task, variants, seeds=(85, 86, 87, 88, 89), steps=2400, test_rows=5632)
 
 
@@ -118,7 +114,7 @@ def iterated_windows() -> Experiment:
     )
     first, *_ = _passes_as_hops(task)
     controls = _one_pass(task, {"one-pass": {}, "one-pass-compute": {"compute_of": MEAN_PASSES}})
-    variants = (first, *(replace(variant, most_seeds=3) for variant in controls))
+    variants = fewer_seeds((first, *controls))
     return _iterated("depo-iterated-windows", task, variants, seeds=(85, 86, 87, 88, 89), steps=2400, test_rows=4096)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from datagen import Rule110
 from pipelines.config.experiment import Data, Experiment
-from pipelines.config.presets.variants import ETA, HYBRID, iterated_train, one_pass
+from pipelines.config.presets.variants import ETA, HYBRID, fewer_seeds, iterated_train, one_pass
 from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig
 from sleepmodel.config.training import Curriculum
@@ -38,9 +38,9 @@ def iterated() -> Experiment:
         replace(one_pass_at_each(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
         one_pass_at(32),
     )
-    first, *others = variants
-    variants = (first, *(replace(variant, most_seeds=3) for variant in others))
-    return experiment("rule110-iterated", task, variants, seeds=tuple(range(90, 100)), steps=1200, test_rows=4608)
+    return experiment(
+        "rule110-iterated", task, fewer_seeds(variants), seeds=tuple(range(90, 100)), steps=1200, test_rows=4608
+    )
 
 
 def iterated_mini() -> Experiment:

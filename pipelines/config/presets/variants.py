@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,12 @@ def one_pass(name: str, curriculum: Curriculum, **fields: Any) -> Variant:
         curriculum=curriculum,
         **fields,
     )
+
+
+def fewer_seeds(variants: Iterable[Variant]) -> tuple[Variant, ...]:
+    """The variants, all but the first with at most three seeds."""
+    first, *others = variants
+    return first, *(replace(variant, most_seeds=3) for variant in others)
 
 
 def transformers(depth: int) -> tuple[Variant, ...]:
