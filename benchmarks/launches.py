@@ -28,6 +28,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.ops import gated_delta_cpu
 from sleepmodel.training.engine import LocalEngine, clip_gradient
 from sleepmodel.training.loop import build_model
+from sleepmodel.training.optim import build_optimizer
 
 PRESET, PASSES, BATCH, COMMONEST = PRESETS["rule110-fig2b"], (1, 4), 2, 12
 NORM = torch.rms_norm
@@ -52,7 +53,7 @@ class Launches(TorchDispatchMode):
     """Counts, by name, the operators that compute."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counted = Counter[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,7 +94,7 @@ def fused_norm(x: Tensor, size: list[int], weight: Tensor | None = None, eps: fl
     """torch.rms_norm as on a GPU: one operator, unless x and the weight have different dtypes."""
     if weight is not None and weight.dtype != x.dtype:
         return NORM(x, size, weight, eps)
-    return _FusedNorm.apply(x, list(size), weight, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return _FusedNorm.apply(x, list(size), weight, eps)  # type: ignore[no-untyped-call]
 
 
 def count(passes: int, kernel: bool, model: ModelConfig = PRESET.model) -> dict[str, Counter[str]]:
@@ -105,23 +106,20 @@ def count(passes: int, kernel: bool, model: ModelConfig = PRESET.model) -> dict[
         mock.patch.object(torch, "rms_norm", fused_norm),
     ):
         engine = LocalEngine(build_model(replace(model, sleep_passes=passes), config), config)
+        engine.optimizer = build_optimizer(engine.model, config, captured=True)
         engine.backward(tokens, mask)
-        engine.step(1.0)  # the optimisers' states exist from the second step on
+        engine.step(1.0)  # the optimiser's states exist from the second step on
         losses: list[Tensor] = []
 
         def forward() -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 losses.append(engine.model(tokens, mask).loss)
 
-        def optimizer() -> None:
-            for each in engine.optimizers:
-                each.step()
-
         phases: dict[str, Callable[[], object]] = {
             "forward": forward,
             "backward": lambda: losses[0].backward(),
             "clip": lambda: clip_gradient(engine.model, config.grad_clip),
-            "optimizer": optimizer,
+            "optimizer": engine.optimizer.step,
         }
         return {name: _launches(run) for name, run in phases.items()}
 
