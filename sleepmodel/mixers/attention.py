@@ -13,9 +13,7 @@ from sleepmodel.config.model import ModelConfig, RopeScaling
 from sleepmodel.mixers.base import FAR, Mixer, RMSNorm, Rotation, Span, zero_linear
 
 
-def rotation(
-    place: Tensor, size: int, dtype: torch.dtype, base: float, scaling: RopeScaling | None = None
-) -> Rotation:
+def rotation(place: Tensor, size: int, dtype: torch.dtype, base: float, scaling: RopeScaling | None = None) -> Rotation:
     """Rotary position embedding at these places [B or 1, T or 1], for vectors of `size` numbers, which is even."""
     half = size // 2
     wide = torch.promote_types(dtype, torch.float32)
@@ -35,7 +33,8 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
     It is a rotation for every frequency, so that the places of two rotations add up, as sliding eviction needs.
     """
-    return x * by.straight + x.roll(x.shape[-1] // 2, -1) * by.swapped
+    # in this order, as the sum has the layout of its first term, and roll gives a contiguous one
+    return x.roll(x.shape[-1] // 2, -1) * by.swapped + x * by.straight
 
 
 class KV(NamedTuple):
