@@ -12,7 +12,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, RMSNorm, Span, product_dtype, zero_linear
 
-# of each function: every preset needs fewer, most of them GSM with sliding eviction; beyond the limit it runs uncompiled
+# of each function. Presets have at most 40 (GSM with sliding eviction); beyond the limit, blocks would run uncompiled
 COMPILED_SHAPES = 64
 
 
