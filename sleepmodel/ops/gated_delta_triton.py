@@ -8,6 +8,7 @@ tf32, which holds every bfloat16 number.
 `window` and its gradient are custom operators, so that torch.compile takes them as they are.
 """
 
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
 from typing import Any

@@ -21,7 +21,7 @@ def random_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
     q, own, common = (torch.randn(batch, n, heads, key) for n in (tokens, tokens, 1))
     k = F.normalize(own + 3 * common if alike else own, dim=-1)
     v, state = torch.randn(batch, tokens, heads, value), torch.randn(batch, heads, key, value)
-    log_decay, beta = -torch.rand(batch, tokens, heads), 2 * torch.rand(batch, tokens, heads)
+    log_decay, beta = -0.1 * torch.rand(batch, tokens, heads), 2 * torch.rand(batch, tokens, heads)
     narrow = [x.to(device, dtype) for x in (q, k, v)]
     return [*narrow, *(x.to(device) for x in (log_decay, beta, state))]
 
@@ -45,7 +45,7 @@ def errors(rule: Callable[..., tuple[Any, Tensor]], inputs: list[Tensor], reads:
     weights = [torch.randn(x.shape, dtype=torch.float64, device=x.device) for x in (inputs[2], inputs[5])]
     pairs = zip(NAMES, results(rule, None), results(reference, torch.float64), strict=True)
     return {
-        name: float((got.double() - wanted).norm() / wanted.norm())
+        name: ((got.double() - wanted).norm() / wanted.norm()).item()
         for name, got, wanted in pairs
         if got is not None and wanted is not None
     }
