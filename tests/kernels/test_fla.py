@@ -16,7 +16,7 @@ from tests.kernels.against_recurrence import errors, random_inputs
 REASON = "NO FLA HERE: how its kernels are called is not tested; the extra `kernels` has it"
 pytest.importorskip("triton", reason=REASON)
 pytest.importorskip("fla", reason=REASON)
-from sleepmodel.ops import gated_delta_fla
+from sleepmodel.ops import gated_delta_fla  # noqa: E402
 
 ON_GPU = torch.cuda.is_available()
 # against the float64 recurrence, relative to the norm
