@@ -114,16 +114,15 @@ def _rule(
             reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk
         )
         return None if o is None else o.to(v.dtype), state
-    if kernel in ("triton", "fla"):
-        reads = None if q is None else q.to(dtype)
-        start, decay = _start(initial_state, k, v), log_decay.float()
-        if kernel == "triton":
-            from sleepmodel.ops import gated_delta_triton
+    if kernel == "triton":
+        from sleepmodel.ops import gated_delta_triton
 
-            return gated_delta_triton.rule(reads, k.to(dtype), v.to(dtype), decay, beta.float(), start)
+        return gated_delta_triton.rule(q, k, v, log_decay, beta, _start(initial_state, k, v))
+    if kernel == "fla":
         from sleepmodel.ops import gated_delta_fla
 
-        return gated_delta_fla.rule(reads, k.to(dtype), v.to(dtype), decay, beta.to(dtype), start)
+        reads, k, v, beta = (None if x is None else x.to(dtype) for x in (q, k, v, beta))  # type: ignore[assignment]
+        return gated_delta_fla.rule(reads, k, v, log_decay.float(), beta, _start(initial_state, k, v))
     return _chunks(q, k, v, log_decay, beta, initial_state, chunk)
 
 

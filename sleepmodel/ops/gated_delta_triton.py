@@ -2,8 +2,8 @@
 
 One program computes one head of one row. It goes through the window in chunks of up to 32 tokens, with the equations of
 `_Chunk` in gated_delta.py, and keeps the state in registers in float32: it reads and writes each input once, where
-that form launches some twenty kernels a chunk. Products of float32 inputs are float32; those of bfloat16 inputs are
-tf32, which holds every bfloat16 number.
+that form launches some twenty kernels a chunk. Inputs may have different dtypes, as autocast leaves them. Products are
+float32 where v is; else they are tf32, which holds every bfloat16 number.
 
 `window` and its gradient are custom operators, so that torch.compile takes them as they are.
 """
@@ -26,9 +26,9 @@ FORWARD_WARPS, BACKWARD_WARPS = 4, 4
 def rule(
     q: Tensor | None, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor
 ) -> tuple[Tensor | None, Tensor]:
-    """`gated_delta_rule`; q, k, v: float32, bfloat16 or float16, all of one dtype. Without q, o is None.
+    """`gated_delta_rule` for inputs in float32, bfloat16 or float16; o has v's dtype. Without q, o is None.
 
-    log_decay, beta, initial_state: float32, as the final state is.
+    initial_state: float32, as the final state is.
     """
     reads = q is not None
     # the operator takes no None: k stands for a q that is not read
@@ -148,7 +148,7 @@ def _backward(
         tl.store(dv_to + v_at, Z.to(dv_to.dtype.element_ty), mask=v_real)
         KD = tl.where(lower, tl.dot(k, tl.trans(k), input_precision=PRECISION) * D, 0.0)
         dbeta = tl.sum((dU - tl.dot(tl.trans(KD), Z, input_precision=PRECISION)) * W, 1)
-        tl.store(dbeta_to + place, dbeta, mask=real)
+        tl.store(dbeta_to + place, dbeta.to(dbeta_to.dtype.element_ty), mask=real)
         dKK = tl.where(lower, -tl.dot(Z, tl.trans(U), input_precision=PRECISION) * D, 0.0)
         dR = -e[:, None] * Z
         dk_read = tl.dot(dR, tl.trans(S), input_precision=PRECISION) + tl.dot(dKK, k, input_precision=PRECISION)
@@ -157,7 +157,8 @@ def _backward(
         tl.store(dk_to + k_at, (dk_read + dk_write).to(dk_to.dtype.element_ty), mask=k_real)
         dG += tl.sum(k * (dk_read - dk_write), 1)
         dG += tl.where(at == C - 1, dlast, 0.0)
-        tl.store(dg_to + place, tl.cumsum(dG, reverse=True), mask=real)
+        dg = tl.cumsum(dG, reverse=True)
+        tl.store(dg_to + place, dg.to(dg_to.dtype.element_ty), mask=real)
     tl.store(dstart_to + head * K * V + square, dS, mask=inside)
 
 
@@ -248,7 +249,7 @@ def _launch(kernel: Any, arguments: tuple[Tensor, ...], k: Tensor, v: Tensor, re
         BV=_side(value),
         C=_chunk(tokens),
         READS=reads,
-        PRECISION="ieee" if k.dtype == torch.float32 else "tf32",
+        PRECISION="ieee" if v.dtype == torch.float32 else "tf32",
         num_warps=warps,
     )
 

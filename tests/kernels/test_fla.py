@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.against_recurrence import errors, random_inputs
+from benchmarks.gpu.recurrence import errors, random_inputs
 
 REASON = "NO FLA HERE: how its kernels are called is not tested; the extra `kernels` has it"
 pytest.importorskip("triton", reason=REASON)

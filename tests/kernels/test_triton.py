@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.gpu.recurrence import errors, random_inputs
 from sleepmodel.ops.gated_delta import chunkwise, gated_delta_rule, gated_delta_write
-from tests.kernels.against_recurrence import errors, random_inputs
 
 pytest.importorskip("triton", reason="NO TRITON HERE: our GPU kernel is not tested; the extra `kernels` has it")
 from sleepmodel.ops import gated_delta_triton
@@ -28,6 +28,14 @@ def test_it_is_the_recurrence(
     assert max(found.values()) < LIMITS[dtype], found
     if device.type == "cpu":  # where products are exact, so is the state, however the inputs were rounded
         assert found["state"] < LIMITS[torch.float32]
+
+
+def test_inputs_may_differ_in_dtype(device: torch.device) -> None:
+    """Autocast leaves the keys and decays in float32, and everything else in bfloat16."""
+    q, k, v, log_decay, beta, start = random_inputs((2, 24, 2, 32, 32), torch.float32, device, alike=True)
+    mixed = [q.bfloat16(), k, v.bfloat16(), log_decay, beta.bfloat16(), start]
+    found = errors(gated_delta_triton.rule, mixed)
+    assert max(found.values()) < LIMITS[torch.bfloat16], found
 
 
 def test_it_takes_inputs_that_are_not_contiguous(device: torch.device) -> None:
