@@ -74,8 +74,7 @@ class DeepSpeedEngine:
         weight: float = 1.0,
         traces: WeightedTraces | None = None,
     ) -> Losses:
-        device = self.engine.device
-        losses = forward_losses(self.engine, device, tokens, loss_mask, sleep_passes, weight, traces)
+        losses = forward_losses(self.model, self.engine, tokens, loss_mask, sleep_passes, weight, traces)
         self.engine.backward(whole_loss(losses, self.config))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()

@@ -56,7 +56,7 @@ class Engine(Protocol):
         traces: WeightedTraces | None,
     ) -> Losses:
         """Forward and backward of one micro-batch. Its loss is that of the answers, times `weight`, and
-        TrainConfig.trace_weight of that of the traces. The other arguments are as in SleepModel.forward."""
+        TrainConfig.trace_weight of that of the traces. The other arguments are as in SleepModel.forward, on the CPU."""
 
     def step(self, rate: float) -> float:
         """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
@@ -97,7 +97,7 @@ class LocalEngine:
     ) -> Losses:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            losses = forward_losses(self.model, device, tokens, loss_mask, sleep_passes, weight, traces)
+            losses = forward_losses(self.model, self.model, tokens, loss_mask, sleep_passes, weight, traces)
             loss = whole_loss(losses, self.config)
         (loss / self.accumulation).backward()
         return losses.detached()
@@ -122,21 +122,19 @@ class LocalEngine:
 
 
 def forward_losses(
-    model: Callable[..., Output],
-    device: torch.device,
+    model: SleepModel,
+    forward: Callable[..., Output],
     tokens: Tensor,
     loss_mask: Tensor,
     sleep_passes: int | None,
     weight: float,
     traces: WeightedTraces | None,
 ) -> Losses:
-    """The losses that Engine.backward returns, not yet detached. model: a SleepModel, or what wraps it."""
-    tokens, loss_mask = tokens.to(device), loss_mask.to(device)
-    if traces is None:
-        return Losses(weight * model(tokens, loss_mask, sleep_passes).loss)
-    out = model(tokens, loss_mask, sleep_passes, traces.labels.to(device))
-    assert out.trace_loss is not None
-    return Losses(weight * out.loss, traces.weight * out.trace_loss)
+    """The losses that Engine.backward returns, not yet detached. forward: the model, or what wraps it."""
+    batch = tokens, loss_mask, sleep_passes, None if traces is None else traces.labels
+    out = forward(*batch, plan=model.plan(*batch))
+    told = None if traces is None or out.trace_loss is None else traces.weight * out.trace_loss
+    return Losses(weight * out.loss, told)
 
 
 def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:

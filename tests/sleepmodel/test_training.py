@@ -245,9 +245,9 @@ def test_n_is_drawn_for_each_batch_by_seed_and_step(rows: Rows) -> None:
     engine, seen = LocalEngine(build_model(MODEL, config), config), []
     forward = engine.model.forward
 
-    def noted(tokens: Tensor, mask: Tensor, passes: int | None = None) -> Output:
+    def noted(tokens: Tensor, mask: Tensor, passes: int | None, *rest: Any, **plan: Any) -> Output:
         seen.append(passes)
-        return forward(tokens, mask, passes)
+        return forward(tokens, mask, passes, *rest, **plan)
 
     engine.model.forward = noted  # type: ignore[method-assign]
     train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
