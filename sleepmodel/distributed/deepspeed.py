@@ -23,11 +23,12 @@ from sleepmodel.training.engine import (
     save_whole,
     whole_loss,
 )
-from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, freeze, peak_rates, set_rates
+from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, build_optimizer, freeze, peak_rates, set_rates
 
 
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
-    """DeepSpeed's settings for these configs; docs/diary.md gives the reason for each."""
+    """DeepSpeed's settings for these configs; docs/diary.md gives the reason for each. Its optimiser is for ZeRO stage
+    1 or higher alone."""
     adam = {"weight_decay": config.weight_decay, "betas": list(ADAM_BETAS), "eps": ADAM_EPS, "torch_adam": True}
     muon = {"muon_lr": config.muon_lr, "adam_lr": config.adam_lr, "momentum": config.momentum, "ns_method": "standard"}
     optimizers = {
@@ -39,7 +40,7 @@ def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
         "gradient_accumulation_steps": scale.accumulation,
         # `step` clips: DeepSpeed's default of 1.0 would clip Muon's update, not the gradient, from stage 1 on
         "gradient_clipping": 0.0,
-        "optimizer": optimizers[config.optimizer],
+        **({"optimizer": optimizers[config.optimizer]} if scale.zero_stage > 0 else {}),
         "zero_optimization": {"stage": scale.zero_stage, "reduce_scatter": scale.zero_stage < 3},
         "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
         "bf16": {"enabled": config.precision == BFLOAT16_WEIGHTS},
@@ -57,14 +58,16 @@ class DeepSpeedEngine:
         settings = deepspeed_config(config, scale)
         freeze(model, config.trained)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=settings)
+        # without partitioning, the plain loop's optimiser, built when DeepSpeed has moved the model to its device
+        own = (lambda _: build_optimizer(model, config)) if scale.zero_stage == 0 else None
+        self.engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, optimizer=own, config=settings)
         if config.precision == BFLOAT16_WEIGHTS and scale.zero_stage == 0:
             # DeepSpeed has made a step on zero gradients: AdamW counted it, and weight decay changed the masters
             self.engine.optimizer.state.clear()
             self.engine.optimizer.refresh_fp32_params()
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.peaks = peak_rates([self.engine.optimizer])
+        self.peaks = peak_rates(self.engine.optimizer)
 
     def backward(
         self,
@@ -81,7 +84,7 @@ class DeepSpeedEngine:
         return losses.detached()
 
     def step(self, rate: float) -> float:
-        set_rates([self.engine.optimizer], self.peaks, rate)
+        set_rates(self.engine.optimizer, self.peaks, rate)
         # without partitioning, each parameter has its averaged gradient; with it only DeepSpeed knows their norm
         norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
         if norm is not None and not math.isfinite(norm):
@@ -101,11 +104,11 @@ class DeepSpeedEngine:
         if self.scale.zero_stage > 0:
             self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
         elif self.rank == 0:  # all workers hold the same, so any number of workers can resume from one copy
-            save_whole(self.model, [self.engine.optimizer], directory, state)
+            save_whole(self.model, self.engine.optimizer, directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
         if self.scale.zero_stage == 0:
-            return load_whole(self.model, [self.engine.optimizer], directory)
+            return load_whole(self.model, self.engine.optimizer, directory)
         path = None
         if (directory / "checkpoint").is_dir():
             path, state = self.engine.load_checkpoint(str(directory), tag="checkpoint")

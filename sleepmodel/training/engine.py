@@ -16,7 +16,7 @@ from datagen.checks import require
 from datagen.files import replacing, sha256
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, TrainConfig
 from sleepmodel.model import Output, SleepModel
-from sleepmodel.training.optim import build_optimizers, freeze, peak_rates, set_rates
+from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
 
@@ -84,8 +84,8 @@ class LocalEngine:
         require(config.precision != BFLOAT16_WEIGHTS, "precision", config.precision, allowed)
         freeze(model, config.trained)
         self.model, self.config, self.accumulation = model, config, accumulation
-        self.optimizers = build_optimizers(model, config)
-        self.peaks = peak_rates(self.optimizers)
+        self.optimizer = build_optimizer(model, config)
+        self.peaks = peak_rates(self.optimizer)
 
     def backward(
         self,
@@ -105,9 +105,8 @@ class LocalEngine:
     def step(self, rate: float) -> float:
         norm = clip_gradient(self.model, self.config.grad_clip)
         if math.isfinite(norm):
-            set_rates(self.optimizers, self.peaks, rate)
-            for optimizer in self.optimizers:
-                optimizer.step()
+            set_rates(self.optimizer, self.peaks, rate)
+            self.optimizer.step()
         self.model.zero_grad()
         return norm
 
@@ -115,10 +114,10 @@ class LocalEngine:
         return value
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
-        save_whole(self.model, self.optimizers, directory, state)
+        save_whole(self.model, self.optimizer, directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
-        return load_whole(self.model, self.optimizers, directory)
+        return load_whole(self.model, self.optimizer, directory)
 
 
 def forward_losses(
@@ -142,19 +141,18 @@ def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:
     return losses.answers if losses.traces is None else losses.answers + config.trace_weight * losses.traces
 
 
-def save_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of a model whose weights and optimiser states are not partitioned. Raises OSError."""
-    states = [optimizer.state_dict() for optimizer in optimizers]
+def save_whole(model: SleepModel, optimizer: Optimizer, directory: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint of a model whose weights and optimiser state are not partitioned. Raises OSError."""
     with replacing(directory / CHECKPOINT) as fresh:
         try:
-            torch.save({"model": model.state_dict(), "optimizers": states, "state": state}, fresh)
+            torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "state": state}, fresh)
         except RuntimeError as error:  # torch's form of an OSError
             raise OSError(str(error)) from error
     with replacing(directory / CHECKPOINT_SUM) as fresh:
         fresh.write_text(sha256(directory / CHECKPOINT))
 
 
-def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) -> dict[str, Any]:
+def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict[str, Any]:
     """Restore what `save_whole` wrote, and return its `state`. Raises the errors of Engine.load."""
     file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
     if not file.is_file() or not listed.is_file():
@@ -167,8 +165,8 @@ def load_whole(model: SleepModel, optimizers: list[Optimizer], directory: Path) 
     except pickle.UnpicklingError as error:
         raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
     model.load_state_dict(saved["model"])
-    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-        optimizer.load_state_dict(state)
+    (state,) = saved["optimizers"]
+    optimizer.load_state_dict(state)
     return dict(saved["state"])
 
 

@@ -3,12 +3,13 @@ the learning-rate schedule."""
 
 from __future__ import annotations
 
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from datagen.checks import require
 from sleepmodel.config.training import TrainConfig
 from sleepmodel.model import SleepModel
+from sleepmodel.training.muon import MuonAdamW
 
 ADAM_BETAS = (0.9, 0.98)
 ADAM_EPS = 1e-8
@@ -43,30 +44,37 @@ def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn
     return muon, adam
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """torch's AdamW and Muon (with Keller Jordan's scaling) for the trained weights, at their peak rates."""
+def build_optimizer(model: nn.Module, config: TrainConfig, captured: bool | None = None) -> MuonAdamW:
+    """The optimiser of the trained weights, at its peak rates. Move the model to its device before.
+
+    captured: as in MuonAdamW; None: if the weights are on a GPU.
+    """
     muon, adam = split_parameters(model, config.optimizer)
-    decay = config.weight_decay
-    optimizers: list[Optimizer] = []
-    if adam:
-        optimizers.append(AdamW(adam, lr=config.adam_lr, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=decay))
-    if muon:
-        optimizers.append(
-            Muon(muon, lr=config.muon_lr, momentum=config.momentum, weight_decay=decay, adjust_lr_fn="original")
-        )
-    return optimizers
+    return MuonAdamW(
+        muon,
+        adam,
+        muon_lr=config.muon_lr,
+        adam_lr=config.adam_lr,
+        momentum=config.momentum,
+        betas=ADAM_BETAS,
+        eps=ADAM_EPS,
+        weight_decay=config.weight_decay,
+        captured=any(weight.is_cuda for weight in (*muon, *adam)) if captured is None else captured,
+    )
 
 
-def peak_rates(optimizers: list[Optimizer]) -> list[float]:
+def peak_rates(optimizer: Optimizer) -> list[float]:
     """The learning rate of each parameter group, in order."""
-    return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    return [float(group["lr"]) for group in optimizer.param_groups]
 
 
-def set_rates(optimizers: list[Optimizer], peaks: list[float], factor: float) -> None:
-    """Set each parameter group's learning rate to its peak times `factor`."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group, peak in zip(groups, peaks, strict=True):
-        group["lr"] = peak * factor
+def set_rates(optimizer: Optimizer, peaks: list[float], factor: float) -> None:
+    """Set each parameter group's learning rate to its peak times `factor`. If it is a tensor, the tensor is changed."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(peak * factor)
+        else:
+            group["lr"] = peak * factor
 
 
 def schedule(step: int, config: TrainConfig) -> float:

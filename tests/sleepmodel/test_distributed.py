@@ -74,6 +74,8 @@ def test_deepspeed_follows_the_plain_loop(process_group: None, rows: Rows, scale
     got = curve(DeepSpeedEngine(model, CONFIG, scale), rows, CONFIG)
     expected = curve(LocalEngine(build_model(CONVOLVED, CONFIG), CONFIG), rows, CONFIG)
     for a, b in zip(got, expected, strict=True):
+        if scale.accumulation == 1:  # the same optimiser on the same gradients
+            assert (a.loss, a.grad_norm) == (b.loss, b.grad_norm)
         assert a.loss == pytest.approx(b.loss, rel=CURVE_TOLERANCE)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=10 * CURVE_TOLERANCE)
 

@@ -64,7 +64,7 @@ def test_every_parameter_has_one_optimizer() -> None:
         n for n in names.values() if n.startswith("blocks") and not any(w in n for w in ("norm", "bias", "conv"))
     }
     engine = LocalEngine(model, CONFIG)
-    held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
+    held = [p for group in engine.optimizer.param_groups for p in group["params"]]
     assert sorted(map(id, held)) == sorted(names)
 
 
@@ -278,7 +278,7 @@ def test_inserted_blocks_are_trained_alone(rows: Rows) -> None:
     moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, start[name])}
     new = {name for name in start if name.startswith(("blocks.1.", "blocks.2.", "pass_embed"))}
     assert moved == {name for name, p in engine.model.named_parameters() if p.requires_grad} == new
-    held = [p for optimizer in engine.optimizers for group in optimizer.param_groups for p in group["params"]]
+    held = [p for group in engine.optimizer.param_groups for p in group["params"]]
     assert len(held) == len(new)
     whole = LocalEngine(build_model(INSERTED, CONFIG), CONFIG)
     spent = train(whole, rows, CONFIG, lambda model, level: 0.0, lambda at, write: None)[-1].flops

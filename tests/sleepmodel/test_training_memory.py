@@ -34,7 +34,7 @@ def test_it_is_what_a_plain_training_holds(optimizer: str, trained: str) -> None
     assert needed.gradients == sum(weight.grad.nbytes for weight in weights if weight.grad is not None)
     assert 0 < needed.activations <= sum(kept.values())
     engine.step(1.0)
-    states = [value for each in engine.optimizers for state in each.state.values() for value in state.values()]
+    states = [value for state in engine.optimizer.state.values() for value in state.values()]
     assert needed.optimizer == sum(state.nbytes for state in states if torch.is_tensor(state) and state.dim())
     assert needed.masters == 0
 

@@ -1,0 +1,18 @@
+"""A ceiling on the operators of a training step, each of which is at least one launch on a GPU.
+
+If a change raises one of these numbers, look for a cast, a copy or a table that is made more often than it need be
+(`python -m benchmarks.launches` names the operators). Lower the ceiling when you lower the number.
+"""
+
+import pytest
+
+from benchmarks.launches import count
+
+CEILINGS = {1: {"forward": 1216, "backward": 1538, "clip": 8, "optimizer": 105}}
+
+
+@pytest.mark.parametrize("passes", CEILINGS)
+def test_a_step_launches_no_more_than_it_did(passes: int) -> None:
+    counted = {phase: sum(names.values()) for phase, names in count(passes, kernel=True).items()}
+    above = {phase: number for phase, number in counted.items() if number > CEILINGS[passes][phase]}
+    assert not above, f"at most {CEILINGS[passes]}"
