@@ -147,6 +147,8 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     from sleepmodel.tracking.runs import as_connection_error
 
     _say(console, f"Ray has {services.resources}")
+    if services.kernels:
+        _say(console, f"fast weights: {'; '.join(services.kernels)}")
     max_concurrent = services.resources.max_concurrent
     view: RunView = PlainView(console)
     if sys.stdout.isatty() and not console.is_dumb_terminal:

@@ -19,6 +19,21 @@ from torch.autograd.function import once_differentiable
 from sleepmodel.ops import gated_delta_cpu
 
 HAS_FLA = importlib.util.find_spec("fla") is not None
+FLA_MAX_KEY = 256  # fla asserts it
+# what `kernel_for` returns, in words; {} is the dtype of its inputs
+KERNELS = {
+    "fla": "Triton kernel (fla) in {}",
+    "cpp": "the package's C++ kernel in float32",
+    "torch": "torch form in float32",
+}
+
+
+def kernel_for(device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, tokens: int) -> str:
+    """The form of the rule that computes a window of `tokens` tokens, a key of KERNELS. dtype: of the inputs, or
+    autocast's."""
+    if HAS_FLA and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and key_dim <= FLA_MAX_KEY:
+        return "fla"
+    return "cpp" if device.type == "cpu" and dtype != torch.float64 and gated_delta_cpu.available() else "torch"
 
 
 def gated_delta_rule(
@@ -33,7 +48,7 @@ def gated_delta_rule(
     Raises ValueError for inputs of other shapes where the CPU kernel runs.
     """
     half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else v.dtype
-    if HAS_FLA and q.is_cuda and half in (torch.bfloat16, torch.float16):
+    if kernel_for(q.device, half, q.shape[-1], v.shape[-1], q.shape[1]) == "fla":
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         q, k, v, beta = (x.to(half) for x in (q, k, v, beta))
