@@ -33,6 +33,7 @@ from pipelines.engine.stage import (
 )
 from pipelines.runtime.board import Board
 from pipelines.runtime.live import LiveView, PlainView, RunView
+from pipelines.runtime.precision import resolve_precision
 from pipelines.runtime.traces import leaving_no_trace
 from pipelines.runtime.user_code import import_from_working_directory
 from pipelines.shell import script_command
@@ -104,6 +105,9 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
             experiment.check_weights()
         if arguments.force or not arguments.dry_run:
             experiment = _fit_to_machine(experiment, arguments.force)
+        experiment, precision = resolve_precision(experiment, root, keep=not arguments.dry_run)
+        if precision:
+            _say(console, precision)
         if arguments.dry_run:
             _, everything = _plan(experiment, root)
             console.print(plan_table(_chosen(script, everything, root, console), root))
