@@ -13,7 +13,8 @@ RECOMPUTE = ("nothing", "block", "pass", "window", "both")
 OPTIMIZERS = ("muon", "adamw")
 TRAINED = ("all", "inserted")
 BFLOAT16_WEIGHTS = "bfloat16_weights"
-PRECISIONS = ("float32", "bfloat16", BFLOAT16_WEIGHTS)
+AUTO = "auto"
+PRECISIONS = ("float32", "bfloat16", BFLOAT16_WEIGHTS, AUTO)
 MAX_SEED = 2**63 - 1
 
 
@@ -131,6 +132,7 @@ class TrainConfig:
     precision: "bfloat16" is autocast over float32 weights. "bfloat16_weights" keeps weights, activations and gradients
         in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
+        "auto" stands for the faster of the first two; a pipeline replaces it before anything depends on it.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
@@ -152,7 +154,7 @@ class TrainConfig:
     sleep_passes: tuple[int, ...] = ()
     curriculum: Curriculum = Curriculum()
     truncation: Truncation = Truncation()
-    precision: Literal["float32", "bfloat16", "bfloat16_weights"] = "float32"
+    precision: Literal["float32", "bfloat16", "bfloat16_weights", "auto"] = "float32"
     seed: int = 0
     validate_every: int = 100
     trace_weight: float = added_later(0.0)

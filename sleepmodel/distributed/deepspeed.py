@@ -12,7 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sleepmodel.config.training import BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
+from datagen.checks import require
+from sleepmodel.config.training import AUTO, BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
 from sleepmodel.training.engine import (
     Losses,
@@ -29,6 +30,8 @@ from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, build_optimizer, fre
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
     """DeepSpeed's settings for these configs; docs/diary.md gives the reason for each. Its optimiser is for ZeRO stage
     1 or higher alone."""
+    allowed = "float32, bfloat16 or bfloat16_weights, which a pipeline has chosen by then"
+    require(config.precision != AUTO, "precision", config.precision, allowed)
     adam = {"weight_decay": config.weight_decay, "betas": list(ADAM_BETAS), "eps": ADAM_EPS, "torch_adam": True}
     muon = {"muon_lr": config.muon_lr, "adam_lr": config.adam_lr, "momentum": config.momentum, "ns_method": "standard"}
     optimizers = {

@@ -23,6 +23,13 @@ HAS_TRITON, HAS_FLA = (importlib.util.find_spec(name) is not None for name in ("
 HALF = (torch.bfloat16, torch.float16)
 TRITON_TOKENS, TRITON_SIZE = 128, 64  # limits of T, and of K and V, within which our kernel is the fastest on an H100
 FLA_SIZE, FLA_HEADS = 256, 65535  # limits of K, and of heads in a batch (B * H): fla asserts the one, CUDA the other
+# what `kernel_for` returns, in words; {} is the dtype of its inputs
+KERNELS = {
+    "triton": "Triton kernel of this package in {}",
+    "fla": "Triton kernel of flash-linear-attention in {}",
+    "cpp": "C++ kernel of this package in float32",
+    "torch": "torch form in float32",
+}
 
 
 def gated_delta_rule(
@@ -44,8 +51,10 @@ def gated_delta_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, ini
     return _rule(None, k, v, log_decay, beta, initial_state)[1]
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, tokens: int, heads: int) -> str:
-    """The form in which `gated_delta_rule` runs: "cpp", "triton", "fla" or "torch".
+def kernel_for(
+    device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, tokens: int, heads: int = 1
+) -> str:
+    """The form in which `gated_delta_rule` runs, a key of KERNELS.
 
     dtype: of v, or autocast's; tokens: T; heads: B * H.
     """

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from datagen.checks import require
 from datagen.files import replacing, sha256
-from sleepmodel.config.training import BFLOAT16_WEIGHTS, TrainConfig
+from sleepmodel.config.training import TrainConfig
 from sleepmodel.model import Output, SleepModel
 from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
 
@@ -81,7 +81,7 @@ class LocalEngine:
 
     def __init__(self, model: SleepModel, config: TrainConfig, accumulation: int = 1) -> None:
         allowed = "float32 or bfloat16 without DeepSpeed: train in a pipeline, or with `fit` or DeepSpeedEngine"
-        require(config.precision != BFLOAT16_WEIGHTS, "precision", config.precision, allowed)
+        require(config.precision in ("float32", "bfloat16"), "precision", config.precision, allowed)
         freeze(model, config.trained)
         self.model, self.config, self.accumulation = model, config, accumulation
         self.optimizer = build_optimizer(model, config)
