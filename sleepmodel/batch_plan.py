@@ -89,11 +89,13 @@ class BatchPlan(NamedTuple):
         return cast(Hashable, _mapped(lambda leaf: (leaf.shape, leaf.dtype), self))
 
     def to(self, device: torch.device) -> BatchPlan:
-        """The plan with its tensors on a device. They move together, and the host does not wait for a GPU."""
-        if device.type == "cpu":
-            return self
+        """The plan with its tensors on a device."""
+        return self if self.order.device == device else self.unpacked(self.packed_on(device))
+
+    def packed_on(self, device: torch.device) -> Tensor:
+        """`packed`, on a device. All tensors move together, and the host does not wait for a GPU."""
         data = self.packed()
-        return self.unpacked((data.pin_memory() if device.type == "cuda" else data).to(device, non_blocking=True))
+        return (data.pin_memory() if device.type == "cuda" else data).to(device, non_blocking=True)
 
     def packed(self) -> Tensor:
         """The bytes of all tensors, uint8 [n]."""

@@ -28,7 +28,7 @@ from datagen.tokenizer import Tokenizer
 from sleepmodel.batch_plan import NO_TRUNCATION, BatchPlan, Labels, plan_batch
 from sleepmodel.blocks import Block, residual_norm
 from sleepmodel.config.model import MAX_SIZE, ModelConfig
-from sleepmodel.config.training import Truncation
+from sleepmodel.config.training import Recompute, Truncation
 from sleepmodel.mixers.base import Span
 from sleepmodel.states import merge_rows, select_rows
 from sleepmodel.truncation import cut_between_passes, detached
@@ -66,7 +66,9 @@ class SleepModel(nn.Module):
     `license`: of a pretrained model, or None.
     """
 
-    def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = NO_TRUNCATION) -> None:
+    def __init__(
+        self, config: ModelConfig, recompute: Recompute = "nothing", truncation: Truncation = NO_TRUNCATION
+    ) -> None:
         super().__init__()
         self.config, self.recompute, self.truncation = config, recompute, truncation
         self.vocabulary: tuple[str, ...] | None = None
@@ -121,7 +123,7 @@ class SleepModel(nn.Module):
         border), if there are pads between tokens, if a token or label is not in the vocabulary, if a row is too long,
         if there is no answer, or if traces have another shape or are for more passes than there are.
         """
-        plan = plan or self.plan(tokens, loss_mask, sleep_passes, traces)
+        plan = (plan or self.plan(tokens, loss_mask, sleep_passes, traces)).to(self.embed.weight.device)
         learning, logits, losses = torch.is_grad_enabled(), list[Tensor](), list[Tensor]()
         states = self.initial_states(len(plan.windows[0].tokens))
         for window in plan.windows:
@@ -145,11 +147,10 @@ class SleepModel(nn.Module):
     def plan(
         self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, traces: Tensor | None = None
     ) -> BatchPlan:
-        """The plan of a batch, on the model's device. Arguments and errors are those of `forward`; from tensors on the
-        CPU, a plan is made without waiting for a GPU."""
+        """The plan of a batch, on the CPU. Arguments and errors are those of `forward`; from tensors on the CPU, a plan
+        is made without waiting for a GPU."""
         passes = self.checked_passes(sleep_passes)
-        plan = plan_batch(tokens, loss_mask, self.config, passes, traces, self.truncation)
-        return plan.to(self.embed.weight.device)
+        return plan_batch(tokens, loss_mask, self.config, passes, traces, self.truncation)
 
     def predict(
         self, h: Tensor, states: States, span: Span, passes: int, labels: tuple[Labels, ...] | None = None

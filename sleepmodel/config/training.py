@@ -11,6 +11,9 @@ from sleepmodel.config.model import MAX_SIZE
 
 RECOMPUTE = ("nothing", "block", "pass", "window", "both")
 OPTIMIZERS = ("muon", "adamw")
+Recompute = Literal["nothing", "block", "pass", "window", "both"]
+CUDA_GRAPHS = ("auto", "on", "off")
+CudaGraphs = Literal["auto", "on", "off"]
 TRAINED = ("all", "inserted")
 BFLOAT16_WEIGHTS = "bfloat16_weights"
 AUTO = "auto"
@@ -198,6 +201,8 @@ class Scale:
         "pass", of each "window" with all its passes, or "both" (window by window, and within a window pass by pass: the
         least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
+    cuda_graphs: replay the forward and backward of a batch as one launch ("on"). It is what makes small models fast on
+        a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not.
     wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
         cluster that starts nodes on demand must be able to start them in this time.
     """
@@ -207,8 +212,9 @@ class Scale:
     gpu: bool | None = None
     zero_stage: int = 0
     accumulation: int = 1
-    recompute: Literal["nothing", "block", "pass", "window", "both"] = "nothing"
+    recompute: Recompute = "nothing"
     compile: bool = False
+    cuda_graphs: CudaGraphs = "auto"
     wait_minutes: int = 30
 
     def __post_init__(self) -> None:
@@ -220,6 +226,22 @@ class Scale:
         require(self.gpu is None or type(self.gpu) is bool, "gpu", self.gpu, "true, false or null")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         require_one_of("recompute", self.recompute, RECOMPUTE)
+        require_one_of("cuda_graphs", self.cuda_graphs, CUDA_GRAPHS)
+        reason = self.no_cuda_graphs
+        require(self.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
+
+    @property
+    def no_cuda_graphs(self) -> str | None:
+        """Why this run cannot replay CUDA graphs; None if it can, on a GPU."""
+        if self.gpu is False:
+            return "only a GPU has CUDA graphs, and gpu = false"
+        if self.zero_stage > 0:
+            return f"with zero_stage = {self.zero_stage} DeepSpeed moves gradients while the backward runs"
+        if self.accumulation > 1:
+            return "with accumulation > 1 a replay would overwrite the gradients to which it should add"
+        if self.recompute != "nothing":
+            return f"with recompute = {self.recompute} the backward runs the forward again"
+        return None
 
     @property
     def cores(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from datagen.checks import require
 from sleepmodel.config.training import AUTO, BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
+from sleepmodel.training.cuda_graphs import graphed
 from sleepmodel.training.engine import (
     Losses,
     WeightedTraces,
@@ -71,6 +72,7 @@ class DeepSpeedEngine:
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.peaks = peak_rates(self.engine.optimizer)
+        self.forward = graphed(model, self.engine, config, scale)
 
     def backward(
         self,
@@ -80,7 +82,7 @@ class DeepSpeedEngine:
         weight: float = 1.0,
         traces: WeightedTraces | None = None,
     ) -> Losses:
-        losses = forward_losses(self.model, self.engine, tokens, loss_mask, sleep_passes, weight, traces)
+        losses = forward_losses(self.model, self.forward, tokens, loss_mask, sleep_passes, weight, traces)
         self.engine.backward(whole_loss(losses, self.config))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()

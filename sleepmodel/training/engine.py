@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from datagen.checks import require
 from datagen.files import replacing, sha256
-from sleepmodel.config.training import TrainConfig
+from sleepmodel.config.training import CudaGraphs, Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
+from sleepmodel.training.cuda_graphs import graphed
 from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
@@ -74,18 +75,25 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An engine in plain PyTorch, in this process. Raises ValueError if nothing of the model would be trained, or with
-    precision "bfloat16_weights", which only DeepSpeed does."""
+    """An engine in plain PyTorch, in this process.
+
+    accumulation, cuda_graphs: as in Scale. Raises ValueError if nothing of the model would be trained, with precision
+    "bfloat16_weights", which only DeepSpeed does, or with cuda_graphs "on" where there can be none.
+    """
 
     rank, workers = 0, 1
 
-    def __init__(self, model: SleepModel, config: TrainConfig, accumulation: int = 1) -> None:
+    def __init__(
+        self, model: SleepModel, config: TrainConfig, accumulation: int = 1, cuda_graphs: CudaGraphs = "off"
+    ) -> None:
         allowed = "float32 or bfloat16 without DeepSpeed: train in a pipeline, or with `fit` or DeepSpeedEngine"
         require(config.precision in ("float32", "bfloat16"), "precision", config.precision, allowed)
         freeze(model, config.trained)
         self.model, self.config, self.accumulation = model, config, accumulation
         self.optimizer = build_optimizer(model, config)
         self.peaks = peak_rates(self.optimizer)
+        scale = Scale(accumulation=accumulation, recompute=model.recompute, cuda_graphs=cuda_graphs)
+        self.forward = graphed(model, model, config, scale)
 
     def backward(
         self,
@@ -97,7 +105,7 @@ class LocalEngine:
     ) -> Losses:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            losses = forward_losses(self.model, self.model, tokens, loss_mask, sleep_passes, weight, traces)
+            losses = forward_losses(self.model, self.forward, tokens, loss_mask, sleep_passes, weight, traces)
             loss = whole_loss(losses, self.config)
         (loss / self.accumulation).backward()
         return losses.detached()
@@ -129,7 +137,7 @@ def forward_losses(
     weight: float,
     traces: WeightedTraces | None,
 ) -> Losses:
-    """The losses that Engine.backward returns, not yet detached. forward: the model, or what wraps it."""
+    """The losses that Engine.backward returns, not yet detached. forward: as `graphed` returns it."""
     batch = tokens, loss_mask, sleep_passes, None if traces is None else traces.labels
     out = forward(*batch, plan=model.plan(*batch))
     told = None if traces is None or out.trace_loss is None else traces.weight * out.trace_loss

@@ -19,7 +19,7 @@ from datagen.blocks import Blocks
 from datagen.rows import Rows
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ModelConfig
-from sleepmodel.config.training import TrainConfig
+from sleepmodel.config.training import Recompute, TrainConfig
 from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
@@ -37,7 +37,7 @@ class NonFiniteError(RuntimeError):
     """The loss or the gradient is not finite. The last checkpoint is from before that."""
 
 
-def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
+def build_model(model: ModelConfig, train: TrainConfig, recompute: Recompute = "nothing") -> SleepModel:
     """A new model. Its weights depend only on the configs."""
     torch.manual_seed(train.seed)
     return SleepModel(model, recompute, train.truncation)
