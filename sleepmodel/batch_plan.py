@@ -3,16 +3,16 @@
 Algorithm 1 branches: which rows sleep on a window, which predict answers in it and where, where rows end, and where
 gradients do. If the model looked at a batch on a GPU for that, each look would stop the host until the GPU has caught
 up. So a plan is made of the batch on the CPU: plain values, which decide what runs, and tensors of indices, which the
-kernels read. Of two plans with equal `shape`, a model runs the same kernels on tensors of the same sizes.
+kernels read. For two plans with equal `shape`, a model runs the same kernels on tensors of the same sizes; transfers.py
+packs and unpacks a plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, cast
+from collections.abc import Hashable
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sleepmodel.config.model import ModelConfig
@@ -28,10 +28,10 @@ from sleepmodel.inputs import (
 )
 from sleepmodel.mixers.base import Span
 from sleepmodel.states import select_rows
+from sleepmodel.transfers import moved, shape_of
 from sleepmodel.truncation import window_cuts
 
 NO_TRUNCATION = Truncation()
-ALIGNMENT = 8  # bytes, of an int64
 
 
 class Labels(NamedTuple):
@@ -86,32 +86,11 @@ class BatchPlan(NamedTuple):
     @property
     def shape(self) -> Hashable:
         """The plan with the shape and dtype of each tensor in its place."""
-        return cast(Hashable, _mapped(lambda leaf: (leaf.shape, leaf.dtype), self))
+        return shape_of(self)
 
     def to(self, device: torch.device) -> BatchPlan:
-        """The plan with its tensors on a device."""
-        return self if self.order.device == device else self.unpacked(self.packed_on(device))
-
-    def packed_on(self, device: torch.device) -> Tensor:
-        """`packed`, on a device. All tensors move together, and the host does not wait for a GPU."""
-        data = self.packed()
-        return (data.pin_memory() if device.type == "cuda" else data).to(device, non_blocking=True)
-
-    def packed(self) -> Tensor:
-        """The bytes of all tensors, uint8 [n]."""
-        leaves = (leaf.reshape(-1).view(torch.uint8) for leaf in self._tensors())
-        return torch.cat([F.pad(leaf, (0, -len(leaf) % ALIGNMENT)) for leaf in leaves])
-
-    def unpacked(self, data: Tensor) -> BatchPlan:
-        """The plan whose tensors are views of `data`, which `packed` returned for a plan of equal `shape`."""
-        parts = iter(data.split([leaf.nbytes + -leaf.nbytes % ALIGNMENT for leaf in self._tensors()]))
-        plan = _mapped(lambda leaf: next(parts)[: leaf.nbytes].view(leaf.dtype).view(leaf.shape), self)
-        return cast(BatchPlan, plan)
-
-    def _tensors(self) -> list[Tensor]:
-        found = list[Tensor]()
-        _mapped(found.append, self)
-        return found
+        """The plan with its tensors on a device. They move together, and the host does not wait for a GPU."""
+        return self if self.order.device == device else moved(self, device)
 
 
 def plan_batch(
@@ -202,11 +181,3 @@ def _cut_windows(
     if labels is not None:
         pieces = pieces | any_in_window((labels >= 0).any(1), config.window)
     return window_cuts(asked, pieces, truncation.windows)
-
-
-def _mapped(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """A tree of tuples and NamedTuples with function(tensor) in place of each tensor; other values stay."""
-    if isinstance(tree, tuple):
-        parts = [_mapped(function, part) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return function(tree) if isinstance(tree, Tensor) else tree

@@ -125,7 +125,7 @@ class TrainConfig:
     skips: how many batches with a non-finite gradient a run may skip. A skipped batch changes neither the weights nor
         the optimiser, and multiplies the rates of all later steps by `backoff`. One more such batch, or a non-finite
         loss with a finite gradient, stops the run (NonFiniteError). The count is part of Progress, MLflow's curves and
-        checkpoints.
+        checkpoints. Above 0, a GPU's host waits for each step, as the next one depends on its gradient.
     sleep_passes: draw the N of each batch from these, by seed and step, so that one model serves every N; (): the
         model's N.
     curriculum: from easy rows to hard ones. Its steps_per_pass excludes `sleep_passes`.

@@ -19,6 +19,7 @@ from sleepmodel.training.cuda_graphs import graphed
 from sleepmodel.training.engine import (
     Losses,
     WeightedTraces,
+    can_apply,
     clip_gradient,
     forward_losses,
     load_whole,
@@ -49,6 +50,8 @@ def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
         "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
         "bf16": {"enabled": config.precision == BFLOAT16_WEIGHTS},
         "steps_per_print": 2**31 - 1,
+        # it synchronises with the GPU twice a step
+        "timers": {"throughput": {"enabled": False}},
     }
 
 
@@ -88,17 +91,19 @@ class DeepSpeedEngine:
             self.engine.step()
         return losses.detached()
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> Tensor:
         set_rates(self.engine.optimizer, self.peaks, rate)
         # without partitioning, each parameter has its averaged gradient; with it only DeepSpeed knows their norm
         norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
-        if norm is not None and not math.isfinite(norm):
+        if norm is not None and not can_apply(self.model, norm, self.config):
             # skip the batch: do only what DeepSpeed does after applying a step
             self.engine.zero_grad()
             self.engine.micro_steps += 1
             return norm
         self.engine.step()
-        return float(self.engine.get_global_grad_norm() or math.nan) if norm is None else norm
+        if norm is None:
+            return torch.full((), float(self.engine.get_global_grad_norm() or math.nan), device=self.engine.device)
+        return norm
 
     def mean(self, value: float) -> float:
         total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)

@@ -17,6 +17,7 @@ from datagen.checks import require
 from sleepmodel.batch_plan import BatchPlan
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
+from sleepmodel.transfers import packed_on, unpacked
 
 MOST_GRAPHS = 16  # each keeps the activations of its batch
 WARMUP = 3  # runs before a capture, in which kernels are compiled and tuned
@@ -58,7 +59,7 @@ class GraphedModel:
             # a shape that comes once is not worth the seconds of a capture
             self.seen.add(shape)
             return self.forward(*batch, plan=plan)
-        data = plan.packed_on(self.model.embed.weight.device)
+        data = packed_on(plan, self.model.embed.weight.device)
         if not known:
             self.graphs[shape] = self._captured(plan, data)
         loss, *traced = self.graphs[shape](data)
@@ -81,6 +82,6 @@ class _Losses(nn.Module):
         self.model, self.like = model, plan
 
     def forward(self, data: Tensor) -> Losses:
-        plan = self.like.unpacked(data)
+        plan = unpacked(self.like, data)
         out = self.model(None, None, plan=plan)
         return (out.loss,) if out.trace_loss is None else (out.loss, out.trace_loss)

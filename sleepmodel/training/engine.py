@@ -59,9 +59,10 @@ class Engine(Protocol):
         """Forward and backward of one micro-batch. Its loss is that of the answers, times `weight`, and
         TrainConfig.trace_weight of that of the traces. The other arguments are as in SleepModel.forward, on the CPU."""
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> Tensor:
         """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
-        clipping. A gradient that is not finite is not applied, except with ZeRO stage 1 or higher."""
+        clipping, a scalar on the model's device. A gradient that is not finite is not applied, except with ZeRO stage 1
+        or higher: the step is left out, or made with zeros where `reads_every_step` is false."""
 
     def mean(self, value: float) -> float:
         """The mean of `value` over the workers."""
@@ -110,9 +111,9 @@ class LocalEngine:
         (loss / self.accumulation).backward()
         return losses.detached()
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> Tensor:
         norm = clip_gradient(self.model, self.config.grad_clip)
-        if math.isfinite(norm):
+        if can_apply(self.model, norm, self.config):
             set_rates(self.optimizer, self.peaks, rate)
             self.optimizer.step()
         self.model.zero_grad()
@@ -178,6 +179,23 @@ def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict
     return dict(saved["state"])
 
 
-def clip_gradient(model: SleepModel, limit: float) -> float:
+def clip_gradient(model: SleepModel, limit: float) -> Tensor:
     """Clip the gradient to norm `limit` (0: do not clip) and return its norm before clipping."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+
+
+def reads_every_step(model: SleepModel, config: TrainConfig) -> bool:
+    """Whether a training reads the loss and the norm of each step at once: on a CPU, and with `skips`, which depend on
+    them. On a GPU the host would wait for each step, so it reads them before it reports or saves."""
+    return config.skips > 0 or next(model.parameters()).device.type == "cpu"
+
+
+def can_apply(model: SleepModel, norm: Tensor, config: TrainConfig) -> bool:
+    """Whether to apply a gradient of this norm. If the norm is not read, always: what is not finite becomes zero."""
+    if reads_every_step(model, config):
+        return bool(norm.isfinite())
+    wrong = ~norm.isfinite()
+    for weight in model.parameters():
+        if weight.grad is not None:
+            weight.grad.masked_fill_(wrong, 0.0)
+    return True
