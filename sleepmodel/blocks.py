@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.mixers import mixer_class
-from sleepmodel.mixers.base import Mixer, Span, zero_linear
+from sleepmodel.mixers.base import Mixer, RMSNorm, Span, product_dtype, zero_linear
 
 
 class MLP(nn.Module):
@@ -50,21 +50,26 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         """h: [B, T, d] -> (h, the mixer's state after these tokens)."""
-        y, state = self.mixer(self.mixer_norm(h), state, span)
+        y, state = self.mixer(_normed(h, self.mixer_norm), state, span)
         h = h + self.mixer_post_norm(y)
         if self.mlp is not None and self.mlp_norm is not None:
-            h = h + self.mlp_post_norm(self.mlp(self.mlp_norm(h)))
+            h = h + self.mlp_post_norm(self.mlp(_normed(h, self.mlp_norm)))
         return h, state
 
     def write(self, h: Tensor, state: Any, span: Span) -> Any:
         """The state that `forward` would return, without computing the output."""
-        return self.mixer.write(self.mixer_norm(h), state, span)
+        return self.mixer.write(_normed(h, self.mixer_norm), state, span)
 
     def flops(self, tokens: int, kept: int) -> int:
         """Forward FLOPs for one row; arguments as in Mixer.flops."""
         return self.mixer.flops(tokens, kept) + (0 if self.mlp is None else self.mlp.flops(tokens))
 
 
-def residual_norm(config: ModelConfig) -> nn.RMSNorm:
+def residual_norm(config: ModelConfig) -> RMSNorm:
     """An RMS norm of the residual stream."""
-    return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+    return RMSNorm(config.d_model, eps=config.norm_eps)
+
+
+def _normed(h: Tensor, norm: RMSNorm) -> Tensor:
+    """h after the norm, in the dtype of the products that follow: autocast would cast it for each of them."""
+    return norm(h).to(product_dtype(h))

@@ -29,7 +29,7 @@ from sleepmodel.batch_plan import NO_TRUNCATION, BatchPlan, Labels, plan_batch
 from sleepmodel.blocks import Block, residual_norm
 from sleepmodel.config.model import MAX_SIZE, ModelConfig
 from sleepmodel.config.training import Recompute, Truncation
-from sleepmodel.mixers.base import Span
+from sleepmodel.mixers.base import Span, product_dtype
 from sleepmodel.states import merge_rows, select_rows
 from sleepmodel.truncation import cut_between_passes, detached
 
@@ -306,7 +306,7 @@ class SleepModel(nn.Module):
         begin, before, first = h, states, int(self.config.reads_first)
         kept, every = self.truncation.passes or len(schedule), self.truncation.every or len(schedule)
         recomputed, learning = self.recompute in ("pass", "both"), torch.is_grad_enabled()
-        loss = _wide(h.new_zeros(()))
+        loss, span = _wide(h.new_zeros(())), self._prepared(span, h)
         for i, part in enumerate(schedule):
             if i and learning and (i == len(schedule) - kept or i % every == 0):
                 h, states = h.detach(), cut_between_passes((block.mixer for block in self.stack), before, states)
@@ -337,13 +337,18 @@ class SleepModel(nn.Module):
 
     def run_blocks(self, part: Pass, h: Tensor, states: States, span: Span) -> tuple[Tensor, Tensor, States]:
         """(h after the last whole block that is in the loop or before it, h after the last whole one, states)"""
-        looped, after = h, list(states)
+        looped, after, span = h, list(states), self._prepared(span, h)
         for i in part.whole:
             h, after[i] = self._recomputed(self.recompute == "block", self.stack[i], h, states[i], span)
             looped = h if i < self.loop[1] else looped
         if (last := part.written) is not None:
             after[last] = self.stack[last].write(h, states[last], span)
         return looped, h, tuple(after)
+
+    def _prepared(self, span: Span, h: Tensor) -> Span:
+        for block in self.stack:
+            span = block.mixer.prepare(span, product_dtype(h))
+        return span
 
     def _trace_loss(self, h: Tensor, labels: Labels) -> Tensor:
         logits = self.readout(h.flatten(0, 1).index_select(0, labels.at))

@@ -10,26 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sleepmodel.config.model import ModelConfig, RopeScaling
-from sleepmodel.mixers.base import FAR, Mixer, Span, zero_linear
+from sleepmodel.mixers.base import FAR, Mixer, RMSNorm, Rotation, Span, zero_linear
 
 
-def rope(x: Tensor, place: Tensor, base: float, scaling: RopeScaling | None = None) -> Tensor:
-    """Rotary position embedding. x: [B, H, T, D], D even; place: [B or 1, T or 1]. Same shape and dtype as x.
-
-    It is a rotation for every frequency, so that rope(rope(x, a), b) = rope(x, a + b), as sliding eviction needs.
-    """
-    half = x.shape[-1] // 2
-    wide = torch.promote_types(x.dtype, torch.float32)
-    frequency = base ** -(torch.arange(half, device=x.device, dtype=wide) / half)
+def rotation(place: Tensor, size: int, dtype: torch.dtype, base: float, scaling: RopeScaling | None = None) -> Rotation:
+    """Rotary position embedding at these places [B or 1, T or 1], for vectors of `size` numbers, which is even."""
+    half = size // 2
+    wide = torch.promote_types(dtype, torch.float32)
+    frequency = base ** -(torch.arange(half, device=place.device, dtype=wide) / half)
     if scaling is not None:
         turns = scaling.original_positions * frequency / (2 * math.pi)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         unchanged = ((turns - low) / (high - low)).clamp(0, 1)
         frequency = frequency * (unchanged + (1 - unchanged) / scaling.factor)
     angle = place[:, None, :, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Apply rotary position embedding to x [B, H, T, D]. Same shape and dtype as x.
+
+    It is a rotation for every frequency, so that the places of two rotations add up, as sliding eviction needs.
+    """
+    return x * by.straight + x.roll(x.shape[-1] // 2, -1) * by.swapped
 
 
 class KV(NamedTuple):
@@ -90,12 +94,20 @@ class Attention(Mixer):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
-    def _rope(self, x: Tensor, place: Tensor) -> Tensor:
-        return rope(x, place, self.base, self.scaling)
+    def _rotation(self, place: Tensor, dtype: torch.dtype) -> Rotation:
+        return rotation(place, self.head_size, dtype, self.base, self.scaling)
+
+    def _rotated(self, x: Tensor, span: Span) -> Tensor:
+        by = span.rotation
+        # never rounded twice
+        return rotate(x, self._rotation(span.place, x.dtype) if by is None or by.straight.dtype != x.dtype else by)
+
+    def prepare(self, span: Span, dtype: torch.dtype) -> Span:
+        return span._replace(rotation=self._rotation(span.place, dtype)) if span.rotation is None else span
 
     def _new(self, x: Tensor, span: Span) -> KV:
         k = self.k_norm(self._split(self.k(x)))
-        return KV(self._rope(k, span.place), self._split(self.v(x)), span.place)
+        return KV(self._rotated(k, span), self._split(self.v(x)), span.place)
 
     def _kept(self, seen: KV, span: Span) -> KV:
         return (seen if span.real is None else seen.sort()).latest(self.window)
@@ -104,7 +116,7 @@ class Attention(Mixer):
         return self._kept(state.append(self._new(x, span)), span)
 
     def forward(self, x: Tensor, state: KV, span: Span) -> tuple[Tensor, KV]:
-        q = self._rope(self.q_norm(self._split(self.q(x))), span.place)
+        q = self._rotated(self.q_norm(self._split(self.q(x))), span)
         seen = state.append(self._new(x, span))
         if span.real is None and seen.k.shape[2] == x.shape[1] <= self.window:
             y = F.scaled_dot_product_attention(q, seen.k, seen.v, is_causal=True, enable_gqa=self.grouped)
@@ -127,7 +139,7 @@ class Attention(Mixer):
             state = older.append(state).sort()
         state = state.latest(self.window - 1)
         shift = torch.as_tensor(length, device=state.place.device).view(-1, 1)
-        return KV(self._rope(state.k, -shift), state.v, state.place - shift)
+        return KV(rotate(state.k, self._rotation(-shift, state.k.dtype)), state.v, state.place - shift)
 
     def flops(self, tokens: int, kept: int) -> int:
         read = 4 * tokens * (tokens + min(kept, self.window - 1)) * self.q.out_features
@@ -150,5 +162,5 @@ def _qk_norm(config: ModelConfig) -> nn.Module:
     if config.qk_norm == "none":
         return nn.Identity()
     if config.qk_norm == "learned":
-        return nn.RMSNorm(config.head_size, eps=config.norm_eps)
-    return nn.RMSNorm(config.head_size, elementwise_affine=False)
+        return RMSNorm(config.head_size, eps=config.norm_eps)
+    return RMSNorm(config.head_size, elementwise_affine=False)

@@ -9,10 +9,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 PAD = -1  # any negative token is a pad
 FAR = -(2**40)  # the place of pads and of empty slots; no token attends to it
+
+
+class Rotation(NamedTuple):
+    """What rotary position embedding multiplies a vector with, and its halves swapped: [B or 1, 1, T or 1, D] each."""
+
+    straight: Tensor
+    swapped: Tensor
 
 
 class Span(NamedTuple):
@@ -20,12 +28,14 @@ class Span(NamedTuple):
 
     place: int64 [B, T], or [1, T] if the rows agree: 0 at the first token of a row's window, FAR at a pad;
     real: bool [B, T], False at pads; None if there are no pads;
-    start: the number of tokens of each row before its window, int or int64 [B or 1, 1].
+    start: the number of tokens of each row before its window, int or int64 [B or 1, 1];
+    rotation: RoPE at these places, as the model's config says; None if it has not been computed.
     """
 
     place: Tensor
     real: Tensor | None = None
     start: Tensor | int = 0
+    rotation: Rotation | None = None
 
     @classmethod
     def of(cls, real: Tensor, filled: Tensor | int = 0, start: Tensor | int = 0) -> Span:
@@ -63,6 +73,10 @@ class Mixer(nn.Module):
         """The state that `forward` would return, without computing the output."""
         raise NotImplementedError
 
+    def prepare(self, span: Span, dtype: torch.dtype) -> Span:
+        """The span with what every pass over it would compute again. dtype: of matrix products."""
+        return span
+
     def begin_pass(self, state: Any) -> Any:
         """The state with which a further pass over the same window begins. Such a pass attends only to the window, as
         the KV cache holds at most L tokens."""
@@ -89,6 +103,22 @@ class Mixer(nn.Module):
     def write_flops(self, tokens: int) -> int:
         """Matmul FLOPs of `write`; a triangular solve counts as half a product."""
         raise NotImplementedError
+
+
+class RMSNorm(nn.RMSNorm):
+    """An RMS norm in the dtype of its input, for which a GPU has one kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., d] -> [..., d]."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products with x, which autocast lowers."""
+    kind = x.device.type
+    lowered = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
 def zero_linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sleepmodel.config.model import ModelConfig, check_convolution
-from sleepmodel.mixers.base import Mixer, Span, zero_linear
+from sleepmodel.mixers.base import Mixer, RMSNorm, Span, zero_linear
 from sleepmodel.mixers.convolution import (
     ConvolvedState,
     convolve,
@@ -48,7 +48,7 @@ class GatedDelta(Mixer):
         self.beta, self.decay = (nn.Linear(width, heads) for _ in range(2))
         nn.init.zeros_(self.beta.bias)
         nn.init.constant_(self.decay.bias, math.log(math.expm1(-math.log(INITIAL_DECAY))))
-        self.norm = nn.RMSNorm(value_dim)
+        self.norm = RMSNorm(value_dim)
         self.out = zero_linear(heads * value_dim, width)
         self.conv, self.kernel_widths = nn.ParameterDict(), dict[str, int]()  # by name, in the order q, k, v
         if config.conv is not None:

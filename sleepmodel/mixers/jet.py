@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sleepmodel.config.model import JET_KERNEL, ModelConfig
-from sleepmodel.mixers.base import zero_linear
+from sleepmodel.mixers.base import RMSNorm, zero_linear
 from sleepmodel.mixers.gated_delta import GatedDelta
 
 JET_REDUCTION = 8
@@ -58,7 +58,7 @@ class JetNemotron(Jet):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.beta = nn.Linear(config.d_model, self.heads, bias=False)
-        self.norm = nn.RMSNorm(self.value_dim, eps=JET_NEMOTRON_EPS)
+        self.norm = RMSNorm(self.value_dim, eps=JET_NEMOTRON_EPS)
         self.A_log = nn.Parameter(torch.zeros(self.heads))
 
     @staticmethod
