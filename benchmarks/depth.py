@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.results_file import ROOT, write_result
@@ -105,9 +106,10 @@ def trained(passes: int, kept: int | None) -> dict[str, Any]:
     norms: list[float] = []
     step = engine.step
 
-    def recorded_step(rate: float) -> float:
-        norms.append(step(rate))
-        return norms[-1]
+    def recorded_step(rate: float) -> Tensor:
+        norm = step(rate)
+        norms.append(float(norm))
+        return norm
 
     engine.step = recorded_step  # type: ignore[method-assign]
     history = train(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.files import replacing
+from sleepmodel.ops.machine import vector_flags
 from sleepmodel.tracking.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parent
@@ -31,6 +32,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cpu": _cpu_model(),
+        "cpu_flags": vector_flags(),
         "cpu_count": len(os.sched_getaffinity(0)),
     }
 

@@ -33,6 +33,7 @@ from pipelines.engine.stage import (
 )
 from pipelines.runtime.board import Board
 from pipelines.runtime.live import LiveView, PlainView, RunView
+from pipelines.runtime.precision import resolve_precision
 from pipelines.runtime.traces import leaving_no_trace
 from pipelines.runtime.user_code import import_from_working_directory
 from pipelines.shell import script_command
@@ -104,6 +105,9 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
             experiment.check_weights()
         if arguments.force or not arguments.dry_run:
             experiment = _fit_to_machine(experiment, arguments.force)
+        experiment, precision = resolve_precision(experiment, root, keep=not arguments.dry_run)
+        if precision:
+            _say(console, precision)
         if arguments.dry_run:
             _, everything = _plan(experiment, root)
             console.print(plan_table(_chosen(script, everything, root, console), root))
@@ -147,6 +151,8 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     from sleepmodel.tracking.runs import as_connection_error
 
     _say(console, f"Ray has {services.resources}")
+    if services.kernels:
+        _say(console, f"fast weights: {'; '.join(services.kernels)}")
     max_concurrent = services.resources.max_concurrent
     view: RunView = PlainView(console)
     if sys.stdout.isatty() and not console.is_dumb_terminal:

@@ -17,8 +17,8 @@ def predictors(loss_mask: Tensor) -> Tensor:
 
 
 def predicting_windows(loss_mask: Tensor, window: int) -> Tensor:
-    """The windows in which answers are predicted: bool [B, windows], on the CPU."""
-    return any_in_window(predictors(loss_mask.cpu()), window)
+    """The windows in which answers are predicted: bool [B, windows]."""
+    return any_in_window(predictors(loss_mask), window)
 
 
 def any_in_window(wanted: Tensor, window: int) -> Tensor:
@@ -27,16 +27,16 @@ def any_in_window(wanted: Tensor, window: int) -> Tensor:
 
 
 def sleeping_windows(tokens: Tensor, asked: Tensor, config: ModelConfig) -> Tensor:
-    """The windows that rows sleep on: bool [B, windows], on the CPU. They have tokens, and answers are predicted in a
-    later one. asked: the windows in which answers are predicted, as `predicting_windows` returns them."""
-    filled = any_in_window((tokens >= 0).cpu(), config.window)
+    """The windows that rows sleep on: bool [B, windows]. They have tokens, and answers are predicted in a later one.
+    asked: the windows in which answers are predicted, as `predicting_windows` returns them."""
+    filled = any_in_window(tokens >= 0, config.window)
     slept = filled & (asked.flip(1).cumsum(1).flip(1) > asked.long())
     return slept if config.sleep_on == "all" else slept & ~asked
 
 
 def used_labels(traces: Tensor, tokens: Tensor, asleep: Tensor, window: int) -> Tensor:
     """The labels of `traces` that count, others as -1: int64 [B, P, T]. asleep: the windows that rows sleep on."""
-    slept = asleep.to(tokens.device).repeat_interleave(window, 1)[:, : tokens.shape[1]]
+    slept = asleep.repeat_interleave(window, 1)[:, : tokens.shape[1]]
     return torch.where((slept & (tokens >= 0))[:, None] & (traces >= 0), traces, -1)
 
 
@@ -80,7 +80,7 @@ def check_batch(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> None:
             f"tokens {tuple(tokens.shape)} ({tokens.dtype}) and loss_mask {tuple(loss_mask.shape)} "
             f"({loss_mask.dtype}): must both be [B, T] with at least one token, int64 and bool"
         )
-    tokens, mask, window = tokens.cpu(), loss_mask.cpu(), config.window
+    mask, window = loss_mask, config.window
     real = tokens >= 0
     longest, most = int(real.sum(1).max()), config.max_positions
     if most is not None and longest > most:

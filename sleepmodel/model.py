@@ -25,24 +25,15 @@ from torch.utils.checkpoint import checkpoint
 
 from datagen.checks import require_whole
 from datagen.tokenizer import Tokenizer
+from sleepmodel.batch_plan import NO_TRUNCATION, BatchPlan, Labels, plan_batch
 from sleepmodel.blocks import Block, residual_norm
 from sleepmodel.config.model import MAX_SIZE, ModelConfig
-from sleepmodel.config.training import Truncation
-from sleepmodel.inputs import (
-    any_in_window,
-    check_batch,
-    check_traces,
-    predicting_windows,
-    predictors,
-    sleeping_windows,
-    used_labels,
-)
+from sleepmodel.config.training import Recompute, Truncation
 from sleepmodel.mixers.base import Span, product_dtype
 from sleepmodel.states import merge_rows, select_rows
-from sleepmodel.truncation import cut_between_passes, detached, window_cuts
+from sleepmodel.truncation import cut_between_passes, detached
 
 States = tuple[Any, ...]  # the state of each block's mixer
-NO_TRUNCATION = Truncation()
 T = TypeVar("T")
 
 
@@ -75,7 +66,9 @@ class SleepModel(nn.Module):
     `license`: of a pretrained model, or None.
     """
 
-    def __init__(self, config: ModelConfig, recompute: str = "nothing", truncation: Truncation = NO_TRUNCATION) -> None:
+    def __init__(
+        self, config: ModelConfig, recompute: Recompute = "nothing", truncation: Truncation = NO_TRUNCATION
+    ) -> None:
         super().__init__()
         self.config, self.recompute, self.truncation = config, recompute, truncation
         self.vocabulary: tuple[str, ...] | None = None
@@ -102,7 +95,12 @@ class SleepModel(nn.Module):
         return self.config.loop or (0, len(self.blocks))
 
     def forward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, traces: Tensor | None = None
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        traces: Tensor | None = None,
+        plan: BatchPlan | None = None,
     ) -> Output:
         """Algorithm 1: sleep on each window without answers, and predict the answers of the other windows in one pass.
 
@@ -113,6 +111,8 @@ class SleepModel(nn.Module):
         traces: int64 [B, P, T], what the readout should give at each token after each of the first P passes (with
             `reads_first`, after those that follow the first); negative: no label. The readout is of h after the loop.
             Labels count in the windows that are slept on, and not at pads.
+        plan: what `self.plan` returned for these arguments. The forward then reads nothing else, and never waits for
+            a GPU.
 
         With `config.sleep_on = "all"`, a window with answers is slept on too if answers follow in later windows: the
         pass that predicts is the first of the N. The first token of a window is then predicted from the last one of the
@@ -123,46 +123,37 @@ class SleepModel(nn.Module):
         border), if there are pads between tokens, if a token or label is not in the vocabulary, if a row is too long,
         if there is no answer, or if traces have another shape or are for more passes than there are.
         """
-        check_batch(tokens, loss_mask, self.config)
-        passes, window = self.checked_passes(sleep_passes), self.config.window
-        if traces is not None:
-            check_traces(traces, tokens, passes, self.config, self.truncation)
-        asked, predicting = predicting_windows(loss_mask, window), predictors(loss_mask)
-        real, slept = (tokens >= 0).cpu(), sleeping_windows(tokens, asked, self.config)
-        labels = None if traces is None else used_labels(traces, tokens, slept, window)
-        cuts, reached = self._cut_windows(asked, labels)
-        states, start = self.initial_states(len(tokens)), torch.zeros(1, 1, dtype=torch.int64, device=tokens.device)
-        logits, places, losses = [], [], []
-        for i in range(asked.shape[1]):
-            begin, here = i * window, slice(i * window, (i + 1) * window)
-            chunk, inside, mask = tokens[:, here], real[:, here], predicting[:, here]
-            span, told = _span(inside, start), None if labels is None else labels[:, :, here]
-            awake, asleep = asked[:, i], slept[:, i]  # a row that is neither is idle
-            states = detached(states, cuts[:, i])
-            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(reached[:, i].any())):
-                h = self.embedded(chunk, span)
-                if (wanted := asleep & ~awake).any():  # consolidation phase: N passes
-                    rows, part, its = _select(wanted, h, states, inside, start, told)
-                    after, loss = self.sleep(*part, passes, its)
+        plan = (plan or self.plan(tokens, loss_mask, sleep_passes, traces)).to(self.embed.weight.device)
+        learning, logits, losses = torch.is_grad_enabled(), list[Tensor](), list[Tensor]()
+        states = self.initial_states(len(plan.windows[0].tokens))
+        for window in plan.windows:
+            states = states if window.cut is None else detached(states, window.cut)
+            with torch.set_grad_enabled(learning and window.learning):
+                embedded = self.embedded(window.tokens, window.span)
+                for rows, span, at, passes, labels in window.groups:
+                    h, before = (embedded, states) if rows is None else select_rows((embedded, states), rows)
+                    h = h[:, : span.place.shape[1]]
+                    if at is None:  # consolidation phase: N passes
+                        after, loss = self.sleep(h, before, span, passes, labels)
+                    else:  # prediction phase: one pass, or the first of N
+                        out, after, loss = self.predict(h, before, span, passes, labels)
+                        logits.append(self.readout(out.flatten(0, 1).index_select(0, at)))
                     states = merge_rows(states, after, rows)
                     losses.append(loss)
-                # prediction phase: one pass, or the first of N
-                for wanted, n, traced in ((awake & ~asleep, 1, None), (awake & asleep, passes, told)):
-                    if wanted.any():
-                        rows, part, its = _select(wanted, h, states, inside, start, traced)
-                        out, after, loss = self.predict(*part, n, its)
-                        states = merge_rows(states, after, rows)
-                        losses.append(loss)
-                        row, column = (mask if rows is None else mask[rows]).nonzero(as_tuple=True)
-                        logits.append(self.readout(out[row, column]))
-                        places.append((row if rows is None else rows[row]) * tokens.shape[1] + begin + column)
-            start = start + span.length()
-        out = torch.cat(logits)[torch.cat(places).argsort()]  # from window by window to row by row
-        trace_loss = None if labels is None else torch.stack(losses).sum() / (labels >= 0).sum().clamp(min=1)
-        return Output(F.cross_entropy(_wide(out), tokens[loss_mask]), out, trace_loss)
+        found = torch.cat(logits).index_select(0, plan.order)
+        trace_loss = None if plan.labelled is None else torch.stack(losses).sum() / plan.labelled
+        return Output(F.cross_entropy(_wide(found), plan.targets), found, trace_loss)
+
+    def plan(
+        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, traces: Tensor | None = None
+    ) -> BatchPlan:
+        """The plan of a batch, on the CPU. Arguments and errors are those of `forward`; from tensors on the CPU, a plan
+        is made without waiting for a GPU."""
+        passes = self.checked_passes(sleep_passes)
+        return plan_batch(tokens, loss_mask, self.config, passes, traces, self.truncation)
 
     def predict(
-        self, h: Tensor, states: States, span: Span, passes: int, labels: Tensor | None = None
+        self, h: Tensor, states: States, span: Span, passes: int, labels: tuple[Labels, ...] | None = None
     ) -> tuple[Tensor, States, Tensor]:
         """Read a window of embedded tokens awake, run the other N - 1 passes, and evict: (h, states, trace loss).
 
@@ -177,17 +168,17 @@ class SleepModel(nn.Module):
         return self._recomputed(self.recompute in ("window", "both"), run, h, states, span)
 
     def sleep(
-        self, h: Tensor, states: States, span: Span, passes: int | None = None, labels: Tensor | None = None
+        self, h: Tensor, states: States, span: Span, passes: int | None = None, labels: tuple[Labels, ...] | None = None
     ) -> tuple[States, Tensor]:
         """Run N passes over a window of embedded tokens h [B, T, d], then evict: (states, trace loss).
 
         The first pass can also attend to the tokens that the previous eviction kept; later passes see only the window.
         Every pass runs the blocks of the loop; the first also runs those before the loop, the last those after it.
 
-        passes: N; None is the config's. labels: int64 [B, P, T], traces; negative: no label. The trace loss is the sum
-        of the cross-entropy over all labels, in nats.
+        passes: N; None is the config's. labels: of the traces, by pass. The trace loss is the sum of the cross-entropy
+        over all labels, in nats.
         """
-        schedule = self.sleep_schedule(self.checked_passes(passes), 0 if labels is None else labels.shape[1])
+        schedule = self.sleep_schedule(self.checked_passes(passes), len(labels or ()))
         whole = self.recompute in ("window", "both")
         states, loss = self._recomputed(whole, self._run_passes, schedule, h, states, span, None, labels)
         return self.evict(states, span), loss
@@ -254,14 +245,14 @@ class SleepModel(nn.Module):
         before: States,
         span: Span,
         passes: int | None = None,
-        labels: Tensor | None = None,
+        labels: tuple[Labels, ...] | None = None,
     ) -> tuple[States, Tensor]:
         """Sleep on a window that `wake` has read: run the other N - 1 passes, then evict.
 
         h: [B, T, d], the first result of `wake`; states: after the waking pass; before: when the window began. The
         other arguments and results are those of `sleep`.
         """
-        schedule = self.sleep_schedule(self.checked_passes(passes), 0 if labels is None else labels.shape[1])
+        schedule = self.sleep_schedule(self.checked_passes(passes), len(labels or ()))
         repeated = {i for part in schedule[1:] for i in part.blocks}
         # the last pass runs the blocks after the loop anew, so their waking states are discarded
         woken = [before[i] if i in repeated and i >= self.loop[1] else state for i, state in enumerate(states)]
@@ -306,7 +297,7 @@ class SleepModel(nn.Module):
         states: States,
         span: Span,
         woken: States | None = None,
-        labels: Tensor | None = None,
+        labels: tuple[Labels, ...] | None = None,
     ) -> tuple[States, Tensor]:
         """The states after the passes of a schedule, and the trace loss.
 
@@ -325,8 +316,8 @@ class SleepModel(nn.Module):
                 else:
                     entering = h if i > first else begin
                     h, states = self._recomputed(recomputed, self.run_pass, i, part, entering, states, span)
-                if labels is not None and first <= i < first + labels.shape[1]:
-                    loss = loss + self._recomputed(recomputed, self._trace_loss, h, labels[:, i - first])
+                if labels is not None and first <= i < first + len(labels):
+                    loss = loss + self._recomputed(recomputed, self._trace_loss, h, labels[i - first])
         return states, loss
 
     def run_pass(self, number: int, part: Pass, h: Tensor, states: States, span: Span) -> tuple[Tensor, States]:
@@ -359,9 +350,9 @@ class SleepModel(nn.Module):
             span = block.mixer.prepare(span, product_dtype(h))
         return span
 
-    def _trace_loss(self, h: Tensor, labels: Tensor) -> Tensor:
-        known = labels >= 0
-        return F.cross_entropy(_wide(self.readout(h[known])), labels[known], reduction="sum")
+    def _trace_loss(self, h: Tensor, labels: Labels) -> Tensor:
+        logits = self.readout(h.flatten(0, 1).index_select(0, labels.at))
+        return F.cross_entropy(_wide(logits), labels.tokens, reduction="sum")
 
     def _recomputed(self, wanted: bool, function: Callable[..., T], *arguments: Any) -> T:
         if wanted and torch.is_grad_enabled():
@@ -371,36 +362,7 @@ class SleepModel(nn.Module):
     def _keeps_state(self, block: int) -> bool:
         return self.stack[block].mixer.keeps_state(self.config.eviction)
 
-    def _cut_windows(self, asked: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`window_cuts` of a batch; asked: the windows that predict answers."""
-        pieces = asked if self.config.sleep_on == "all" else torch.zeros_like(asked)
-        if labels is not None:
-            pieces = pieces | any_in_window((labels >= 0).any(1).cpu(), self.config.window)
-        return window_cuts(asked, pieces, self.truncation.windows)
-
 
 def _wide(x: Tensor) -> Tensor:
     """x in at least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _span(real: Tensor, start: Tensor) -> Span:
-    """The span of a window from its first place on; real: bool [B, T], on the CPU, False at pads."""
-    if real.all():
-        return Span.whole(real.shape[1], start.device, start)
-    return Span.of(real.to(start.device), start=start)
-
-
-def _select(
-    wanted: Tensor, h: Tensor, states: States, real: Tensor, start: Tensor, labels: Tensor | None
-) -> tuple[Tensor | None, tuple[Tensor, States, Span], Tensor | None]:
-    """The indices of the wanted rows (bool [B]), None if it is all of them, the h, states and span of these rows, cut
-    off after the last token of the longest, and their labels. real: bool [B, T], False at pads."""
-    rows = None if wanted.all() else wanted.nonzero()[:, 0].to(h.device)
-    real = real[wanted]
-    real = real[:, : int(real.any(0).nonzero().max()) + 1]
-    if rows is not None:
-        h, states, start = select_rows((h, states, start), rows)
-        labels = None if labels is None else labels[rows]
-    labels = None if labels is None else labels[:, :, : real.shape[1]]
-    return rows, (h[:, : real.shape[1]], states, _span(real, start)), labels

@@ -35,11 +35,9 @@ def window_cuts(answers: Tensor, pieces: Tensor, reach: int | None) -> tuple[Ten
 
 def detached(states: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
     """The states, with those of the rows (bool [B]) as constants."""
-    if not rows.any():
-        return states
 
     def detach(leaf: Tensor) -> Tensor:
-        cut = rows.to(leaf.device).view(-1, *[1] * (leaf.dim() - 1))
+        cut = rows.view(-1, *[1] * (leaf.dim() - 1))
         return torch.where(cut, leaf.detach(), leaf) if leaf.requires_grad else leaf
 
     result: tuple[Any, ...] = map_tensors(detach, states)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import torch
 
@@ -88,22 +88,31 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
 def training_seconds(experiment: Experiment) -> float:
     """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
     few timed steps at N = 1; of few rows, tokens and blocks where the model is large."""
-    timed: dict[str, Any] = {"precision": "float32", "trained": "all", "sleep_passes": (), "trace_weight": 0.0}
-    train, model = replace(experiment.train, rows=None, **timed), experiment.model
-    if experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source:
-        most = max(1, PROBE_TOKENS // experiment.task.row_length)
-        train = replace(train, batch_size=min(train.batch_size, most))
+    large = experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source
+    step, flops = timed_step(experiment, "float32", PROBE_TOKENS if large else None)
+    step()  # the first one also compiles the kernel
+    return training_cost(experiment).flops * min(seconds(step) for _ in range(TIMED_STEPS)) / flops
+
+
+def timed_step(
+    experiment: Experiment, precision: Literal["float32", "bfloat16"], most: int | None
+) -> tuple[Callable[[], object], float]:
+    """A step of training at N = 1 on this machine's CPU, without the optimiser, to be timed, and its FLOPs. most:
+    tokens; with a limit also few blocks and a small vocabulary; None: as the experiment trains."""
+    model = experiment.model
+    train = replace(experiment.train, rows=None, precision=precision, trained="all", sleep_passes=(), trace_weight=0.0)
+    if most is not None:
+        train = replace(train, batch_size=min(train.batch_size, max(1, most // experiment.task.row_length)))
         mixers, vocabulary = model.mixers[:PROBE_BLOCKS], min(model.vocab_size, PROBE_VOCABULARY)
         model = replace(model, mixers=mixers, loop=None, inserted=(), vocab_size=vocabulary)
     engine = LocalEngine(build_model(model, train), train)
     tokens, mask = map(torch.from_numpy, experiment.task.sample("train", 0, 0, train.batch_size).batch())
     tokens = torch.where(tokens < 0, tokens, tokens % model.vocab_size)
-    engine.backward(tokens, mask)  # the first one also compiles the kernel
-    seconds = min(_timed(lambda: engine.backward(tokens, mask)) for _ in range(TIMED_STEPS))
-    return training_cost(experiment).flops * seconds / step_flops(model, train, experiment.task)
+    return lambda: engine.backward(tokens, mask), step_flops(model, train, experiment.task)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
     start = time.monotonic()
     work()
     return time.monotonic() - start

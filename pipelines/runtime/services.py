@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,6 +26,7 @@ from pipelines.engine.processes import has_ended, this_process
 from pipelines.engine.scheduler import Observer
 from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
+from pipelines.runtime.devices import describe_kernels, look_at_gpus, rules
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray, worker_bytes
 from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
@@ -53,12 +55,13 @@ class Services(Observer):
     """Ray, MLflow and the pipeline's MLflow run. Stages are built with it; `connect` and `start` are called before
     any of them runs.
 
-    resources: set by `connect`.
+    resources, kernels: set by `connect`; kernels: what computes the fast weights on each kind of device, in words.
     """
 
     experiment: Experiment
     root: Path
     resources: ResourcePlan = field(init=False)
+    kernels: list[str] = field(init=False)
     _store: TrackingStore | None = field(default=None, init=False)
     _parent: str | None = field(default=None, init=False)
 
@@ -74,13 +77,15 @@ class Services(Observer):
 
     def connect(self, stages: Sequence[Stage]) -> None:
         """Connect to MLflow and to Ray: $RAY_ADDRESS, else a running local Ray, else a new one. stages: those to run.
-        Raises ValueError where the cluster can not hold their trainings."""
+        Raises ValueError where the cluster can not hold their trainings, or torch cannot use its GPUs."""
         self._store = open_store(self.root)
         with as_connection_error(self._store):
             end_open_runs(self._store, "KILLED", lambda process: has_ended(json.loads(process)))
         with keep_sigterm():
             connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale, worker_bytes(self.experiment, stages))
+        uses = rules(self.experiment)
+        self.kernels = look_at_gpus(uses) if self.resources.scale.gpu else describe_kernels(uses, torch.device("cpu"))
         check_shared_root(self.root)
 
     def start(self, identity: str) -> None:

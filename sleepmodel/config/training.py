@@ -11,9 +11,13 @@ from sleepmodel.config.model import MAX_SIZE
 
 RECOMPUTE = ("nothing", "block", "pass", "window", "both")
 OPTIMIZERS = ("muon", "adamw")
+Recompute = Literal["nothing", "block", "pass", "window", "both"]
+CUDA_GRAPHS = ("auto", "on", "off")
+CudaGraphs = Literal["auto", "on", "off"]
 TRAINED = ("all", "inserted")
 BFLOAT16_WEIGHTS = "bfloat16_weights"
-PRECISIONS = ("float32", "bfloat16", BFLOAT16_WEIGHTS)
+AUTO = "auto"
+PRECISIONS = ("float32", "bfloat16", BFLOAT16_WEIGHTS, AUTO)
 MAX_SEED = 2**63 - 1
 
 
@@ -121,7 +125,7 @@ class TrainConfig:
     skips: how many batches with a non-finite gradient a run may skip. A skipped batch changes neither the weights nor
         the optimiser, and multiplies the rates of all later steps by `backoff`. One more such batch, or a non-finite
         loss with a finite gradient, stops the run (NonFiniteError). The count is part of Progress, MLflow's curves and
-        checkpoints.
+        checkpoints. Above 0, a GPU's host waits for each step, as the next one depends on its gradient.
     sleep_passes: draw the N of each batch from these, by seed and step, so that one model serves every N; (): the
         model's N.
     curriculum: from easy rows to hard ones. Its steps_per_pass excludes `sleep_passes`.
@@ -131,6 +135,7 @@ class TrainConfig:
     precision: "bfloat16" is autocast over float32 weights. "bfloat16_weights" keeps weights, activations and gradients
         in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
+        "auto" stands for the faster of the first two; a pipeline replaces it before anything depends on it.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
@@ -152,7 +157,7 @@ class TrainConfig:
     sleep_passes: tuple[int, ...] = ()
     curriculum: Curriculum = Curriculum()
     truncation: Truncation = Truncation()
-    precision: Literal["float32", "bfloat16", "bfloat16_weights"] = "float32"
+    precision: Literal["float32", "bfloat16", "bfloat16_weights", "auto"] = "float32"
     seed: int = 0
     validate_every: int = 100
     trace_weight: float = added_later(0.0)
@@ -196,6 +201,8 @@ class Scale:
         "pass", of each "window" with all its passes, or "both" (window by window, and within a window pass by pass: the
         least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
+    cuda_graphs: replay the forward and backward of a batch as one launch ("on"). It is what makes small models fast on
+        a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not.
     wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
         cluster that starts nodes on demand must be able to start them in this time.
     """
@@ -205,8 +212,9 @@ class Scale:
     gpu: bool | None = None
     zero_stage: int = 0
     accumulation: int = 1
-    recompute: Literal["nothing", "block", "pass", "window", "both"] = "nothing"
+    recompute: Recompute = "nothing"
     compile: bool = False
+    cuda_graphs: CudaGraphs = "auto"
     wait_minutes: int = 30
 
     def __post_init__(self) -> None:
@@ -218,6 +226,22 @@ class Scale:
         require(self.gpu is None or type(self.gpu) is bool, "gpu", self.gpu, "true, false or null")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         require_one_of("recompute", self.recompute, RECOMPUTE)
+        require_one_of("cuda_graphs", self.cuda_graphs, CUDA_GRAPHS)
+        reason = self.no_cuda_graphs
+        require(self.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
+
+    @property
+    def no_cuda_graphs(self) -> str | None:
+        """Why this run cannot replay CUDA graphs; None if it can, on a GPU."""
+        if self.gpu is False:
+            return "only a GPU has CUDA graphs, and gpu = false"
+        if self.zero_stage > 0:
+            return f"with zero_stage = {self.zero_stage} DeepSpeed moves gradients while the backward runs"
+        if self.accumulation > 1:
+            return "with accumulation > 1 a replay would overwrite the gradients to which it should add"
+        if self.recompute != "nothing":
+            return f"with recompute = {self.recompute} the backward runs the forward again"
+        return None
 
     @property
     def cores(self) -> int:

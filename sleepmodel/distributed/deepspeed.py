@@ -12,11 +12,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sleepmodel.config.training import BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
+from datagen.checks import require
+from sleepmodel.config.training import AUTO, BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
 from sleepmodel.model import SleepModel
+from sleepmodel.training.cuda_graphs import graphed
 from sleepmodel.training.engine import (
     Losses,
     WeightedTraces,
+    can_apply,
     clip_gradient,
     forward_losses,
     load_whole,
@@ -29,6 +32,8 @@ from sleepmodel.training.optim import ADAM_BETAS, ADAM_EPS, build_optimizer, fre
 def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
     """DeepSpeed's settings for these configs; docs/diary.md gives the reason for each. Its optimiser is for ZeRO stage
     1 or higher alone."""
+    allowed = "float32, bfloat16 or bfloat16_weights, which a pipeline has chosen by then"
+    require(config.precision != AUTO, "precision", config.precision, allowed)
     adam = {"weight_decay": config.weight_decay, "betas": list(ADAM_BETAS), "eps": ADAM_EPS, "torch_adam": True}
     muon = {"muon_lr": config.muon_lr, "adam_lr": config.adam_lr, "momentum": config.momentum, "ns_method": "standard"}
     optimizers = {
@@ -45,6 +50,8 @@ def deepspeed_config(config: TrainConfig, scale: Scale) -> dict[str, Any]:
         "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
         "bf16": {"enabled": config.precision == BFLOAT16_WEIGHTS},
         "steps_per_print": 2**31 - 1,
+        # it synchronises with the GPU twice a step
+        "timers": {"throughput": {"enabled": False}},
     }
 
 
@@ -68,6 +75,7 @@ class DeepSpeedEngine:
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.peaks = peak_rates(self.engine.optimizer)
+        self.forward = graphed(model, self.engine, config, scale)
 
     def backward(
         self,
@@ -77,24 +85,25 @@ class DeepSpeedEngine:
         weight: float = 1.0,
         traces: WeightedTraces | None = None,
     ) -> Losses:
-        device = self.engine.device
-        losses = forward_losses(self.engine, device, tokens, loss_mask, sleep_passes, weight, traces)
+        losses = forward_losses(self.model, self.forward, tokens, loss_mask, sleep_passes, weight, traces)
         self.engine.backward(whole_loss(losses, self.config))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
         return losses.detached()
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> Tensor:
         set_rates(self.engine.optimizer, self.peaks, rate)
         # without partitioning, each parameter has its averaged gradient; with it only DeepSpeed knows their norm
         norm = clip_gradient(self.model, self.config.grad_clip) if self.scale.zero_stage == 0 else None
-        if norm is not None and not math.isfinite(norm):
+        if norm is not None and not can_apply(self.model, norm, self.config):
             # skip the batch: do only what DeepSpeed does after applying a step
             self.engine.zero_grad()
             self.engine.micro_steps += 1
             return norm
         self.engine.step()
-        return float(self.engine.get_global_grad_norm() or math.nan) if norm is None else norm
+        if norm is None:
+            return torch.full((), float(self.engine.get_global_grad_norm() or math.nan), device=self.engine.device)
+        return norm
 
     def mean(self, value: float) -> float:
         total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)

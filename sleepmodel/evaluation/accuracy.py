@@ -103,9 +103,9 @@ def _predict_batch(
     model: SleepModel, tokens: Int64, mask: npt.NDArray[np.bool_], passes: int | None
 ) -> tuple[Int64, npt.NDArray[np.float32]]:
     """The most likely token at each answer position and the nats of the right one, both [answer tokens]."""
-    device = next(model.parameters()).device
-    batch, answers = torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
-    return judged(model(batch, answers, passes).logits, batch[answers])
+    batch, answers = torch.from_numpy(tokens), torch.from_numpy(mask)
+    logits = model(batch, answers, passes).logits
+    return judged(logits, batch[answers].to(logits.device))
 
 
 def judged(logits: Tensor, expected: Tensor) -> tuple[Int64, npt.NDArray[np.float32]]:

@@ -18,4 +18,6 @@ def choose_tokens(logits: Tensor, temperature: float, top_p: float, generator: t
     kept = probability.cumsum(-1) - probability < top_p
     kept[:, 0] = True
     probability = probability * kept
-    return token.gather(1, torch.multinomial(probability, 1, generator=generator))[:, 0]
+    # what torch.multinomial does, without the checks for which it waits for a GPU
+    draws = torch.empty_like(probability).exponential_(generator=generator)
+    return token.gather(1, (probability / draws).argmax(-1, keepdim=True))[:, 0]

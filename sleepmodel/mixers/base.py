@@ -47,9 +47,11 @@ class Span(NamedTuple):
         """The span of the first `tokens` tokens of a window without pads."""
         return cls(torch.arange(tokens, device=device)[None], start=start)
 
-    def length(self) -> Tensor | int:
-        """The number of tokens that are not pads: int, or int64 [B, 1]."""
-        return self.place.shape[1] if self.real is None else self.real.sum(1, keepdim=True)
+    def length(self) -> Tensor:
+        """The number of tokens that are not pads, int64 [B or 1, 1]."""
+        if self.real is None:
+            return self.place.new_full((1, 1), self.place.shape[1])
+        return self.real.sum(1, keepdim=True)
 
 
 class Mixer(nn.Module):

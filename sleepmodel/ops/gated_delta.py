@@ -2,7 +2,8 @@
 
 `recurrent` is the definition, one token at a time. `chunkwise` computes the same function with matrix products: within
 a chunk of C tokens, the errors W solve one unit-triangular system, (I + A) W = R. gated_delta.cpp implements that form
-as one kernel, for float32 on a CPU. `gated_delta_rule` selects the form by device and dtype.
+as one kernel, for float32 on a CPU; on a GPU, gated_delta_triton.py does for short windows and
+flash-linear-attention for others. `gated_delta_rule` selects the form by device, dtype and sizes, `kernel_for`.
 
 The state is stored as [K, V], the transpose of the paper's S. The state decays before the error is computed.
 """
@@ -18,7 +19,17 @@ from torch.autograd.function import once_differentiable
 
 from sleepmodel.ops import gated_delta_cpu
 
-HAS_FLA = importlib.util.find_spec("fla") is not None
+HAS_TRITON, HAS_FLA = (importlib.util.find_spec(name) is not None for name in ("triton", "fla"))
+HALF = (torch.bfloat16, torch.float16)
+TRITON_TOKENS, TRITON_SIZE = 128, 64  # limits of T, and of K and V, within which our kernel is the fastest on an H100
+FLA_SIZE, FLA_HEADS = 256, 65535  # limits of K, and of heads in a batch (B * H): fla asserts the one, CUDA the other
+# what `kernel_for` returns, in words; {} is the dtype of its inputs
+KERNELS = {
+    "triton": "Triton kernel of this package in {}",
+    "fla": "Triton kernel of flash-linear-attention in {}",
+    "cpp": "C++ kernel of this package in float32",
+    "torch": "torch form in float32",
+}
 
 
 def gated_delta_rule(
@@ -29,23 +40,32 @@ def gated_delta_rule(
     q, k: [B, T, H, K]; the caller normalises k to unit norm, and q is scaled by K**-0.5 here; v: [B, T, H, V];
     log_decay, beta: [B, T, H]; alpha = exp(log_decay), with log_decay <= 0 and beta in [0, 2];
     initial_state: [B, H, K, V], float32 (float64 for float64 inputs); None is zero.
-    Returns o [B, T, H, V] in v's dtype and the final state [B, H, K, V] in float32 (float64).
-    Raises ValueError for inputs of other shapes where the CPU kernel runs.
+    Returns o [B, T, H, V] in v's dtype, or on a GPU in autocast's, and the final state [B, H, K, V] in float32
+    (float64). Raises ValueError for inputs of other shapes where the CPU kernel runs.
     """
-    half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else v.dtype
-    if HAS_FLA and q.is_cuda and half in (torch.bfloat16, torch.float16):
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-
-        q, k, v, beta = (x.to(half) for x in (q, k, v, beta))
-        return chunk_gated_delta_rule(
-            q, k, v, log_decay.float(), beta, initial_state=initial_state, output_final_state=True
-        )
     return _rule(q, k, v, log_decay, beta, initial_state)
 
 
 def gated_delta_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor) -> Tensor:
     """The final state of `gated_delta_rule`, without computing its outputs."""
     return _rule(None, k, v, log_decay, beta, initial_state)[1]
+
+
+def kernel_for(
+    device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, tokens: int, heads: int = 1
+) -> str:
+    """The form in which `gated_delta_rule` runs, a key of KERNELS.
+
+    dtype: of v, or autocast's; tokens: T; heads: B * H.
+    """
+    if device.type == "cpu" and dtype != torch.float64 and gated_delta_cpu.available():
+        return "cpp"
+    if device.type == "cuda" and dtype != torch.float64:
+        if HAS_TRITON and tokens <= TRITON_TOKENS and max(key_dim, value_dim) <= TRITON_SIZE:
+            return "triton"
+        if HAS_FLA and dtype in HALF and key_dim <= FLA_SIZE and heads <= FLA_HEADS:
+            return "fla"
+    return "torch"
 
 
 def recurrent(
@@ -92,15 +112,26 @@ def chunkwise(
 def _rule(
     q: Tensor | None, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None
 ) -> tuple[Any, Tensor]:
-    chunk = chunk_length(k.shape[1])
-    # torch.compile cannot trace the kernel
-    fits_kernel = k.device.type == "cpu" and _state_dtype(v) == torch.float32 and not torch.compiler.is_compiling()
-    if fits_kernel and gated_delta_cpu.available():
+    (batch, tokens, heads, key_dim), value_dim = k.shape, v.shape[-1]
+    on_gpu = k.device.type == "cuda"
+    dtype = torch.get_autocast_dtype("cuda") if on_gpu and torch.is_autocast_enabled("cuda") else v.dtype
+    kernel = kernel_for(k.device, dtype, key_dim, value_dim, tokens, batch * heads)
+    chunk = chunk_length(tokens)
+    if kernel == "cpp" and not torch.compiler.is_compiling():  # torch.compile cannot trace the kernel
         reads = None if q is None else q.float()
         o, state = gated_delta_cpu.rule(
             reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk
         )
         return None if o is None else o.to(v.dtype), state
+    if kernel == "triton":
+        from sleepmodel.ops import gated_delta_triton
+
+        return gated_delta_triton.rule(q, k, v, log_decay, beta, _start(initial_state, k, v))
+    if kernel == "fla":
+        from sleepmodel.ops import gated_delta_fla
+
+        reads, k, v, beta = (None if x is None else x.to(dtype) for x in (q, k, v, beta))  # type: ignore[assignment]
+        return gated_delta_fla.rule(reads, k, v, log_decay.float(), beta, _start(initial_state, k, v))
     return _chunks(q, k, v, log_decay, beta, initial_state, chunk)
 
 

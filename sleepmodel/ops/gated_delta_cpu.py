@@ -10,7 +10,6 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
+
+from sleepmodel.ops.machine import cache_directory, processor
 
 # Not torch.utils.cpp_extension.load: it needs ninja, takes 135 ms a start (this: 0.5 ms) and no less for the first
 # build (1.1 s), keeps one library for all CPUs that share a home, and waits forever for a builder that was killed.
@@ -74,11 +75,7 @@ def _library() -> ctypes.CDLL | None:
 
 def _compiled() -> Path:
     # a shared home may serve several CPUs, and -march=native makes another program for each
-    cpu = {
-        x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.lower().startswith(("model", "flags", "feat"))
-    }
-    identity = "\n".join((SOURCE.read_text(), *COMPILE, *LINK, *sorted(cpu)))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sleepmodel"
+    identity, cache = "\n".join((SOURCE.read_text(), *COMPILE, *LINK, *processor())), cache_directory()
     library = cache / f"gated_delta-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not library.exists():
         cache.mkdir(parents=True, exist_ok=True)

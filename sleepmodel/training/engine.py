@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from datagen.checks import require
 from datagen.files import replacing, sha256
-from sleepmodel.config.training import BFLOAT16_WEIGHTS, TrainConfig
+from sleepmodel.config.training import CudaGraphs, Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
+from sleepmodel.training.cuda_graphs import graphed
 from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
@@ -56,11 +57,12 @@ class Engine(Protocol):
         traces: WeightedTraces | None,
     ) -> Losses:
         """Forward and backward of one micro-batch. Its loss is that of the answers, times `weight`, and
-        TrainConfig.trace_weight of that of the traces. The other arguments are as in SleepModel.forward."""
+        TrainConfig.trace_weight of that of the traces. The other arguments are as in SleepModel.forward, on the CPU."""
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> Tensor:
         """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
-        clipping. A gradient that is not finite is not applied, except with ZeRO stage 1 or higher."""
+        clipping, a scalar on the model's device. A gradient that is not finite is not applied, except with ZeRO stage 1
+        or higher: the step is left out, or made with zeros where `reads_every_step` is false."""
 
     def mean(self, value: float) -> float:
         """The mean of `value` over the workers."""
@@ -74,18 +76,25 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An engine in plain PyTorch, in this process. Raises ValueError if nothing of the model would be trained, or with
-    precision "bfloat16_weights", which only DeepSpeed does."""
+    """An engine in plain PyTorch, in this process.
+
+    accumulation, cuda_graphs: as in Scale. Raises ValueError if nothing of the model would be trained, with precision
+    "bfloat16_weights", which only DeepSpeed does, or with cuda_graphs "on" where there can be none.
+    """
 
     rank, workers = 0, 1
 
-    def __init__(self, model: SleepModel, config: TrainConfig, accumulation: int = 1) -> None:
+    def __init__(
+        self, model: SleepModel, config: TrainConfig, accumulation: int = 1, cuda_graphs: CudaGraphs = "off"
+    ) -> None:
         allowed = "float32 or bfloat16 without DeepSpeed: train in a pipeline, or with `fit` or DeepSpeedEngine"
-        require(config.precision != BFLOAT16_WEIGHTS, "precision", config.precision, allowed)
+        require(config.precision in ("float32", "bfloat16"), "precision", config.precision, allowed)
         freeze(model, config.trained)
         self.model, self.config, self.accumulation = model, config, accumulation
         self.optimizer = build_optimizer(model, config)
         self.peaks = peak_rates(self.optimizer)
+        scale = Scale(accumulation=accumulation, recompute=model.recompute, cuda_graphs=cuda_graphs)
+        self.forward = graphed(model, model, config, scale)
 
     def backward(
         self,
@@ -97,14 +106,14 @@ class LocalEngine:
     ) -> Losses:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            losses = forward_losses(self.model, device, tokens, loss_mask, sleep_passes, weight, traces)
+            losses = forward_losses(self.model, self.forward, tokens, loss_mask, sleep_passes, weight, traces)
             loss = whole_loss(losses, self.config)
         (loss / self.accumulation).backward()
         return losses.detached()
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> Tensor:
         norm = clip_gradient(self.model, self.config.grad_clip)
-        if math.isfinite(norm):
+        if can_apply(self.model, norm, self.config):
             set_rates(self.optimizer, self.peaks, rate)
             self.optimizer.step()
         self.model.zero_grad()
@@ -121,21 +130,19 @@ class LocalEngine:
 
 
 def forward_losses(
-    model: Callable[..., Output],
-    device: torch.device,
+    model: SleepModel,
+    forward: Callable[..., Output],
     tokens: Tensor,
     loss_mask: Tensor,
     sleep_passes: int | None,
     weight: float,
     traces: WeightedTraces | None,
 ) -> Losses:
-    """The losses that Engine.backward returns, not yet detached. model: a SleepModel, or what wraps it."""
-    tokens, loss_mask = tokens.to(device), loss_mask.to(device)
-    if traces is None:
-        return Losses(weight * model(tokens, loss_mask, sleep_passes).loss)
-    out = model(tokens, loss_mask, sleep_passes, traces.labels.to(device))
-    assert out.trace_loss is not None
-    return Losses(weight * out.loss, traces.weight * out.trace_loss)
+    """The losses that Engine.backward returns, not yet detached. forward: as `graphed` returns it."""
+    batch = tokens, loss_mask, sleep_passes, None if traces is None else traces.labels
+    out = forward(*batch, plan=model.plan(*batch))
+    told = None if traces is None or out.trace_loss is None else traces.weight * out.trace_loss
+    return Losses(weight * out.loss, told)
 
 
 def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:
@@ -172,6 +179,23 @@ def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict
     return dict(saved["state"])
 
 
-def clip_gradient(model: SleepModel, limit: float) -> float:
+def clip_gradient(model: SleepModel, limit: float) -> Tensor:
     """Clip the gradient to norm `limit` (0: do not clip) and return its norm before clipping."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+
+
+def reads_every_step(model: SleepModel, config: TrainConfig) -> bool:
+    """Whether a training reads the loss and the norm of each step at once: on a CPU, and with `skips`, which depend on
+    them. On a GPU the host would wait for each step, so it reads them before it reports or saves."""
+    return config.skips > 0 or next(model.parameters()).device.type == "cpu"
+
+
+def can_apply(model: SleepModel, norm: Tensor, config: TrainConfig) -> bool:
+    """Whether to apply a gradient of this norm. If the norm is not read, always: what is not finite becomes zero."""
+    if reads_every_step(model, config):
+        return bool(norm.isfinite())
+    wrong = ~norm.isfinite()
+    for weight in model.parameters():
+        if weight.grad is not None:
+            weight.grad.masked_fill_(wrong, 0.0)
+    return True

@@ -12,24 +12,27 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from datagen.blocks import Blocks
 from datagen.rows import Rows
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ModelConfig
-from sleepmodel.config.training import TrainConfig
+from sleepmodel.config.training import Recompute, TrainConfig
 from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
-from sleepmodel.training.engine import Engine, Losses, WeightedTraces
+from sleepmodel.training.engine import Engine, Losses, WeightedTraces, reads_every_step
 from sleepmodel.training.optim import schedule
 from sleepmodel.training.progress import Progress
 from sleepmodel.training.traces import check_trainable, labels_of
 
 CACHED_COSTS = 2**12  # kinds of rows: rows of one task have few
+UNREAD_STEPS = 100  # after as many, a GPU's losses and norms are read without a report too
 Save = Callable[[Path], None]  # writes a complete checkpoint to an empty directory
 
 
@@ -37,7 +40,7 @@ class NonFiniteError(RuntimeError):
     """The loss or the gradient is not finite. The last checkpoint is from before that."""
 
 
-def build_model(model: ModelConfig, train: TrainConfig, recompute: str = "nothing") -> SleepModel:
+def build_model(model: ModelConfig, train: TrainConfig, recompute: Recompute = "nothing") -> SleepModel:
     """A new model. Its weights depend only on the configs."""
     torch.manual_seed(train.seed)
     return SleepModel(model, recompute, train.truncation)
@@ -61,19 +64,35 @@ def train(
     raising. All workers must save at the same step.
 
     Raises ValueError, before the first step, if the rows cannot be trained on with this config; NonFiniteError, which
-    states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used.
+    states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used. On a GPU
+    without skips it comes before the next report or save, up to UNREAD_STEPS later.
     """
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
+    unread = list[_Step]()
     sampler = _sampler(rows, config, engine.model.config, history)
     cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
+    def read() -> None:
+        """Count the latest steps. On a GPU this waits for them."""
+        for step, (loss, trace_loss, norm) in zip(unread, _values(unread), strict=True):
+            # all workers have the same norm, and so skip the same batches; each has its own loss
+            if not math.isfinite(norm) and state.skipped < config.skips:
+                state.skipped += 1
+            elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
+                raise _not_finite(step, state, loss + config.trace_weight * (trace_loss or 0.0), norm, config)
+            else:
+                state.learned(loss, trace_loss, norm)
+        unread.clear()
+
     def save(directory: Path) -> None:
+        read()
         state.seconds = clock.seconds()
         _save(engine, history, state, directory)
 
     def report_progress(rate: float) -> None:
+        read()
         progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
         sampler.validated(progress.accuracy)
         state.forget()
@@ -84,15 +103,10 @@ def train(
     for step in range(state.step, config.steps):
         rate = schedule(step, config) * config.backoff**state.skipped
         batch, passes = sampler.batch(step)
-        loss, trace_loss = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
-        norm = engine.step(rate)
-        # all workers have the same norm, and so skip the same batches; each has its own loss
-        if not math.isfinite(norm) and state.skipped < config.skips:
-            state.skipped += 1
-        elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
-            raise _not_finite(state, loss + config.trace_weight * (trace_loss or 0.0), norm, rate, config)
-        else:
-            state.learned(loss, trace_loss, norm)
+        losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
+        unread.append(_Step(step, rate, losses, engine.step(rate)))
+        if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
+            read()
         state.step += 1
         state.tokens += int((batch.lengths - batch.pads).sum())
         state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
@@ -116,17 +130,32 @@ def _batch_flops(batch: Rows, passes: int | None, traced: bool, window: int, cos
     )
 
 
-def _not_finite(state: _TrainState, loss: float, norm: float, rate: float, config: TrainConfig) -> NonFiniteError:
+class _Step(NamedTuple):
+    """What a step has computed, on the model's device. norm: of the gradient."""
+
+    number: int
+    rate: float
+    losses: Losses
+    norm: Tensor
+
+
+def _values(steps: list[_Step]) -> list[tuple[float, float | None, float]]:
+    """The loss, the loss of the traces, or None, and the norm of each step, read together."""
+    tensors = [torch.stack([x.double() for x in (*step.losses, step.norm) if x is not None]) for step in steps]
+    found = torch.stack(tensors).tolist() if tensors else []
+    return [(loss, traces[0] if traces else None, norm) for loss, *traces, norm in found]
+
+
+def _not_finite(step: _Step, state: _TrainState, loss: float, norm: float, config: TrainConfig) -> NonFiniteError:
     return NonFiniteError(
-        f"step {state.step}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * rate:.2e}, adam_lr "
-        f"{config.adam_lr * rate:.2e}: not finite, after {state.skipped} of skips = {config.skips}. Resume "
+        f"step {step.number}: loss {loss}, gradient norm {norm}, muon_lr {config.muon_lr * step.rate:.2e}, adam_lr "
+        f"{config.adam_lr * step.rate:.2e}: not finite, after {state.skipped} of skips = {config.skips}. Resume "
         "from the last checkpoint with lower rates"
     )
 
 
-def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, traced: bool) -> tuple[float, float | None]:
-    """Forward and backward of this worker's micro-batches; returns their mean losses, of the answers and of the traces.
-    The latter is None without `traced`."""
+def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, traced: bool) -> Losses:
+    """Forward and backward of this worker's micro-batches; returns their mean losses."""
     losses: list[Losses] = []
     pieces, traces = engine.workers * engine.accumulation, None
     if traced:
@@ -143,8 +172,8 @@ def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, traced
             traces = WeightedTraces(labels[own, :, : tokens.shape[1]], weight)
         losses.append(engine.backward(tokens, mask, passes, float(mask.sum() / answers), traces))
     told = [each.traces for each in losses if each.traces is not None]
-    answered = float(torch.stack([each.answers for each in losses]).mean())
-    return answered, float(torch.stack(told).mean()) if told else None
+    answered = torch.stack([each.answers for each in losses]).mean()
+    return Losses(answered, torch.stack(told).mean() if told else None)
 
 
 @dataclass

@@ -56,7 +56,7 @@ from contextlib import suppress
 from pipelines import cli
 
 for script in sys.argv[1].split():
-    sys.argv[:] = [f"{script}.py", *sys.argv[-6:]]
+    sys.argv[:] = [f"{script}.py", *sys.argv[-7:]]
     with suppress(SystemExit):
         cli.main(script, None)
 """
@@ -68,13 +68,14 @@ def test_a_dry_run_of_any_script_leaves_no_trace(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     shutil.copy(ROOT / "examples" / "my_tasks.py", tmp_path / "work")
     before = sorted(tmp_path.rglob("*"))
-    arguments = ["smoke", "--dry-run", "--root", "../root", "--set", "task=my_tasks:Parity"]
+    arguments = ["smoke", "--dry-run", "--root", "../root", "--set", "task=my_tasks:Parity", "train.precision=auto"]
     outside = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "PYTHONDONTWRITEBYTECODE"):
         outside.pop(name, None)
     command = [sys.executable, "-c", DRY_RUNS, " ".join(SCRIPTS), *arguments]
     result = run(command, cwd=tmp_path / "work", env=outside)
     assert result.stdout.count("dry run: nothing was started") == len(SCRIPTS), result.stdout + result.stderr
+    assert result.stdout.count("train.precision=auto is ") == len(SCRIPTS)
     assert sorted(tmp_path.rglob("*")) == before
 
 

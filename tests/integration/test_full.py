@@ -130,6 +130,7 @@ def test_a_log_has_the_progress_of_each_training_as_its_own_lines(finished: tupl
     """Without Ray's "(RayTrainWorker pid=...)" in front, and before the stage is said to be done."""
     _, printed = finished
     lines = printed.splitlines()
+    assert re.search(r"(?m)^Ray has .*\nfast weights: .* in float32 on CPU$", printed)
     assert [line for line in lines if "\x1b" in line and not RAYS_OWN.match(line)] == []
     assert "(RayTrainWorker" not in printed
     for name in ("n1-seed20", "winner-seed20", "n1-winner-eta-seed20"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from sleepmodel.ops import gated_delta_cpu
+from sleepmodel.ops import gated_delta, gated_delta_cpu
 from sleepmodel.ops.gated_delta import chunkwise, gated_delta_rule, gated_delta_write, recurrent
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -234,13 +234,38 @@ def test_one_step_by_hand() -> None:
     torch.testing.assert_close(o.flatten(), torch.tensor([(2 * 2.25 + 4.0) / 2**0.5]).double())
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_stays_near_the_float64_recurrence(dtype: torch.dtype) -> None:
-    inputs = tuple(x.detach().cuda().to(dtype if i < 3 else torch.float32) for i, x in enumerate(random_inputs(3, 75)))
-    o, state = gated_delta_rule(*inputs)
-    expected_o, expected_state = recurrent(*(x.double() for x in inputs))
-    limit = 2e-5 if dtype == torch.float32 else 2e-2
-    assert (o.double() - expected_o).norm() / expected_o.norm() < limit
-    assert (state.double() - expected_state).norm() / expected_state.norm() < limit
+CUDA, CPU, HALF = torch.device("cuda"), torch.device("cpu"), torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "key_dim", "tokens", "heads", "form"),
+    [
+        (CUDA, HALF, 64, 24, 1024, "triton"),
+        (CUDA, torch.float32, 64, 24, 1024, "triton"),
+        (CUDA, HALF, 64, 4096, 1024, "fla"),
+        (CUDA, HALF, 128, 24, 1024, "fla"),
+        (CUDA, HALF, 257, 24, 1024, "torch"),  # fla asserts K <= 256
+        (CUDA, HALF, 128, 24, 65536, "torch"),  # its heads are the second axis of a grid, which ends at 65,535
+        (CUDA, torch.float32, 128, 24, 1024, "torch"),  # it has no float32
+        (CUDA, torch.float64, 64, 24, 1024, "torch"),
+        (CPU, torch.float64, 64, 24, 1024, "torch"),
+    ],
+)
+def test_a_shape_goes_to_a_kernel_that_takes_it(
+    device: torch.device, dtype: torch.dtype, key_dim: int, tokens: int, heads: int, form: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name in ("HAS_TRITON", "HAS_FLA"):
+        monkeypatch.setattr(gated_delta, name, True)
+    assert gated_delta.kernel_for(device, dtype, key_dim, 64, tokens, heads) == form
+
+
+def test_a_gpu_without_kernels_takes_the_torch_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HAS_TRITON", "HAS_FLA"):
+        monkeypatch.setattr(gated_delta, name, False)
+    assert gated_delta.kernel_for(CUDA, HALF, 64, 64, 24, 1024) == "torch"
+
+
+@kernel
+def test_a_cpu_takes_our_kernel_in_float32() -> None:
+    assert gated_delta.kernel_for(CPU, torch.float32, 64, 64, 24, 1024) == "cpp"

@@ -35,10 +35,10 @@ assert history[-1].step == 2
 """
 BENCHMARK = """
 import os
-from benchmarks.gpu import main
+from benchmarks.gpu.__main__ import main
 from benchmarks.results_file import provenance
 
-main(["--device", "cpu", "--batch", "1", "--rounds", "1"])
+main(["--device", "cpu"])
 os.environ["PATH"] = ""  # nor git
 assert provenance()["commit"] == "none"
 """

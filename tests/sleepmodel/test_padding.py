@@ -113,6 +113,7 @@ def test_no_gradient_goes_from_a_document_to_another(
     for row, loss in enumerate(losses):
         found = torch.autograd.grad(loss.sum(), vectors, retain_graph=True, allow_unused=True, materialize_grads=True)
         reached = torch.cat(found, 1).abs().sum(2) > 0
+        reached = F.pad(reached, (0, tokens.shape[1] - reached.shape[1]))  # windows after all predictions are not read
         assert reached[row].any() and not (reached & (tokens < 0)).any()
         assert not reached[torch.arange(len(tokens)) != row].any()
 

@@ -48,9 +48,9 @@ def gradient(engine: LocalEngine, rows: Rows, config: TrainConfig) -> list[torch
     """The gradient of the first step of a training."""
     found: list[torch.Tensor] = []
 
-    def keep(rate: float) -> float:
+    def keep(rate: float) -> torch.Tensor:
         found.extend(p.grad.clone() for p in engine.model.parameters() if p.grad is not None)
-        return 0.0
+        return torch.zeros(())
 
     engine.step = keep  # type: ignore[method-assign]
     curve(engine, rows, config)
@@ -150,7 +150,7 @@ def test_half_of_the_batches_are_at_the_front(rows: Rows) -> None:
             return losses
 
         losses = engine.backward(*map(torch.from_numpy, rows[:1].batch()))
-        engine.backward, engine.step = note, lambda rate: 0.0  # type: ignore[method-assign, assignment]
+        engine.backward, engine.step = note, lambda rate: torch.zeros(())  # type: ignore[method-assign, assignment]
         curve(engine, rows, config)
         return np.bincount(seen, minlength=5)[2:]
 

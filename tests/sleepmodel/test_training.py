@@ -142,9 +142,9 @@ def test_every_answer_token_counts_the_same_in_whatever_micro_batch() -> None:
     for accumulation in (1, 4):
         engine = LocalEngine(build_model(MODEL, config).double(), config, accumulation)
 
-        def keep(rate: float, engine: LocalEngine = engine) -> float:
+        def keep(rate: float, engine: LocalEngine = engine) -> Tensor:
             found.append([p.grad.clone() for p in engine.model.parameters() if p.grad is not None])
-            return 0.0
+            return torch.zeros(())
 
         engine.step = keep  # type: ignore[method-assign]
         with torch.no_grad():
@@ -188,7 +188,7 @@ def skipping(
             engine.model.norm.weight.grad.fill_(float("inf"))  # type: ignore[union-attr]
         return loss
 
-    def noted(rate: float) -> float:
+    def noted(rate: float) -> Tensor:
         rates.append(rate)
         before = [p.detach().clone() for p in engine.model.parameters()]
         norm = step(rate)
@@ -245,9 +245,9 @@ def test_n_is_drawn_for_each_batch_by_seed_and_step(rows: Rows) -> None:
     engine, seen = LocalEngine(build_model(MODEL, config), config), []
     forward = engine.model.forward
 
-    def noted(tokens: Tensor, mask: Tensor, passes: int | None = None) -> Output:
+    def noted(tokens: Tensor, mask: Tensor, passes: int | None, *rest: Any, **plan: Any) -> Output:
         seen.append(passes)
-        return forward(tokens, mask, passes)
+        return forward(tokens, mask, passes, *rest, **plan)
 
     engine.model.forward = noted  # type: ignore[method-assign]
     train(engine, rows, config, lambda model, level: 0.0, lambda at, write: None)
@@ -382,6 +382,6 @@ def test_compiled_blocks_train_alike(rows: Rows) -> None:
         job = TrainingJob("t", replace(MODEL, conv=4), CONFIG, dataset="", output="", scale=Scale(compile=compiled))
         engine = LocalEngine(job.build(), CONFIG)
         losses.append(float(engine.backward(tokens, mask).answers))
-        norms.append(engine.step(1.0))
+        norms.append(float(engine.step(1.0)))
         assert compiled == any(block._compiled_call_impl is not None for block in engine.model.stack)
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-5) and norms == pytest.approx([norms[0]] * 2, rel=1e-4)

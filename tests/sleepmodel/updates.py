@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from sleepmodel import ModelConfig, SleepModel, TrainConfig
+from sleepmodel.batch_plan import BatchPlan
 from sleepmodel.model import Output
 from sleepmodel.training.optim import split_parameters
 
-GIVEN_BATCH = (torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
+GIVEN_BATCH = (torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[False, True]]))
 
 
 class _GivenGradients(SleepModel):
@@ -16,7 +17,12 @@ class _GivenGradients(SleepModel):
     gradients: dict[str, Tensor]
 
     def forward(
-        self, tokens: Tensor, loss_mask: Tensor, sleep_passes: int | None = None, traces: Tensor | None = None
+        self,
+        tokens: Tensor,
+        loss_mask: Tensor,
+        sleep_passes: int | None = None,
+        traces: Tensor | None = None,
+        plan: BatchPlan | None = None,
     ) -> Output:
         loss = torch.stack([(p * self.gradients[name]).sum() for name, p in self.named_parameters()]).sum()
         return Output(loss, loss)

@@ -1,0 +1,126 @@
+"""The first hour on a GPU, as one command:
+
+    python -m benchmarks.gpu [--minutes 8] [--training-minutes 2]
+
+It needs torch, triton and numpy alone (flash-linear-attention too if it is to be compared). It checks and times each
+form of the fast weights, times a training step of `rule110-fig2b` at N = 1 to 4, and trains it at N = 1 and 4. Each
+result is written to benchmarks/results/gpu.json when it is there; a run that the limit of `--minutes` or anything else
+ended goes on where it stopped, if commit and device are the same. To try the command without a GPU, use `--device cpu`,
+which takes tiny sizes and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.kernels import measure_kernels
+from benchmarks.gpu.steps import FORMS, PASSES, Form, matmul_peak, measure_steps
+from benchmarks.gpu.training import train_for
+from benchmarks.results_file import ROOT, provenance, write_result
+from pipelines.arguments import positive
+
+RESULT = ROOT / "results" / "gpu.json"
+TOKENS = 5_000_000_000  # of the paper's figure 2b
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[256, 512], help="rows in a step")
+    parser.add_argument("--rounds", type=positive, default=5, help="timed rounds of each step")
+    parser.add_argument("--minutes", type=float, default=60, help="begin nothing new after this time")
+    parser.add_argument("--training-minutes", type=float, default=2, help="of each of the two trainings")
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device cuda: no CUDA device here; run this on a GPU machine, or try --device cpu")
+    device = torch.device(given.device)
+    if device.type == "cpu":
+        given.batches, given.rounds, given.training_minutes = [1], 1, 0
+    Hour(device, given).run()
+
+
+class Hour:
+    """The parts of the hour, each run once and kept."""
+
+    def __init__(self, device: torch.device, given: argparse.Namespace) -> None:
+        self.device, self.given, self.end = device, given, time.monotonic() + 60 * given.minutes
+        self.name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+        self.found: dict[str, Any] = {"device": self.name, "parts": {}}
+        if device.type == "cuda" and RESULT.exists():
+            before = json.loads(RESULT.read_text())
+            same = before["provenance"]["commit"] == provenance()["commit"] and before["device"] == self.name
+            self.found = {key: before[key] for key in self.found} if same else self.found
+
+    def run(self) -> None:
+        """All parts that are not there yet, until the time is over."""
+        print(f"{self.name}, torch {torch.__version__}; results in {RESULT}", flush=True)
+        (peak,) = self.part("peak", lambda: [matmul_peak(self.device)]) or [None]
+        if peak is None:
+            return
+        print(f"a matmul runs at {peak / 1e12:,.0f} TFLOP/s")
+        batch = max(self.given.batches)
+        print(f"\n{'window':>6}  {'form':<10}{'worst error':>12}{'forward, us':>13}{'both, us':>10}")
+        for row in self.part("kernels", lambda: list(measure_kernels(self.device, batch))):
+            print(kernel_line(row), flush=True)
+        print(
+            f"\n{'rows':>5}  {'form':<10}{'N':>3}{'tokens/s':>14}{'MFU':>8}{'GB':>7}"
+            f"{'kernels':>9}{'waits':>7}{'hours':>7}"
+        )
+        for rows in self.given.batches:
+            for form in FORMS if self.device.type == "cuda" else FORMS[:1]:
+                for row in self.part(
+                    f"steps/{rows}/{form.name}", lambda form=form, rows=rows: self.steps(rows, form, peak)
+                ):
+                    print(step_line(row), flush=True)
+        for n in (PASSES[-1], PASSES[0]):
+            self.part(f"training/{n}", lambda n=n: self.training(n, batch))
+
+    def part(self, name: str, measure: Callable[[], list[Any]]) -> list[Any]:
+        """The results of a part; none if the time is over."""
+        if name not in self.found["parts"]:
+            if time.monotonic() > self.end:
+                print(f"{name}: not begun, the time is over")
+                return []
+            self.found["parts"][name] = measure()
+            if self.device.type == "cuda":
+                write_result("gpu", self.found)
+        return self.found["parts"][name]
+
+    def steps(self, batch: int, form: Form, peak: float) -> list[dict[str, Any]]:
+        return list(measure_steps(self.device, batch, form, self.given.rounds, peak))
+
+    def training(self, passes: int, batch: int) -> list[dict[str, Any]]:
+        measured = self.found["parts"].get(f"steps/{batch}/{FORMS[-1].name}", ())
+        rate = next((row["tokens_per_second"] for row in measured if row["passes"] == passes), 1.0)
+        return [train_for(self.device, passes, batch, 60 * self.given.training_minutes, rate)]
+
+
+def kernel_line(row: dict[str, Any]) -> str:
+    start = f"{row['tokens']:>6}  {row['form'] + '*' * row['chosen']:<10}"
+    if "refused" in row:
+        return f"{start}  {row['refused']}"
+    times = f"{1e6 * row['forward_seconds']:>13,.0f}{1e6 * row['both_seconds']:>10,.0f}"
+    return f"{start}{max(row['errors'].values()):>12.1e}{times}"
+
+
+def step_line(row: dict[str, Any]) -> str:
+    start = (
+        f"{row['batch']:>5}  {row['form']:<10}{row['passes']:>3}{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}"
+    )
+    hours = f"{TOKENS / row['tokens_per_second'] / 3600:>7.1f}"
+    if row["kernels"] is None:
+        return start + " " * 23 + hours
+    return f"{start}{row['peak_bytes'] / 1e9:>7.2f}{row['kernels']:>9,}{row['synchronisations']:>7}{hours}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A training step of `rule110-fig2b` in bfloat16: its seconds, rates, memory, kernels and host synchronisations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.gpu.timing import finish, seconds
+from pipelines.config.presets import PRESETS
+from sleepmodel import SleepModel
+from sleepmodel.accounting import flops
+from sleepmodel.ops import gated_delta
+from sleepmodel.training.engine import LocalEngine
+
+PRESET = PRESETS["rule110-fig2b"]
+PASSES = (1, 2, 3, 4)
+MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a step runs. ours: with our Triton kernel, if it is there; without, in the torch form."""
+
+    name: str
+    compiled: bool = False
+    captured: bool = False
+    ours: bool = True
+
+
+FORMS = (
+    Form("torch form", ours=False),
+    Form("eager"),
+    Form("compiled", compiled=True),
+    Form("captured", captured=True),
+    Form("both", compiled=True, captured=True),
+)
+
+
+def measure_steps(device: torch.device, batch: int, form: Form, rounds: int, peak: float) -> Iterator[dict[str, Any]]:
+    """One row for each N. peak: FLOP/s of a large matmul, to which MFU is relative."""
+    tokens, mask = map(torch.from_numpy, PRESET.task.sample("train", 0, 0, batch).batch())
+    on_gpu = device.type == "cuda"
+    for n in PASSES:
+        torch._dynamo.reset()
+        engine = engine_for(device, n, batch, form)
+
+        def step(engine: LocalEngine = engine) -> None:
+            engine.backward(tokens, mask)
+            engine.step(1.0)
+
+        with mock.patch.object(gated_delta, "HAS_TRITON", gated_delta.HAS_TRITON and form.ours):
+            took = seconds(device, step, rounds)
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            syncs, kernels = (_synchronisations(step), _kernels(step)) if on_gpu else (None, None)
+        rate = 3 * batch * flops(engine.model, tokens.shape[1]) / took
+        yield {
+            "form": form.name,
+            "batch": batch,
+            "passes": n,
+            "seconds": took,
+            "tokens_per_second": tokens.numel() / took,
+            "flops_per_second": rate,
+            "mfu": rate / peak,
+            "kernels": kernels,
+            "synchronisations": syncs,
+            "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        }
+
+
+def engine_for(device: torch.device, passes: int, batch: int, form: Form) -> LocalEngine:
+    """The engine of a training with N = `passes`."""
+    torch.manual_seed(0)
+    model = SleepModel(replace(PRESET.model, sleep_passes=passes)).to(device)
+    if form.compiled:
+        for block in model.stack:
+            block.compile()
+    train = replace(PRESET.train, precision="bfloat16", batch_size=batch)
+    return LocalEngine(model, train, cuda_graphs="on" if form.captured else "off")
+
+
+def matmul_peak(device: torch.device) -> float:
+    """FLOP/s of a large bfloat16 matmul on this device."""
+    size = MATMUL_SIZE[device.type]
+    a, b = torch.randn(2, size, size, dtype=torch.bfloat16, device=device)
+    return 2 * size**3 / seconds(device, lambda: a @ b)
+
+
+def _synchronisations(step: Any) -> int:
+    """How often a step makes the host wait for the GPU."""
+    finish(torch.device("cuda"))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        step()
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in found)
+
+
+def _kernels(step: Any) -> int:
+    """The kernels of a step, those in graphs included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        finish(torch.device("cuda"))
+    return sum(event.count for event in profile.key_averages() if event.device_type.name == "CUDA")

@@ -1,0 +1,87 @@
+"""The forward and backward of a batch as CUDA graphs: captured once for each shape of batch, then replayed.
+
+A step of a small model is thousands of kernels of a few microseconds each, which the host cannot launch as fast as a
+GPU runs them. A replay launches all of them at once. It runs the same kernels on the same memory, so it serves the
+batches whose plans have one shape (BatchPlan.shape): on Rule 110 all of them, on texts of mixed lengths hardly two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from datagen.checks import require
+from sleepmodel.batch_plan import BatchPlan
+from sleepmodel.config.training import Scale, TrainConfig
+from sleepmodel.model import Output, SleepModel
+from sleepmodel.transfers import packed_on, unpacked
+
+MOST_GRAPHS = 16  # each keeps the activations of its batch
+WARMUP = 3  # runs before a capture, in which kernels are compiled and tuned
+Losses = tuple[Tensor, ...]
+
+
+def graphed(
+    model: SleepModel, forward: Callable[..., Output], config: TrainConfig, scale: Scale
+) -> Callable[..., Output]:
+    """A GraphedModel if `scale` asks for CUDA graphs and there can be some, else `forward`.
+
+    forward: the model, or what wraps it. Raises ValueError if graphs are "on" and there can be none.
+    """
+    device = model.embed.weight.device
+    reason = scale.no_cuda_graphs if device.type == "cuda" else "only a GPU has them"
+    require(scale.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
+    if scale.cuda_graphs == "off" or reason is not None:
+        return forward
+    return GraphedModel(model, forward, config.precision == "bfloat16")
+
+
+class GraphedModel:
+    """Calls a model on batches, from the second batch of a shape on by replaying its graph.
+
+    forward: the model, or what wraps it, for other batches. autocast: whether the model computes in bfloat16, by
+    torch.autocast. The backward of a batch must come before the next call, as graphs share memory.
+    """
+
+    def __init__(self, model: SleepModel, forward: Callable[..., Output], autocast: bool) -> None:
+        self.model, self.forward, self.autocast = model, forward, autocast
+        self.seen, self.graphs = set[Hashable](), dict[Hashable, Callable[[Tensor], Losses]]()
+        self.memory = torch.cuda.graph_pool_handle()
+
+    def __call__(self, *batch: Any, plan: BatchPlan) -> Output:
+        """The losses; arguments as in SleepModel.forward. The logits are empty where a graph was replayed."""
+        shape = plan.shape
+        known, room = shape in self.graphs, len(self.graphs) < MOST_GRAPHS
+        if not known and (shape not in self.seen or not room):
+            # a shape that comes once is not worth the seconds of a capture
+            self.seen.add(shape)
+            return self.forward(*batch, plan=plan)
+        data = packed_on(plan, self.model.embed.weight.device)
+        if not known:
+            self.graphs[shape] = self._captured(plan, data)
+        loss, *traced = self.graphs[shape](data)
+        return Output(loss, loss.new_empty(0, self.model.config.vocab_size), *traced)
+
+    def _captured(self, plan: BatchPlan, data: Tensor) -> Callable[[Tensor], Losses]:
+        # autocast's cache would hand casts of the warm-up to the graph
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+            captured = torch.cuda.make_graphed_callables(
+                _Losses(self.model, plan), (data,), num_warmup_iters=WARMUP, allow_unused_input=True, pool=self.memory
+            )
+        return cast(Callable[[Tensor], Losses], captured)
+
+
+class _Losses(nn.Module):
+    """The losses of a model on batches of one shape, from the packed bytes of a plan, uint8 [n]."""
+
+    def __init__(self, model: SleepModel, plan: BatchPlan) -> None:
+        super().__init__()
+        self.model, self.like = model, plan
+
+    def forward(self, data: Tensor) -> Losses:
+        plan = unpacked(self.like, data)
+        out = self.model(None, None, plan=plan)
+        return (out.loss,) if out.trace_loss is None else (out.loss, out.trace_loss)
