@@ -179,11 +179,17 @@ def test_a_shape_tells_apart_what_runs_differently() -> None:
     shorter, cut = mask.clone(), build_small(sleep_passes=2)
     shorter[0, 15] = False
     cut.truncation = Truncation(windows=1)
-    padded = tokens.clone()
+    whole, answers = rows(0, batch=5, tokens=33)
+    padded = whole.clone()
     padded[4, 0] = PAD
     labels = torch.full((len(tokens), 1, tokens.shape[1]), 3)
     plans = [model.plan(tokens, mask), model.plan(tokens, mask, 3), model.plan(tokens, shorter), cut.plan(tokens, mask)]
-    plans += [model.plan(padded, mask), model.plan(tokens, mask, None, labels), model.plan(tokens[:3], mask[:3])]
+    plans += [
+        model.plan(whole, answers),
+        model.plan(padded, answers),
+        model.plan(tokens, mask, None, labels),
+        model.plan(tokens[:3], mask[:3]),
+    ]
     assert len({plan.shape for plan in plans}) == len(plans)
 
 
