@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Mixer, RMSNorm, Span, product_dtype, zero_linear
+
+# of each function. Presets have at most 40 (GSM with sliding eviction); beyond the limit, blocks would run uncompiled
+COMPILED_SHAPES = 64
 
 
 class MLP(nn.Module):
@@ -59,6 +63,12 @@ class Block(nn.Module):
     def write(self, h: Tensor, state: Any, span: Span) -> Any:
         """The state that `forward` would return, without computing the output."""
         return self.mixer.write(_normed(h, self.mixer_norm), state, span)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `forward` and `write`. The arguments are those of torch.compile."""
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        super().compile(*args, **kwargs)
+        self.write = torch.compile(self.write, *args, **kwargs)  # type: ignore[method-assign]
 
     def flops(self, tokens: int, kept: int) -> int:
         """Forward FLOPs for one row; arguments as in Mixer.flops."""

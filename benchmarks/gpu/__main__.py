@@ -2,11 +2,11 @@
 
     python -m benchmarks.gpu [--minutes 8] [--training-minutes 2]
 
-It needs torch, triton and numpy alone (flash-linear-attention too if it is to be compared). It checks and times each
-form of the fast weights, times a training step of `rule110-fig2b` at N = 1 to 4, and trains it at N = 1 and 4. Each
-result is written to benchmarks/results/gpu.json when it is there; a run that the limit of `--minutes` or anything else
-ended goes on where it stopped, if commit and device are the same. To try the command without a GPU, use `--device cpu`,
-which takes tiny sizes and writes nothing.
+It needs torch, triton and numpy alone (flash-linear-attention too if it is to be compared). It times a training step
+of `rule110-fig2b` at N = 1 to 4, trains it at N = 1 and 4, checks and times each form of the fast weights, and times a
+session. Each result is written to benchmarks/results/gpu.json when it is there. A run that ended early, by the limit of
+`--minutes` or otherwise, goes on where it stopped if commit and device are the same. To try the command without a GPU,
+use `--device cpu`, which takes tiny sizes and writes nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from benchmarks.gpu.kernels import measure_kernels
+from benchmarks.gpu.latency import measure_latency
 from benchmarks.gpu.steps import FORMS, PASSES, Form, matmul_peak, measure_steps
 from benchmarks.gpu.training import train_for
 from benchmarks.results_file import ROOT, provenance, write_result
@@ -61,51 +62,58 @@ class Hour:
             self.found = {key: before[key] for key in self.found} if same else self.found
 
     def run(self) -> None:
-        """All parts that are not there yet, until the time is over."""
+        """All parts that are not there yet, until the time is over, the most telling first."""
         print(f"{self.name}, torch {torch.__version__}; results in {RESULT}", flush=True)
-        (peak,) = self.part("peak", lambda: [matmul_peak(self.device)]) or [None]
-        if peak is None:
-            return
-        print(f"a matmul runs at {peak / 1e12:,.0f} TFLOP/s")
-        batch = max(self.given.batches)
-        print(f"\n{'window':>6}  {'form':<10}{'worst error':>12}{'forward, us':>13}{'both, us':>10}")
-        for row in self.part("kernels", lambda: list(measure_kernels(self.device, batch))):
-            print(kernel_line(row), flush=True)
-        print(
-            f"\n{'rows':>5}  {'form':<10}{'N':>3}{'tokens/s':>14}{'MFU':>8}{'GB':>7}"
-            f"{'kernels':>9}{'waits':>7}{'hours':>7}"
-        )
-        for rows in self.given.batches:
-            for form in FORMS if self.device.type == "cuda" else FORMS[:1]:
-                for row in self.part(
-                    f"steps/{rows}/{form.name}", lambda form=form, rows=rows: self.steps(rows, form, peak)
-                ):
-                    print(step_line(row), flush=True)
-        for n in (PASSES[-1], PASSES[0]):
-            self.part(f"training/{n}", lambda n=n: self.training(n, batch))
+        on_gpu, (first, *others) = self.device.type == "cuda", self.given.batches
+        for (peak,) in self.part("peak", lambda: [[matmul_peak(self.device)]]):
+            print(f"a bfloat16 matmul runs at {peak / 1e12:,.0f} TFLOP/s")
+            self.steps(first, FORMS if on_gpu else FORMS[:1], peak)
+            for n in (PASSES[-1], PASSES[0]):
+                self.part(f"training/{n}", lambda n=n: self.training(n, first))
+            self.kernels(first)
+            print(f"\n{'N':>3}{'awake, ms a token':>20}{'asleep, ms a window':>22}")
+            for row in self.part("latency", lambda: measure_latency(self.device)):
+                print(f"{row['passes']:>3}{row['awake_ms']:>20.2f}{row['asleep_ms']:>22.2f}", flush=True)
+            for batch in others:
+                self.steps(batch, FORMS[:2] if on_gpu else FORMS[:1], peak)
 
-    def part(self, name: str, measure: Callable[[], list[Any]]) -> list[Any]:
+    def steps(self, batch: int, forms: Sequence[Form], peak: float) -> None:
+        """Time the steps of each form."""
+        columns = f"{'tokens/s':>14}{'MFU':>8}{'GB':>7}{'kernels':>9}{'waits':>7}{'hours':>7}"
+        print(f"\n{'rows':>5}  {'form':<11}{'N':>3}{columns}")
+        for form in forms:
+
+            def measure(form: Form = form) -> Iterable[dict[str, Any]]:
+                return measure_steps(self.device, batch, form, self.given.rounds, peak)
+
+            for row in self.part(f"steps/{batch}/{form.name}", measure):
+                print(step_line(row), flush=True)
+
+    def kernels(self, batch: int) -> None:
+        """Check and time the forms of the fast weights."""
+        print(f"\n{'window':>6}  {'form':<11}{'worst error':>12}{'forward, us':>13}{'both, us':>10}")
+        for row in self.part("kernels", lambda: measure_kernels(self.device, batch)):
+            print(kernel_line(row), flush=True)
+
+    def part(self, name: str, measure: Callable[[], Iterable[Any]]) -> list[Any]:
         """The results of a part; none if the time is over."""
         if name not in self.found["parts"]:
             if time.monotonic() > self.end:
                 print(f"{name}: not begun, the time is over")
                 return []
-            self.found["parts"][name] = measure()
+            self.found["parts"][name] = list(measure())
             if self.device.type == "cuda":
                 write_result("gpu", self.found)
         return self.found["parts"][name]
 
-    def steps(self, batch: int, form: Form, peak: float) -> list[dict[str, Any]]:
-        return list(measure_steps(self.device, batch, form, self.given.rounds, peak))
-
     def training(self, passes: int, batch: int) -> list[dict[str, Any]]:
-        measured = self.found["parts"].get(f"steps/{batch}/{FORMS[-1].name}", ())
+        measured = self.found["parts"].get(f"steps/{batch}/{FORMS[0].name}", ())
         rate = next((row["tokens_per_second"] for row in measured if row["passes"] == passes), 1.0)
         return [train_for(self.device, passes, batch, 60 * self.given.training_minutes, rate)]
 
 
 def kernel_line(row: dict[str, Any]) -> str:
-    start = f"{row['tokens']:>6}  {row['form'] + '*' * row['chosen']:<10}"
+    start = f"{row['tokens']:>6}  {row['form'] + '*' * row['chosen']:<11}"
     if "refused" in row:
         return f"{start}  {row['refused']}"
     times = f"{1e6 * row['forward_seconds']:>13,.0f}{1e6 * row['both_seconds']:>10,.0f}"
@@ -114,12 +122,13 @@ def kernel_line(row: dict[str, Any]) -> str:
 
 def step_line(row: dict[str, Any]) -> str:
     start = (
-        f"{row['batch']:>5}  {row['form']:<10}{row['passes']:>3}{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}"
+        f"{row['batch']:>5}  {row['form']:<11}{row['passes']:>3}{row['tokens_per_second']:>14,.0f}{row['mfu']:>8.1%}"
     )
     hours = f"{TOKENS / row['tokens_per_second'] / 3600:>7.1f}"
-    if row["kernels"] is None:
+    if row["peak_bytes"] is None:
         return start + " " * 23 + hours
-    return f"{start}{row['peak_bytes'] / 1e9:>7.2f}{row['kernels']:>9,}{row['synchronisations']:>7}{hours}"
+    kernels = "" if row["kernels"] is None else f"{row['kernels']:,}"
+    return f"{start}{row['peak_bytes'] / 1e9:>7.2f}{kernels:>9}{row['synchronisations']:>7}{hours}"
 
 
 if __name__ == "__main__":

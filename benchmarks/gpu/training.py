@@ -39,7 +39,7 @@ def train_for(
         print(f"N = {passes}  {progress.line()}", flush=True)
 
     history = train(
-        engine_for(device, passes, batch, FORMS[-1] if device.type == "cuda" else FORMS[0]),
+        engine_for(device, passes, batch, FORMS[0]),
         rows,
         config,
         rows_right,

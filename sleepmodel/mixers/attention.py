@@ -33,7 +33,8 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
     It is a rotation for every frequency, so that the places of two rotations add up, as sliding eviction needs.
     """
-    return x * by.straight + x.roll(x.shape[-1] // 2, -1) * by.swapped
+    # in this order, as the sum has the layout of its first term, and roll gives a contiguous one
+    return x.roll(x.shape[-1] // 2, -1) * by.swapped + x * by.straight
 
 
 class KV(NamedTuple):

@@ -66,10 +66,10 @@ class GraphedModel:
         return Output(loss, loss.new_empty(0, self.model.config.vocab_size), *traced)
 
     def _captured(self, plan: BatchPlan, data: Tensor) -> Callable[[Tensor], Losses]:
-        # autocast's cache would hand casts of the warm-up to the graph
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+        losses = _Losses(self.model, plan, self.autocast)
+        with torch.autocast("cuda", enabled=False):
             captured = torch.cuda.make_graphed_callables(
-                _Losses(self.model, plan), (data,), num_warmup_iters=WARMUP, allow_unused_input=True, pool=self.memory
+                losses, (data,), num_warmup_iters=WARMUP, allow_unused_input=True, pool=self.memory
             )
         return cast(Callable[[Tensor], Losses], captured)
 
@@ -77,11 +77,15 @@ class GraphedModel:
 class _Losses(nn.Module):
     """The losses of a model on batches of one shape, from the packed bytes of a plan, uint8 [n]."""
 
-    def __init__(self, model: SleepModel, plan: BatchPlan) -> None:
+    def __init__(self, model: SleepModel, plan: BatchPlan, autocast: bool) -> None:
         super().__init__()
-        self.model, self.like = model, plan
+        self.model, self.like, self.autocast = model, plan, autocast
 
     def forward(self, data: Tensor) -> Losses:
         plan = unpacked(self.like, data)
-        out = self.model(None, None, plan=plan)
+        # a graph must make its own casts of the weights: those in the cache are of an earlier step
+        torch.clear_autocast_cache()
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
+            out = self.model(None, None, plan=plan)
+        torch.clear_autocast_cache()
         return (out.loss,) if out.trace_loss is None else (out.loss, out.trace_loss)

@@ -1,6 +1,6 @@
 """GPU kernels against the float64 recurrence: on a GPU if there is one, else in Triton's interpreter.
 
-A GPU box that has torch, triton and pytest alone runs them with `--confcutdir tests/kernels`.
+A GPU box that has torch, triton and pytest alone runs them with `--confcutdir tests/gpu`.
 """
 
 from __future__ import annotations
