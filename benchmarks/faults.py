@@ -28,7 +28,7 @@ from benchmarks.results_file import ROOT, write_result
 from sleepmodel import load
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.job import MODEL
-from sleepmodel.distributed.ray_train import CHECKPOINTS
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
 
 STEPS, EVERY, TIMEOUT = 400, 20, 300
 TRAINING = "train-n1-seed20"

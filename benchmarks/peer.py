@@ -76,13 +76,13 @@ class PeerModel(nn.Module):
         ):
             h, answers = self.embed(part) + self.position_embed(at), bool(mask.any())
             for _ in range(1 if answers else self.config.sleep_passes):
-                h = self._pass(h, caches)
+                h = self.one_pass(h, caches)
             if answers:
                 read = h[:, :-1][mask[:, 1:]]
                 losses.append(F.cross_entropy(self.lm_head(self.norm(read)), part[mask]))
         return torch.stack(losses).mean()
 
-    def _pass(self, h: Tensor, caches: list[RecurrentState]) -> Tensor:
+    def one_pass(self, h: Tensor, caches: list[RecurrentState]) -> Tensor:
         span = Span.whole(h.shape[1], h.device)
         for i, (mixer, mlp) in enumerate(zip(self.mixers, self.mlps, strict=True)):
             x = self.mixer_norms[i](h)

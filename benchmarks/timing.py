@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,19 @@ MATMUL_SIZE = 2048
 MATMUL_FLOPS = 2 * MATMUL_SIZE**3
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> Seconds:
-    """The seconds of each round for each contestant, without the warm-up rounds."""
+LEAST_ROUNDS = 3
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2, limit: float = math.inf
+) -> Seconds:
+    """The seconds of each round for each contestant, without the warm-up rounds. limit: seconds after which no more
+    than LEAST_ROUNDS are timed."""
     seconds: Seconds = {name: [] for name in contestants}
+    begin = time.perf_counter()
     for turn in range(warmup + rounds):
+        if turn >= warmup + LEAST_ROUNDS and time.perf_counter() - begin > limit:
+            break
         for name, call in contestants.items():
             start = time.perf_counter()
             call()

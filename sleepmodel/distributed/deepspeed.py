@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datagen.checks import require
 from sleepmodel.config.training import AUTO, BFLOAT16_WEIGHTS, Scale, TrainConfig, check_compatible
@@ -160,13 +162,27 @@ class DeepSpeedEngine:
 
 
 def _deepspeed(scale: Scale) -> Any:
-    """Import DeepSpeed without its banner, and without the minutes of compilation that a CPU does not need."""
+    """Import DeepSpeed without its banner, without the minutes of compilation that a CPU does not need, and without
+    MLflow, which its autotuner would import: a second for which each training would wait."""
     if not scale.compile:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        _keep_dynamo_out()
     if not scale.gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    hidden = {} if "mlflow" in sys.modules else {"mlflow": None}  # None: `import` says that there is no such module
+    sys.modules.update(hidden)  # type: ignore[arg-type]
     import deepspeed
 
+    for name in hidden:
+        del sys.modules[name]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
+
+
+def _keep_dynamo_out() -> None:
+    """Keep torch's optimisers from importing torch._dynamo, only to have it leave four of their methods alone: more
+    than a second for which each training would wait. Without that attribute, torch imports it all the same."""
+    for method in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        plain = getattr(Optimizer, method).__wrapped__
+        vars(plain).setdefault("__dynamo_disable", plain)

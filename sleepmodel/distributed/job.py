@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,11 +25,13 @@ from sleepmodel.hub import load_base
 from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.insertion import attention_sources, copy_attention
 from sleepmodel.serialization.model_dir import save
-from sleepmodel.tracking.runs import TrackingStore
 from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
 from sleepmodel.training.progress import Progress, ProgressCallback, print_progress
 from sleepmodel.warm_start import warm_start
+
+if TYPE_CHECKING:
+    from sleepmodel.tracking.runs import TrackingStore  # imports MLflow, for which workers would wait
 
 MODEL = "model"
 STOP_SECONDS = 2  # between two looks for the stop file in an object store

@@ -37,7 +37,8 @@ from datagen.storage import as_path, for_ray, local_copy
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
-from sleepmodel.distributed.ray_train import CHECKPOINTS, RESTARTS, fit
+from sleepmodel.distributed.ray_train import RESTARTS, fit
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, train

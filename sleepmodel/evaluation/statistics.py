@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
@@ -80,6 +79,8 @@ def intervals_of(resampled: Float64) -> list[Interval]:
 
 def _wilson(share: int, total: int) -> Interval:
     """Wilson's interval if none (share 0) or all (share 1) of `total` are right."""
+    from scipy import stats  # half a second, for which each training would wait
+
     low, high = stats.binomtest(share * total, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(low), float(high)
 
@@ -97,6 +98,8 @@ class Mean:
         n = len(values)
         if n < 2:
             return cls(float(np.mean(values)), math.inf, n)
+        from scipy import stats
+
         spread = float(np.std(values, ddof=1)) / math.sqrt(n)
         return cls(float(np.mean(values)), float(stats.t.ppf(TAILS[1], n - 1)) * spread, n)
 

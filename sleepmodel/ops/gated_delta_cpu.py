@@ -12,6 +12,7 @@ import hashlib
 import logging
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,17 @@ def _rows(state: Tensor | None) -> Tensor | None:
     return None if state is None else state.transpose(1, 2)
 
 
-@torch.library.custom_op("sleepmodel::gated_delta_forward", mutates_args=())
-def _forward(
+def _operator(function: Callable[..., Any]) -> Any:
+    """Make a function the torch operator of its name on CPUs. Not torch.library.custom_op, whose first call imports
+    torch._dynamo: more than a second, for which each process that trains or answers would wait."""
+    name = f"sleepmodel::{function.__name__}"
+    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+    torch.library.impl(name, "CPU", function)
+    return getattr(torch.ops.sleepmodel, function.__name__)
+
+
+@_operator
+def gated_delta_forward(
     q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor | None, chunk: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """o, the final state and, for the backward, the errors [B, T, H, V] and the states in which the chunks after the
@@ -121,8 +131,8 @@ def _forward(
     return o, state, errors, starts
 
 
-@torch.library.custom_op("sleepmodel::gated_delta_backward", mutates_args=())
-def _backward(
+@_operator
+def gated_delta_backward(
     do: Tensor | None,
     dstate: Tensor | None,
     q: Tensor | None,
@@ -158,7 +168,7 @@ class _Rule(torch.autograd.Function):
         chunk: int,
         keep: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        o, state, errors, starts = _forward(q, k, v, g, beta, start, chunk, keep)
+        o, state, errors, starts = gated_delta_forward(q, k, v, g, beta, start, chunk, keep)
         ctx.save_for_backward(q, k, g, beta, start, errors, starts)
         ctx.chunk = chunk
         ctx.set_materialize_grads(False)
@@ -167,12 +177,12 @@ class _Rule(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
-        dq, *others = _backward(do, dstate, *ctx.saved_tensors, ctx.chunk)
+        dq, *others = gated_delta_backward(do, dstate, *ctx.saved_tensors, ctx.chunk)
         return None if do is None else dq, *others, None, None
 
 
 # torch's FLOP counter needs a formula for each custom operator: it counts the products of `chunkwise`, not its solves
-@register_flop_formula(torch.ops.sleepmodel.gated_delta_forward)
+@register_flop_formula(gated_delta_forward)
 def _forward_flops(
     q: Shape | None, k: Shape, v: Shape, g: Any, beta: Any, start: Any, chunk: int, *_: Any, **__: Any
 ) -> int:
@@ -180,7 +190,7 @@ def _forward_flops(
     return _flops(k, chunk, key + reads * (key + value), (2 + reads) * key * value)
 
 
-@register_flop_formula(torch.ops.sleepmodel.gated_delta_backward)
+@register_flop_formula(gated_delta_backward)
 def _backward_flops(do: Shape | None, dstate: Any, q: Any, k: Shape, *tensors: Any, **_: Any) -> int:
     *_tensors, errors, _starts, chunk = tensors
     key, value, reads = k[-1], errors[-1], do is not None

@@ -23,7 +23,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors, list_tasks
 
 from sleepmodel.distributed.checkpoints import latest
-from sleepmodel.distributed.ray_train import CHECKPOINTS
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from tests.waiting import Background, scaled, wait_for
 
 # A core a node: two workers, trials or shards at once are on two nodes. The rows take long to make, so that the first

@@ -24,7 +24,8 @@ from sleepmodel import SleepModel
 from sleepmodel.config.training import Scale
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.job import TrainingJob
-from sleepmodel.distributed.ray_train import CHECKPOINTS, DRAIN_SECONDS, fit
+from sleepmodel.distributed.ray_train import fit
+from sleepmodel.distributed.ray_worker import CHECKPOINTS, DRAIN_SECONDS
 from sleepmodel.tracking.runs import open_store, start_run
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.waiting import wait_for

@@ -21,7 +21,8 @@ from pipelines.runtime.services import Services
 from sleepmodel import Scale
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob
-from sleepmodel.distributed.ray_train import CHECKPOINTS, fit
+from sleepmodel.distributed.ray_train import fit
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from tests.faults.nodes import kill_when
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 

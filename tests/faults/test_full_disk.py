@@ -19,6 +19,7 @@ from sleepmodel import Scale, SleepModel, load
 from sleepmodel.distributed import checkpoints as saved
 from sleepmodel.distributed import ray_train
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 
@@ -37,7 +38,7 @@ class FullDisk(TrainingJob):
         validate, output = super().validate(), Path(self.output)
 
         def check(model: SleepModel, level: int | None) -> float:
-            if (output / "full").exists() and list((output / ray_train.CHECKPOINTS).glob("checkpoint_2*")):
+            if (output / "full").exists() and list((output / CHECKPOINTS).glob("checkpoint_2*")):
                 if (output / "full").read_text() == "root":
                     ray_train.checkpoints.write_manifest = after(saved.write_manifest, fill)
                 else:
@@ -81,7 +82,7 @@ def test_a_training_ends_with_a_good_checkpoint_and_goes_on(ray_cluster: str, tm
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         ray.get(fit.remote(stopped))
     assert "cannot be written" in str(caught.value) and "make room" in str(caught.value)
-    latest = saved.latest(Path(job.output) / ray_train.CHECKPOINTS)
+    latest = saved.latest(Path(job.output) / CHECKPOINTS)
     assert latest is not None and latest.step == CONFIG.validate_every
     (Path(job.output) / "full").unlink()
     ray.get([fit.remote(stopped), undisturbed])

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-RAYS_OWN = re.compile(r"\(TrainController pid=")  # it logs tracebacks on a machine that is busy
+RAYS_OWN = re.compile(r"\(_Controller pid=")  # it logs tracebacks on a machine that is busy
 SMALL = ("--set", "seeds=[20]", "task.steps=64", "train.steps=300", "train.validate_every=10", "search.trials=2")
 
 

@@ -22,7 +22,8 @@ from datagen import generate
 from sleepmodel import Scale, SleepModel, load
 from sleepmodel.distributed import checkpoints as saved
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
-from sleepmodel.distributed.ray_train import CHECKPOINTS, RAY_SNAPSHOT, Stopped, fit
+from sleepmodel.distributed.ray_train import RAY_SNAPSHOT, fit
+from sleepmodel.distributed.ray_worker import CHECKPOINTS, Stopped
 from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT
 from tests.sleepmodel.tiny import CONFIG, TASK

@@ -26,7 +26,8 @@ from datagen.storage import as_path
 from sleepmodel import Scale, SleepModel, load
 from sleepmodel.distributed import checkpoints as saved
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
-from sleepmodel.distributed.ray_train import CHECKPOINTS, Stopped, fit
+from sleepmodel.distributed.ray_train import fit
+from sleepmodel.distributed.ray_worker import CHECKPOINTS, Stopped
 from sleepmodel.serialization.model_dir import save
 from sleepmodel.training.progress import Progress
 from tests.faults.test_training import LOSS_TOLERANCE, WEIGHT_TOLERANCE

@@ -29,8 +29,8 @@ from sleepmodel import load
 from sleepmodel.config.training import Search
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
-from sleepmodel.distributed.ray_train import CHECKPOINTS
 from sleepmodel.distributed.ray_tune import search
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.evaluation.accuracy import predict
 from sleepmodel.tracking.runs import tracking_uri
 from tests.sleepmodel.tiny import CONFIG, TASK

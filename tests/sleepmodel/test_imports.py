@@ -42,6 +42,37 @@ main(["--device", "cpu"])
 os.environ["PATH"] = ""  # nor git
 assert provenance()["commit"] == "none"
 """
+WORKER = """
+import os, sys, tempfile
+import torch
+import sleepmodel.distributed.ray_worker
+from pathlib import Path
+from sleepmodel import Scale
+from sleepmodel.distributed.deepspeed import DeepSpeedEngine
+from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.training.loop import build_model, train
+from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+
+os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+def report(at, save):
+    with tempfile.TemporaryDirectory() as directory:
+        save(Path(directory))
+
+rows = TASK.sample("train", 0, 0, 64)
+engine = DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale())
+train(engine, rows, CONFIG, lambda model, level: accuracy(model, rows).rows.value, report)
+found = {"mlflow", "scipy", "sqlalchemy", "torch._dynamo"} & sys.modules.keys()
+assert not found, found
+import mlflow  # it was only hidden from DeepSpeed
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_training_imports_nothing_that_takes_a_second_for_nothing() -> None:
+    result = run([sys.executable, "-c", WORKER], cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("code", [TRAINING, BENCHMARK])
