@@ -37,33 +37,39 @@ LINKS = {1: math.inf, 8: 1e11, 64: 5e9}
 LEAST_TRAININGS = (
     4  # in whole trainings, of a search: eight trials, of which ASHA keeps half after a quarter and half of the steps
 )
-LAUNCH_SECONDS = 5e-3  # lower bound of a step: its kernel launches
+KERNELS_A_RUN = 91  # of a block forward and backward, compiled: 6,213 in a step of 68 runs (gpu.json, N = 4)
+KERNEL_SECONDS = 3e-6  # assumed, of the smallest kernel in a CUDA graph
 GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class TrainingLoad:
-    """One training of a preset: its steps, and the FLOPs and bytes of gradients of each step."""
+    """One training of a preset: its steps, and of each step the FLOPs, how often a block is run on a window, and the
+    bytes of gradients."""
 
     name: str
     steps: int
     flops: float
+    runs: int
     gradients: int
 
     def seconds(self, gpus: int, rate: float) -> float:
-        """Seconds on `gpus` data-parallel GPUs of `rate` FLOP/s: max(compute, launches) + all-reduce."""
+        """Seconds on `gpus` data-parallel GPUs of `rate` FLOP/s: max(compute, kernels) + all-reduce."""
         sent = 2 * (gpus - 1) / gpus * self.gradients / LINKS[gpus]
-        return self.steps * (max(self.flops / gpus / rate, LAUNCH_SECONDS) + sent)
+        return self.steps * (max(self.flops / gpus / rate, self.runs * KERNELS_A_RUN * KERNEL_SECONDS) + sent)
 
 
 def main() -> None:
     measured = _result("gpu.json")
-    # at N = 1 to 4 without torch.compile, which is the setting of the presets
-    eager = [row["flops_per_second"] for row in measured["rows"] if row["form"] == "eager"] if measured else []
-    rate = statistics.median(eager) if measured else ASSUMED_FLOPS
-    source = f"measured on {measured['device']}" if measured else "assumed, not measured"
+    # at N = 1 to 4, compiled and replayed as CUDA graphs
+    steps = (
+        [row for name, rows in measured["parts"].items() if name.endswith("/both") for row in rows] if measured else []
+    )
+    rate = statistics.median(row["flops_per_second"] for row in steps) if measured else ASSUMED_FLOPS
+    source = f"measured on {measured['device']} with rule110-fig2b" if measured else "assumed, not measured"
     blocks = {
-        "rate": f"One GPU computes {rate:.1e} FLOP/s ({source}); a step takes at least {LAUNCH_SECONDS * 1e3:.0f} ms.",
+        "rate": f"One GPU computes {rate:.1e} FLOP/s ({source}). A kernel takes at least {KERNEL_SECONDS * 1e6:.0f} us "
+        f"(assumed), and a block that runs on a window, forward and backward, is {KERNELS_A_RUN} kernels.",
         "generation": _generation(),
         "training": _training(rate),
         "parallel": _parallel(rate),
@@ -81,7 +87,15 @@ def training_loads(experiment: Experiment) -> list[TrainingLoad]:
 def _training_load(experiment: Experiment, variant: Variant) -> TrainingLoad:
     train = experiment.variant_train(variant)
     flops = step_flops(experiment.variant_model(variant), train, experiment.variant_task(variant))
-    return TrainingLoad(variant.name, train.steps, flops, GRADIENT_BYTES * _parameters(experiment, variant))
+    gradients = GRADIENT_BYTES * _parameters(experiment, variant)
+    return TrainingLoad(variant.name, train.steps, flops, _runs(experiment, variant), gradients)
+
+
+def _runs(experiment: Experiment, variant: Variant) -> int:
+    """How often a step runs a block on a window: N times on each but the last."""
+    model, row_length = experiment.variant_model(variant), experiment.variant_task(variant).row_length
+    slept = math.ceil(row_length / model.window) - 1
+    return experiment.scale.accumulation * len(model.mixers) * (model.sleep_passes * slept + 1)
 
 
 def _parameters(experiment: Experiment, variant: Variant) -> int:

@@ -153,6 +153,8 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
     _say(console, f"Ray has {services.resources}")
     if services.kernels:
         _say(console, f"fast weights: {'; '.join(services.kernels)}")
+    if services.resources.scale.gpu:
+        _say(console, f"CUDA graphs: {services.resources.scale.cuda_graphs_in_words}")
     max_concurrent = services.resources.max_concurrent
     view: RunView = PlainView(console)
     if sys.stdout.isatty() and not console.is_dumb_terminal:

@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.results_file import ROOT
 from datagen.files import replacing
 
-EVIDENCE, ITERATED_SLEEP, SCALING = (
-    ROOT.parent / "docs" / name for name in ("evidence.md", "iterated-sleep.md", "scaling.md")
+EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING = (
+    ROOT.parent / "docs" / name for name in ("evidence.md", "iterated-sleep.md", "performance.md", "scaling.md")
 )
 
 

@@ -244,6 +244,13 @@ class Scale:
         return None
 
     @property
+    def cuda_graphs_in_words(self) -> str:
+        """What `cuda_graphs` comes to on a GPU."""
+        if self.cuda_graphs == "off" or self.no_cuda_graphs is not None:
+            return f"off, {self.no_cuda_graphs or 'as scale.cuda_graphs says'}"
+        return "replayed for each batch whose shape has come before"
+
+    @property
     def cores(self) -> int:
         """Cores of a worker; 1 if cpus_per_worker is None."""
         return self.cpus_per_worker or 1

@@ -117,7 +117,8 @@ class RMSNorm(nn.RMSNorm):
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype of matrix products with x, which autocast lowers."""
     kind = x.device.type
-    lowered = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    known = torch.amp.is_autocast_available(kind)  # not on "meta"
+    lowered = x.dtype == torch.float32 and known and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 

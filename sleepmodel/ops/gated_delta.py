@@ -115,9 +115,11 @@ def _rule(
     (batch, tokens, heads, key_dim), value_dim = k.shape, v.shape[-1]
     on_gpu = k.device.type == "cuda"
     dtype = torch.get_autocast_dtype("cuda") if on_gpu and torch.is_autocast_enabled("cuda") else v.dtype
-    kernel = kernel_for(k.device, dtype, key_dim, value_dim, tokens, batch * heads)
+    # torch.compile cannot trace the C++ kernel
+    traced = torch.compiler.is_compiling() and not on_gpu
+    kernel = "torch" if traced else kernel_for(k.device, dtype, key_dim, value_dim, tokens, batch * heads)
     chunk = chunk_length(tokens)
-    if kernel == "cpp" and not torch.compiler.is_compiling():  # torch.compile cannot trace the kernel
+    if kernel == "cpp":
         reads = None if q is None else q.float()
         o, state = gated_delta_cpu.rule(
             reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk

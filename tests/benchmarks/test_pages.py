@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence.experiments import EXPERIMENTS
-from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, SCALING, fill
+from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING, fill
 
 PAGE = "# title\n\n<!-- a -->\nNot run yet.\n<!-- end -->\n\nprose\n\n<!-- b-2 -->\n| old |\n<!-- end -->\n"
 
@@ -40,6 +40,7 @@ def test_each_page_has_the_blocks_that_its_benchmarks_fill():
     blocks = {
         EVIDENCE: {"told", "told-traces", "latency", "breakeven"},
         ITERATED_SLEEP: {"unread", "halting"},
+        PERFORMANCE: {"gpu-steps", "gpu-kernels", "gpu-latency"},
         SCALING: {"rate", "generation", "training", "parallel", "tuning"},
     }
     for name, question in EXPERIMENTS.items():

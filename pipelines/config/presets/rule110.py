@@ -24,7 +24,7 @@ def paper(name: str, variants: tuple[Variant, ...], depth: int = 32, shorter: in
         train=paper_train(steps // shorter, PAPER_BATCH),
         variants=variants,
         seeds=(0,),
-        scale=Scale(gpu=True),
+        scale=Scale(gpu=True, compile=True),
         paper_scale=True,
     )
 
