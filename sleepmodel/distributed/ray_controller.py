@@ -90,6 +90,11 @@ def _take(idle: list[Any]) -> Any:
 
 
 def _start() -> Any:
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    actor: Any = ray.remote(num_cpus=0, label_selector=here)(_Controller)
+    context = ray.get_runtime_context()
+    actor: Any = ray.remote(
+        num_cpus=0,
+        label_selector={"ray.io/node-id": context.get_node_id()},
+        # where several Rays run on a machine, the cleaner would ask another one whether the controller lives
+        runtime_env={"env_vars": {"RAY_ADDRESS": context.gcs_address}},
+    )(_Controller)
     return actor.remote()
