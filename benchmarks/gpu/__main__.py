@@ -27,7 +27,7 @@ from benchmarks.gpu.training import train_for
 from benchmarks.results_file import ROOT, provenance, write_result
 from pipelines.arguments import positive
 
-RESULT = ROOT / "results" / "gpu.json"
+PARTS = ("steps", "training", "kernels", "latency")
 TOKENS = 5_000_000_000  # of the paper's figure 2b
 
 
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=positive, default=5, help="timed rounds of each step")
     parser.add_argument("--minutes", type=float, default=60, help="begin nothing new after this time")
     parser.add_argument("--training-minutes", type=float, default=2, help="of each of the two trainings")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument("--result", default="gpu", help="name of the file in benchmarks/results")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: no CUDA device here; run this on a GPU machine, or try --device cpu")
@@ -56,14 +58,15 @@ class Hour:
         self.device, self.given, self.end = device, given, time.monotonic() + 60 * given.minutes
         self.name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
         self.found: dict[str, Any] = {"device": self.name, "parts": {}}
-        if device.type == "cuda" and RESULT.exists():
-            before = json.loads(RESULT.read_text())
+        self.file = ROOT / "results" / f"{given.result}.json"
+        if device.type == "cuda" and self.file.exists():
+            before = json.loads(self.file.read_text())
             same = before["provenance"]["commit"] == provenance()["commit"] and before["device"] == self.name
             self.found = {key: before[key] for key in self.found} if same else self.found
 
     def run(self) -> None:
         """All parts that are not there yet, until the time is over, the most telling first."""
-        print(f"{self.name}, torch {torch.__version__}; results in {RESULT}", flush=True)
+        print(f"{self.name}, torch {torch.__version__}; results in {self.file}", flush=True)
         on_gpu, (first, *others) = self.device.type == "cuda", self.given.batches
         for (peak,) in self.part("peak", lambda: [[matmul_peak(self.device)]]):
             print(f"a bfloat16 matmul runs at {peak / 1e12:,.0f} TFLOP/s")
@@ -96,14 +99,16 @@ class Hour:
             print(kernel_line(row), flush=True)
 
     def part(self, name: str, measure: Callable[[], Iterable[Any]]) -> list[Any]:
-        """The results of a part; none if the time is over."""
+        """The results of a part; none if it was not asked for, or the time is over."""
+        if name.partition("/")[0] in PARTS and name.partition("/")[0] not in self.given.parts:
+            return []
         if name not in self.found["parts"]:
             if time.monotonic() > self.end:
                 print(f"{name}: not begun, the time is over")
                 return []
             self.found["parts"][name] = list(measure())
             if self.device.type == "cuda":
-                write_result("gpu", self.found)
+                write_result(self.given.result, self.found)
         return self.found["parts"][name]
 
     def training(self, passes: int, batch: int) -> list[dict[str, Any]]:

@@ -47,7 +47,6 @@ def measure_steps(device: torch.device, batch: int, form: Form, rounds: int, pea
     tokens, mask = map(torch.from_numpy, PRESET.task.sample("train", 0, 0, batch).batch())
     on_gpu = device.type == "cuda"
     for n in PASSES:
-        torch._dynamo.reset()
         engine = engine_for(device, n, batch, form)
 
         def step(engine: LocalEngine = engine) -> None:
@@ -59,7 +58,7 @@ def measure_steps(device: torch.device, batch: int, form: Form, rounds: int, pea
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             syncs = _synchronisations(step) if on_gpu else None
-            kernels = _kernels(step) if on_gpu and n in (PASSES[0], PASSES[-1]) else None  # seconds each
+            kernels = _kernels(step) if on_gpu and n == PASSES[-1] else None  # takes seconds
         rate = 3 * batch * flops(engine.model, tokens.shape[1]) / took
         yield {
             "form": form.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 import torch
@@ -12,9 +11,11 @@ from sleepmodel.accounting import fingerprint
 from sleepmodel.halting import Halting, refine_until_halted
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.sampling import choose_tokens
+from sleepmodel.inference.stopwatch import Stopwatch
 from sleepmodel.mixers.base import FAR, PAD, Span
 from sleepmodel.model import SleepModel, States
 from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_rows
+from sleepmodel.transfers import moved
 
 
 class SessionState(NamedTuple):
@@ -26,6 +27,9 @@ class SessionState(NamedTuple):
     filled, skipped, read, slept: int64 [B, 1], tokens in the window, places of the window that left pads take, tokens
     read in all, and sleeps;
     logits: [B, vocab], after the last token; zeros before the first.
+
+    The integers from `place` to `slept` are on the CPU, where a session decides what to do; the rest is on the model's
+    device. The host waits for a GPU only where it needs a token.
     """
 
     states: States
@@ -42,7 +46,7 @@ class SessionState(NamedTuple):
     def empty(cls, model: SleepModel, batch: int) -> SessionState:
         weight = model.embed.weight
         states, logits = model.initial_states(batch), weight.new_zeros(batch, model.config.vocab_size)
-        zero = torch.zeros(batch, 1, dtype=torch.int64, device=weight.device)
+        zero = torch.zeros(batch, 1, dtype=torch.int64)
         h = weight.new_zeros(batch, 0, weight.shape[1])
         return cls(states, states[model.loop[1] :], h, zero[:, :0], zero, zero, zero, zero, logits)
 
@@ -57,9 +61,8 @@ class Session:
     batch_size: number of rows; None is that of the memory, or 1 without one. memory: a memory of this model, to resume
     from. sleep_passes: N; None is the model's. halting: ends the sleep of each row when a further pass changes at most
     `change`, so that N is the most that it makes; None: all rows make N. Raises ValueError if one of them does not fit.
-    seconds_asleep: seconds spent on all sleeps of this session so far. passes: int64 [B], the passes of each row's
-    sleeps. A fork begins with the passes of its rows. A memory holds neither: after resuming from one, `sleeps`
-    includes those of earlier sessions, and `passes` does not.
+    passes: int64 [B], the passes of each row's sleeps. A fork begins with those of its rows. A memory does not hold
+    them: after resuming from one, `sleeps` includes those of earlier sessions, and `passes` does not.
     """
 
     def __init__(
@@ -70,7 +73,8 @@ class Session:
         sleep_passes: int | None = None,
         halting: Halting | None = None,
     ) -> None:
-        self.model, self.halting, self.seconds_asleep = model, halting, 0.0
+        self.model, self.halting, self.device = model, halting, model.embed.weight.device
+        self._asleep = Stopwatch(self.device)
         self._sleep_passes = model.checked_passes(sleep_passes)
         if halting is not None:
             halting.check(model, self._sleep_passes)
@@ -84,6 +88,11 @@ class Session:
                 f"batch_size = {batch_size}: must be {self.batch_size}, the rows of the memory; leave it out"
             )
         self.passes = torch.zeros_like(self.filled)
+
+    @property
+    def seconds_asleep(self) -> float:
+        """Seconds that all sleeps of this session have taken so far. On a GPU it waits for the last of them."""
+        return self._asleep.seconds
 
     @property
     def sleep_passes(self) -> int:
@@ -127,8 +136,14 @@ class Session:
         """An independent session with `copies` copies of each row. The copies of row r are the rows r * copies to
         r * copies + copies - 1."""
         session = Session(self.model, 0, sleep_passes=self.sleep_passes)
-        rows = torch.arange(self.batch_size).repeat_interleave(copies).to(self._state.filled.device)
-        session._state = map_tensors(lambda leaf: leaf.expand(self.batch_size, *leaf.shape[1:])[rows], self._state)
+        rows = torch.arange(self.batch_size).repeat_interleave(copies)
+        on_device = rows.to(self.device)
+
+        def copied(leaf: Tensor) -> Tensor:
+            whole = leaf.expand(self.batch_size, *leaf.shape[1:])
+            return whole.index_select(0, rows if leaf.device == rows.device else on_device)
+
+        session._state = map_tensors(copied, self._state)
         session.halting, session.passes = self.halting, self.passes[rows]
         return session
 
@@ -143,10 +158,10 @@ class Session:
         row's last token so far, [B, vocab], zeros before its first. Raises ValueError for other shapes or dtypes,
         tokens outside the vocabulary, and rows that become longer than max_positions.
         """
+        tokens = tokens.cpu()
         self._check(tokens)
         # if a sleep was interrupted, its window is still full
         self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
-        tokens = tokens.to(self._state.filled.device)
         real = tokens >= 0
         pads = (real.cumsum(1) == 0).sum(1, keepdim=True).masked_fill(self._state.read > 0, 0)
         self._state = self._state._replace(skipped=(self._state.skipped + pads) % self.model.config.window)
@@ -157,13 +172,15 @@ class Session:
         out = [] if last else [self._state.h.new_zeros(*tokens.shape, self.model.config.vocab_size)]
         while (done < count).any():
             part = torch.minimum(self._room(), count - done)
-            at = done + torch.arange(int(part.max()), device=tokens.device)
+            at = done + torch.arange(int(part.max()))
             reading = at < done + part
             piece = packed.gather(1, at.clamp(max=tokens.shape[1] - 1)).masked_fill(~reading, PAD)
             logits = self._wake(piece, reading, last)
             if out:
                 row, column = reading.nonzero(as_tuple=True)
-                out[0][row, order[row, at[row, column]]] = logits[row, column].to(out[0].dtype)
+                places = row * tokens.shape[1] + order[row, at[row, column]], row * piece.shape[1] + column
+                found, of = moved(places, self.device)
+                out[0].flatten(0, 1).index_copy_(0, found, logits.flatten(0, 1)[of].to(out[0].dtype))
             done = done + part
             self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
         return out[0] if out else self._state.logits
@@ -198,16 +215,17 @@ class Session:
             row = int((self._state.read[:, 0] == 0).nonzero()[0])
             raise ValueError(f"row {row} has read no token: read at least one before generate")
         self._check_length(torch.full_like(self._state.read, n))
-        device = self._state.filled.device
-        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-        ends, stopped = torch.tensor(stop, dtype=torch.int64, device=device), torch.zeros_like(self.filled) > 0
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        ends, stopped = torch.tensor(stop, dtype=torch.int64), torch.zeros_like(self.filled) > 0
         generated = []
         for _ in range(n):
-            token = choose_tokens(self._state.logits.double(), temperature, top_p, generator).masked_fill(stopped, PAD)
+            chosen = choose_tokens(self._state.logits.double(), temperature, top_p, generator)
+            token = chosen.cpu().masked_fill(stopped, PAD)
             generated.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)
-        return torch.stack(generated, 1) if generated else self.filled.new_zeros(self.batch_size, 0)
+        found = torch.stack(generated, 1) if generated else self.filled.new_zeros(self.batch_size, 0)
+        return moved(found, self.device)
 
     def _check(self, tokens: Tensor) -> None:
         size = self.model.config.vocab_size
@@ -219,7 +237,7 @@ class Session:
         if tokens.numel() and int(tokens.max()) >= size:
             row, column = map(int, (tokens >= size).nonzero()[0])
             raise ValueError(f"tokens[{row}, {column}] = {int(tokens[row, column])}: must be below vocab_size = {size}")
-        self._check_length((tokens >= 0).sum(1, keepdim=True).to(self._state.read.device))
+        self._check_length((tokens >= 0).sum(1, keepdim=True))
 
     def _check_length(self, more: Tensor) -> None:
         most, length = self.model.config.max_positions, self._state.read + more
@@ -235,21 +253,23 @@ class Session:
     def _wake(self, piece: Tensor, reading: Tensor, last: bool) -> Tensor:
         """Read the tokens of a piece [B, T] where `reading` is true; they must fit in every row's window. Returns the
         logits after each, [B, T, vocab], or with `last` those after each row's last token, [B, vocab]."""
-        model, state = self.model, self._state
+        model, state, whole = self.model, self._state, bool(reading.all())
         count = reading.sum(1, keepdim=True)
-        span = Span.of(reading, state.filled, state.read - state.filled)
-        if reading.all():
-            span = span._replace(real=None)
-        begin, h, states = model.wake(model.embedded(piece, span), state.states, span)
-        kept, place = torch.cat((state.h, begin), 1), torch.cat((state.place, span.place), 1)
-        if span.real is not None:
-            place, order = place.sort(dim=1, stable=True)
-            kept = kept.gather(1, order[..., None].expand(-1, -1, kept.shape[2]))
         filled = state.filled + count
         longest = int(filled.max())
-        rows, end = torch.arange(len(piece), device=piece.device), (count[:, 0] - 1).clamp(min=0)
-        logits = model.readout(h[rows, end] if last else h)
-        newest = torch.where(count > 0, logits if last else logits[rows, end], state.logits)
+        span = Span.of(reading, state.filled, state.read - state.filled)
+        span = span._replace(real=None) if whole else span
+        place, order = torch.cat((state.place, span.place), 1), None
+        if not whole:
+            place, order = place.sort(dim=1, stable=True)
+        end = torch.arange(len(piece)) * piece.shape[1] + (count[:, 0] - 1).clamp(min=0)
+        piece, span, order, end, reads = moved((piece, span, order, end, count > 0), self.device)
+        begin, h, states = model.wake(model.embedded(piece, span), state.states, span)
+        kept = torch.cat((state.h, begin), 1)
+        if order is not None:
+            kept = kept.gather(1, order[..., None].expand(-1, -1, kept.shape[2]))
+        logits = model.readout(h.flatten(0, 1)[end] if last else h)
+        newest = torch.where(reads, logits if last else logits.flatten(0, 1)[end], state.logits)
         self._state = state._replace(
             states=states,
             h=kept[:, -longest:],
@@ -263,33 +283,37 @@ class Session:
     def _sleep_where(self, wanted: Tensor, passes: int) -> None:
         if not wanted.any():
             return
-        start = time.perf_counter()
         model, state = self.model, self._state
         rows = None if wanted.all() else wanted.nonzero()[:, 0]
-        part = state if rows is None else select_rows(state, rows)
-        longest = int(part.filled.max())
-        place, position = part.place[:, -longest:], part.read - part.filled
-        span = Span(place, place >= 0, position)
-        if (part.filled == longest).all():
-            span = Span.whole(longest, place.device, position)
-        before = (*part.states[: model.loop[1]], *part.before)
-        window = part.h[:, -longest:], part.states, before, span, passes
-        if self.halting is None:
-            states, made = model.refine(*window)[0], torch.full_like(part.filled[:, 0], passes)
-        else:
-            states, made = refine_until_halted(model, *window, self.halting)
-        empty = part._replace(
+        counts = state.place, state.filled, state.read
+        place, filled, read = counts if rows is None else select_rows(counts, rows)
+        longest = int(filled.max())
+        places, position = place[:, -longest:], read - filled
+        span = Span(places, places >= 0, position)
+        if (filled == longest).all():
+            span = Span.whole(longest, places.device, position)
+        span, chosen = moved((span, rows), self.device)
+        with self._asleep.running():
+            every = state.states, state.before, state.h
+            states, woken, h = every if chosen is None else select_rows(every, chosen)
+            before = (*states[: model.loop[1]], *woken)
+            window = h[:, -longest:], states, before, span, passes
+            if self.halting is None:
+                states, made = model.refine(*window)[0], torch.full_like(filled[:, 0], passes)
+            else:
+                states, halted = refine_until_halted(model, *window, self.halting)
+                made = halted.cpu()
+            states, before, h = merge_rows(every, (states, states[model.loop[1] :], h[:, :0]), chosen)
+        self._state = state._replace(
             states=states,
-            before=states[model.loop[1] :],
-            h=part.h[:, :0],
-            place=part.place[:, :0],
-            filled=torch.zeros_like(part.filled),
-            skipped=torch.zeros_like(part.skipped),
-            slept=part.slept + 1,
+            before=before,
+            h=h,
+            place=merge_rows(state.place, place[:, :0], rows),
+            filled=state.filled.masked_fill(wanted[:, None], 0),
+            skipped=state.skipped.masked_fill(wanted[:, None], 0),
+            slept=state.slept + wanted[:, None],
         )
-        self._state = merge_rows(state, empty, rows)
         self.passes = self.passes.masked_scatter(wanted, self.passes[wanted] + made)
-        self.seconds_asleep += time.perf_counter() - start
 
 
 def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
@@ -322,7 +346,7 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
             raise ValueError(
                 f"this memory's {name} has the wrong shape or dtype ({shape}) or is not finite; take another copy of it"
             )
-    tensors = iter(memory.tensors[name].to(model.embed.weight.device) for name in wanted)
+    tensors = iter(memory.tensors[name].to(leaf.device) for name, leaf in wanted.items())
     state: SessionState = map_tensors(lambda leaf: next(tensors), empty)
     counts = (state.filled, state.skipped, state.read, state.slept)
     window = model.config.window

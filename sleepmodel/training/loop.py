@@ -142,7 +142,7 @@ class _Step(NamedTuple):
 def _values(steps: list[_Step]) -> list[tuple[float, float | None, float]]:
     """The loss, the loss of the traces, or None, and the norm of each step, read together."""
     tensors = [torch.stack([x.double() for x in (*step.losses, step.norm) if x is not None]) for step in steps]
-    found = torch.stack(tensors).tolist() if tensors else []
+    found = torch.stack(tensors).cpu().tolist() if tensors else []
     return [(loss, traces[0] if traces else None, norm) for loss, *traces, norm in found]
 
 
