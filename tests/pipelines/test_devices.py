@@ -18,11 +18,16 @@ NVRM = "NVRM version: NVIDIA UNIX {} Kernel Module{}  535.104.05  Sat Aug 19 01:
 def test_the_plan_says_what_the_dispatch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(gated_delta, "HAS_FLA", True)
+    monkeypatch.setattr(gated_delta, "HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     demo, paper = rules(PRESETS["demo"]), rules(PRESETS["rule110-fig2b"])
-    assert "Triton kernel (fla) in bfloat16 on NVIDIA H100" in describe_kernels(paper, cuda)
+    assert describe_kernels(demo, cuda) == ["Triton kernel of this package in float32 on NVIDIA H100"]
+    monkeypatch.setattr(gated_delta, "HAS_TRITON", False)
+    assert describe_kernels(paper, cuda) == ["Triton kernel of flash-linear-attention in bfloat16 on NVIDIA H100"]
     monkeypatch.setattr(gated_delta_cpu, "available", lambda: True)
-    assert describe_kernels(demo, cpu) == describe_kernels(paper, cpu) == ["the package's C++ kernel in float32 on CPU"]
+    assert (
+        describe_kernels(demo, cpu) == describe_kernels(paper, cpu) == ["C++ kernel of this package in float32 on CPU"]
+    )
     monkeypatch.setattr(gated_delta, "HAS_FLA", False)
     monkeypatch.setattr(gated_delta_cpu, "available", lambda: False)
     assert describe_kernels(demo, cpu) == ["torch form in float32 on CPU"]
