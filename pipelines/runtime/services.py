@@ -167,9 +167,7 @@ class Services(Observer):
         Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
         `scale.wait_minutes`: Ray would wait for ever.
         """
-        # where several Rays run on a machine, Ray Train's cleaner would ask another one whether the training lives
-        here = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
-        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries, runtime_env=here)(function)
+        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries)(function)
         if cores == 0:  # it drives Ray Train or Tune: a node that is lost must not take it away from its workers
             own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             task = task.options(scheduling_strategy=own)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.exceptions import RayActorError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
@@ -90,6 +91,11 @@ def _take(idle: list[Any]) -> Any:
 
 
 def _start() -> Any:
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    actor: Any = ray.remote(num_cpus=0, label_selector=here)(_Controller)
+    context = ray.get_runtime_context()
+    actor: Any = ray.remote(
+        num_cpus=0,
+        label_selector={"ray.io/node-id": context.get_node_id()},
+        # where several Rays run on a machine, the cleaner would ask another one whether the controller lives
+        runtime_env={"env_vars": {"RAY_ADDRESS": context.gcs_address, RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}},
+    )(_Controller)
     return actor.remote()
