@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class Block(nn.Module):
         self.mlp_norm = residual_norm(config) if whole else None
         self.mlp = MLP(config) if whole else None
         self.mlp_post_norm = residual_norm(config) if sandwich else nn.Identity()
+        self._compiled_write: Callable[[Tensor, Any, Span], Any] | None = None
 
     def forward(self, h: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         """h: [B, T, d] -> (h, the mixer's state after these tokens)."""
@@ -62,13 +64,21 @@ class Block(nn.Module):
 
     def write(self, h: Tensor, state: Any, span: Span) -> Any:
         """The state that `forward` would return, without computing the output."""
+        return (self._compiled_write or self._write)(h, state, span)
+
+    def _write(self, h: Tensor, state: Any, span: Span) -> Any:
         return self.mixer.write(_normed(h, self.mixer_norm), state, span)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile `forward` and `write`. The arguments are those of torch.compile."""
-        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
         super().compile(*args, **kwargs)
-        self.write = torch.compile(self.write, *args, **kwargs)  # type: ignore[method-assign]
+        self._compiled_write = torch.compile(self._write, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # as nn.Module does with a compiled forward: it would run this block's weights in a copy
+        return {**super().__getstate__(), "_compiled_write": None}  # type: ignore[no-untyped-call]
 
     def flops(self, tokens: int, kept: int) -> int:
         """Forward FLOPs for one row; arguments as in Mixer.flops."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,7 +42,7 @@ def forms(device: torch.device, dtype: torch.dtype) -> dict[str, Form]:
         from sleepmodel.ops import gated_delta_triton
 
         found["triton"] = gated_delta_triton.rule
-    if device.type == "cuda" and HAS_FLA and importlib.util.find_spec("einops"):
+    if device.type == "cuda" and HAS_FLA:
         from sleepmodel.ops import gated_delta_fla
 
         found["fla"] = lambda q, k, v, g, beta, start: gated_delta_fla.rule(q, k, v, g, beta.to(dtype), start)

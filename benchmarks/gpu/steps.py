@@ -47,6 +47,8 @@ def measure_steps(device: torch.device, batch: int, form: Form, rounds: int, pea
     tokens, mask = map(torch.from_numpy, PRESET.task.sample("train", 0, 0, batch).batch())
     on_gpu = device.type == "cuda"
     for n in PASSES:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()  # a capture takes the memory that its replays use
         engine = engine_for(device, n, batch, form)
 
         def step(engine: LocalEngine = engine) -> None:
@@ -55,8 +57,6 @@ def measure_steps(device: torch.device, batch: int, form: Form, rounds: int, pea
 
         with mock.patch.object(gated_delta, "HAS_TRITON", gated_delta.HAS_TRITON and form.ours):
             took = seconds(device, step, rounds)
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
             syncs = _synchronisations(step) if on_gpu else None
             kernels = _kernels(step) if on_gpu and n == PASSES[-1] else None  # takes seconds
         rate = 3 * batch * flops(engine.model, tokens.shape[1]) / took

@@ -95,7 +95,7 @@ def gpu_trouble() -> str:
     if not torch.backends.cuda.is_built():
         return f"torch {torch.__version__} is a build for CPUs: install its CUDA build there (docs/configuration.md)"
     try:
-        torch.cuda.init()
+        torch.zeros((), device="cuda").add(1).item()  # a kernel, as the build may lack those of this GPU
     except RuntimeError as error:
         return (
             f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, and the NVIDIA driver is "

@@ -171,10 +171,11 @@ def _deepspeed(scale: Scale) -> Any:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     hidden = {} if "mlflow" in sys.modules else {"mlflow": None}  # None: `import` says that there is no such module
     sys.modules.update(hidden)  # type: ignore[arg-type]
-    import deepspeed
-
-    for name in hidden:
-        del sys.modules[name]
+    try:
+        import deepspeed
+    finally:
+        for name in hidden:
+            del sys.modules[name]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed

@@ -183,7 +183,8 @@ def _train(job: TrainingJob) -> list[Progress]:
         ticker.step(step)
 
     model = job.build()
-    engine = LocalEngine(model.to("cuda" if job.scale.gpu else "cpu"), job.train, job.scale.accumulation)
+    model = model.to("cuda" if job.scale.gpu else "cpu")
+    engine = LocalEngine(model, job.train, job.scale.accumulation, job.scale.cuda_graphs)
     # not tune.get_checkpoint(), which may be older than the last report
     latest = checkpoints.latest(as_path(job.output))
     ticker.step(latest.step if latest else 0)

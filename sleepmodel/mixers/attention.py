@@ -78,6 +78,7 @@ class Attention(Mixer):
         heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
         self.kv_heads, self.head_size, self.window = kv_heads, config.head_size, config.window
         self.grouped, self.base, self.scaling = kv_heads != heads, config.rope_base, config.rope_scaling
+        self.common = config.head_size, config.rope_base, config.rope_scaling
         width, bias = config.d_model, config.attention_bias
         sizes = (heads * self.head_size, kv_heads * self.head_size, kv_heads * self.head_size)
         self.q, self.k, self.v = (nn.Linear(width, size, bias=bias != "none") for size in sizes)
@@ -101,10 +102,17 @@ class Attention(Mixer):
     def _rotated(self, x: Tensor, span: Span) -> Tensor:
         by = span.rotation
         # never rounded twice
-        return rotate(x, self._rotation(span.place, x.dtype) if by is None or by.straight.dtype != x.dtype else by)
+        own = by is None or by.straight.dtype != x.dtype or not self._shares_rotation
+        return rotate(x, self._rotation(span.place, x.dtype) if by is None or own else by)
+
+    @property
+    def _shares_rotation(self) -> bool:
+        """Whether RoPE is the config's, as in other blocks; a subclass may have its own."""
+        return (self.head_size, self.base, self.scaling) == self.common
 
     def prepare(self, span: Span, dtype: torch.dtype) -> Span:
-        return span._replace(rotation=self._rotation(span.place, dtype)) if span.rotation is None else span
+        known = span.rotation is not None or not self._shares_rotation
+        return span if known else span._replace(rotation=self._rotation(span.place, dtype))
 
     def _new(self, x: Tensor, span: Span) -> KV:
         k = self.k_norm(self._split(self.k(x)))

@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from sleepmodel.ops import gated_delta_cpu
 
-HAS_TRITON, HAS_FLA = (importlib.util.find_spec(name) is not None for name in ("triton", "fla"))
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+HAS_FLA = all(importlib.util.find_spec(name) is not None for name in ("fla", "einops"))  # the one needs the other
 HALF = (torch.bfloat16, torch.float16)
 TRITON_TOKENS, TRITON_SIZE = 128, 64  # limits of T, and of K and V, within which our kernel is the fastest on an H100
 FLA_SIZE, FLA_HEADS = 256, 65535  # limits of K, and of heads in a batch (B * H): fla asserts the one, CUDA the other

@@ -19,9 +19,9 @@ from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
 from sleepmodel.transfers import packed_on, unpacked
 
-MOST_GRAPHS = 16  # each keeps the activations of its batch
+MOST_GRAPHS = 16  # each keeps its losses and gradients; they share the memory of activations
 WARMUP = 3  # runs before a capture, in which kernels are compiled and tuned
-Losses = tuple[Tensor, ...]
+LossTensors = tuple[Tensor, ...]
 
 
 def graphed(
@@ -48,16 +48,18 @@ class GraphedModel:
 
     def __init__(self, model: SleepModel, forward: Callable[..., Output], autocast: bool) -> None:
         self.model, self.forward, self.autocast = model, forward, autocast
-        self.seen, self.graphs = set[Hashable](), dict[Hashable, Callable[[Tensor], Losses]]()
+        self.seen, self.graphs = set[int](), dict[Hashable, Callable[[Tensor], LossTensors]]()  # seen: hashes of shapes
         self.memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, *batch: Any, plan: BatchPlan) -> Output:
         """The losses; arguments as in SleepModel.forward. The logits are empty where a graph was replayed."""
         shape = plan.shape
-        known, room = shape in self.graphs, len(self.graphs) < MOST_GRAPHS
-        if not known and (shape not in self.seen or not room):
+        known = shape in self.graphs
+        if not known and len(self.graphs) == MOST_GRAPHS:
+            return self.forward(*batch, plan=plan)
+        if not known and hash(shape) not in self.seen:
             # a shape that comes once is not worth the seconds of a capture
-            self.seen.add(shape)
+            self.seen.add(hash(shape))
             return self.forward(*batch, plan=plan)
         data = packed_on(plan, self.model.embed.weight.device)
         if not known:
@@ -65,24 +67,31 @@ class GraphedModel:
         loss, *traced = self.graphs[shape](data)
         return Output(loss, loss.new_empty(0, self.model.config.vocab_size), *traced)
 
-    def _captured(self, plan: BatchPlan, data: Tensor) -> Callable[[Tensor], Losses]:
-        losses = _Losses(self.model, plan, self.autocast)
-        with torch.autocast("cuda", enabled=False):
-            captured = torch.cuda.make_graphed_callables(
-                losses, (data,), num_warmup_iters=WARMUP, allow_unused_input=True, pool=self.memory
-            )
-        return cast(Callable[[Tensor], Losses], captured)
+    def _captured(self, plan: BatchPlan, data: Tensor) -> Callable[[Tensor], LossTensors]:
+        body = _GraphBody(self.model, plan, self.autocast)
+        try:
+            with torch.autocast("cuda", enabled=False):
+                captured = torch.cuda.make_graphed_callables(
+                    body, (data,), num_warmup_iters=WARMUP, allow_unused_input=True, pool=self.memory
+                )
+        except RuntimeError as error:  # out of memory, or a mixer waits for the GPU
+            rows, reason = len(plan.windows[0].tokens), str(error).partition("\n")[0]
+            raise RuntimeError(
+                f"scale.cuda_graphs: a batch of {rows} rows cannot be captured ({reason}): set scale.cuda_graphs=off, "
+                "or if memory is short, a smaller train.batch_size"
+            ) from error
+        return cast(Callable[[Tensor], LossTensors], captured)
 
 
-class _Losses(nn.Module):
+class _GraphBody(nn.Module):
     """The losses of a model on batches of one shape, from the packed bytes of a plan, uint8 [n]."""
 
     def __init__(self, model: SleepModel, plan: BatchPlan, autocast: bool) -> None:
         super().__init__()
-        self.model, self.like, self.autocast = model, plan, autocast
+        self.model, self.plan, self.autocast = model, plan, autocast
 
-    def forward(self, data: Tensor) -> Losses:
-        plan = unpacked(self.like, data)
+    def forward(self, data: Tensor) -> LossTensors:
+        plan = unpacked(self.plan, data)
         # a graph must make its own casts of the weights: those in the cache are of an earlier step
         torch.clear_autocast_cache()
         with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):

@@ -173,9 +173,11 @@ def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict
         saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
+    states = saved["optimizers"]
+    if len(states) != 1:
+        raise ValueError(f"checkpoint {file}: has {len(states)} optimisers, as versions before 0.2 wrote; begin anew")
     model.load_state_dict(saved["model"])
-    (state,) = saved["optimizers"]
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(states[0])
     return dict(saved["state"])
 
 

@@ -24,8 +24,8 @@ class MuonAdamW(Optimizer):
     leave a weight without a gradient as it is. The states have torch's names: momentum_buffer; step, exp_avg,
     exp_avg_sq.
 
-    captured: keep the learning rates and AdamW's steps on the device of the weights, so that a CUDA graph of `step` can
-    be replayed with other rates.
+    capturable: keep the learning rates and AdamW's steps on the device of the weights, so that `step` never waits for
+    it, and could be replayed as a CUDA graph with other rates.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
-        captured: bool = False,
+        capturable: bool = False,
     ) -> None:
         # the matrices of one shape stand together
         matrices, others = sorted(muon, key=lambda weight: weight.shape, reverse=True), [*adam]
@@ -48,8 +48,8 @@ class MuonAdamW(Optimizer):
         if others:
             groups.append({"params": others, "lr": adam_lr, "betas": betas, "eps": eps})
         for group in groups:
-            group |= {"weight_decay": weight_decay, "capturable": captured, "fused": captured}
-            if captured:
+            group |= {"weight_decay": weight_decay, "capturable": capturable, "fused": capturable}
+            if capturable:
                 group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
         super().__init__(groups, {})
 
@@ -58,6 +58,11 @@ class MuonAdamW(Optimizer):
         settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         saved = zip(state_dict["param_groups"], settings, strict=True)
         super().load_state_dict({**state_dict, "param_groups": [{**group, **own} for group, own in saved]})
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if isinstance(self.state[weight].get("step"), int):  # as DeepSpeed's own Muon writes it
+                    steps, device = float(self.state[weight]["step"]), weight.device if group["capturable"] else "cpu"
+                    self.state[weight]["step"] = torch.tensor(steps, device=device)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -44,10 +44,10 @@ def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn
     return muon, adam
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, captured: bool | None = None) -> MuonAdamW:
+def build_optimizer(model: nn.Module, config: TrainConfig, capturable: bool | None = None) -> MuonAdamW:
     """The optimiser of the trained weights, at its peak rates. Move the model to its device before.
 
-    captured: as in MuonAdamW; None: if the weights are on a GPU.
+    capturable: as in MuonAdamW; None: if the weights are on a GPU.
     """
     muon, adam = split_parameters(model, config.optimizer)
     return MuonAdamW(
@@ -59,7 +59,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, captured: bool | None
         betas=ADAM_BETAS,
         eps=ADAM_EPS,
         weight_decay=config.weight_decay,
-        captured=any(weight.is_cuda for weight in (*muon, *adam)) if captured is None else captured,
+        capturable=any(weight.is_cuda for weight in (*muon, *adam)) if capturable is None else capturable,
     )
 
 

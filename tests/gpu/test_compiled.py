@@ -10,7 +10,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.ops import gated_delta
 
-pytest.importorskip("triton", reason="NO TRITON HERE: our GPU kernel is not tested; the extra `kernels` has it")
+pytest.importorskip("triton", reason="NO TRITON HERE: our GPU kernel is not tested; the extra `gpu` has it")
 
 MODEL = ModelConfig(
     vocab_size=3, d_model=32, n_heads=2, mixers=("attention", "gated_delta"), window=24, fast_heads=1, key_dim=16,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.gpu.recurrence import errors, random_inputs
 
-REASON = "NO FLA HERE: how its kernels are called is not tested; the extra `kernels` has it"
+REASON = "NO FLA HERE: how its kernels are called is not tested; the extra `gpu` has it"
 pytest.importorskip("triton", reason=REASON)
 pytest.importorskip("fla", reason=REASON)
 from sleepmodel.ops import gated_delta_fla  # noqa: E402

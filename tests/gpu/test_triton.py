@@ -8,7 +8,7 @@ import torch
 from benchmarks.gpu.recurrence import errors, random_inputs
 from sleepmodel.ops.gated_delta import chunkwise, gated_delta_rule, gated_delta_write
 
-pytest.importorskip("triton", reason="NO TRITON HERE: our GPU kernel is not tested; the extra `kernels` has it")
+pytest.importorskip("triton", reason="NO TRITON HERE: our GPU kernel is not tested; the extra `gpu` has it")
 from sleepmodel.ops import gated_delta_triton
 
 # against the float64 recurrence, relative to the norm. A GPU multiplies bfloat16 inputs in tf32, and rounds results

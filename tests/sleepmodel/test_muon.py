@@ -28,9 +28,9 @@ def weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     return made[: len(MATRICES)], made[len(MATRICES) :]
 
 
-def ours(muon: list[nn.Parameter], adam: list[nn.Parameter], captured: bool = False, **lr: float) -> MuonAdamW:
+def ours(muon: list[nn.Parameter], adam: list[nn.Parameter], capturable: bool = False, **lr: float) -> MuonAdamW:
     settings: dict[str, Any] = {"muon_lr": 2e-2, "adam_lr": 3e-3, "momentum": 0.9, "weight_decay": 0.1, **ADAM, **lr}
-    return MuonAdamW(muon, adam, captured=captured, **settings)
+    return MuonAdamW(muon, adam, capturable=capturable, **settings)
 
 
 def torchs(muon: list[nn.Parameter], adam: list[nn.Parameter]) -> list[Optimizer]:
@@ -59,31 +59,31 @@ def buffers(optimizers: list[Any], trained: list[nn.Parameter]) -> Iterator[tupl
             yield from ((f"{place} {name}", value) for name, value in optimizer.state.get(weight, {}).items())
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_it_computes_what_torch_does(captured: bool) -> None:
+@pytest.mark.parametrize("capturable", [False, True])
+def test_it_computes_what_torch_does(capturable: bool) -> None:
     (muon, adam), (expected_muon, expected_adam) = weights(), weights()
     got, expected = muon + adam, expected_muon + expected_adam
-    optimizer, torch_optimizers = ours(muon, adam, captured), torchs(expected_muon, expected_adam)
+    optimizer, torch_optimizers = ours(muon, adam, capturable), torchs(expected_muon, expected_adam)
     steps([optimizer], got)
     steps(torch_optimizers, expected)
     assert not torch.equal(muon[0], weights()[0][0])
     for place, (a, b) in enumerate(zip(got, expected, strict=True)):
-        torch.testing.assert_close(a, b, rtol=len(RATES) * TOLERANCE, atol=1e-6 if captured else 1e-8, msg=str(place))
+        torch.testing.assert_close(a, b, rtol=len(RATES) * TOLERANCE, atol=1e-6 if capturable else 1e-8, msg=str(place))
     states, torch_states = dict(buffers([optimizer], got)), dict(buffers(torch_optimizers, expected))
     assert states.keys() == torch_states.keys()
     for name, value in torch_states.items():
         torch.testing.assert_close(states[name], value, rtol=1e-6, atol=1e-8, msg=name)
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_a_restored_optimizer_goes_on_as_the_saved_one(captured: bool) -> None:
-    """Also where it was saved without `captured`, as on a CPU, and goes on with it; its own rates count."""
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_restored_optimizer_goes_on_as_the_saved_one(capturable: bool) -> None:
+    """Also where it was saved without `capturable`, as on a CPU, and goes on with it; its own rates count."""
     whole = weights()
     optimizer = ours(*whole)
     steps([optimizer], [*whole[0], *whole[1]])
     saved = [weight.detach().clone() for each in whole for weight in each]
     again = weights()
-    restored = ours(*again, captured=captured, muon_lr=1e-3)
+    restored = ours(*again, capturable=capturable, muon_lr=1e-3)
     restored.load_state_dict(deepcopy(optimizer.state_dict()))
     assert peak_rates(restored) == pytest.approx([1e-3, 3e-3])
     with torch.no_grad():
@@ -91,12 +91,12 @@ def test_a_restored_optimizer_goes_on_as_the_saved_one(captured: bool) -> None:
             weight.copy_(value)
     rate = restored.param_groups[0]["lr"]
     set_rates(restored, [2e-2, 3e-3], 1.0)
-    assert (restored.param_groups[0]["lr"] is rate) == captured
+    assert (restored.param_groups[0]["lr"] is rate) == capturable
     set_rates(optimizer, [2e-2, 3e-3], 1.0)
     for each, own in ((optimizer, whole), (restored, again)):
         steps([each], [*own[0], *own[1]], seed=2)
     for a, b in zip([*whole[0], *whole[1]], [*again[0], *again[1]], strict=True):
-        torch.testing.assert_close(a, b, rtol=4 * TOLERANCE if captured else 0, atol=1e-6 if captured else 0)
+        torch.testing.assert_close(a, b, rtol=4 * TOLERANCE if capturable else 0, atol=1e-6 if capturable else 0)
 
 
 def test_the_weights_of_one_kind_are_enough() -> None:
