@@ -106,7 +106,7 @@ def count(passes: int, kernel: bool, model: ModelConfig = PRESET.model) -> dict[
         mock.patch.object(torch, "rms_norm", fused_norm),
     ):
         engine = LocalEngine(build_model(replace(model, sleep_passes=passes), config), config)
-        engine.optimizer = build_optimizer(engine.model, config, captured=True)
+        engine.optimizer = build_optimizer(engine.model, config, capturable=True)
         engine.backward(tokens, mask)
         engine.step(1.0)  # the optimiser's states exist from the second step on
         losses: list[Tensor] = []

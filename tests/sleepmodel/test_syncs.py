@@ -160,6 +160,7 @@ def test_plans_of_equal_shape_run_the_same_operations(sleep_on: str, seed: int, 
     assert plans[0].shape == plans[1].shape and hash(plans[0].shape) == hash(plans[1].shape)
     logs, outputs = [], []
     for batch, plan in zip(batches, plans, strict=True):
+        model.zero_grad()
         with Operations() as operations:
             out = model(*batch, plan=plan)
             (out.loss + (0.0 if out.trace_loss is None else out.trace_loss)).backward()
