@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,10 @@ from ray.train.v2.api.exceptions import ControllerError
 from datagen.storage import as_path, for_ray
 from sleepmodel.config.training import check_compatible
 from sleepmodel.distributed import checkpoints
-from sleepmodel.distributed.job import TrainingJob, has_model
+from sleepmodel.distributed.job import TrainingJob, has_model, read_training
 from sleepmodel.distributed.ray_controller import WarmTrainer
 from sleepmodel.distributed.ray_worker import CHECKPOINTS, DIVERGED, Stopped, run_worker
-from sleepmodel.tracking.runs import ProgressLog
+from sleepmodel.tracking.runs import ProgressLog, send_curve
 from sleepmodel.training.loop import NonFiniteError
 from sleepmodel.training.progress import Progress
 
@@ -67,6 +68,10 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
             raise NonFiniteError(diverged.read_text())
         if job.asked_to_stop() and not has_model(output):
             raise Stopped(f"{job.name}: stopped on request after saving a checkpoint; run the same command to resume")
+    if job.store and job.run:
+        # Ray Train drops reports that its controller had not read when a worker died
+        with suppress(ConnectionError):  # the record beside the model has the curve
+            send_curve(job.store, job.run, read_training(output).history)
 
 
 class _LogCurve(UserCallback):

@@ -16,7 +16,7 @@ MODEL = ModelConfig(
     vocab_size=3, d_model=32, n_heads=2, mixers=("attention", "gated_delta"), window=24, fast_heads=1, key_dim=16,
     value_dim=16, sleep_passes=2,
 )  # fmt: skip
-TOLERANCE = 3e-2  # relative to the norm of each gradient, which bfloat16 rounds in another order
+TOLERANCE = 1e-1  # relative to the norm of each gradient, which bfloat16 rounds in another order
 
 
 def losses_and_gradients(model: SleepModel, tokens: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
