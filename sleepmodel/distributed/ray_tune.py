@@ -48,7 +48,9 @@ EXPERIMENT = "search"
 N, ETA = "sleep_passes", "fast_weight_lr"
 STOP = "STOP"  # the file that ends a trial under Ray Train
 REPORT_SECONDS = 1.0  # between two looks whether such a trial has ended
-TRIAL_CHECKPOINTS = 1  # that Tune keeps of a trial; with more, it would save its state of the search only every 10 s
+# Tune's state of the search, which it saves after the checkpoint that it names, must not name one that is gone
+TRIAL_CHECKPOINTS = 3  # that Tune keeps of a trial
+STATE_SECONDS = "1"  # between two savings of the state
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     space = {N: tune.choice(list(config.sleep_passes)), ETA: tune.loguniform(config.eta_low, config.eta_high)}
     output = as_path(job.output)
     storage, filesystem = for_ray(output)
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", STATE_SECONDS)
     experiment = Experiment(
         EXPERIMENT,
         tune.with_resources(tune.with_parameters(_trial, job=job), _resources(job)),
