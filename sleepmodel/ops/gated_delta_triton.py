@@ -37,6 +37,13 @@ def rule(
 
 
 @triton.jit
+def _loaded(x_from, place, real, columns, size: tl.constexpr):
+    """Where vectors of `size` numbers are, which of their numbers are real, and the vectors, in float32."""
+    x_at, x_real = place[:, None] * size + columns[None, :], real[:, None] & (columns[None, :] < size)
+    return x_at, x_real, tl.load(x_from + x_at, mask=x_real, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def _cumulated(g_at, at, real):
     """exp of the decay since the chunk began [C], its last, and D [C, C] as in `_decays`."""
     total = tl.cumsum(tl.load(g_at, mask=real, other=0.0).to(tl.float32))
@@ -74,10 +81,8 @@ def _forward(
     for i in range(chunks):
         place = first + (i * C + at) * H
         real = i * C + at < T
-        k_at, k_real = place[:, None] * K + keys[None, :], real[:, None] & (keys[None, :] < K)
-        v_at, v_real = place[:, None] * V + values[None, :], real[:, None] & (values[None, :] < V)
-        k = tl.load(k_from + k_at, mask=k_real, other=0.0).to(tl.float32)
-        v = tl.load(v_from + v_at, mask=v_real, other=0.0).to(tl.float32)
+        k_at, k_real, k = _loaded(k_from, place, real, keys, K)
+        v_at, v_real, v = _loaded(v_from, place, real, values, V)
         beta = tl.load(beta_from + place, mask=real, other=0.0).to(tl.float32)
         e, f, decay, D = _cumulated(g_from + place, at, real)
         KD = tl.where(at[:, None] > at[None, :], tl.dot(k, tl.trans(k), input_precision=PRECISION) * D, 0.0)
@@ -115,10 +120,8 @@ def _backward(
         i = chunks - 1 - step
         place = first + (i * C + at) * H
         real = i * C + at < T
-        k_at, k_real = place[:, None] * K + keys[None, :], real[:, None] & (keys[None, :] < K)
-        v_at, v_real = place[:, None] * V + values[None, :], real[:, None] & (values[None, :] < V)
-        k = tl.load(k_from + k_at, mask=k_real, other=0.0).to(tl.float32)
-        v = tl.load(v_from + v_at, mask=v_real, other=0.0).to(tl.float32)
+        k_at, k_real, k = _loaded(k_from, place, real, keys, K)
+        v_at, v_real, v = _loaded(v_from, place, real, values, V)
         beta = tl.load(beta_from + place, mask=real, other=0.0).to(tl.float32)
         e, f, decay, D = _cumulated(g_from + place, at, real)
         S = tl.load(states_from + (head * chunks + i) * K * V + square, mask=inside, other=0.0)

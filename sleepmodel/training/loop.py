@@ -74,25 +74,13 @@ def train(
     cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
     clock = _Clock(state)
 
-    def read() -> None:
-        """Count the latest steps. On a GPU this waits for them."""
-        for step, (loss, trace_loss, norm) in zip(unread, _values(unread), strict=True):
-            # all workers have the same norm, and so skip the same batches; each has its own loss
-            if not math.isfinite(norm) and state.skipped < config.skips:
-                state.skipped += 1
-            elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
-                raise _not_finite(step, state, loss + config.trace_weight * (trace_loss or 0.0), norm, config)
-            else:
-                state.learned(loss, trace_loss, norm)
-        unread.clear()
-
     def save(directory: Path) -> None:
-        read()
+        _read(unread, state, config)
         state.seconds = clock.seconds()
         _save(engine, history, state, directory)
 
     def report_progress(rate: float) -> None:
-        read()
+        _read(unread, state, config)
         progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
         sampler.validated(progress.accuracy)
         state.forget()
@@ -106,7 +94,7 @@ def train(
         losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
         unread.append(_Step(step, rate, losses, engine.step(rate)))
         if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
-            read()
+            _read(unread, state, config)
         state.step += 1
         state.tokens += int((batch.lengths - batch.pads).sum())
         state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
@@ -137,6 +125,19 @@ class _Step(NamedTuple):
     rate: float
     losses: Losses
     norm: Tensor
+
+
+def _read(unread: list[_Step], state: _TrainState, config: TrainConfig) -> None:
+    """Count the latest steps, and forget them. On a GPU this waits for them."""
+    for step, (loss, trace_loss, norm) in zip(unread, _values(unread), strict=True):
+        # all workers have the same norm, and so skip the same batches; each has its own loss
+        if not math.isfinite(norm) and state.skipped < config.skips:
+            state.skipped += 1
+        elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
+            raise _not_finite(step, state, loss + config.trace_weight * (trace_loss or 0.0), norm, config)
+        else:
+            state.learned(loss, trace_loss, norm)
+    unread.clear()
 
 
 def _values(steps: list[_Step]) -> list[tuple[float, float | None, float]]:
