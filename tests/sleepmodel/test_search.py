@@ -150,7 +150,10 @@ def curves(job: TrainingJob) -> dict[int, tuple[str, list[int]]]:
     found = {}
     for run in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{job.run}'"):
         points = client.get_metric_history(run.info.run_id, "step")
-        found[int(run.data.params["model.sleep_passes"])] = (run.info.status, sorted(int(point.value) for point in points))
+        found[int(run.data.params["model.sleep_passes"])] = (
+            run.info.status,
+            sorted(int(point.value) for point in points),
+        )
     return found
 
 
