@@ -154,6 +154,8 @@ def traces_mini() -> Experiment:
             variant("n1-same-compute", train=untold, compute_of=4),
             variant("n4", 4, train=untold),
             variant("n4-traces", 4),
+            # one model for any N, whose passes a rule may end (benchmarks/halting.py)
+            variant("any", 4, train=untold, drawn_passes=(1, 2, 3, 4), evaluated_at=(6, 8)),
         ),
         seeds=(30,),
         data=Data(validation_rows=512, test_rows=1600, seed=5),
