@@ -115,7 +115,7 @@ def iterated_windows() -> Experiment:
     first, *_ = _passes_as_hops(task)
     controls = _one_pass(task, {"one-pass": {}, "one-pass-compute": {"compute_of": MEAN_PASSES}})
     variants = fewer_seeds((first, *controls))
-    return _iterated("depo-iterated-windows", task, variants, seeds=(85, 86, 87, 88, 89), steps=2400, test_rows=4096)
+    return _iterated("depo-iterated-windows", task, variants, seeds=(85, 86, 87, 88, 89), steps=3600, test_rows=4096)
 
 
 def iterated_mini() -> Experiment:
