@@ -1,25 +1,34 @@
-# Every target sets up the environment that it needs; nothing is installed outside .venv.
+# Every target sets up the environment that it needs; nothing is installed outside .venv and .venv-kernels.
 PYTHON ?= python3.11
 EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
+KERNELS := .venv-kernels
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo smoke retrofit text test lint check docs examples format hook clean
-.PHONY: fuzz faults cluster publish evidence bench pictures
+.PHONY: kernels fuzz faults cluster publish evidence bench pictures
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# torch first and on its own, from whatever index is set, such as PyTorch's for CPUs: resolved together with the other
-# packages, pip could replace it with a build that brings gigabytes of CUDA
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt torch
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[$(EXTRAS)]'
+# a virtual environment (1) with some packages (2). torch first and on its own, from whatever index is set, such as
+# PyTorch's for CPUs: resolved together with the other packages, pip could replace it with a build that brings gigabytes
+# of CUDA
+define environment
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -qq --upgrade pip
+	$(1)/bin/python -m pip install -qq --constraint constraints.txt torch
+	$(1)/bin/python -m pip install -qq --constraint constraints.txt $(2)
 	touch $@
+endef
+
+$(READY): pyproject.toml constraints.txt
+	$(call environment,$(VENV),--editable '.[$(EXTRAS)]')
+
+$(KERNELS)/.ready: pyproject.toml constraints.txt
+	$(call environment,$(KERNELS),--editable '.[gpu]' pytest pytest-timeout)
 
 install: $(READY) ## set up the environment alone; EXTRAS=dev,gpu on a CUDA machine
 
@@ -56,6 +65,10 @@ test: $(READY) ## run all tests except those of `make faults` and `make cluster`
 	$(BIN)/python -m pytest -m slow --ignore tests/integration; failed=$$?; \
 	wait $$fast || failed=1; wait $$whole || failed=1; \
 	cat $(VENV)/fast-tests.log $(VENV)/pipeline-tests.log; exit $$failed
+
+# without the plugins and fixtures of the other tests, which need Ray
+kernels: $(KERNELS)/.ready ## test the GPU kernels in Triton's interpreter; no GPU needed
+	$(KERNELS)/bin/python -m pytest --confcutdir tests/gpu tests/gpu -p no:cacheprovider
 
 lint: $(READY) ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
@@ -115,4 +128,4 @@ hook: $(READY) ## run `make check` before each commit
 	$(BIN)/pre-commit install
 
 clean: ## remove the environment and the caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build site
+	rm -rf $(VENV) $(KERNELS) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build site

@@ -12,6 +12,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.config.experiment import Experiment
+from sleepmodel.config.training import Scale
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.gated_delta import GatedDelta, Linear
 from sleepmodel.ops.gated_delta import KERNELS, kernel_for
@@ -28,10 +29,11 @@ class Rule:
     key_dim: int
     value_dim: int
     tokens: int
+    heads: int
 
 
-def rules(experiment: Experiment) -> list[Rule]:
-    """Those of all models that the experiment trains."""
+def rules(experiment: Experiment, scale: Scale) -> list[Rule]:
+    """Those of all models that the experiment trains, with the batches of a worker of this scale."""
     trained = [(experiment.variant_model(v), experiment.variant_train(v)) for v in experiment.variants]
     if experiment.search:
         trained.append((experiment.model, experiment.train))
@@ -41,6 +43,7 @@ def rules(experiment: Experiment) -> list[Rule]:
             model.key_dim,
             model.value_dim,
             model.window,
+            train.batch_size // (scale.workers * scale.accumulation) * model.fast_heads,
         )
         for model, train in trained
         for mixer in map(mixer_class, model.mixers)
@@ -54,7 +57,7 @@ def describe_kernels(uses: Sequence[Rule], device: torch.device) -> list[str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     found = []
     for use in uses:
-        kernel = KERNELS[kernel_for(device, use.dtype, use.key_dim, use.value_dim, use.tokens)]
+        kernel = KERNELS[kernel_for(device, use.dtype, use.key_dim, use.value_dim, use.tokens, use.heads)]
         found.append(f"{kernel.format(str(use.dtype).removeprefix('torch.'))} on {name}")
     return list(dict.fromkeys(found))
 

@@ -42,9 +42,9 @@ class Choice:
 def resolve_precision(experiment: Experiment, root: Path, keep: bool) -> tuple[Experiment, str]:
     """The experiment with a precision in place of "auto", and a line that says which and why; "" where none is "auto".
 
-    A run that began under `root` goes on with its own, on whatever machine. keep: whether to note there what is chosen.
-    Of this machine's processor, the measurement is kept in the user's cache. Trainings on GPUs of other machines are
-    told by scale.gpu=true alone.
+    A run that began under `root` goes on with its own, on whatever machine. keep: whether to note there what is chosen;
+    False is a dry run, whose measurement, if it needs one, no later run sees. Of this machine's processor, the
+    measurement is kept in the user's cache. Trainings on GPUs of other machines are told by scale.gpu=true alone.
     """
     if AUTO not in (experiment.train.precision, *(_precision(variant.train) for variant in experiment.variants)):
         return experiment, ""
@@ -53,7 +53,7 @@ def resolve_precision(experiment: Experiment, root: Path, keep: bool) -> tuple[E
     if (root / DIRECTORY / noted.name).exists():
         choice, why = noted.load(root / DIRECTORY), "with which this run began"
     else:
-        choice, why = _choose(experiment)
+        choice, why = _choose(experiment, keep)
         if keep:
             noted.save(root / DIRECTORY, choice)
     train = experiment.train
@@ -72,31 +72,37 @@ def _precision(own: Mapping[str, Any] | None) -> object:
     return (own or {}).get("precision")
 
 
-def _choose(experiment: Experiment) -> tuple[Choice, str]:
+def _choose(experiment: Experiment, keep: bool) -> tuple[Choice, str]:
     on_gpu = torch.cuda.is_available() if experiment.scale.gpu is None else experiment.scale.gpu
     if on_gpu:
         if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("float32"), f"as {torch.cuda.get_device_name()} does not compute in bfloat16"
         return Choice("bfloat16"), "as on every GPU that computes in it"
+    again = not keep and not (cache_directory() / _cached(experiment).name).exists()
     step = step_seconds(experiment)
     choice = Choice("bfloat16" if step.float32 > MARGIN * step.bfloat16 else "float32")
     return choice, (
         f"as on this processor, at width {experiment.model.d_model}, a step in bfloat16 takes "
         f"{step.bfloat16 / step.float32:.2f} times as long as one in float32"
+        + again
+        * f"; a run measures again, and may choose otherwise if this is near {1 / MARGIN:.2f}"
     )
 
 
 def step_seconds(experiment: Experiment) -> StepSeconds:
     """Of this machine's processor, for models as wide as the experiment's on as many cores: measured once."""
-    width, cores = experiment.model.d_model, experiment.scale.cores
-    identity = fingerprint_of([processor(), torch.__version__, width, cores])
-    cached = Artifact(f"precision-{identity}.json", StepSeconds, "delete it, to measure again")
+    cached = _cached(experiment)
     if (cache_directory() / cached.name).exists():
         return cached.load(cache_directory())
-    measured = _measured(experiment, cores)
+    measured = _measured(experiment, experiment.scale.cores)
     with suppress(OSError):  # of a home that cannot be written: then it is measured each time
         cached.save(cache_directory(), measured)
     return measured
+
+
+def _cached(experiment: Experiment) -> Artifact[StepSeconds]:
+    identity = fingerprint_of([processor(), torch.__version__, experiment.model.d_model, experiment.scale.cores])
+    return Artifact(f"precision-{identity}.json", StepSeconds, "delete it, to measure again")
 
 
 def _measured(experiment: Experiment, cores: int) -> StepSeconds:

@@ -84,7 +84,7 @@ class Services(Observer):
         with keep_sigterm():
             connect_to_ray(logging_level=logging.ERROR, runtime_env=runtime_env(self.experiment))
         self.resources = plan_resources_on_ray(self.experiment.scale, worker_bytes(self.experiment, stages))
-        uses = rules(self.experiment)
+        uses = rules(self.experiment, self.resources.scale)
         self.kernels = look_at_gpus(uses) if self.resources.scale.gpu else describe_kernels(uses, torch.device("cpu"))
         check_shared_root(self.root)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -17,6 +17,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 
+DIED = (ActorDiedError, OutOfMemoryError)  # what a WarmTrainer raises if its controller died, and its workers with it
 # by Ray and job: the controllers that this process has started and that drive no training
 _idle: dict[tuple[str, str], list[Any]] = {}
 _cleaners: list[Any] = []  # of this process, if it is a controller: Ray Train's actor that frees what a dead one held
@@ -84,7 +85,7 @@ def _take(idle: list[Any]) -> Any:
     """One of the idle controllers that still lives; None if there is none."""
     while idle:
         controller = idle.pop()
-        with suppress(RayActorError):  # it died since
+        with suppress(RayActorError, OutOfMemoryError):  # it died since
             ray.get(controller.lives.remote())
             return controller
     return None

@@ -17,13 +17,13 @@ from datagen.storage import as_path, for_ray
 from sleepmodel.config.training import check_compatible
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, has_model, read_training
-from sleepmodel.distributed.ray_controller import WarmTrainer
+from sleepmodel.distributed.ray_controller import DIED, WarmTrainer
 from sleepmodel.distributed.ray_worker import CHECKPOINTS, DIVERGED, Stopped, run_worker
 from sleepmodel.tracking.runs import ProgressLog, send_curve
 from sleepmodel.training.loop import NonFiniteError
 from sleepmodel.training.progress import Progress
 
-RESTARTS = 3  # of a run whose worker died
+RESTARTS = 3  # of a run whose worker, or Ray Train's controller, died
 # Ray's own list of a run's checkpoints: it is not written atomically, and Ray fails on an incomplete one
 RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 RAY_TRAIN_SETTINGS = {
@@ -42,10 +42,11 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
 
     callbacks: Ray Train's, which it calls with each report's `Progress` as a dict.
 
-    Resumes from the last complete checkpoint there, also by itself after a worker died or a node was drained. Raises
-    ValueError if workers of this scale cannot resume from it, NonFiniteError if the training diverged, Stopped if
-    `job.stop` ended it early, TimeoutError if the cluster has no room for the workers for too long, as after a node was
-    lost, and Ray's TrainingFailedError for any other error of a worker.
+    Resumes from the last complete checkpoint there, also by itself after a worker or Ray Train's controller died or a
+    node was drained. Raises ValueError if workers of this scale cannot resume from it, NonFiniteError if the training
+    diverged, Stopped if `job.stop` ended it early, TimeoutError if the cluster has no room for the workers for too
+    long, as after a node was lost, RuntimeError if the controller died again and again, and Ray's TrainingFailedError
+    for any other error of a worker.
     """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
@@ -54,6 +55,7 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
     output = as_path(job.output)
     diverged = output / DIVERGED
     diverged.unlink(missing_ok=True)
+    deaths = 0  # of controllers
     while not has_model(output):
         if latest := checkpoints.prune(output / CHECKPOINTS):
             checkpoints.check_resumable(latest, job.scale)
@@ -64,6 +66,14 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                 raise TimeoutError(_waited_for(job)) from error
             raise
+        except DIED as error:
+            deaths += 1
+            if deaths > RESTARTS:
+                raise RuntimeError(
+                    f"{job.name}: Ray Train's controller, a process on this node, died {deaths} times, as of a signal "
+                    f"or of no memory; look for the cause in Ray's logs. It had told Ray: {error}"
+                ) from error
+            continue
         if diverged.exists():
             raise NonFiniteError(diverged.read_text())
         if job.asked_to_stop() and not has_model(output):

@@ -10,7 +10,7 @@ from torch import Tensor
 from sleepmodel.accounting import fingerprint
 from sleepmodel.halting import Halting, refine_until_halted
 from sleepmodel.inference.memory import Memory
-from sleepmodel.inference.sampling import choose_tokens
+from sleepmodel.inference.sampling import NONE, choose_tokens
 from sleepmodel.inference.stopwatch import Stopwatch
 from sleepmodel.mixers.base import FAR, PAD, Span
 from sleepmodel.model import SleepModel, States
@@ -206,7 +206,8 @@ class Session:
         temperature: 0 takes the most likely token; above 0 tokens are sampled. top_p: sample from the fewest tokens
         whose probabilities sum to top_p (nucleus sampling). seed: the same seed gives the same rows the same tokens;
         None uses torch's global generator. Raises ValueError if a row has not read a token yet, if its length would
-        exceed max_positions, or if n, temperature or top_p is out of range.
+        exceed max_positions, if n, temperature or top_p is out of range, or, when the tokens before have been read, if
+        a row's logits are not finite.
         """
         if n < 0 or not temperature >= 0 or not 0 < top_p <= 1:
             given = f"n = {n}, temperature = {temperature}, top_p = {top_p}"
@@ -219,13 +220,24 @@ class Session:
         ends, stopped = torch.tensor(stop, dtype=torch.int64), torch.zeros_like(self.filled) > 0
         generated = []
         for _ in range(n):
-            chosen = choose_tokens(self._state.logits.double(), temperature, top_p, generator)
-            token = chosen.cpu().masked_fill(stopped, PAD)
+            token = choose_tokens(self._state.logits.double(), temperature, top_p, generator).cpu()
+            self._check_chosen(token, stopped)
+            token = token.masked_fill(stopped, PAD)
             generated.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)
         found = torch.stack(generated, 1) if generated else self.filled.new_zeros(self.batch_size, 0)
         return moved(found, self.device)
+
+    def _check_chosen(self, token: Tensor, stopped: Tensor) -> None:
+        lost = (token == NONE) & ~stopped
+        if lost.any():
+            row = int(lost.nonzero()[0])
+            raise ValueError(
+                f"row {row}: after {int(self._state.read[row])} tokens its logits are not finite, so that there is no "
+                f"token to choose; begin a new session, or if that gives the same, look for weights of the model that "
+                f"are not finite or too large for {self.model.embed.weight.dtype}"
+            )
 
     def _check(self, tokens: Tensor) -> None:
         size = self.model.config.vocab_size

@@ -6,10 +6,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ import ray
 import torch
 from mlflow import MlflowClient
 from ray import cloudpickle
+from ray.train import UserCallback
 
 from datagen import generate
 from sleepmodel import Scale, SleepModel, load
@@ -79,8 +81,8 @@ def named(job: TrainingJob, name: str, root: Path) -> TrainingJob:
 class Future:
     """A job that runs since this was made."""
 
-    def __init__(self, job: TrainingJob) -> None:
-        self.job, self.ref = job, ray.remote(num_cpus=0)(fit).remote(job)
+    def __init__(self, job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
+        self.job, self.ref = job, ray.remote(num_cpus=0)(fit).remote(job, callbacks)
 
     def result(self) -> TrainingJob:
         ray.get(self.ref)
@@ -137,6 +139,36 @@ def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Future, root
     Future(mortal).result()
     assert {path.name for path in (root / "mortal").glob("*-*")} == {"one-1", "all-0", "all-1"}
     check_same(mortal, undisturbed.result())
+
+
+def test_a_killed_controller_is_replaced(job: TrainingJob, undisturbed: Future, root: Path) -> None:
+    """SIGKILL of the process in which Ray Train drives the workers: its callbacks run there."""
+
+    class Fatal(UserCallback):
+        def __init__(self, grave: Path) -> None:
+            self.grave = grave
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if metrics[0]["step"] == 8 and not self.grave.exists():
+                self.grave.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    orphaned = Future(named(job, "orphaned", root), [Fatal(root / "grave")]).result()
+    assert (root / "grave").exists()
+    check_same(orphaned, undisturbed.result())
+
+
+@pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
+def test_a_controller_that_dies_again_and_again_is_one_error(job: TrainingJob, root: Path) -> None:
+    class Fatal(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ray.exceptions.RayTaskError, match=r"t: Ray Train's controller, .*, died 4 times") as caught:
+        Future(named(job, "hopeless", root), [Fatal()]).result()
+    assert isinstance(caught.value.cause, RuntimeError)
+    latest = saved.latest(root / "hopeless" / CHECKPOINTS)
+    assert latest is not None and latest.step <= 16
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training import cuda_graphs
-from sleepmodel.training.cuda_graphs import GraphedModel
+from sleepmodel.training.cuda_graphs import GraphedModel, graphed
 from sleepmodel.training.engine import LocalEngine
 
 TASK = Rule110(cells=8, states=2, steps=2)
@@ -82,6 +83,25 @@ def test_graphs_are_refused_where_they_would_be_wrong(scale: dict[str, Any], rea
     assert str(Scale(**scale).no_cuda_graphs).startswith(reason)
     with pytest.raises(ValueError, match=f"cuda_graphs = 'on': must be auto or off: {reason}"):
         Scale(cuda_graphs="on", **scale)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "bfloat16_weights"])
+@pytest.mark.parametrize("choice", ["auto", "on", "off"])
+def test_a_gpu_has_them_unless_something_speaks_against_it(choice: Any, precision: Any, captures: list[Any]) -> None:
+    """What either engine is told: by what to call the model."""
+    model = cast(
+        SleepModel, SimpleNamespace(embed=SimpleNamespace(weight=SimpleNamespace(device=torch.device("cuda"))))
+    )
+    forward = SleepModel(MODEL)
+    config = replace(CONFIG, precision=precision)
+    found = graphed(model, forward, config, Scale(cuda_graphs=choice))
+    if choice == "off":
+        assert found is forward
+    else:
+        assert isinstance(found, GraphedModel) and (found.model, found.forward) == (model, forward)
+        assert found.autocast == (precision == "bfloat16")
+    for against in ({"zero_stage": 1}, {"accumulation": 2}, {"recompute": "pass"}):
+        assert graphed(model, forward, config, Scale(**against)) is forward  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")

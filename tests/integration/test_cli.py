@@ -76,6 +76,7 @@ def test_a_dry_run_of_any_script_leaves_no_trace(tmp_path: Path) -> None:
     result = run(command, cwd=tmp_path / "work", env=outside)
     assert result.stdout.count("dry run: nothing was started") == len(SCRIPTS), result.stdout + result.stderr
     assert result.stdout.count("train.precision=auto is ") == len(SCRIPTS)
+    assert result.stdout.count("a run measures again") == len(SCRIPTS)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -15,6 +15,7 @@ from pipelines.plan import plan
 from pipelines.runtime import precision
 from pipelines.runtime.precision import StepSeconds, resolve_precision, step_seconds
 from pipelines.runtime.services import Services
+from pipelines.runtime.traces import leaving_no_trace
 from sleepmodel import SleepModel
 from sleepmodel.distributed.deepspeed import deepspeed_config
 from sleepmodel.training.engine import LocalEngine
@@ -63,6 +64,22 @@ def test_a_machine_is_measured_once_for_each_width(tmp_path: Path, monkeypatch: 
     assert len(measured) == 1
     resolve_precision(replace(AUTO, model=replace(AUTO.model, d_model=32)), tmp_path, keep=True)
     assert len(measured) == 2
+
+
+def test_a_dry_run_chooses_by_what_is_measured_and_says_so_where_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = measuring(FAST, monkeypatch)
+    run, said = resolve_precision(AUTO, tmp_path / "root", keep=True)
+    files = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(precision, "_measured", lambda *_: SLOW)  # on the same machine, now busy
+    with leaving_no_trace():
+        assert resolve_precision(AUTO, tmp_path / "another", keep=False) == (run, said)
+        other = replace(AUTO, model=replace(AUTO.model, d_model=32))
+        assert resolve_precision(other, tmp_path / "root", keep=False)[1].endswith(
+            "; a run measures again, and may choose otherwise if this is near 0.91"
+        )
+    assert len(measured) == 1 and "measures again" not in said and sorted(tmp_path.rglob("*")) == files
 
 
 def test_a_run_goes_on_with_its_precision_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ import torch
 
 from datagen import Rows, generate
 from sleepmodel import Scale, SleepModel, TrainConfig, load
+from sleepmodel.distributed import deepspeed
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import fit
+from sleepmodel.training.cuda_graphs import GraphedModel
 from sleepmodel.training.engine import LocalEngine, Losses
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.memory import training_memory
@@ -209,6 +211,31 @@ def test_blocks_that_rest_are_bfloat16_alone(process_group: None, rows: Rows) ->
     moved = set[str]()
     engine.finish(lambda model: moved.update(n for n, p in model.named_parameters() if not torch.equal(p, start[n])))
     assert moved == {name for name in start if name.startswith("blocks.1.")}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16_weights"])
+def test_replayed_graphs_train_the_same_under_deepspeed(
+    process_group: None, rows: Rows, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, a graph is the function that it would be made of. It is called past DeepSpeed's own forward."""
+    config, calls, captures = replace(CONFIG, precision=precision, grad_clip=0.0), list[object](), list[object]()
+
+    def curve_of(engine: DeepSpeedEngine) -> list[tuple[float, float]]:
+        engine.engine.register_forward_pre_hook(lambda module, inputs: calls.append(module))
+        return [(at.loss, at.grad_norm) for at in curve(engine, rows, config)]
+
+    def capture(function: Any, *_: object, **__: object) -> Any:
+        captures.append(function)
+        return function
+
+    expected = curve_of(DeepSpeedEngine(build_model(TINY, config), config, Scale()))
+    assert len(calls) == config.steps
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(deepspeed, "graphed", lambda model, forward, *_: GraphedModel(model, forward, autocast=False))
+    calls.clear()
+    assert curve_of(DeepSpeedEngine(build_model(TINY, config), config, Scale())) == expected
+    assert (len(calls), len(captures)) == (1, 1)
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -258,6 +258,24 @@ def test_sampling_follows_its_distribution_and_seed() -> None:
     assert not torch.equal(many.fork().generate(2, 1.0, seed=1), many.fork().generate(2, 1.0, seed=2))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 1.0, "seed": 1}, {"temperature": 0.7, "top_p": 0.5, "seed": 2}]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_no_token(value: float, options: dict[str, Any]) -> None:
+    """Rows that have stopped say nothing more, whatever their logits are."""
+    model = build_small()
+    session = Session(model, ROWS)
+    session.read(tokens_of(4, length=3))
+    said = session.fork().generate(1, **options)[:, 0].tolist()
+    with torch.no_grad():
+        model.embed.weight[said[1]] = value
+    session.fork().generate(2, stop=tuple(said), **options)
+    with pytest.raises(ValueError, match=rf"row {said.index(said[1])}: after 4 tokens its logits are not fin"):
+        session.generate(2, **options)
+    assert session.filled.tolist() == [4] * ROWS
+
+
 @pytest.mark.parametrize("temperature", [1e-30, 1e-7])
 def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
     session = Session(build_small(), 64)
