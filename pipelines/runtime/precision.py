@@ -78,14 +78,13 @@ def _choose(experiment: Experiment, keep: bool) -> tuple[Choice, str]:
         if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("float32"), f"as {torch.cuda.get_device_name()} does not compute in bfloat16"
         return Choice("bfloat16"), "as on every GPU that computes in it"
-    again = not keep and not (cache_directory() / _cached(experiment).name).exists()
+    kept = keep or (cache_directory() / _cached(experiment).name).exists()
+    hint = "" if kept else f"; a run measures again, and may choose otherwise if this is near {1 / MARGIN:.2f}"
     step = step_seconds(experiment)
     choice = Choice("bfloat16" if step.float32 > MARGIN * step.bfloat16 else "float32")
     return choice, (
         f"as on this processor, at width {experiment.model.d_model}, a step in bfloat16 takes "
-        f"{step.bfloat16 / step.float32:.2f} times as long as one in float32"
-        + again
-        * f"; a run measures again, and may choose otherwise if this is near {1 / MARGIN:.2f}"
+        f"{step.bfloat16 / step.float32:.2f} times as long as one in float32{hint}"
     )
 
 
