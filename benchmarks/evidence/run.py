@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.evidence import breakeven, unread
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.findings import fill_readme
 from benchmarks.evidence.publish import publish, render
@@ -90,6 +91,8 @@ def run(name: str, root: Path) -> bool:
 def fill_pages() -> None:
     """Render everything that is published anew."""
     render(ROOT / "results" / "demo")
+    breakeven.redraw()
+    unread.redraw()
     for page in dict.fromkeys(question.page for question in EXPERIMENTS.values()):
         fill_tables(page)
         print(f"page    {page}")

@@ -66,17 +66,13 @@ def _differences(tested: Sequence[tuple[Difference, float]], count: int) -> str:
     """The table of some comparisons of a page, which has so many."""
     by_seed = [(each, p) for each, p in tested if isinstance(each, PairedDifference)]
     by_document = [(each, p) for each, p in tested if isinstance(each, PositionDifference)]
-    words = CORRECTION.format(count=count, family=f"this page ({len(tested)} in this table)")
+    words = CORRECTION.format(count=count, family=f"this page, of which {len(tested)} are in this table")
     if by_document:
         table = position_difference_table(*zip(*by_document, strict=True))
-        before = "By the tokens of the window that were read, and of all tokens after the first window, which p is of:"
-        return f"{before}\n\n{markdown_table(*table)}\n\n{_sentence(words)}."
+        before = "By the tokens of the window that were read, and last of all tokens after the first window, to which p belongs:"
+        return f"{before}\n\n{markdown_table(*table)}\n\n{words}."
     table = difference_table(*zip(*by_seed, strict=True))
-    return f"{markdown_table(*table)}\n\n{_sentence(words)}; {EFFECT}."
-
-
-def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:]
+    return f"{markdown_table(*table)}\n\n{words}; {EFFECT}."
 
 
 def _speed(published: Path) -> str:
