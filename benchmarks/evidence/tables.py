@@ -69,7 +69,10 @@ def _differences(tested: Sequence[tuple[Difference, float]], count: int) -> str:
     words = CORRECTION.format(count=count, family=f"this page, of which {len(tested)} are in this table")
     if by_document:
         table = position_difference_table(*zip(*by_document, strict=True))
-        before = "By the tokens of the window that were read, and last of all tokens after the first window, to which p belongs:"
+        before = (
+            "By the tokens of the window that were read, and last of all tokens after the first window, to which p "
+            "belongs:"
+        )
         return f"{before}\n\n{markdown_table(*table)}\n\n{words}."
     table = difference_table(*zip(*by_seed, strict=True))
     return f"{markdown_table(*table)}\n\n{words}; {EFFECT}."

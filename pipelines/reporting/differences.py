@@ -10,8 +10,8 @@ from pipelines.reporting.comparison import VariantResults
 from sleepmodel.evaluation.statistics import CONFIDENCE, Estimate, Mean, hedges_g
 
 CORRECTION = (
-    "Adjusted p is by Holm's method, for the {count} comparisons of {family}; a difference is clear of 0 if it is below "
-    "0.05. Intervals are not adjusted"
+    "Adjusted p is by Holm's method, for the {count} comparisons of {family}; a difference is clear of 0 if it is "
+    "below 0.05. Intervals are not adjusted"
 )
 EFFECT = "g is Hedges' effect size: the difference in units of the standard deviation between seeds"
 
