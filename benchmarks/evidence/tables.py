@@ -64,18 +64,17 @@ def comparisons(question: Question, published: Path) -> Sequence[Difference]:
 
 def _differences(tested: Sequence[tuple[Difference, float]], count: int) -> str:
     """The table of some comparisons of a page, which has so many."""
-    by_seed = [(each, p) for each, p in tested if isinstance(each, PairedDifference)]
-    by_document = [(each, p) for each, p in tested if isinstance(each, PositionDifference)]
+    adjusted = [p for _, p in tested]
+    by_seed = [each for each, _ in tested if isinstance(each, PairedDifference)]
+    by_document = [each for each, _ in tested if isinstance(each, PositionDifference)]
     words = CORRECTION.format(count=count, family=f"this page, of which {len(tested)} are in this table")
     if by_document:
-        table = position_difference_table(*zip(*by_document, strict=True))
         before = (
             "By the tokens of the window that were read, and last of all tokens after the first window, to which p "
             "belongs:"
         )
-        return f"{before}\n\n{markdown_table(*table)}\n\n{words}."
-    table = difference_table(*zip(*by_seed, strict=True))
-    return f"{markdown_table(*table)}\n\n{words}; {EFFECT}."
+        return f"{before}\n\n{markdown_table(*position_difference_table(by_document, adjusted))}\n\n{words}."
+    return f"{markdown_table(*difference_table(by_seed, adjusted))}\n\n{words}; {EFFECT}."
 
 
 def _speed(published: Path) -> str:
