@@ -97,7 +97,7 @@ format: $(READY) ## format the code and fix lint errors
 publish: $(READY) ## copy the results of a finished `make demo` to benchmarks/results/demo
 	$(BIN)/python -m benchmarks.demo
 
-evidence: $(READY) ## run every unfinished experiment of docs/evidence.md and docs/iterated-sleep.md; takes hours
+evidence: $(READY) ## run the unfinished experiments of docs/evidence.md that fit a night (--list shows them)
 	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python -m benchmarks.evidence.shortcut
 	$(BIN)/python -m benchmarks.evidence.breakeven

@@ -1,4 +1,7 @@
-"""The README promises nothing that is not there: its code runs, its numbers are published, its rooms exist."""
+"""The README promises nothing that is not there: its code runs, its numbers are published, its rooms exist.
+
+tests/benchmarks/test_tables.py tests its table of what we found.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +34,6 @@ def test_its_first_example_runs_with_nothing_but_the_package_and_torch(
     exec(code, {})
     said = capsys.readouterr().out
     assert re.fullmatch(r"tensor\(\[\[ *(\d+, +){3}\d+\]\]\)\n", said) and (tmp_path / "context.memory").is_file()
-
-
-def test_its_figures_are_those_of_the_evidence() -> None:
-    (section,) = re.findall(r"## What we found\n(.+?)\n## ", README, re.DOTALL)
-    figures = re.findall(r"\b\d\.\d{3}\b", section)
-    evidence = (ROOT / "docs/evidence.md").read_text()
-    assert len(figures) == 9 and all(figure in evidence for figure in figures)
-    assert "Not at equal FLOPs" in section and section.count("\n| ") == 2 + 6
-
-
-def test_its_claim_about_a_pretrained_model_is_that_of_the_results() -> None:
-    variants = json.loads((ROOT / "benchmarks/results/evidence/retrofit/results.json").read_text())["variants"]
-    said = {}
-    for variant in ("n1", "transformer-evicted"):
-        own = [run["likelihood"]["kinds"]["own"]["right"] for run in variants[variant]]
-        said[variant] = sum(part["right"] for part in own) / sum(part["total"] for part in own)
-    claim = f"say {said['n1']:.3f} of a passage's tokens right after its window is gone; attention trained alike says "
-    assert f"{claim}{said['transformer-evicted']:.3f}" in README
 
 
 def test_its_claims_about_iterated_sleep_are_those_of_the_results() -> None:

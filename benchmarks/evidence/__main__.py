@@ -1,5 +1,5 @@
 """`python -m benchmarks.evidence`: run the experiments of docs/evidence.md and publish their results."""
 
-from benchmarks.evidence.experiments import main
+from benchmarks.evidence.run import main
 
 main()

@@ -11,6 +11,7 @@ benchmarks/results/evidence/breakeven.json and breakeven.png, and fills the brea
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import time
@@ -19,9 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from rich.progress import track
@@ -32,6 +30,7 @@ from benchmarks.results_file import ROOT, write_result
 from pipelines.arguments import add_root, given_root
 from pipelines.plan import plan
 from pipelines.reporting.markdown import markdown_table
+from pipelines.reporting.plots import PALETTE
 from pipelines.runtime.services import Services
 from sleepmodel import SleepModel, load
 from sleepmodel.distributed.job import MODEL
@@ -79,7 +78,7 @@ def main() -> None:
         rows += [{**vars(r), "again_ms": again_ms, "paid_after": r.questions(again_ms)} for r in readers]
     payload = {"question_tokens": QUESTION, "rounds": ROUNDS, "rows": rows}
     print(f"results {write_result(f'{RESULTS}/breakeven', payload)}")
-    print(f"picture {draw(rows)}")
+    print(f"picture {redraw()}")
     head = (
         "context",
         "model",
@@ -142,20 +141,30 @@ def shown(row: dict[str, Any]) -> tuple[str, ...]:
     return f"{row['length']:,}", row["variant"], *times, after, f"{row['kept_bytes']:,}"
 
 
-def draw(rows: list[dict[str, Any]]) -> Path:
-    figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+def redraw() -> Path:
+    """Draw the published costs again: of a question and of the memory, by the length of the context."""
+    rows = json.loads((ROOT / "results" / RESULTS / "breakeven.json").read_text())["rows"]
+    figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     again = {row["length"]: row["again_ms"] for row in rows}
-    asking.plot(list(again), list(again.values()), "ks--", label="transformer, re-reading")
-    for variant in (*SLEEPERS, WHOLE):
+    asking.plot(list(again), list(again.values()), "--", color="grey", label="transformer, re-reading")
+    for variant, colour in zip((*SLEEPERS, WHOLE), PALETTE, strict=False):
         own = [row for row in rows if row["variant"] == variant]
         label = "transformer, cache kept" if variant == WHOLE else variant
-        asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", label=label)
-        keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", label=label)
-    for axis, title in ((asking, "ms per question"), (keeping, "memory, bytes")):
-        axis.set(title=title, xlabel="tokens of context", xscale="log", yscale="log")
+        asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", color=colour, label=label)
+        keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", color=colour)
+    for axis, words in ((asking, "ms per question"), (keeping, "memory, bytes")):
+        axis.set(xlabel="tokens of context", ylabel=words, xscale="log", yscale="log")
         axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS])
         axis.minorticks_off()
-        axis.legend()
+        axis.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower left", fontsize="small", ncols=5, frameon=False)
+    last = {row["variant"]: row for row in rows if row["length"] == max(LENGTHS)}
+    after_sleep, cached = (last[variant]["question_ms"] for variant in (SLEEPERS[0], WHOLE))
+    title = (
+        f"After {max(LENGTHS):,} tokens a question takes {after_sleep:.1f} ms with {SLEEPERS[0]}, {cached:.1f} with a "
+        f"cache, {again[max(LENGTHS)]:.0f} re-reading"
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", fontweight="bold")
     path = ROOT / "results" / RESULTS / "breakeven.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Fill in the tables of the pages of docs/. Their prose is written by hand."""
+"""Fill in the tables of README and of the pages of docs/. Their prose is written by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.results_file import ROOT
 from datagen.files import replacing
 
+README = ROOT.parent / "README.md"
 EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING = (
     ROOT.parent / "docs" / name for name in ("evidence.md", "iterated-sleep.md", "performance.md", "scaling.md")
 )

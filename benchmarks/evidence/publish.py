@@ -1,9 +1,4 @@
-"""Copy what a finished pipeline found into benchmarks/results/<name>: numbers, report and pictures.
-
-    python -m benchmarks.evidence.publish
-
-draws the pictures of all published numbers again. Learning curves stay as they are, since histories are not published.
-"""
+"""Copy what a finished pipeline found into benchmarks/results/<name>: numbers, report and pictures."""
 
 from __future__ import annotations
 
@@ -18,9 +13,10 @@ from pipelines.config.experiment import Experiment
 from pipelines.engine.stage import SUCCESS, State, script_of, state
 from pipelines.plan import plan
 from pipelines.reporting.comparison import VariantResults, read_variants
-from pipelines.reporting.results import COSTS, EvaluationResult
-from pipelines.reporting.sections import ReportData, sections
+from pipelines.reporting.results import COSTS, READABLE, EvaluationResult
+from pipelines.reporting.sections import CURVES, ReportData, sections
 from pipelines.runtime.services import Services
+from pipelines.stages.report import MARKDOWN, markdown_summary
 from pipelines.stages.tune import TRIALS
 from sleepmodel.distributed.ray_tune import TrialResult, best
 from sleepmodel.evaluation.latency import InferenceCost
@@ -36,6 +32,10 @@ class Published:
     costs: list[InferenceCost]
     stage_seconds: dict[str, float]
     trials: list[TrialResult] | None = None
+
+    @property
+    def comparison(self) -> list[VariantResults]:
+        return [VariantResults(name, results) for name, results in self.variants.items()]
 
 
 PUBLISHED = Artifact("results.json", Published, remedy="publish it again, with python -m benchmarks.evidence")
@@ -58,25 +58,28 @@ def publish(experiment: Experiment, root: Path, name: str) -> Path:
     )
     directory = ROOT / "results" / name
     PUBLISHED.save(directory, found)
-    for file in sorted(outputs["report"].iterdir()):
-        if file.suffix in (".md", ".png"):
-            shutil.copy(file, directory / file.name)
+    for file in (READABLE, CURVES):
+        if (outputs["report"] / file).exists():
+            shutil.copy(outputs["report"] / file, directory / file)
+    render(directory)
     return directory
 
 
 def published_variants(directory: Path) -> list[VariantResults]:
     """The comparison in what `publish` left."""
-    return [VariantResults(name, results) for name, results in PUBLISHED.load(directory).variants.items()]
+    return PUBLISHED.load(directory).comparison
 
 
-def redraw(directory: Path) -> None:
-    """Draw the pictures of published numbers again."""
+def render(directory: Path, shown: tuple[str, ...] = (), told: tuple[str, ...] = ()) -> None:
+    """Write the report and draw the pictures of published numbers again. Learning curves stay as they are, since
+    histories are not published.
+
+    shown: the variants in the pictures, by default all; told: those that their titles compare.
+    """
     found = PUBLISHED.load(directory)
     searches = [(found.trials, best(found.trials))] if found.trials else []
-    sections(ReportData(published_variants(directory), {}, {}, searches, found.costs, []), directory)
-
-
-if __name__ == "__main__":
-    for path in sorted((ROOT / "results").rglob(PUBLISHED.name)):
-        redraw(path.parent)
-        print(f"pictures {path.parent}")
+    data = ReportData(found.comparison, {}, {}, searches, found.costs, [], told)
+    drawn = [variant for variant in data.variants if not shown or variant.name in shown]
+    costs = [cost for cost in data.costs if not shown or cost.variant in shown]
+    sections(ReportData(drawn, {}, {}, searches, costs, [], told), directory)
+    (directory / MARKDOWN).write_text(markdown_summary(found.preset, data, directory))

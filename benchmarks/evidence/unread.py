@@ -10,6 +10,7 @@ the published results of the main variants: benchmarks/results/evidence/iterated
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,10 +83,17 @@ def main(page: Path = ITERATED_SLEEP) -> None:
     shares = [f"{share:.3f}" for share in floor.values()]
     fill(page, {"unread": markdown_table(["t", *map(str, floor)], [["cells right", *shares]])})
     print(f"page    {page}")
-    variants = {variant.name: variant for variant in published_variants(ROOT / "results" / "evidence" / "iterated")}
-    picture = ROOT / "results" / "evidence" / "iterated-sleep.png"
-    draw([variants[name] for name in SHOWN], floor, picture)
-    print(f"picture {picture}")
+    print(f"picture {redraw()}")
+
+
+def redraw() -> Path:
+    """Draw the published floor and variants again."""
+    results = ROOT / "results" / "evidence"
+    shares = json.loads((results / "unread.json").read_text())["shares"]
+    variants = {variant.name: variant for variant in published_variants(results / "iterated")}
+    picture = results / "iterated-sleep.png"
+    draw([variants[name] for name in SHOWN], {int(t): share for t, share in shares.items()}, picture)
+    return picture
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The results of each variant over its seeds, and the differences between variants."""
+"""The results of each variant over its seeds, and their tables."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 from pipelines.reporting.results import RESULTS, EvaluationResult
 from sleepmodel.evaluation.likelihood import Likelihood, TokenScores
 from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
-from sleepmodel.evaluation.statistics import Estimate, Mean
+from sleepmodel.evaluation.statistics import Estimate
 
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
 NATS, GAP = "nats", "gap"  # per answer token, and their difference to the task's control
@@ -40,10 +39,6 @@ class VariantResults:
     @property
     def sleep_passes(self) -> int:
         return self.results[0].sleep_passes
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}\nN = {self.sleep_passes}, eta = {self.results[0].fast_weight_lr:.3g}"
 
     @property
     def values(self) -> list[float]:
@@ -167,23 +162,6 @@ def _over_seeds(seeds: Sequence[Sequence[PositionBin]]) -> dict[PositionBin, Est
     return {bins[0]: Estimate.of([each.nats for each in bins]) for bins in zip(*seeds, strict=True)}
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """The share of rows that `better` gets right less that of `other`, paired by seed; with Student's interval."""
-
-    better: str
-    other: str
-    mean: Mean
-
-    def __str__(self) -> str:
-        return f"{self.mean.mean:+.3f} ± {self.mean.half_width:.3f}"
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return abs(self.mean.mean) > self.mean.half_width
-
-
 def read_variants(evaluation: Path) -> list[VariantResults]:
     """The results of a finished evaluation by variant, in the preset's order."""
     results = RESULTS.load(evaluation)
@@ -196,25 +174,6 @@ def read_variants(evaluation: Path) -> list[VariantResults]:
 def are_documents(variants: Sequence[VariantResults]) -> bool:
     """Whether the rows are documents, of which no variant has any right to its last token: exact match says nothing."""
     return all(variant.positions and not any(variant.values) for variant in variants)
-
-
-def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
-    """All pairs of variants that can be compared, the largest difference first."""
-    both_ways = [(difference(two, one), difference(one, two)) for one, two in itertools.combinations(variants, 2)]
-    found = [one if one.mean.mean >= 0 else two for one, two in both_ways if one and two]
-    return sorted(found, key=lambda difference: -difference.mean.mean)
-
-
-def difference(better: VariantResults, other: VariantResults) -> PairedDifference | None:
-    """The paired difference, which may be negative; None unless both have test rows of the same depths, and two common
-    seeds at least."""
-    first, second = (
-        {result.seed: result.accuracy.rows.value for result in variant.results} for variant in (better, other)
-    )
-    common = sorted(first.keys() & second.keys())
-    if len(common) < 2 or better.answers.keys() != other.answers.keys():
-        return None
-    return PairedDifference(better.name, other.name, Mean.of([first[seed] - second[seed] for seed in common]))
 
 
 def position_table(
@@ -234,33 +193,6 @@ def position_table(
         for named in [{each.name: nats for each, nats in bins.items()}]
     ]
     return ["model", "N", "L", *columns], rows
-
-
-def position_differences(
-    variants: Sequence[VariantResults], pairs: Sequence[tuple[str, str]] | None = None
-) -> tuple[list[str], list[list[str]]] | None:
-    """The head and the rows of a table of the differences by position, of these (variant, other) pairs, or of all; None
-    if there are none."""
-    found = {
-        (variant.name, other): {each.name: nats for each, nats in bins.items()}
-        for variant in variants
-        for other, bins in variant.less_than.items()
-    }
-    chosen = {pair: found[pair] for pair in pairs or found if pair in found}
-    if not chosen:
-        return None
-    columns = list(dict.fromkeys(name for bins in chosen.values() for name in bins))
-    rows = [
-        [f"{more} - {other}", *(str(bins.get(name, "")) for name in columns), "yes" if _is_clear(bins) else "no"]
-        for (more, other), bins in chosen.items()
-    ]
-    return ["nats per token", *columns, "clear"], rows
-
-
-def _is_clear(bins: dict[str, Estimate]) -> bool:
-    """Whether the interval of the last bin, of all tokens, excludes 0."""
-    low, high = list(bins.values())[-1].interval
-    return not low <= 0 <= high
 
 
 def floor_of(variants: Sequence[VariantResults]) -> str:

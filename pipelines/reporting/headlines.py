@@ -12,16 +12,16 @@ from sleepmodel.training.progress import Progress
 PAPER_ETA = 1.0
 
 
-def comparison(variants: Sequence[VariantResults]) -> str:
-    """The best variant's share of rows, and that of the first variant, the baseline."""
-    return _two({variant.name: variant.rows.value for variant in variants}, "test rows")
+def comparison(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
+    """The share of rows of the variants `told`; by default of the best and of the first, the baseline."""
+    return _several({variant.name: variant.rows.value for variant in variants}, told, "test rows")
 
 
-def depths(variants: Sequence[VariantResults]) -> str:
-    """The same for answers at the greatest depth."""
-    deepest = max(depth for variant in variants for depth in variant.answers)
+def depths(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
+    """The same for answers at the greatest depth of all, or of those `told`."""
+    deepest = max(depth for variant in variants if not told or variant.name in told for depth in variant.answers)
     shares = {variant.name: variant.answers[deepest].value for variant in variants if deepest in variant.answers}
-    return f"At depth {deepest}, {_two(shares, 'answers')}"
+    return f"At depth {deepest}, {_several(shares, told, 'answers')}"
 
 
 def likelihood(variants: Sequence[VariantResults]) -> str:
@@ -56,8 +56,10 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]]) -> st
     return f"At the end of training, {_two(ends, 'validation rows')}"
 
 
-def etas(variants: Sequence[VariantResults]) -> str:
-    """The best pair of N and eta, and the result of the paper's eta at that N."""
+def etas(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
+    """The variants `told`; by default the best pair of N and eta, and the result of the paper's eta at that N."""
+    if told:
+        return comparison(variants, told)
     first = max(variants, key=lambda variant: variant.rows.value)
     words = f"{_setting(first)} is right in {_share(first.rows.value)} of test rows, the most of all"
     paper = [v for v in variants if v.sleep_passes == first.sleep_passes and _eta(v) == PAPER_ETA]
@@ -91,6 +93,16 @@ def memory(kinds: Mapping[str, InferenceCost], length: int) -> str:
     name, cost = max(kinds.items(), key=lambda kind: (kind[1].state_bytes > 0) + (kind[1].token_bytes > 0))
     kept = f"After {length:,} tokens {name} keeps {_bytes(cost.bytes(length))} a row"
     return f"{kept}; its KV cache would be {_bytes(cost.token_bytes * length)}" if cost.token_bytes else kept
+
+
+def _several(shares: Mapping[str, float], told: Sequence[str], of: str) -> str:
+    """The shares of those `told`, or `_two`."""
+    named = [name for name in told if name in shares]
+    if not named:
+        return _two(shares, of)
+    first, *others = named
+    words = f"{first} is right in {_share(shares[first])} of {of}"
+    return ", ".join([words, *(f"{name} in {_share(shares[name])}" for name in others)])
 
 
 def _two(shares: Mapping[str, float], of: str) -> str:

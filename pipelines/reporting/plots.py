@@ -32,7 +32,7 @@ matplotlib.use("Agg")
 # Okabe and Ito's palette, safe for colour-blind readers; without yellow, which is hard to see on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, LINES = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
-FAINT = 0.4
+FAINT, BAND = 0.4, 0.15
 TITLE_CHARACTERS = 11  # in an inch
 LEGEND_LINE = 0.22  # inches
 LOG_FACTOR = 32  # of the greatest depth to the least, from which on depths have a logarithmic axis
@@ -54,64 +54,78 @@ Styles = Mapping[str, Style]
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
     """A style for each name by its position. When the colours are used up, markers and lines change too."""
-    rounds = [divmod(i, len(PALETTE)) for i in range(len(names))]
-    return {
-        name: Style(PALETTE[colour], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
-        for name, (turn, colour) in zip(names, rounds, strict=True)
-    }
+    return {name: _turn(i) for i, name in enumerate(names)}
 
 
-def comparison(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
-    """Share of rows right of each variant, and of always guessing the most frequent answer, as a grey bar."""
-    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(variants)), layout="constrained")
+def _turn(i: int) -> Style:
+    turn, colour = divmod(i, len(PALETTE))
+    return Style(PALETTE[colour], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
+
+
+def comparison(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
+    """Share of rows right of each variant, and of always guessing the most frequent answer, as a grey bar. told: the
+    variants that the title compares, by default the best and the first."""
+    figure, axes = _rows(variants)
     for y, variant in enumerate(variants):
         look, estimate = style[variant.name], variant.rows
         if len(variant.values) > 1:
-            axes.plot(variant.values, [y + 0.2] * len(variant.values), "o", color=look.colour, alpha=FAINT, ms=5, mew=0)
-        mark: dict[str, Any] = {"fmt": look.marker, "capsize": 5, "color": look.colour, "markersize": 8}
+            seeds = [y + 0.3] * len(variant.values)
+            axes.plot(variant.values, seeds, "o", color=look.colour, alpha=FAINT, ms=4, mew=0)
+        mark: dict[str, Any] = {"fmt": look.marker, "capsize": 4, "color": look.colour, "markersize": 7}
         axes.errorbar(estimate.value, y, xerr=_error_lengths(estimate), **mark)
+        axes.text(1.01, y, f"{estimate.value:.3f}", va="center", transform=axes.get_yaxis_transform())
         label = None if y else "always the most frequent answer"
-        axes.plot([variant.results[0].floor], [y], "|", color="grey", markersize=24, label=label)
-    axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
-    axes.set_ylim(len(variants) - 0.4, -0.6)
+        axes.plot([variant.results[0].floor], [y], "|", color="grey", markersize=16, label=label)
     axes.set_xlabel("share of held-out rows right, with its 95 % interval; faint dots are seeds")
-    figure.legend(loc="outside lower right", fontsize="small", markerscale=0.4, frameon=False)
-    _write(figure, headlines.comparison(variants), path)
+    figure.legend(loc="outside lower right", fontsize="small", markerscale=0.5, frameon=False)
+    _write(figure, headlines.comparison(variants, told), path)
 
 
-def by_depth_and_passes(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
-    """Share of answers right over depth; and, at the greatest depth of each variant, over N."""
+def by_depth_or_passes(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
+    """Share of answers right over depth; over N if all answers have one depth."""
     depths = sorted({depth for variant in variants for depth in variant.answers})
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    if len(depths) > 1:
+        _over_depth(axes, variants, depths, style)
+    else:
+        for i, variant in enumerate(variants):
+            places = [variant.sleep_passes * 2 ** (0.5 * _offset(i, len(variants)))]
+            _bars(axes, places, variant.answers.values(), style[variant.name], variant.name)
+        _log_passes(axes, [variant.sleep_passes for variant in variants])
+    axes.set_ylabel("share of answers right, with its 95 % interval")
+    axes.grid(axis="y", alpha=0.3)
+    _legend(figure, len(axes.get_legend_handles_labels()[1]))
+    _drop_overlapping(axes)
+    _write(figure, headlines.depths(variants, told), path)
+
+
+def _over_depth(axes: Axes, variants: Sequence[VariantResults], depths: Sequence[int], style: Styles) -> None:
+    """A curve for each variant; for each N if each variant is asked at one depth."""
     place_of = _depth_places(depths)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
-    for i, variant in enumerate(variants):
-        look, offset, answers = style[variant.name], 0.5 * _offset(i, len(variants)), variant.answers
-        deepest = max(answers)
-        places = [place_of[depth] + offset for depth in answers]
-        beside = offset + 0.2 * _offset(1, 2)
-        for result in variant.results if len(variant.results) > 1 else ():
-            shares = [result.accuracy.answers[depth].value for depth in answers]
-            faint: dict[str, Any] = {"color": look.colour, "alpha": FAINT, "ms": 4, "mew": 0}
-            left.plot([place_of[depth] + beside for depth in answers], shares, "o", **faint)
-            right.plot([variant.sleep_passes + beside], [result.accuracy.answers[deepest].value], "o", **faint)
-        _bars(left, places, answers.values(), look, f"{variant.name}, N = {variant.sleep_passes}")
-        _bars(right, [variant.sleep_passes + offset], [answers[deepest]], look)
-    left.set_xticks(list(place_of.values()), [str(depth) for depth in depths])
-    left.set_xlim(-0.6, max(place_of.values()) + 0.6)
-    left.set_xlabel("depth")
-    left.set_ylabel("share of answers right")
-    _ticks(right, [variant.sleep_passes for variant in variants])
-    right.set_xlabel("sleep passes N; answers at each variant's greatest depth")
-    _legend(figure, len(variants))
-    _drop_overlapping(left)
-    _write(figure, headlines.depths(variants), path)
+    curves: dict[str, tuple[Style, dict[int, Estimate]]] = {}
+    if all(len(variant.answers) == 1 for variant in variants):
+        for variant in variants:
+            words = f"N = {variant.sleep_passes}"
+            look = curves[words][0] if words in curves else _turn(len(curves))
+            curves.setdefault(words, (look, {}))[1].update(variant.answers)
+    else:
+        for variant in variants:
+            curves[f"{variant.name}, N = {variant.sleep_passes}"] = style[variant.name], variant.answers
+    for label, (look, answers) in curves.items():
+        places = [place_of[depth] for depth in answers]
+        low, high = zip(*(share.interval for share in answers.values()), strict=True)
+        values = [share.value for share in answers.values()]
+        axes.plot(places, values, f"{look.marker}{look.line}", color=look.colour, ms=5, lw=1.5, label=label)
+        axes.fill_between(places, low, high, color=look.colour, alpha=BAND, lw=0)
+    axes.set_xticks(list(place_of.values()), [str(depth) for depth in depths])
+    axes.set_xlabel("depth: steps of the automaton, hops, or operations")
 
 
 def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
     """Nats per answer token of each variant; by kind of row where the task has several, as far as there are markers."""
     kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.kinds))
     kinds = kinds if 0 < len(kinds) <= len(MARKERS) else ["all"]
-    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(variants)), layout="constrained")
+    figure, axes = _rows(variants, len(kinds))
     for i, kind in enumerate(kinds):
         marker, offset = MARKERS[i % len(MARKERS)], 2 * _offset(i, len(kinds))
         for y, variant in enumerate(variants):
@@ -120,8 +134,6 @@ def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) ->
                 mark: dict[str, Any] = {"fmt": marker, "capsize": 4, "color": style[variant.name].colour}
                 axes.errorbar(nats.value, y + offset, xerr=_error_lengths(nats), **mark)
         axes.plot([], [], marker, color="grey", label=kind)
-    axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
-    axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.set_xlabel("nats per answer token, with the 95 % interval; fewer are better")
     if len(kinds) > 1:
         _legend(figure, len(kinds))
@@ -179,15 +191,14 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style
     _write(figure, headlines.learning_curves(histories), path)
 
 
-def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path) -> None:
+def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path, told: Sequence[str] = ()) -> None:
     """Share of test rows right over eta, one curve for each N. variants: by N, in ascending order of eta.
 
-    A curve joins several variants, so it has a colour of its own: darker for fewer passes.
+    A curve joins several variants, so it has a style of its own.
     """
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(variants)))
     for i, (passes, group) in enumerate(variants.items()):
-        look = Style(matplotlib.colors.to_hex(shades[i]), MARKERS[i % len(MARKERS)], "-")
+        look = Style(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], "-")
         etas = [variant.results[0].fast_weight_lr for variant in group]
         for eta, variant in zip(etas, group, strict=True):
             if len(variant.values) > 1:
@@ -196,7 +207,7 @@ def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path) -> None
     _log_etas(axes, [variant.results[0].fast_weight_lr for group in variants.values() for variant in group])
     axes.set_ylabel("share of test rows right")
     _legend(figure, len(variants))
-    _write(figure, headlines.etas([variant for group in variants.values() for variant in group]), path)
+    _write(figure, headlines.etas([variant for group in variants.values() for variant in group], told), path)
 
 
 def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> None:
@@ -223,13 +234,12 @@ def costs(measured: Sequence[InferenceCost], style: Styles, path: Path) -> None:
     """Milliseconds per token awake and per window asleep, of each variant, over N."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for i, cost in enumerate(measured):
-        look, place = style[cost.variant], cost.sleep_passes + 0.3 * _offset(i, len(measured))
+        look, place = style[cost.variant], cost.sleep_passes * 2 ** (0.3 * _offset(i, len(measured)))
         for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
             label = cost.variant if axis is axes[0] else None
             axis.plot([place], [milliseconds], look.marker, color=look.colour, label=label)
     for axis, words in zip(axes, ("awake: ms per token", "asleep: ms per window"), strict=True):
-        _ticks(axis, [cost.sleep_passes for cost in measured])
-        axis.set_xlabel("sleep passes N")
+        _log_passes(axis, [cost.sleep_passes for cost in measured])
         axis.set_ylabel(words)
         axis.set_ylim(0, 1.2 * max(axis.get_ylim()[1], 1e-6))
     _legend(figure, len(measured))
@@ -284,10 +294,30 @@ def _drop_overlapping(axes: Axes) -> None:
     axes.set_xticks(axes.get_xticks(), kept[::-1])
 
 
-def _ticks(axes: Axes, passes: Sequence[int]) -> None:
-    """An axis of N, with margins."""
-    axes.set_xticks(sorted(set(passes)))
-    axes.set_xlim(min(passes) - 0.7, max(passes) + 0.7)
+def _rows(variants: Sequence[VariantResults], marks: int = 1) -> tuple[Figure, Axes]:
+    """A picture with a row for each variant, which has so many marks."""
+    etas = {variant.results[0].fast_weight_lr for variant in variants}
+    names = [
+        f"{variant.name}, N = {variant.sleep_passes}"
+        + (f", eta = {variant.results[0].fast_weight_lr:.3g}" if len(etas) > 1 else "")
+        for variant in variants
+    ]
+    height = 1.3 + (0.3 + 0.1 * marks) * len(variants)
+    figure, axes = plt.subplots(figsize=(7.5, height), layout="constrained")
+    axes.set_yticks(range(len(variants)), names)
+    axes.set_ylim(len(variants) - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.3)
+    return figure, axes
+
+
+def _log_passes(axes: Axes, passes: Sequence[int]) -> None:
+    """A logarithmic axis of N, with margins."""
+    axes.set_xscale("log", base=2)
+    ticks = sorted(set(passes))
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
+    axes.set_xlabel("sleep passes N")
 
 
 def _log_etas(axes: Axes, etas: Sequence[float]) -> None:

@@ -12,19 +12,25 @@ from pipelines.reporting import plots
 from pipelines.reporting.comparison import (
     VariantResults,
     are_documents,
-    differences,
     floor_of,
     interval_of,
     nats_note,
-    position_differences,
     position_table,
     table_of,
+)
+from pipelines.reporting.differences import (
+    CORRECTION,
+    EFFECT,
+    difference_table,
+    differences,
+    position_difference_table,
+    position_differences,
 )
 from pipelines.reporting.html import folded, picture, table, text
 from pipelines.reporting.mistakes import Mistakes
 from sleepmodel.distributed.ray_tune import TrialResult
 from sleepmodel.evaluation.latency import InferenceCost
-from sleepmodel.evaluation.statistics import Estimate
+from sleepmodel.evaluation.statistics import Estimate, holm
 from sleepmodel.training.progress import Progress
 
 COMPARISON, DEPTHS, CURVES, SEARCH = "comparison.png", "depths.png", "learning-curves.png", "search.png"
@@ -41,6 +47,7 @@ class ReportData:
 
     histories: by variant, one for each seed; settings: by variant, the configs of its first seed.
     searches: trials and winner; costs: of each variant; mistakes: of the first seed of each variant.
+    told: the variants that the titles of pictures compare; (): the best and the first.
     """
 
     variants: list[VariantResults]
@@ -49,6 +56,7 @@ class ReportData:
     searches: list[tuple[list[TrialResult], TrialResult]]
     costs: list[InferenceCost]
     mistakes: list[Mistakes]
+    told: tuple[str, ...] = ()
 
 
 def sections(data: ReportData, pictures: Path) -> list[Section]:
@@ -56,12 +64,12 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
     style = plots.styles([variant.name for variant in data.variants])
     documents = are_documents(data.variants)
     return [
-        _documents(data.variants) if documents else _comparison(data.variants, style, pictures),
-        *([] if documents else [_depths(data.variants, style, pictures)]),
+        _documents(data.variants) if documents else _comparison(data, style, pictures),
+        *([] if documents else [_depths(data, style, pictures)]),
         *_likelihood(data.variants, style, pictures),
         *_positions(data.variants, style, pictures),
         *([] if documents else [*_differences(data.variants), *_curves(data, style, pictures)]),
-        *_etas(data.variants, pictures),
+        *_etas(data, pictures),
         *(_search(trials, winner, pictures) for trials, winner in data.searches),
         *_costs(data.costs, style, pictures),
         *_memory(data.costs, style, pictures),
@@ -71,9 +79,9 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
     ]
 
 
-def _comparison(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:
-    file = pictures / COMPARISON
-    plots.comparison(variants, style, file)
+def _comparison(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
+    variants, file = data.variants, pictures / COMPARISON
+    plots.comparison(variants, style, file, data.told)
     words = (
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. An answer is right "
         "when all its tokens are. Intervals over seeds are Student's, clipped to [0, 1]: how much trainings differ. "
@@ -92,9 +100,9 @@ def _documents(variants: list[VariantResults]) -> Section:
     return "Comparison", text(words) + table(*table_of(variants))
 
 
-def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> Section:
-    file = pictures / DEPTHS
-    plots.by_depth_and_passes(variants, style, file)
+def _depths(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
+    variants, file = data.variants, pictures / DEPTHS
+    plots.by_depth_or_passes(variants, style, file, data.told)
     rows = [
         (variant.name, variant.sleep_passes, depth, variant.results[0].accuracy.answers[depth].total, estimate)
         for variant in variants
@@ -105,7 +113,7 @@ def _depths(variants: list[VariantResults], style: plots.Styles, pictures: Path)
         "Share of single answers right. Depth is the number of reasoning steps: steps of the automaton, hops, or "
         "operations."
     )
-    body = text(words) + picture(file, "share of answers right by depth and by N") + table(head, rows)
+    body = text(words) + picture(file, "share of answers right by depth, or by N") + table(head, rows)
     return "Accuracy by depth and N", body
 
 
@@ -161,10 +169,9 @@ def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Pa
     if compared := position_differences(variants):
         words = (
             "Differences of the nats, by tokens of the window read, and last of all tokens after the first window: on "
-            "the same tokens, so that less is better. A difference is clear if its interval excludes 0; with many, "
-            "some do so by chance."
+            f"the same tokens, so that less is better. {CORRECTION.format(count=len(compared), family='this table')}."
         )
-        body += text(words) + table(*compared)
+        body += text(words) + table(*position_difference_table(compared, holm([each.p_value for each in compared])))
     return [("Nats by position", body)]
 
 
@@ -172,12 +179,10 @@ def _differences(variants: list[VariantResults]) -> list[Section]:
     found = differences(variants)
     if not found:
         return []
-    words = (
-        "Difference in the share of rows right, paired by seed: the mean with Student's 95 % interval. A difference is "
-        "clear if its interval excludes 0; with many pairs, some intervals do so by chance."
-    )
-    rows = [(f"{d.better} - {d.other}", d, d.mean.seeds, "yes" if d.clear else "no") for d in found]
-    return [("Paired differences", text(words) + table(("variants", "difference", "seeds", "clear"), rows))]
+    correction = CORRECTION.format(count=len(found), family="this table")
+    words = f"The mean difference, with Student's 95 % interval; {EFFECT}. {correction}."
+    adjusted = holm([each.p_value for each in found])
+    return [("Paired differences", text(words) + table(*difference_table(found, adjusted)))]
 
 
 def _curves(data: ReportData, style: plots.Styles, pictures: Path) -> list[Section]:
@@ -188,14 +193,15 @@ def _curves(data: ReportData, style: plots.Styles, pictures: Path) -> list[Secti
     return [("Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs"))]
 
 
-def _etas(variants: list[VariantResults], pictures: Path) -> list[Section]:
+def _etas(data: ReportData, pictures: Path) -> list[Section]:
+    variants = data.variants
     by_passes: dict[int, list[VariantResults]] = {}
     for variant in sorted(variants, key=lambda variant: variant.results[0].fast_weight_lr):
         by_passes.setdefault(variant.sleep_passes, []).append(variant)
     if max(len({variant.results[0].fast_weight_lr for variant in group}) for group in by_passes.values()) < 3:
         return []
     file = pictures / ETAS
-    plots.by_eta(dict(sorted(by_passes.items())), file)
+    plots.by_eta(dict(sorted(by_passes.items())), file, data.told)
     return [("N and eta", picture(file, f"share of test rows right by eta and N, with its {interval_of(variants)}"))]
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.engine.stage import Stage, StageContext
+from pipelines.reporting.commits import commit_marks, commit_note
 from pipelines.reporting.comparison import (
     MOST_PARTS,
     VariantResults,
@@ -21,7 +22,17 @@ from pipelines.reporting.comparison import (
 from pipelines.reporting.html import page
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE
-from pipelines.reporting.sections import COMPARISON, CURVES, DEPTHS, LIKELIHOOD, POSITIONS, SEARCH, ReportData, sections
+from pipelines.reporting.sections import (
+    COMPARISON,
+    CURVES,
+    DEPTHS,
+    ETAS,
+    LIKELIHOOD,
+    POSITIONS,
+    SEARCH,
+    ReportData,
+    sections,
+)
 from pipelines.runtime.services import Services
 from pipelines.stages.tune import TRIALS
 from sleepmodel.distributed.job import read_training
@@ -29,10 +40,12 @@ from sleepmodel.distributed.ray_tune import best
 
 REPORT, MARKDOWN = "report.html", "report.md"
 PICTURES = {  # some tasks lack some of them
-    "comparison": COMPARISON,
-    "nats per answer token": LIKELIHOOD,
-    "nats by position": POSITIONS,
-    "learning curves": CURVES,
+    POSITIONS: "nats by position",
+    ETAS: "rows right by N and eta",
+    COMPARISON: "rows right",
+    DEPTHS: "accuracy by depth",
+    LIKELIHOOD: "nats per answer token",
+    CURVES: "learning curves",
 }
 
 
@@ -66,27 +79,33 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=7)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=8)
 
 
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
-    """The table and the main pictures, which lie in the directory `pictures`, to be quoted in other pages."""
+    """The table and the pictures, which lie in the directory `pictures`, the most telling one first; to be quoted in
+    other pages."""
     variants = data.variants
     many = max(len(variant.answers) for variant in variants) > MOST_PARTS and not are_documents(variants)
-    flops = "Training FLOPs are those of the forward and the backward, without the readout of the answers."
+    rest = (
+        "Training FLOPs are those of the forward and the backward, without the readout of the answers."
+        f"{nats_note(variants)} {commit_note(variants)}"
+    )
     note = (
-        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. {flops} "
-        f"Always guessing the most frequent answer gets {floor_of(variants)}.{nats_note(variants)}"
+        f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. Always guessing the "
+        f"most frequent answer gets {floor_of(variants)}. {rest}"
     )
     if are_documents(variants):
-        note = f"Held-out documents, with the {interval_of(variants)}. {flops}{nats_note(variants)}"
+        note = f"Held-out documents, with the {interval_of(variants)}. {rest}"
+    columns, rows = table_of(variants, parts=not many)
+    marks = commit_marks(variants)
     parts = [
         f"# {title}",
         note,
-        markdown_table(*table_of(variants, parts=not many)),
+        markdown_table(columns, [[f"{name} {marks[name]}".strip(), *cells] for name, *cells in rows]),
         *(_by_position(variants) if are_documents(variants) else []),
-        *([markdown_table(*depths_of(variants)), f"![accuracy by depth]({DEPTHS})"] if many else []),
-        *(f"![{words}]({file})" for words, file in PICTURES.items() if (pictures / file).exists()),
+        *([markdown_table(*depths_of(variants))] if many else []),
+        *(f"![{words}]({file})" for file, words in _pictures(variants).items() if (pictures / file).exists()),
     ]
     for _, winner in data.searches:
         parts += [
@@ -95,6 +114,18 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
             f"![search]({SEARCH})",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _pictures(variants: list[VariantResults]) -> dict[str, str]:
+    """File -> words, the most telling one first."""
+    several_depths = len({depth for variant in variants for depth in variant.answers}) > 1
+    if any(variant.gap for variant in variants):
+        first = LIKELIHOOD
+    elif several_depths and not any(variant.kinds for variant in variants):
+        first = DEPTHS
+    else:
+        return {file: words for file, words in PICTURES.items() if file != DEPTHS or several_depths}
+    return {first: PICTURES[first], **PICTURES}
 
 
 def _by_position(variants: list[VariantResults]) -> list[str]:

@@ -108,6 +108,18 @@ class Mean:
         """The interval of a mean of shares, clipped to [0, 1]."""
         return max(0.0, self.mean - self.half_width), min(1.0, self.mean + self.half_width)
 
+    @property
+    def p_value(self) -> float:
+        """Student's two-sided p-value of a true mean of 0: below .05 where the interval excludes 0."""
+        from scipy import stats
+
+        if self.seeds < 2 or self.mean == 0:
+            return 1.0
+        if self.half_width == 0:
+            return 0.0
+        quantile = float(stats.t.ppf(TAILS[1], self.seeds - 1))
+        return 2 * float(stats.t.sf(quantile * abs(self.mean) / self.half_width, self.seeds - 1))
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -120,6 +132,17 @@ class Estimate:
         low, high = self.interval
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
 
+    @property
+    def p_value(self) -> float:
+        """The two-sided p-value of a true value of 0, from an interval over test rows, as if it were a normal
+        distribution's (Altman and Bland 2011)."""
+        from scipy import stats
+
+        low, high = self.interval
+        if self.value == 0 or low == high:
+            return float(self.value == 0)
+        return 2 * float(stats.norm.sf(float(stats.norm.ppf(TAILS[1])) * 2 * abs(self.value) / (high - low)))
+
     @classmethod
     def of(cls, seeds: Sequence[Share] | Sequence[Estimate]) -> Estimate:
         """The estimate from that of each seed; an interval over seeds is clipped to [0, 1] for shares. A single share
@@ -131,3 +154,25 @@ class Estimate:
         mean = Mean.of([each.value for each in seeds])
         whole = mean.mean - mean.half_width, mean.mean + mean.half_width
         return cls(mean.mean, mean.interval if isinstance(first, Share) else whole)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given. If each one below a level counts as a finding, the chance of
+    any false finding among all of them is at most that level, however they depend on one another."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def hedges_g(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """The effect size of paired values: the mean difference over the root mean square of the two standard deviations
+    (Cumming's d_av), times Hedges' factor for few pairs. None if neither varies, or with a single pair.
+
+    The deviation of the differences, by which t divides, gives several times as much where pairs differ alike.
+    """
+    n = len(first)
+    spread = math.sqrt((np.var(first, ddof=1) + np.var(second, ddof=1)) / 2) if n > 1 else 0.0
+    factor = 1 - 3 / (4 * (n - 1) - 1) if n > 1 else 0.0
+    return factor * float(np.mean(first) - np.mean(second)) / spread if spread else None

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipelines.reporting.comparison import VariantResults, differences, floor_of, table_of
+from pipelines.reporting.comparison import VariantResults, floor_of, table_of
+from pipelines.reporting.differences import difference_table, differences
 from sleepmodel.evaluation.accuracy import Accuracy
 from tests.pipelines.reports import data, result, share
 
@@ -33,7 +34,15 @@ def test_paired_differences_are_over_the_common_seeds() -> None:
         mean = difference.mean
         assert mean.seeds == len(common) and mean.mean >= 0
         assert (mean.mean - mean.half_width, mean.mean + mean.half_width) == pytest.approx((low, high))
-        assert difference.clear == (test.pvalue < 0.05)
+        assert difference.p_value == pytest.approx(test.pvalue)
+
+
+def test_a_difference_is_clear_by_its_adjusted_p_alone() -> None:
+    found = differences(list(_lines(np.random.default_rng(1))))
+    head, (first, second) = difference_table(found, [0.0004, 0.06])
+    assert head[-2:] == ["adjusted p", "clear of 0"]
+    assert first[-2:] == ["< 0.001", "yes"] and second[-2:] == ["0.060", "no"]
+    assert [row[4] for row in (first, second)] == [f"{each.p_value:.3f}" for each in found]
 
 
 def test_variants_that_are_asked_at_other_depths_are_not_compared() -> None:

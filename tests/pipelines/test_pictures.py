@@ -13,7 +13,7 @@ from pipelines.reporting import headlines, plots
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.sections import sections
 from sleepmodel.evaluation.statistics import Estimate
-from tests.pipelines.reports import TRIALS, data, history, result
+from tests.pipelines.reports import TRIALS, data, history, result, share
 
 
 def test_bars_are_drawn_to_the_ends_of_their_interval() -> None:
@@ -51,7 +51,7 @@ def test_depths_that_lie_close_together_are_not_written_over_one_another(figures
     depths = [1, 2, 4, 5, 8, 13, 16, 29, 32, 61, 64, 200]
     found = result("n1", 3, 1, 20)
     accuracy = replace(found.accuracy, answers={depth: found.accuracy.answers[1] for depth in depths})
-    plots.by_depth_and_passes(
+    plots.by_depth_or_passes(
         [VariantResults("n1", [replace(found, accuracy=accuracy)])], plots.styles(["n1"]), Path(os.devnull)
     )
     left = figures["null"].axes[0]
@@ -81,6 +81,29 @@ def test_a_headline_names_the_paper_s_eta_where_another_is_better() -> None:
     assert headlines.comparison([base, worse]).endswith("n<2> is right in 0.200 of test rows, eta0.25 in 0.010")
 
 
+def test_a_headline_compares_the_variants_that_it_is_given() -> None:
+    variants = [VariantResults(name, [result(name, 3, 1, right)]) for name, right in (("a", 20), ("b", 60), ("c", 40))]
+    assert headlines.comparison(variants, ("c", "a")) == "c is right in 0.200 of test rows, a in 0.100"
+    assert headlines.etas(variants, ("a", "b")) == "a is right in 0.100 of test rows, b in 0.300"
+    assert headlines.depths(variants, ("b", "c")) == "At depth 4, b is right in 0.600 of answers, c in 0.400"
+
+
+def test_variants_of_one_depth_each_are_curves_by_their_passes(figures: dict[str, Figure]) -> None:
+    def variant(passes: int, depth: int) -> VariantResults:
+        found = result(f"n{passes}-t{depth}", 3, passes, 20)
+        accuracy = replace(found.accuracy, answers={depth: share(60 + 10 * passes, 100)})
+        return VariantResults(found.variant, [replace(found, accuracy=accuracy)])
+
+    variants = [variant(passes, depth) for depth in (2, 4) for passes in (1, 2)]
+    plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull))
+    (axes,) = figures["null"].axes
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+        "N = 1": [0.7, 0.7],
+        "N = 2": [0.8, 0.8],
+    }
+    assert len(axes.collections) == 2  # an interval for each
+
+
 def test_a_variant_has_one_colour_in_all_pictures_and_seeds_are_dots(figures: dict[str, Figure]) -> None:
     style = plots.styles(["n1", "n<2>"])
     for name in ("comparison", "depths", "learning-curves", "costs"):
@@ -104,7 +127,9 @@ def test_many_variants_are_told_apart_by_more_than_their_colour() -> None:
 
 def test_variants_at_several_etas_are_drawn_by_eta_and_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[int, list[VariantResults]] = {}
-    monkeypatch.setattr("pipelines.reporting.sections.plots.by_eta", lambda variants, path: drawn.update(variants))
+    monkeypatch.setattr(
+        "pipelines.reporting.sections.plots.by_eta", lambda variants, path, told: drawn.update(variants)
+    )
     monkeypatch.setattr("pipelines.reporting.sections.picture", lambda path, words: "")
     found = data()
     variants = [

@@ -1,0 +1,99 @@
+"""Run the experiments of docs/evidence.md through the pipeline and publish their tables and pictures.
+
+    python -m benchmarks.evidence [EXPERIMENT ...] [--root DIR]
+
+runs the experiments that are not finished, the cheapest first, publishes each in benchmarks/results/evidence, and
+fills its tables in docs/evidence.md or docs/iterated-sleep.md. Without names it runs those that fit a night of ten
+hours on two cores. You can interrupt it at any time and run it again.
+
+    python -m benchmarks.evidence --list      how long each takes, and which run by default; runs nothing
+    python -m benchmarks.evidence --tables    tables and pictures of the pages and of README anew from what is published
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evidence import breakeven, unread
+from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
+from benchmarks.evidence.findings import fill_readme
+from benchmarks.evidence.publish import publish, render
+from benchmarks.evidence.schedule import schedule, schedule_table
+from benchmarks.evidence.tables import fill_tables
+from benchmarks.results_file import ROOT
+from pipelines.arguments import add_root, given_root
+from pipelines.config.overrides import apply_overrides
+from pipelines.config.presets import PRESETS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help=f"one of {', '.join(EXPERIMENTS)}; default: those that fit a night",
+    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", action="store_true", help="print how long each experiment takes, and run nothing")
+    only.add_argument(
+        "--tables", action="store_true", help="fill in all tables from published results, and run nothing"
+    )
+    add_root(parser)
+    given = parser.parse_args()
+    unknown = [name for name in given.experiments if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"{unknown[0]!r}: must be one of {', '.join(EXPERIMENTS)}")
+    planned = schedule()
+    if given.list:
+        Console().print(schedule_table(planned))
+    elif given.tables:
+        fill_pages()
+    else:
+        chosen = [
+            each.name for each in planned if each.name in given.experiments or (not given.experiments and each.tonight)
+        ]
+        _run_all(chosen, given_root(parser, given))
+
+
+def _run_all(chosen: list[str], root: Path) -> None:
+    outcomes = {name: "published" if run(name, root) else "failed: see above, then run it again" for name in chosen}
+    table = Table("experiment", "preset", "seeds", "outcome")
+    for name, outcome in outcomes.items():
+        question = EXPERIMENTS[name]
+        table.add_row(name, question.preset, ", ".join(map(str, question.seeds)), outcome)
+    Console().print(table)
+    pages = dict.fromkeys(str(EXPERIMENTS[name].page) for name in chosen)
+    print(f"results {ROOT / 'results' / RESULTS}\npages   {', '.join(pages)}")
+
+
+def run(name: str, root: Path) -> bool:
+    """Run an experiment and publish it; False if the pipeline failed."""
+    question = EXPERIMENTS[name]
+    command, assignments = [sys.executable, "pipelines/full.py", question.preset], question.assignments(root)
+    finished = subprocess.run([*command, "--root", str(root), "--set", *assignments], cwd=ROOT.parent)
+    if finished.returncode:
+        return False
+    publish(apply_overrides(PRESETS[question.preset], assignments), root, f"{RESULTS}/{name}")
+    fill_tables(question.page)
+    fill_readme()
+    return True
+
+
+def fill_pages() -> None:
+    """Render everything that is published anew."""
+    render(ROOT / "results" / "demo")
+    breakeven.redraw()
+    unread.redraw()
+    for page in dict.fromkeys(question.page for question in EXPERIMENTS.values()):
+        fill_tables(page)
+        print(f"page    {page}")
+    print(f"page    {fill_readme()}")
