@@ -137,21 +137,21 @@ def table(points: list[dict[str, Any]]) -> str:
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
+    """Means over the models; behind them, in faint lines, each model."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, (form, colour) in LOOKS.items():
         own = sorted((point for point in points if name_of(point) == name), key=lambda point: point["passes"])
-        values = [point["accuracy"]["value"] for point in own]
-        ends = [point["accuracy"]["interval"] for point in own]
-        errors = [[v - low for v, (low, _) in zip(values, ends, strict=True)]]
-        errors += [[high - v for v, (_, high) in zip(values, ends, strict=True)]]
+        for of_model in zip(*(point["models"] for point in own), strict=True):
+            each = sorted((model["passes"], model["accuracy"]) for model in of_model)
+            axes.plot(*zip(*each, strict=True), form[1:], color=colour, alpha=0.3)
         label = name if name == "fixed N" else f"until the {name} changes little"
-        passes = [point["passes"] for point in own]
-        axes.errorbar(passes, values, yerr=errors, fmt=form, color=colour, capsize=3, label=label)
-    axes.set(xlabel="mean passes of a sleep", ylabel="share of test rows right, 95 % interval", xscale="log")
+        values = [point["accuracy"]["value"] for point in own]
+        axes.plot([point["passes"] for point in own], values, form, color=colour, label=label)
+    axes.set(xlabel="mean passes of a sleep", ylabel="share of test rows right", xscale="log", ylim=(0, 1.02))
     ticks = [point["passes"] for point in points if point["rule"] is None]
     axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(LOOKS), frameon=False)
     axes.set_title(verdict(points), fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)

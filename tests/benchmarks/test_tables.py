@@ -18,12 +18,11 @@ from sleepmodel.evaluation.statistics import holm
 # experiment -> pairs of which the prose of the pages says that they are clear of 0 after the correction
 SAID_CLEAR = {
     "rule110": {("n4", "n1")},
-    "eta": {("eta2-n2", "eta2-n1")},
     "iterated": {("iterated", without) for without in ("hidden", "normalized", "untraced", "delta")},
     "depo-iterated": {("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")},
 }
 # all pairs of which are said not to be clear
-SAID_UNCLEAR = {"rows", "by-t", "curriculum", "rule", "depo", "gsm", "retrofit"}
+SAID_UNCLEAR = {"rows", "by-t", "curriculum", "eta", "rule", "depo", "gsm", "gsm-traces", "retrofit"}
 
 
 @pytest.mark.parametrize("page", [EVIDENCE, ITERATED_SLEEP], ids=lambda page: page.name)
