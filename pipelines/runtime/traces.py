@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sleepmodel.ops.machine import cache_directory
 
@@ -25,8 +25,9 @@ def leaving_no_trace() -> Iterator[None]:
         before = {name: os.environ.get(name) for name in changed}, sys.dont_write_bytecode
         os.environ.update(changed)
         cache_directory().mkdir()
-        for file in (*users.glob("precision-*.json"), *users.glob("*.so")):
-            shutil.copy(file, cache_directory())
+        for file in users.glob("*"):
+            with suppress(FileNotFoundError):  # of a process that writes one and renames it
+                shutil.copy(file, cache_directory())
         sys.dont_write_bytecode = True
         try:
             yield

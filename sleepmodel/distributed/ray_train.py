@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig  # ray.train types it as the old one
@@ -67,12 +68,15 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
                 raise TimeoutError(_waited_for(job)) from error
             raise
         except DIED as error:
+            if isinstance(error, RayTaskError):  # raised in a controller that lives
+                raise
             deaths += 1
             if deaths > RESTARTS:
                 raise RuntimeError(
                     f"{job.name}: Ray Train's controller, a process on this node, died {deaths} times, as of a signal "
                     f"or of no memory; look for the cause in Ray's logs. It had told Ray: {error}"
                 ) from error
+            print(f"{job.name}: Ray Train's controller died; starting again from the last checkpoint", flush=True)
             continue
         if diverged.exists():
             raise NonFiniteError(diverged.read_text())
