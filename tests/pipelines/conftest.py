@@ -12,12 +12,12 @@ from tests.pipelines.reports import data
 def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Each picture of a report, before it is a PNG, by its file's name."""
     drawn: dict[str, Figure] = {}
-    write = plots._write
+    write = plots.write
 
     def keep(figure: Figure, title: str, path: Path) -> None:
         write(figure, title, path)
         drawn[path.stem] = figure
 
-    monkeypatch.setattr(plots, "_write", keep)
+    monkeypatch.setattr(plots, "write", keep)
     sections(data(), tmp_path)
     return drawn
