@@ -67,7 +67,7 @@ def positions(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> s
 
 def _nats(found: Mapping[str, Sequence[float]], of: str) -> str:
     """The nats of each variant, from the fewest to the most; of those that have any."""
-    words = []
+    words: list[str] = []
     for name, nats in found.items():
         if nats:
             span = dict.fromkeys((f"{min(nats):.3f}", f"{max(nats):.3f}"))

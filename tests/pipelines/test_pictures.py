@@ -5,9 +5,13 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.evidence import breakeven, unread
 from benchmarks.evidence.experiments import EXPERIMENTS
@@ -48,46 +52,57 @@ def draw_depths(variants: list[VariantResults], told: tuple[str, ...] = ()) -> N
     plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull), told)
 
 
+def marks_of(axes: Axes) -> list[Line2D]:
+    """The marks with error bars, without the bars."""
+    found = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    assert all(found)
+    return [line for line in found if line]
+
+
+def x_of(mark: Line2D) -> float:
+    return float(np.asarray(mark.get_xdata())[0])
+
+
 @pytest.mark.parametrize(
     ("depths", "scale"),
     [([2, 4, 6, 8], "linear"), ([2, 4, 8, 10], "log"), ([0, 4, 300], "linear"), ([2, 3, 64], "log")],
 )
 def test_the_distance_between_depths_is_true_or_logarithmic(
-    depths: list[int], scale: str, figures: dict[str, Figure]
+    depths: list[int], scale: str, drawn: dict[str, Figure]
 ) -> None:
     draw_depths([at_depths("n1", 1, depths)])
-    (axes,) = figures["null"].axes
+    (axes,) = drawn["null"].axes
     assert axes.get_xscale() == scale
-    assert list(axes.get_xticks()) == depths == list(axes.lines[0].get_xdata())
+    assert list(axes.get_xticks()) == depths == list(np.asarray(axes.lines[0].get_xdata()))
 
 
-def test_the_variants_that_the_title_compares_cover_the_others(figures: dict[str, Figure]) -> None:
+def test_the_variants_that_the_title_compares_cover_the_others(drawn: dict[str, Figure]) -> None:
     """Here all curves are the same, so that those below show only by their rings."""
     variants = [at_depths(name, 5, [1, 4, 256]) for name in ("a", "b", "c", "d")]
     draw_depths(variants, ("b", "a"))
-    (axes,) = figures["null"].axes
+    (axes,) = drawn["null"].axes
     lines = {line.get_label(): line for line in axes.lines if line.get_linestyle() != "None"}
     layers = [lines[name].get_zorder() for name in ("b", "a")]
-    rings = [container.lines[0] for container in axes.containers]
+    rings = marks_of(axes)
     assert layers[0] > layers[1] > max(ring.get_zorder() for ring in rings)
     assert [ring.get_fillstyle() for ring in rings] == ["none", "none"]
     assert all(ring.get_markersize() > lines["b"].get_markersize() for ring in rings)
     assert sum(isinstance(each, PolyCollection) for each in axes.collections) == 2  # their intervals
     # N may follow the depth: no legend claims that 5 passes ran at depth 256
-    assert {text.get_text() for text in figures["null"].legends[0].get_texts()} == {"a", "b", "c", "d"}
+    assert {text.get_text() for text in drawn["null"].legends[0].get_texts()} == {"a", "b", "c", "d"}
     draw_depths(variants, ("e",))
-    assert figures["null"].get_suptitle() == ""  # as no variant is shown that it could compare
+    assert drawn["null"].get_suptitle() == ""  # as no variant is shown that it could compare
 
 
-def test_marks_stand_beside_those_with_the_same_n(figures: dict[str, Figure]) -> None:
+def test_marks_stand_beside_those_with_the_same_n(drawn: dict[str, Figure]) -> None:
     passes = [1, 1, 1, 2, 8]
     draw_depths([at_depths(f"v{i}", n, [6]) for i, n in enumerate(passes)])
-    (axes,) = figures["null"].axes
-    marks = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    (axes,) = drawn["null"].axes
+    marks = [x_of(line) for line in marks_of(axes)]
     costs = [replace(data().costs[0], variant=f"v{i}", sleep_passes=n) for i, n in enumerate(passes)]
     plots.costs(costs, plots.styles([cost.variant for cost in costs]), Path(os.devnull))
-    for axes in figures["null"].axes:
-        assert [line.get_xdata()[0] for line in axes.lines] == marks
+    for axes in drawn["null"].axes:
+        assert [x_of(line) for line in axes.lines] == marks
     assert marks[0] < marks[1] == 1 < marks[2] and marks[3:] == [2, 8]
 
 
@@ -138,20 +153,18 @@ def test_a_report_of_one_depth_does_not_refer_to_a_picture_by_depth(tmp_path: Pa
     assert "depths.png" not in summary([1]) and "likelihood.png" in summary([1])
 
 
-def test_the_published_pictures_beside_the_reports_share_their_style(
-    figures: dict[str, Figure], tmp_path: Path
-) -> None:
+def test_the_published_pictures_beside_the_reports_share_their_style(drawn: dict[str, Figure], tmp_path: Path) -> None:
     unread.redraw(tmp_path / "floor.png")
     breakeven.redraw(tmp_path / "costs.png")
     for name in ("floor", "costs"):
-        figure = figures[name]
+        figure = drawn[name]
         assert figure.get_suptitle() and not any(axes.get_title() or axes.get_legend() for axes in figure.axes)
         assert figure.legends  # below the axes
     style = plots.styles(EXPERIMENTS["iterated"].shown)
-    (axes,) = figures["floor"].axes
-    colours = {line.get_label().partition(",")[0]: line.get_color() for line in axes.lines}
+    (axes,) = drawn["floor"].axes
+    colours = {str(line.get_label()).partition(",")[0]: line.get_color() for line in axes.lines}
     assert all(colours[name] == style[name].colour for name in unread.TOLD)
-    _, memory = figures["costs"].axes
+    _, memory = drawn["costs"].axes
     sizes = [line.get_markersize() for line in memory.lines]
     assert sizes == sorted(set(sizes), reverse=True)  # n1, n2 and n4 keep the same number of bytes
 
@@ -193,7 +206,7 @@ def test_a_headline_compares_the_variants_that_it_is_given() -> None:
     assert headlines.depths(variants, ("b", "c")) == "At depth 4, b is right in 0.600 of answers, c in 0.400"
 
 
-def test_variants_of_one_depth_each_are_curves_by_their_passes(figures: dict[str, Figure]) -> None:
+def test_variants_of_one_depth_each_are_curves_by_their_passes(drawn: dict[str, Figure]) -> None:
     def variant(passes: int, depth: int) -> VariantResults:
         found = result(f"n{passes}-t{depth}", 3, passes, 20)
         accuracy = replace(found.accuracy, answers={depth: share(60 + 10 * passes, 100)})
@@ -201,7 +214,7 @@ def test_variants_of_one_depth_each_are_curves_by_their_passes(figures: dict[str
 
     variants = [variant(passes, depth) for depth in (2, 4) for passes in (1, 2)]
     plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull))
-    (axes,) = figures["null"].axes
+    (axes,) = drawn["null"].axes
     assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
         "N = 1": [0.7, 0.7],
         "N = 2": [0.8, 0.8],
