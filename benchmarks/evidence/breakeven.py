@@ -149,10 +149,8 @@ def redraw(path: Path = ROOT / "results" / RESULTS / "breakeven.png") -> Path:
     asking.plot(list(again), list(again.values()), "--", color="grey", label="transformer, re-reading")
     for i, (variant, look) in enumerate(plots.styles((*SLEEPERS, WHOLE)).items()):
         own = [row for row in rows if row["variant"] == variant]
-        mark: dict[str, Any] = {
-            "color": look.colour,
-            "ms": 12 - 3 * i,
-        }  # the smaller, the later, so that none is hidden
+        # later marks are smaller, so that none is hidden where models keep as many bytes
+        mark: dict[str, Any] = {"color": look.colour, "ms": 12 - 3 * i}
         label = "transformer, cache kept" if variant == WHOLE else variant
         asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", label=label, **mark)
         keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", **mark)
