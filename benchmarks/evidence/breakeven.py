@@ -29,8 +29,8 @@ from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, write_result
 from pipelines.arguments import add_root, given_root
 from pipelines.plan import plan
+from pipelines.reporting import plots
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.plots import PALETTE
 from pipelines.runtime.services import Services
 from sleepmodel import SleepModel, load
 from sleepmodel.distributed.job import MODEL
@@ -141,33 +141,32 @@ def shown(row: dict[str, Any]) -> tuple[str, ...]:
     return f"{row['length']:,}", row["variant"], *times, after, f"{row['kept_bytes']:,}"
 
 
-def redraw() -> Path:
+def redraw(path: Path = ROOT / "results" / RESULTS / "breakeven.png") -> Path:
     """Draw the published costs again: of a question and of the memory, by the length of the context."""
     rows = json.loads((ROOT / "results" / RESULTS / "breakeven.json").read_text())["rows"]
     figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     again = {row["length"]: row["again_ms"] for row in rows}
     asking.plot(list(again), list(again.values()), "--", color="grey", label="transformer, re-reading")
-    for variant, colour in zip((*SLEEPERS, WHOLE), PALETTE, strict=False):
+    for i, (variant, look) in enumerate(plots.styles((*SLEEPERS, WHOLE)).items()):
         own = [row for row in rows if row["variant"] == variant]
+        # later marks are smaller, so that none is hidden where models keep as many bytes
+        mark: dict[str, Any] = {"color": look.colour, "ms": 12 - 3 * i}
         label = "transformer, cache kept" if variant == WHOLE else variant
-        asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", color=colour, label=label)
-        keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", color=colour)
+        asking.plot(LENGTHS, [row["question_ms"] for row in own], "o-", label=label, **mark)
+        keeping.plot(LENGTHS, [row["kept_bytes"] for row in own], "o-", **mark)
     for axis, words in ((asking, "ms per question"), (keeping, "memory, bytes")):
         axis.set(xlabel="tokens of context", ylabel=words, xscale="log", yscale="log")
         axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS])
         axis.minorticks_off()
         axis.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside lower left", fontsize="small", ncols=5, frameon=False)
+    plots.legend(figure, len(SLEEPERS) + 2, columns=len(SLEEPERS) + 2)
     last = {row["variant"]: row for row in rows if row["length"] == max(LENGTHS)}
     after_sleep, cached = (last[variant]["question_ms"] for variant in (SLEEPERS[0], WHOLE))
     title = (
         f"After {max(LENGTHS):,} tokens a question takes {after_sleep:.1f} ms with {SLEEPERS[0]}, {cached:.1f} with a "
         f"cache, {again[max(LENGTHS)]:.0f} re-reading"
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", fontweight="bold")
-    path = ROOT / "results" / RESULTS / "breakeven.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    plots.write(figure, title, path)
     return path
 
 

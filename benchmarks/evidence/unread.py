@@ -18,16 +18,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.evidence.experiments import EXPERIMENTS, results_of
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.evidence.publish import published_variants
 from benchmarks.results_file import ROOT, write_result
 from datagen import Rule110
 from pipelines.config.presets import PRESETS
+from pipelines.reporting import plots
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.plots import PALETTE
 
 SHOWN = ("iterated", "hidden", "untraced", "one-pass", "one-pass-far")
+TOLD = ("iterated", "one-pass-far")  # of which the title speaks
 
 
 def unread(task: Rule110, seed: int, known_rows: int, test_rows: int) -> float:
@@ -46,24 +48,21 @@ def unread(task: Rule110, seed: int, known_rows: int, test_rows: int) -> float:
     return float(np.mean(right))
 
 
-def draw(variants: Sequence[VariantResults], floor: Mapping[int, float], path: Path) -> None:
+def draw(variants: Sequence[VariantResults], style: plots.Styles, floor: Mapping[int, float], path: Path) -> None:
     """The cells right by t: the mean over seeds with its interval, and the floor."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    for variant, colour in zip(variants, PALETTE, strict=False):
-        shares = variant.answers
-        low, high = zip(*(share.interval for share in shares.values()), strict=True)
+    for variant in variants:
         label = f"{variant.name}, {len(variant.results)} seeds"
-        axes.plot(list(shares), [share.value for share in shares.values()], "o-", ms=4, color=colour, label=label)
-        axes.fill_between(list(shares), low, high, color=colour, alpha=0.2)
+        layer = len(TOLD) - TOLD.index(variant.name) if variant.name in TOLD else 0
+        plots.curve(axes, variant.answers, style[variant.name], label, layer)
     axes.plot(list(floor), list(floor.values()), "--", color="grey", label="without reading the state")
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(floor), list(map(str, floor)))
     axes.set_xlabel("t, steps of Rule 110; training has t <= 4 with passes, t <= 12 in one")
-    axes.set_ylabel("share of cells right")
-    axes.legend()
-    axes.set_title("A learned pass, repeated, solves t = 256; one pass stops early", fontweight="bold")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    axes.set_ylabel("share of cells right, with its 95 % interval")
+    axes.grid(axis="y", alpha=0.3)
+    plots.legend(figure, len(variants) + 1)
+    plots.write(figure, "A learned pass, repeated, solves t = 256; one pass stops early", path)
 
 
 def main(page: Path = ITERATED_SLEEP) -> None:
@@ -86,13 +85,15 @@ def main(page: Path = ITERATED_SLEEP) -> None:
     print(f"picture {redraw()}")
 
 
-def redraw() -> Path:
-    """Draw the published floor and variants again."""
-    results = ROOT / "results" / "evidence"
-    shares = json.loads((results / "unread.json").read_text())["shares"]
-    variants = {variant.name: variant for variant in published_variants(results / "iterated")}
-    picture = results / "iterated-sleep.png"
-    draw([variants[name] for name in SHOWN], {int(t): share for t, share in shares.items()}, picture)
+def redraw(picture: Path = ROOT / "results" / "evidence" / "iterated-sleep.png") -> Path:
+    """Draw the published floor and variants again, each variant in its style in the pictures of the report, or in that
+    of one that is not drawn here."""
+    shares = json.loads((ROOT / "results" / "evidence" / "unread.json").read_text())["shares"]
+    variants = {variant.name: variant for variant in published_variants(results_of("iterated"))}
+    style = plots.styles([name for name in variants if name in EXPERIMENTS["iterated"].shown])
+    spare = iter(look for name, look in style.items() if name not in SHOWN)
+    style |= {name: next(spare) for name in SHOWN if name not in style}
+    draw([variants[name] for name in SHOWN], style, {int(t): share for t, share in shares.items()}, picture)
     return picture
 
 

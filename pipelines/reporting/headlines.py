@@ -12,48 +12,73 @@ from sleepmodel.training.progress import Progress
 PAPER_ETA = 1.0
 
 
+def compared(values: Mapping[str, float], told: Sequence[str] = (), most: bool = True) -> list[str]:
+    """The variants that a title compares: those `told` that have a value; by default the best and the first, or the
+    best and the worst where the first is the best. most: the most is best."""
+    if told:
+        return [name for name in told if name in values]
+    best, worst = (max, min) if most else (min, max)
+    top, first = best(values, key=lambda name: values[name]), next(iter(values))
+    other = worst(values, key=lambda name: values[name]) if top == first else first
+    return list(dict.fromkeys((top, other)))
+
+
 def comparison(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
-    """The share of rows of the variants `told`; by default of the best and of the first, the baseline."""
-    return _several({variant.name: variant.rows.value for variant in variants}, told, "test rows")
+    """The share of rows right of the variants that are compared. Without a variant that is told, a title is empty."""
+    return _right({variant.name: variant.rows.value for variant in variants}, told, "test rows")
 
 
 def depths(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
     """The same for answers at the greatest depth of all, or of those `told`."""
-    deepest = max(depth for variant in variants if not told or variant.name in told for depth in variant.answers)
-    shares = {variant.name: variant.answers[deepest].value for variant in variants if deepest in variant.answers}
-    return f"At depth {deepest}, {_several(shares, told, 'answers')}"
+    deepest, shares = at_deepest(variants, told)
+    words = _right(shares, told, "answers")
+    return f"At depth {deepest}, {words}" if words else ""
 
 
-def likelihood(variants: Sequence[VariantResults]) -> str:
-    """The variant with the widest gap to the control, or with the fewest nats if the task has no control; and the first
-    variant."""
+def at_deepest(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
+    """The greatest depth of all, or of those `told`, and the share of answers right there; {} if none is shown."""
+    deepest = max((d for variant in variants if not told or variant.name in told for d in variant.answers), default=0)
+    return deepest, {each.name: each.answers[deepest].value for each in variants if deepest in each.answers}
+
+
+def likelihood(variants: Sequence[VariantResults], kinds: Sequence[str], told: Sequence[str] = ()) -> str:
+    """The gap to the control, the widest being the best. If the task has no control, the nats in the `kinds` of rows
+    that are drawn."""
     gaps = {variant.name: variant.gap for variant in variants if variant.gap}
     if gaps:
         name, _ = next(iter(gaps.values()))
-        return f"{name}: {_nats({variant: gap.value for variant, (_, gap) in gaps.items()}, most=True)}"
-    return _nats({variant.name: variant.token_estimates["all"].nats.value for variant in variants}, most=False)
+        widths = {variant: gap.value for variant, (_, gap) in gaps.items()}
+        words = _nats({name: [widths[name]] for name in compared(widths, told)}, "answer token")
+        return f"{name}: {words}" if words else ""
+    parts = {variant.name: variant.token_estimates for variant in variants}
+    names = compared({name: found["all"].nats.value for name, found in parts.items()}, told, most=False)
+    nats = {name: [parts[name][kind].nats.value for kind in kinds if kind in parts[name]] for name in names}
+    return _nats(nats, "answer token")
 
 
-def positions(variants: Sequence[VariantResults]) -> str:
-    """The fewest nats after the first token of a window, and those of the first variant."""
+def positions(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
+    """The nats after the first token of a window."""
     starts = {variant.name: next(iter(variant.within.items())) for variant in variants}
     (first, _), *_ = starts.values()
-    words = _nats({name: nats.value for name, (_, nats) in starts.items()}, most=False)
-    return f"After {first.name} token{'s' * (first.last > 1)} of a window, {words}"
+    nats = {name: found.value for name, (_, found) in starts.items()}
+    words = _nats({name: [nats[name]] for name in compared(nats, told, most=False)}, "token")
+    return f"After {first.name} token{'s' * (first.last > 1)} of a window, {words}" if words else ""
 
 
-def _nats(values: Mapping[str, float], most: bool) -> str:
-    """The best and the first; the best and the worst where the first is the best."""
-    ranked, first = sorted(values, key=lambda name: values[name], reverse=most), next(iter(values))
-    other = ranked[-1] if ranked[0] == first else first
-    words = f"{values[ranked[0]]:.3f} nats per answer token with {ranked[0]}"
-    return words if other == ranked[0] else f"{words}, {values[other]:.3f} with {other}"
+def _nats(found: Mapping[str, Sequence[float]], of: str) -> str:
+    """The nats of each variant, from the fewest to the most; of those that have any."""
+    words: list[str] = []
+    for name, nats in found.items():
+        if nats:
+            span = dict.fromkeys((f"{min(nats):.3f}", f"{max(nats):.3f}"))
+            words.append(f"{' to '.join(span)}{'' if words else f' nats per {of}'} with {name}")
+    return ", ".join(words)
 
 
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]]) -> str:
     """The same for validation rows at the end of training."""
     ends = {name: sum(seed[-1].accuracy for seed in seeds) / len(seeds) for name, seeds in histories.items()}
-    return f"At the end of training, {_two(ends, 'validation rows')}"
+    return f"At the end of training, {_right(ends, (), 'validation rows')}"
 
 
 def etas(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
@@ -95,25 +120,16 @@ def memory(kinds: Mapping[str, InferenceCost], length: int) -> str:
     return f"{kept}; its KV cache would be {_bytes(cost.token_bytes * length)}" if cost.token_bytes else kept
 
 
-def _several(shares: Mapping[str, float], told: Sequence[str], of: str) -> str:
-    """The shares of those `told`, or `_two`."""
-    named = [name for name in told if name in shares]
-    if not named:
-        return _two(shares, of)
-    first, *others = named
+def _right(shares: Mapping[str, float], told: Sequence[str], of: str) -> str:
+    """The shares of the variants that are compared."""
+    if not told and len(shares) > 1 and len(set(shares.values())) == 1:
+        return f"every variant is right in {_share(next(iter(shares.values())))} of {of}"
+    names = compared(shares, told)
+    if not names:
+        return ""
+    first, *others = names
     words = f"{first} is right in {_share(shares[first])} of {of}"
     return ", ".join([words, *(f"{name} in {_share(shares[name])}" for name in others)])
-
-
-def _two(shares: Mapping[str, float], of: str) -> str:
-    """The best share and the first; the best and the worst where the first is the best."""
-    top = max(shares, key=lambda name: shares[name])
-    first = next(iter(shares))
-    other = min(shares, key=lambda name: shares[name]) if top == first else first
-    if len(shares) > 1 and shares[top] == shares[other]:
-        return f"every variant is right in {_share(shares[top])} of {of}"
-    words = f"{top} is right in {_share(shares[top])} of {of}"
-    return words if other == top else f"{words}, {other} in {_share(shares[other])}"
 
 
 def _share(value: float) -> str:

@@ -6,6 +6,7 @@ A variant has the same style in all pictures. Means have 95 % intervals; seeds a
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from pipelines.reporting import headlines
@@ -35,7 +37,7 @@ MARKERS, LINES = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
 FAINT, BAND = 0.4, 0.15
 TITLE_CHARACTERS = 11  # in an inch
 LEGEND_LINE = 0.22  # inches
-LOG_FACTOR = 32  # of the greatest depth to the least, from which on depths have a logarithmic axis
+LOG_FACTOR = 4  # of the greatest depth to the least; beyond it, depths have a logarithmic axis
 LABEL_GAP = 0.3  # heights of a label, between two of them
 SIDE_BY_SIDE = 8  # variants whose marks are spread evenly
 
@@ -76,9 +78,10 @@ def comparison(variants: Sequence[VariantResults], style: Styles, path: Path, to
         axes.text(1.01, y, f"{estimate.value:.3f}", va="center", transform=axes.get_yaxis_transform())
         label = None if y else "always the most frequent answer"
         axes.plot([variant.results[0].floor], [y], "|", color="grey", markersize=16, label=label)
-    axes.set_xlabel("share of held-out rows right, with its 95 % interval; faint dots are seeds")
+    dots = "; faint dots are seeds" if any(len(variant.values) > 1 for variant in variants) else ""
+    axes.set_xlabel(f"share of held-out rows right, with its 95 % interval{dots}")
     figure.legend(loc="outside lower right", fontsize="small", markerscale=0.5, frameon=False)
-    _write(figure, headlines.comparison(variants, told), path)
+    write(figure, headlines.comparison(variants, told), path)
 
 
 def by_depth_or_passes(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
@@ -86,42 +89,53 @@ def by_depth_or_passes(variants: Sequence[VariantResults], style: Styles, path: 
     depths = sorted({depth for variant in variants for depth in variant.answers})
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     if len(depths) > 1:
-        _over_depth(axes, variants, depths, style)
+        front = told or headlines.compared(headlines.at_deepest(variants)[1])
+        _over_depth(axes, variants, depths, style, front)
     else:
-        for i, variant in enumerate(variants):
-            places = [variant.sleep_passes * 2 ** (0.5 * _offset(i, len(variants)))]
-            _bars(axes, places, variant.answers.values(), style[variant.name], variant.name)
-        _log_passes(axes, [variant.sleep_passes for variant in variants])
+        passes = [variant.sleep_passes for variant in variants]
+        for place, variant in zip(_beside(passes), variants, strict=True):
+            _bars(axes, [place], variant.answers.values(), style[variant.name], variant.name)
+        _log_passes(axes, passes)
     axes.set_ylabel("share of answers right, with its 95 % interval")
     axes.grid(axis="y", alpha=0.3)
-    _legend(figure, len(axes.get_legend_handles_labels()[1]))
+    legend(figure, len(axes.get_legend_handles_labels()[1]))
     _drop_overlapping(axes)
-    _write(figure, headlines.depths(variants, told), path)
+    write(figure, headlines.depths(variants, told), path)
 
 
-def _over_depth(axes: Axes, variants: Sequence[VariantResults], depths: Sequence[int], style: Styles) -> None:
+def _over_depth(
+    axes: Axes, variants: Sequence[VariantResults], depths: Sequence[int], style: Styles, front: Sequence[str]
+) -> None:
     """A curve for each variant; for each N if each variant is asked at one depth."""
-    place_of = _depth_places(depths)
-    curves: dict[str, tuple[Style, dict[int, Estimate]]] = {}
-    if all(len(variant.answers) == 1 for variant in variants):
-        for variant in variants:
-            words = f"N = {variant.sleep_passes}"
-            look = curves[words][0] if words in curves else _turn(len(curves))
-            curves.setdefault(words, (look, {}))[1].update(variant.answers)
-    else:
-        for variant in variants:
-            curves[f"{variant.name}, N = {variant.sleep_passes}"] = style[variant.name], variant.answers
-    for label, (look, answers) in curves.items():
-        places = [place_of[depth] for depth in answers]
-        low, high = zip(*(share.interval for share in answers.values()), strict=True)
-        values = [share.value for share in answers.values()]
-        axes.plot(places, values, f"{look.marker}{look.line}", color=look.colour, ms=5, lw=1.5, label=label)
-        axes.fill_between(places, low, high, color=look.colour, alpha=BAND, lw=0)
-    axes.set_xticks(list(place_of.values()), [str(depth) for depth in depths])
+    by_passes = all(len(variant.answers) == 1 for variant in variants)
+    curves: dict[str, list[VariantResults]] = {}
+    for variant in variants:
+        curves.setdefault(f"N = {variant.sleep_passes}" if by_passes else variant.name, []).append(variant)
+    for i, (label, joined) in enumerate(curves.items()):
+        answers = {depth: share for variant in joined for depth, share in variant.answers.items()}
+        layer = max(len(front) - front.index(each.name) if each.name in front else 0 for each in joined)
+        curve(axes, answers, _turn(i) if by_passes else style[label], label, layer)
+    if 0 < LOG_FACTOR * depths[0] < depths[-1]:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.minorticks_off()
     axes.set_xlabel("depth: steps of the automaton, hops, or operations")
 
 
-def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
+def curve(axes: Axes, estimates: Mapping[int, Estimate], look: Style, label: str, layer: int) -> None:
+    """A curve with its intervals: as a band on one of the layers above 0, of which the greatest covers the others; as
+    bars on layer 0, where rings show around what covers them."""
+    x, values = list(estimates), [estimate.value for estimate in estimates.values()]
+    if not layer:
+        _bars(axes, x, estimates.values(), look, label, ring=True)
+        return
+    low, high = zip(*(estimate.interval for estimate in estimates.values()), strict=True)
+    above = Line2D.zorder + layer
+    axes.plot(x, values, f"{look.marker}{look.line}", color=look.colour, ms=5, lw=1.5, label=label, zorder=above)
+    axes.fill_between(x, low, high, color=look.colour, alpha=BAND, lw=0)
+
+
+def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
     """Nats per answer token of each variant; by kind of row where the task has several, as far as there are markers."""
     kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.kinds))
     kinds = kinds if 0 < len(kinds) <= len(MARKERS) else ["all"]
@@ -136,18 +150,18 @@ def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path) ->
         axes.plot([], [], marker, color="grey", label=kind)
     axes.set_xlabel("nats per answer token, with the 95 % interval; fewer are better")
     if len(kinds) > 1:
-        _legend(figure, len(kinds))
-    _write(figure, headlines.likelihood(variants), path)
+        legend(figure, len(kinds))
+    write(figure, headlines.likelihood(variants, kinds, told), path)
 
 
-def positions(variants: Sequence[VariantResults], style: Styles, path: Path) -> None:
+def positions(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
     """Nats per token of each variant: over the tokens of the window that it has read, at the end of each bin, and over
     the windows that it has read."""
     figure, (within, windows) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     bins = sorted({found for variant in variants for found in variant.windows}, key=lambda found: found.first)
     names = list(dict.fromkeys(found.name for found in bins))
-    for i, variant in enumerate(variants):
-        look, label = style[variant.name], f"{variant.name}, N = {variant.sleep_passes}"
+    for i, (variant, label) in enumerate(zip(variants, _labels(variants), strict=True)):
+        look = style[variant.name]
         read = variant.within
         _bars(within, [found.last for found in read], read.values(), look, label)
         places = [names.index(found.name) + 0.5 * _offset(i, len(variants)) for found in variant.windows]
@@ -158,8 +172,8 @@ def positions(variants: Sequence[VariantResults], style: Styles, path: Path) -> 
     within.set_ylabel("nats per token, with the 95 % interval")
     windows.set_xticks(range(len(names)), names)
     windows.set_xlabel("whole windows that have been read before")
-    _legend(figure, len(variants))
-    _write(figure, headlines.positions(variants), path)
+    legend(figure, len(variants))
+    write(figure, headlines.positions(variants, told), path)
 
 
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style: Styles, path: Path) -> None:
@@ -187,8 +201,8 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style
     over_flops.set_xlabel("training FLOPs")
     over_flops.set_xscale("log")  # variants differ by factors
     over_tokens.set_ylabel("share of validation rows right")
-    _legend(figure, len(histories))
-    _write(figure, headlines.learning_curves(histories), path)
+    legend(figure, len(histories))
+    write(figure, headlines.learning_curves(histories), path)
 
 
 def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path, told: Sequence[str] = ()) -> None:
@@ -206,8 +220,8 @@ def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path, told: S
         _bars(axes, etas, [variant.rows for variant in group], look, f"N = {passes}")
     _log_etas(axes, [variant.results[0].fast_weight_lr for group in variants.values() for variant in group])
     axes.set_ylabel("share of test rows right")
-    _legend(figure, len(variants))
-    _write(figure, headlines.etas([variant for group in variants.values() for variant in group], told), path)
+    legend(figure, len(variants))
+    write(figure, headlines.etas([variant for group in variants.values() for variant in group], told), path)
 
 
 def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> None:
@@ -227,23 +241,24 @@ def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> No
     axes.set_ylabel("sleep passes N")
     figure.colorbar(dots, label="validation accuracy")
     figure.legend(loc="outside lower right", fontsize="small", markerscale=0.5, frameon=False)
-    _write(figure, headlines.search(trials, winner), path)
+    write(figure, headlines.search(trials, winner), path)
 
 
 def costs(measured: Sequence[InferenceCost], style: Styles, path: Path) -> None:
     """Milliseconds per token awake and per window asleep, of each variant, over N."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for i, cost in enumerate(measured):
-        look, place = style[cost.variant], cost.sleep_passes * 2 ** (0.3 * _offset(i, len(measured)))
+    passes = [cost.sleep_passes for cost in measured]
+    for place, cost in zip(_beside(passes), measured, strict=True):
+        look = style[cost.variant]
         for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
             label = cost.variant if axis is axes[0] else None
             axis.plot([place], [milliseconds], look.marker, color=look.colour, label=label)
     for axis, words in zip(axes, ("awake: ms per token", "asleep: ms per window"), strict=True):
-        _log_passes(axis, [cost.sleep_passes for cost in measured])
+        _log_passes(axis, passes)
         axis.set_ylabel(words)
         axis.set_ylim(0, 1.2 * max(axis.get_ylim()[1], 1e-6))
-    _legend(figure, len(measured))
-    _write(figure, headlines.costs(measured), path)
+    legend(figure, len(measured))
+    write(figure, headlines.costs(measured), path)
 
 
 def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: Styles, path: Path) -> None:
@@ -262,8 +277,8 @@ def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: St
     axes.set_yscale("log", base=2)
     axes.set_xlabel("tokens read")
     axes.set_ylabel("bytes per row")
-    _legend(figure, 2 * len(kinds), columns=1)
-    _write(figure, headlines.memory({cost.variant: cost for cost in kinds.values()}, lengths[-1]), path)
+    legend(figure, 2 * len(kinds), columns=1)
+    write(figure, headlines.memory({cost.variant: cost for cost in kinds.values()}, lengths[-1]), path)
 
 
 def _offset(i: int, count: int) -> float:
@@ -271,13 +286,10 @@ def _offset(i: int, count: int) -> float:
     return (i - (count - 1) / 2) / max(count, SIDE_BY_SIDE)
 
 
-def _depth_places(depths: Sequence[int]) -> dict[int, float]:
-    """The place of each depth on an axis: one after the other, or logarithmic where they span a factor of LOG_FACTOR.
-    Powers of two are as far apart either way."""
-    first = depths[0]
-    if first > 0 and depths[-1] >= LOG_FACTOR * first:
-        return {depth: math.log2(depth / first) for depth in depths}
-    return {depth: float(i) for i, depth in enumerate(depths)}
+def _beside(passes: Sequence[int]) -> list[float]:
+    """The place of each mark on a logarithmic axis of N, beside the others with its N."""
+    earlier = [passes[:i].count(n) for i, n in enumerate(passes)]
+    return [n * 2 ** (0.5 * _offset(i, passes.count(n))) for n, i in zip(passes, earlier, strict=True)]
 
 
 def _drop_overlapping(axes: Axes) -> None:
@@ -296,18 +308,28 @@ def _drop_overlapping(axes: Axes) -> None:
 
 def _rows(variants: Sequence[VariantResults], marks: int = 1) -> tuple[Figure, Axes]:
     """A picture with a row for each variant, which has so many marks."""
-    etas = {variant.results[0].fast_weight_lr for variant in variants}
-    names = [
-        f"{variant.name}, N = {variant.sleep_passes}"
-        + (f", eta = {variant.results[0].fast_weight_lr:.3g}" if len(etas) > 1 else "")
-        for variant in variants
-    ]
     height = 1.3 + (0.3 + 0.1 * marks) * len(variants)
     figure, axes = plt.subplots(figsize=(7.5, height), layout="constrained")
-    axes.set_yticks(range(len(variants)), names)
+    axes.set_yticks(range(len(variants)), _labels(variants))
     axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     return figure, axes
+
+
+def _labels(variants: Sequence[VariantResults]) -> list[str]:
+    """The names with N, and with eta where variants differ in it, unless the name says it. N is left out where rows
+    have several depths: it may follow the depth."""
+    several = len({variant.results[0].fast_weight_lr for variant in variants}) > 1
+    found = []
+    for variant in variants:
+        passes, eta = variant.sleep_passes, f"{variant.results[0].fast_weight_lr:.3g}"
+        words = [variant.name]
+        if len(variant.answers) == 1 and not re.search(rf"(\bn|@){passes}\b", variant.name):
+            words.append(f"N = {passes}")
+        if several and not re.search(rf"\beta-?{re.escape(eta)}(?![\w.])", variant.name):
+            words.append(f"eta = {eta}")
+        found.append(", ".join(words))
+    return found
 
 
 def _log_passes(axes: Axes, passes: Sequence[int]) -> None:
@@ -330,15 +352,23 @@ def _log_etas(axes: Axes, etas: Sequence[float]) -> None:
     axes.set_xlabel("fast-weight learning rate eta")
 
 
-def _bars(axes: Axes, x: Sequence[float], estimates: Iterable[Estimate], look: Style, label: str | None = None) -> None:
-    """Marks with error bars, joined by a thin line."""
+def _bars(
+    axes: Axes,
+    x: Sequence[float],
+    estimates: Iterable[Estimate],
+    look: Style,
+    label: str | None = None,
+    ring: bool = False,
+) -> None:
+    """Marks with error bars, joined by a thin line. ring: the marks are large and hollow."""
     estimates = list(estimates)
     lengths = np.concatenate([_error_lengths(estimate) for estimate in estimates], axis=1)
     values = [estimate.value for estimate in estimates]
     mark: dict[str, Any] = {
         "fmt": f"{look.marker}{look.line}",
         "lw": 1,
-        "markersize": 5,
+        "markersize": 8 if ring else 5,
+        "fillstyle": "none" if ring else "full",
         "capsize": 3,
         "color": look.colour,
     }
@@ -351,14 +381,15 @@ def _error_lengths(estimate: Estimate) -> npt.NDArray[np.float64]:
     return np.maximum([[estimate.value - low], [high - estimate.value]], 0)
 
 
-def _legend(figure: Figure, entries: int, columns: int | None = None) -> None:
-    """A legend below the axes, where it hides nothing."""
+def legend(figure: Figure, entries: int, columns: int | None = None) -> None:
+    """Add a legend below the axes, where it hides nothing."""
     columns = columns or min(entries, 4 if figure.get_figwidth() > 8 else 3)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (entries // columns))
     figure.legend(loc="outside lower left", fontsize="small", ncols=columns, frameon=False)
 
 
-def _write(figure: Figure, title: str, path: Path) -> None:
+def write(figure: Figure, title: str, path: Path) -> None:
+    """Write the picture with its title, and close it."""
     words = textwrap.fill(title, int(TITLE_CHARACTERS * figure.get_figwidth()))
     figure.suptitle(words, x=0.01, ha="left", fontsize="medium", fontweight="bold")
     with path.open("wb") as file:  # savefig cannot write to a path in an object store

@@ -66,8 +66,8 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
     return [
         _documents(data.variants) if documents else _comparison(data, style, pictures),
         *([] if documents else [_depths(data, style, pictures)]),
-        *_likelihood(data.variants, style, pictures),
-        *_positions(data.variants, style, pictures),
+        *_likelihood(data, style, pictures),
+        *_positions(data, style, pictures),
         *([] if documents else [*_differences(data.variants), *_curves(data, style, pictures)]),
         *_etas(data, pictures),
         *(_search(trials, winner, pictures) for trials, winner in data.searches),
@@ -117,13 +117,13 @@ def _depths(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
     return "Accuracy by depth and N", body
 
 
-def _likelihood(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> list[Section]:
+def _likelihood(data: ReportData, style: plots.Styles, pictures: Path) -> list[Section]:
     """Left out where the comparison has it all: for answers of one token in rows of one kind."""
-    measured = [variant for variant in variants if variant.likelihoods]
+    measured = [variant for variant in data.variants if variant.likelihoods]
     if not any(variant.tells_more for variant in measured):
         return []
     file = pictures / LIKELIHOOD
-    plots.likelihood(measured, style, file)
+    plots.likelihood(measured, style, file, data.told)
     words = (
         "Nats per answer token: the mean cross-entropy of the right token, given all right tokens before it; guessing "
         "among V tokens costs ln V. Tokens right: the share of answer tokens that the model finds most likely. With "
@@ -149,12 +149,12 @@ def _likelihood(variants: list[VariantResults], style: plots.Styles, pictures: P
     return [("Likelihood of the right answers", body)]
 
 
-def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Path) -> list[Section]:
-    measured = [variant for variant in variants if variant.positions]
+def _positions(data: ReportData, style: plots.Styles, pictures: Path) -> list[Section]:
+    measured = [variant for variant in data.variants if variant.positions]
     if not measured:
         return []
     file = pictures / POSITIONS
-    plots.positions(measured, style, file)
+    plots.positions(measured, style, file, data.told)
     words = (
         "Nats per token of documents. The first tokens of a window are predicted from what the model has kept of "
         "earlier windows, later ones also from the window itself. A model that reads whole rows in one window is "
@@ -166,7 +166,7 @@ def _positions(variants: list[VariantResults], style: plots.Styles, pictures: Pa
         ("whole windows read before", [variant.windows for variant in measured]),
     ):
         body += text(f"By {what}:") + table(*position_table(measured, found))
-    if compared := position_differences(variants):
+    if compared := position_differences(data.variants):
         words = (
             "Differences of the nats, by tokens of the window read, and last of all tokens after the first window: on "
             f"the same tokens, so that less is better. {CORRECTION.format(count=len(compared), family='this table')}."

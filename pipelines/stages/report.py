@@ -79,7 +79,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=8)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=9)
 
 
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
@@ -119,13 +119,12 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
 def _pictures(variants: list[VariantResults]) -> dict[str, str]:
     """File -> words, the most telling one first."""
     several_depths = len({depth for variant in variants for depth in variant.answers}) > 1
+    telling = {file: words for file, words in PICTURES.items() if file != DEPTHS or several_depths}
     if any(variant.gap for variant in variants):
-        first = LIKELIHOOD
-    elif several_depths and not any(variant.kinds for variant in variants):
-        first = DEPTHS
-    else:
-        return {file: words for file, words in PICTURES.items() if file != DEPTHS or several_depths}
-    return {first: PICTURES[first], **PICTURES}
+        return {LIKELIHOOD: PICTURES[LIKELIHOOD], **telling}
+    if several_depths and not any(variant.kinds for variant in variants):
+        return {DEPTHS: PICTURES[DEPTHS], **telling}
+    return telling
 
 
 def _by_position(variants: list[VariantResults]) -> list[str]:

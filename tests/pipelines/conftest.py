@@ -9,15 +9,21 @@ from tests.pipelines.reports import data
 
 
 @pytest.fixture
-def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """Each picture of a report, before it is a PNG, by its file's name."""
-    drawn: dict[str, Figure] = {}
-    write = plots._write
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Each picture that the test draws, before it is a PNG, by its file's name."""
+    kept: dict[str, Figure] = {}
+    write = plots.write
 
     def keep(figure: Figure, title: str, path: Path) -> None:
         write(figure, title, path)
-        drawn[path.stem] = figure
+        kept[path.stem] = figure
 
-    monkeypatch.setattr(plots, "_write", keep)
+    monkeypatch.setattr(plots, "write", keep)
+    return kept
+
+
+@pytest.fixture
+def figures(drawn: dict[str, Figure], tmp_path: Path) -> dict[str, Figure]:
+    """The same, with those of a report."""
     sections(data(), tmp_path)
     return drawn

@@ -40,15 +40,22 @@ def test_the_likelihood_has_a_section_with_kinds_depths_and_the_gap(tmp_path: Pa
     at = cells.index("own")
     assert cells[at - 2 : at + 2] == ["n1", "1", "own", "300"] and cells[at + 2].startswith("1.960 [")
     assert {"all", "other", "depth 1", "depth 4", "other - own"} <= set(cells)
-    assert headlines.likelihood(found.variants) == ("other - own: 0.540 nats per answer token with n<2>, 0.040 with n1")
+    kinds = ["other", "own"]
+    assert headlines.likelihood(found.variants, kinds) == (
+        "other - own: 0.540 nats per answer token with n<2>, 0.040 with n1"
+    )
+    assert headlines.likelihood(found.variants, kinds, ("n1",)) == "other - own: 0.040 nats per answer token with n1"
+    assert headlines.likelihood(found.variants, kinds, ("n8",)) == ""
     plain = [
-        replace(r, likelihood=replace(r.likelihood, kinds={}, gap=None))
+        VariantResults(r.variant, [replace(r, likelihood=replace(r.likelihood, gap=None))])
         for variant in found.variants
         for r in variant.results[:1]
         if r.likelihood
     ]
-    assert headlines.likelihood([VariantResults(r.variant, [r]) for r in plain]) == (
-        "1.735 nats per answer token with n<2>, 1.985 with n1"
+    # n<2> has 2.000 and 1.470 nats in the rows of two kinds, n1 2.000 and 1.970
+    assert headlines.likelihood(plain, ["all"]) == "1.735 nats per answer token with n<2>, 1.985 with n1"
+    assert headlines.likelihood(plain, kinds, ("n1", "n<2>")) == (
+        "1.970 to 2.000 nats per answer token with n1, 1.470 to 2.000 with n<2>"
     )
 
 
@@ -148,8 +155,10 @@ def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_p
     assert "2.500 [2.500, 2.500]" in page.texts["td"]  # n1 after one token, the same with both seeds
     assert any(cell.startswith("1.285 [") for cell in page.texts["td"])  # n<2> after three or four
     assert figures["positions"].get_suptitle() == (
-        "After 1 token of a window, 1.535 nats per answer token with n<2>, 2.500 with n1"
+        "After 1 token of a window, 1.535 nats per token with n<2>, 2.500 with n1"
     )
+    assert headlines.positions(variants, ("n1",)) == "After 1 token of a window, 2.500 nats per token with n1"
+    assert headlines.positions(variants, ("n8",)) == ""
     within, windows = figures["positions"].axes
     curves = [list(line.get_xdata()) for line in within.lines if line.get_linestyle() != "None"]
     assert curves == [[1, 2, 4], [1, 2, 4]]

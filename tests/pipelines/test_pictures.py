@@ -1,19 +1,26 @@
 """The pictures of a report, and their titles."""
 
-import math
 import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from benchmarks.evidence import breakeven, unread
+from benchmarks.evidence.experiments import EXPERIMENTS
 from pipelines.reporting import headlines, plots
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.sections import sections
+from pipelines.stages.report import markdown_summary
 from sleepmodel.evaluation.statistics import Estimate
-from tests.pipelines.reports import TRIALS, data, history, result, share
+from tests.pipelines.reports import TRIALS, data, history, result, share, with_likelihood
 
 
 def test_bars_are_drawn_to_the_ends_of_their_interval() -> None:
@@ -34,28 +41,139 @@ def test_each_picture_says_in_its_title_what_it_shows(figures: dict[str, Figure]
     }
 
 
+def at_depths(name: str, passes: int, depths: list[int], right: int = 100) -> VariantResults:
+    """One seed, with the same share of answers right at each depth."""
+    found = result(name, 3, passes, 20)
+    answers = dict.fromkeys(depths, share(right, 100))
+    return VariantResults(name, [replace(found, accuracy=replace(found.accuracy, answers=answers))])
+
+
+def draw_depths(variants: list[VariantResults], told: tuple[str, ...] = ()) -> None:
+    plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull), told)
+
+
+def marks_of(axes: Axes) -> list[Line2D]:
+    """The marks with error bars, without the bars."""
+    found = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    assert all(found)
+    return [line for line in found if line]
+
+
+def x_of(mark: Line2D) -> float:
+    return float(np.asarray(mark.get_xdata())[0])
+
+
 @pytest.mark.parametrize(
-    ("depths", "places"),
-    [
-        ([2, 4, 6, 8], [0, 1, 2, 3]),
-        ([1, 2, 4, 8, 16], [0, 1, 2, 3, 4]),
-        ([0, 4, 300], [0, 1, 2]),
-        ([2, 3, 64], [0, math.log2(1.5), 5]),
-    ],
+    ("depths", "scale"),
+    [([2, 4, 6, 8], "linear"), ([2, 4, 8, 10], "log"), ([0, 4, 300], "linear"), ([2, 3, 64], "log")],
 )
-def test_depths_over_a_wide_range_have_a_logarithmic_axis(depths: list[int], places: list[float]) -> None:
-    assert list(plots._depth_places(depths).values()) == pytest.approx(places)
+def test_the_distance_between_depths_is_true_or_logarithmic(
+    depths: list[int], scale: str, drawn: dict[str, Figure]
+) -> None:
+    draw_depths([at_depths("n1", 1, depths)])
+    (axes,) = drawn["null"].axes
+    assert axes.get_xscale() == scale
+    assert list(axes.get_xticks()) == depths == list(np.asarray(axes.lines[0].get_xdata()))
+
+
+def test_the_variants_that_the_title_compares_cover_the_others(drawn: dict[str, Figure]) -> None:
+    """Here all curves are the same, so that those below show only by their rings."""
+    variants = [at_depths(name, 5, [1, 4, 256]) for name in ("a", "b", "c", "d")]
+    draw_depths(variants, ("b", "a"))
+    (axes,) = drawn["null"].axes
+    lines = {line.get_label(): line for line in axes.lines if line.get_linestyle() != "None"}
+    layers = [lines[name].get_zorder() for name in ("b", "a")]
+    rings = marks_of(axes)
+    assert layers[0] > layers[1] > max(ring.get_zorder() for ring in rings)
+    assert [ring.get_fillstyle() for ring in rings] == ["none", "none"]
+    assert all(ring.get_markersize() > lines["b"].get_markersize() for ring in rings)
+    assert sum(isinstance(each, PolyCollection) for each in axes.collections) == 2  # their intervals
+    # N may follow the depth: no legend claims that 5 passes ran at depth 256
+    assert {text.get_text() for text in drawn["null"].legends[0].get_texts()} == {"a", "b", "c", "d"}
+    draw_depths(variants, ("e",))
+    assert drawn["null"].get_suptitle() == ""  # as no variant is shown that it could compare
+
+
+def test_marks_stand_beside_those_with_the_same_n(drawn: dict[str, Figure]) -> None:
+    passes = [1, 1, 1, 2, 8]
+    draw_depths([at_depths(f"v{i}", n, [6]) for i, n in enumerate(passes)])
+    (axes,) = drawn["null"].axes
+    marks = [x_of(line) for line in marks_of(axes)]
+    costs = [replace(data().costs[0], variant=f"v{i}", sleep_passes=n) for i, n in enumerate(passes)]
+    plots.costs(costs, plots.styles([cost.variant for cost in costs]), Path(os.devnull))
+    for axes in drawn["null"].axes:
+        assert [x_of(line) for line in axes.lines] == marks
+    assert marks[0] < marks[1] == 1 < marks[2] and marks[3:] == [2, 8]
+
+
+def test_a_row_s_label_adds_what_the_name_does_not_say() -> None:
+    found = [
+        ("n1", 1, 2.0),
+        ("eta0.25-n2", 2, 0.25),
+        ("eta-1", 1, 1.0),
+        ("eta1.5-x", 16, 1.0),
+        ("sleep@4", 4, 2.0),
+        ("window64", 4, 2.0),
+    ]
+    variants = [
+        VariantResults(each.name, [replace(r, fast_weight_lr=eta) for r in each.results])
+        for name, passes, eta in found
+        for each in [at_depths(name, passes, [6])]
+    ]
+    assert plots._labels(variants) == [
+        "n1, eta = 2",
+        "eta0.25-n2",
+        "eta-1, N = 1",
+        "eta1.5-x, N = 16, eta = 1",
+        "sleep@4, eta = 2",
+        "window64, N = 4, eta = 2",
+    ]
+    assert plots._labels([at_depths("iterated", 5, [1, 256])]) == ["iterated"]
+
+
+def test_only_seeds_that_are_drawn_are_explained(figures: dict[str, Figure], tmp_path: Path) -> None:
+    assert figures["comparison"].axes[0].get_xlabel().endswith("faint dots are seeds")
+    one = data((3,)).variants
+    plots.comparison(one, plots.styles([each.name for each in one]), tmp_path / "one.png")
+    assert "seeds" not in figures["one"].axes[0].get_xlabel()
+
+
+def test_a_report_of_one_depth_does_not_refer_to_a_picture_by_depth(tmp_path: Path) -> None:
+    def summary(depths: list[int]) -> str:
+        variants = [
+            VariantResults(found.variant, [replace(found, accuracy=replace(found.accuracy, answers=answers))])
+            for found in [with_likelihood(result("n1", 3, 1, 20), 1.0, 2.0)]
+            for answers in [dict.fromkeys(depths, share(20, 100))]
+        ]
+        shown = replace(data(), variants=variants, histories={}, costs=[], mistakes=[], searches=[])
+        sections(shown, tmp_path)
+        return markdown_summary("x", shown, tmp_path)
+
+    assert "depths.png" in summary([1, 4])
+    assert "depths.png" not in summary([1]) and "likelihood.png" in summary([1])
+
+
+def test_the_published_pictures_beside_the_reports_share_their_style(drawn: dict[str, Figure], tmp_path: Path) -> None:
+    unread.redraw(tmp_path / "floor.png")
+    breakeven.redraw(tmp_path / "costs.png")
+    for name in ("floor", "costs"):
+        figure = drawn[name]
+        assert figure.get_suptitle() and not any(axes.get_title() or axes.get_legend() for axes in figure.axes)
+        assert figure.legends  # below the axes
+    style = plots.styles(EXPERIMENTS["iterated"].shown)
+    (axes,) = drawn["floor"].axes
+    colours = {str(line.get_label()).partition(",")[0]: line.get_color() for line in axes.lines}
+    assert all(colours[name] == style[name].colour for name in unread.TOLD)
+    _, memory = drawn["costs"].axes
+    sizes = [line.get_markersize() for line in memory.lines]
+    assert sizes == sorted(set(sizes), reverse=True)  # n1, n2 and n4 keep the same number of bytes
 
 
 def test_depths_that_lie_close_together_are_not_written_over_one_another(figures: dict[str, Figure]) -> None:
     depths = [1, 2, 4, 5, 8, 13, 16, 29, 32, 61, 64, 200]
-    found = result("n1", 3, 1, 20)
-    accuracy = replace(found.accuracy, answers={depth: found.accuracy.answers[1] for depth in depths})
-    plots.by_depth_or_passes(
-        [VariantResults("n1", [replace(found, accuracy=accuracy)])], plots.styles(["n1"]), Path(os.devnull)
-    )
+    draw_depths([at_depths("n1", 1, depths)])
     left = figures["null"].axes[0]
-    assert left.get_xticks().tolist() == pytest.approx([math.log2(depth) for depth in depths])
+    assert left.get_xticks().tolist() == depths
     labels = [label for label in left.get_xticklabels() if label.get_text()]
     shown = [label.get_text() for label in labels]
     assert {"1", "2", "4", "8", "16", "32", "64", "200"} <= set(shown) and not {"29", "61"} & set(shown)
@@ -88,7 +206,7 @@ def test_a_headline_compares_the_variants_that_it_is_given() -> None:
     assert headlines.depths(variants, ("b", "c")) == "At depth 4, b is right in 0.600 of answers, c in 0.400"
 
 
-def test_variants_of_one_depth_each_are_curves_by_their_passes(figures: dict[str, Figure]) -> None:
+def test_variants_of_one_depth_each_are_curves_by_their_passes(drawn: dict[str, Figure]) -> None:
     def variant(passes: int, depth: int) -> VariantResults:
         found = result(f"n{passes}-t{depth}", 3, passes, 20)
         accuracy = replace(found.accuracy, answers={depth: share(60 + 10 * passes, 100)})
@@ -96,7 +214,7 @@ def test_variants_of_one_depth_each_are_curves_by_their_passes(figures: dict[str
 
     variants = [variant(passes, depth) for depth in (2, 4) for passes in (1, 2)]
     plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull))
-    (axes,) = figures["null"].axes
+    (axes,) = drawn["null"].axes
     assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
         "N = 1": [0.7, 0.7],
         "N = 2": [0.8, 0.8],
