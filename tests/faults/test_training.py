@@ -180,7 +180,9 @@ def test_a_killed_controller_is_replaced(job: TrainingJob, undisturbed: Future, 
 
 @pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
 def test_a_controller_that_dies_again_and_again_is_one_error(job: TrainingJob, root: Path) -> None:
-    trained, ended = orphaned(job, "hopeless", root, times=4)
+    # so long that workers which outlive their controller for a moment do not finish it
+    longer = replace(job, train=replace(job.train, steps=2000))
+    trained, ended = orphaned(longer, "hopeless", root, times=4)
     assert re.search(r"RuntimeError: t: Ray Train's controller, .*, died 4 times", ended.stderr)
     latest = saved.latest(Path(trained.output) / CHECKPOINTS)
     assert latest is not None and latest.step >= 8
