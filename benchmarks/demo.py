@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.evidence.publish import publish
+from benchmarks.evidence.publish import publish, render
 from pipelines.arguments import add_root, given_root
 from pipelines.config.presets import PRESETS
 
@@ -16,7 +16,9 @@ def main() -> None:
     add_root(parser)
     root = given_root(parser, parser.parse_args())
     try:
-        print(f"published {publish(PRESETS['demo'], root, 'demo')}")
+        directory = publish(PRESETS["demo"], root, "demo")
+        render(directory)
+        print(f"published {directory}")
     except ValueError as error:
         parser.error(str(error))
 

@@ -1,9 +1,9 @@
-"""Copy what a finished pipeline found into benchmarks/results/<name>: numbers, report and pictures."""
+"""Copy what a finished pipeline found into benchmarks/results/<name>, and render it: report and pictures."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ PUBLISHED = Artifact("results.json", Published, remedy="publish it again, with p
 
 
 def publish(experiment: Experiment, root: Path, name: str) -> Path:
-    """The directory that it leaves. Raises ValueError where a step of the pipeline is not finished."""
+    """The directory that it leaves, to be rendered. Raises ValueError where a step of the pipeline is not finished."""
     stages = plan(experiment, Services(experiment, root))
     waiting = [stage.name for stage in stages if state(stage, root) is not State.DONE]
     if waiting:
@@ -61,7 +61,6 @@ def publish(experiment: Experiment, root: Path, name: str) -> Path:
     for file in (READABLE, CURVES):
         if (outputs["report"] / file).exists():
             shutil.copy(outputs["report"] / file, directory / file)
-    render(directory)
     return directory
 
 
@@ -76,10 +75,19 @@ def render(directory: Path, shown: tuple[str, ...] = (), told: tuple[str, ...] =
 
     shown: the variants in the pictures, by default all; told: those that their titles compare.
     """
-    found = PUBLISHED.load(directory)
-    searches = [(found.trials, best(found.trials))] if found.trials else []
-    data = ReportData(found.comparison, {}, {}, searches, found.costs, [], told)
+    data = _data(PUBLISHED.load(directory))
     drawn = [variant for variant in data.variants if not shown or variant.name in shown]
     costs = [cost for cost in data.costs if not shown or cost.variant in shown]
-    sections(ReportData(drawn, {}, {}, searches, costs, [], told), directory)
-    (directory / MARKDOWN).write_text(markdown_summary(found.preset, data, directory))
+    sections(replace(data, variants=drawn, costs=costs, told=told), directory)
+    (directory / MARKDOWN).write_text(report_text(directory))
+
+
+def report_text(directory: Path) -> str:
+    """The report of published numbers, in Markdown, with links to the pictures that are there."""
+    found = PUBLISHED.load(directory)
+    return markdown_summary(found.preset, _data(found), directory)
+
+
+def _data(found: Published) -> ReportData:
+    searches = [(found.trials, best(found.trials))] if found.trials else []
+    return ReportData(found.comparison, {}, {}, searches, found.costs, [])

@@ -2,9 +2,9 @@
 
     python -m benchmarks.evidence [EXPERIMENT ...] [--root DIR]
 
-runs the experiments that are not finished, the cheapest first, publishes each in benchmarks/results/evidence, and
-fills its tables in docs/evidence.md or docs/iterated-sleep.md. Without names it runs those that fit a night of ten
-hours on two cores. You can interrupt it at any time and run it again.
+runs the experiments that are not finished, publishes each in benchmarks/results/evidence, and fills the tables of
+docs/evidence.md, docs/iterated-sleep.md and README. Without names it runs those that fit a night of ten hours on two
+cores, the cheapest first. You can interrupt it at any time and run it again.
 
     python -m benchmarks.evidence --list      how long each takes, and which run by default; runs nothing
     python -m benchmarks.evidence --tables    tables and pictures of the pages and of README anew from what is published
@@ -23,9 +23,10 @@ from rich.table import Table
 from benchmarks.evidence import breakeven, unread
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.findings import fill_readme
+from benchmarks.evidence.pages import EVIDENCE
 from benchmarks.evidence.publish import publish, render
 from benchmarks.evidence.schedule import schedule, schedule_table
-from benchmarks.evidence.tables import fill_tables
+from benchmarks.evidence.tables import adjusted_comparisons, fill_tables
 from benchmarks.results_file import ROOT
 from pipelines.arguments import add_root, given_root
 from pipelines.config.overrides import apply_overrides
@@ -52,20 +53,19 @@ def main() -> None:
     unknown = [name for name in given.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"{unknown[0]!r}: must be one of {', '.join(EXPERIMENTS)}")
-    planned = schedule()
+    if given.experiments and (given.list or given.tables):
+        parser.error(f"{given.experiments[0]!r}: --list and --tables are for all experiments; leave out the name")
     if given.list:
-        Console().print(schedule_table(planned))
+        Console().print(schedule_table(schedule()))
     elif given.tables:
         fill_pages()
     else:
-        chosen = [
-            each.name for each in planned if each.name in given.experiments or (not given.experiments and each.tonight)
-        ]
-        _run_all(chosen, given_root(parser, given))
+        chosen = given.experiments or [each.name for each in schedule() if each.tonight]
+        _run_all(list(dict.fromkeys(chosen)), given_root(parser, given))
 
 
 def _run_all(chosen: list[str], root: Path) -> None:
-    outcomes = {name: "published" if run(name, root) else "failed: see above, then run it again" for name in chosen}
+    outcomes = {name: run(name, root) for name in chosen}
     table = Table("experiment", "preset", "seeds", "outcome")
     for name, outcome in outcomes.items():
         question = EXPERIMENTS[name]
@@ -75,17 +75,17 @@ def _run_all(chosen: list[str], root: Path) -> None:
     print(f"results {ROOT / 'results' / RESULTS}\npages   {', '.join(pages)}")
 
 
-def run(name: str, root: Path) -> bool:
-    """Run an experiment and publish it; False if the pipeline failed."""
+def run(name: str, root: Path) -> str:
+    """Run an experiment, publish it and fill the pages; the outcome as text. The pages are filled in a process of
+    their own, so that an error there does not end the night."""
     question = EXPERIMENTS[name]
     command, assignments = [sys.executable, "pipelines/full.py", question.preset], question.assignments(root)
     finished = subprocess.run([*command, "--root", str(root), "--set", *assignments], cwd=ROOT.parent)
     if finished.returncode:
-        return False
+        return "failed: see above, then run it again"
     publish(apply_overrides(PRESETS[question.preset], assignments), root, f"{RESULTS}/{name}")
-    fill_tables(question.page)
-    fill_readme()
-    return True
+    filled = subprocess.run([sys.executable, "-m", "benchmarks.evidence", "--tables"], cwd=ROOT.parent)
+    return "published, pages not filled: see above, then run --tables" if filled.returncode else "published"
 
 
 def fill_pages() -> None:
@@ -93,7 +93,9 @@ def fill_pages() -> None:
     render(ROOT / "results" / "demo")
     breakeven.redraw()
     unread.redraw()
-    for page in dict.fromkeys(question.page for question in EXPERIMENTS.values()):
-        fill_tables(page)
+    pages = dict.fromkeys(question.page for question in EXPERIMENTS.values())
+    adjusted = {page: adjusted_comparisons(page) for page in pages}
+    for page in pages:
+        fill_tables(page, adjusted[page])
         print(f"page    {page}")
-    print(f"page    {fill_readme()}")
+    print(f"page    {fill_readme(adjusted[EVIDENCE])}")

@@ -3,52 +3,61 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.evidence.experiments import EXPERIMENTS, Question, results_of
 from benchmarks.evidence.pages import fill
-from benchmarks.evidence.publish import PUBLISHED, published_variants, render
+from benchmarks.evidence.publish import PUBLISHED, published_variants, render, report_text
 from benchmarks.results_file import ROOT
 from pipelines.reporting.differences import (
-    CORRECTION,
     EFFECT,
     Difference,
     PairedDifference,
     PositionDifference,
+    correction,
     difference,
     difference_table,
     position_difference_table,
     position_differences,
 )
 from pipelines.reporting.markdown import markdown_table
-from pipelines.stages.report import MARKDOWN
 from sleepmodel.evaluation.statistics import holm
 
+Tested = Sequence[tuple[Difference, float]]  # differences, each with its adjusted p
 
-def fill_tables(page: Path) -> None:
-    """Fill in the block of each published experiment of the page. The comparisons of all of them are one family, so a
-    new experiment changes the adjusted p of the others."""
-    adjusted = adjusted_comparisons(page)
-    count = sum(len(found) for found in adjusted.values())
-    blocks = {}
+
+def fill_tables(page: Path, adjusted: Mapping[str, Tested]) -> None:
+    """Draw the pictures of each published experiment of the page, and fill in its block."""
     for name in adjusted:
-        question, directory = EXPERIMENTS[name], results_of(name)
-        render(directory, question.shown, question.told)
-        blocks[name] = _speed(directory) if question.speed else _quoted(directory / MARKDOWN)
-        if adjusted[name]:
-            blocks[name] += f"\n\n{_differences(adjusted[name], count)}"
-    fill(page, blocks)
+        render(results_of(name), EXPERIMENTS[name].shown, EXPERIMENTS[name].told)
+    fill(page, blocks(page, adjusted))
 
 
-def adjusted_comparisons(page: Path) -> dict[str, list[tuple[Difference, float]]]:
-    """Published experiment of the page -> its comparisons, each with its p adjusted for all comparisons of the page."""
+def blocks(page: Path, adjusted: Mapping[str, Tested]) -> dict[str, str]:
+    """Published experiment of the page -> its block, with links to the pictures that are there."""
+    found, family = {}, family_of(page)
+    for name, tested in adjusted.items():
+        directory = results_of(name)
+        found[name] = _speed(directory) if EXPERIMENTS[name].speed else _quoted(directory)
+        if tested:
+            found[name] += f"\n\n{_differences(tested, family)}"
+    return found
+
+
+def family_of(page: Path) -> int:
+    """How many comparisons the experiments of the page declare, published or not: a number that no result changes."""
+    return sum(len(question.pairs) for question in EXPERIMENTS.values() if question.page == page)
+
+
+def adjusted_comparisons(page: Path) -> dict[str, Tested]:
+    """Published experiment of the page -> its comparisons, each with its p adjusted for all that the page declares."""
     found = {
         name: comparisons(question, results_of(name))
         for name, question in EXPERIMENTS.items()
-        if question.page == page and results_of(name).exists()
+        if question.page == page and (results_of(name) / PUBLISHED.name).is_file()
     }
-    adjusted = iter(holm([each.p_value for own in found.values() for each in own]))
+    adjusted = iter(holm([each.p_value for own in found.values() for each in own], family_of(page)))
     return {name: [(each, next(adjusted)) for each in own] for name, own in found.items()}
 
 
@@ -62,19 +71,19 @@ def comparisons(question: Question, published: Path) -> Sequence[Difference]:
     return [each for each in found if each]
 
 
-def _differences(tested: Sequence[tuple[Difference, float]], count: int) -> str:
-    """The table of some comparisons of a page, which has so many."""
+def _differences(tested: Tested, family: int) -> str:
+    """The table of some comparisons of a page, which declares so many."""
     adjusted = [p for _, p in tested]
     by_seed = [each for each, _ in tested if isinstance(each, PairedDifference)]
     by_document = [each for each, _ in tested if isinstance(each, PositionDifference)]
-    words = CORRECTION.format(count=count, family=f"this page, of which {len(tested)} are in this table")
+    words = correction("this page", family, len(tested))
     if by_document:
         before = (
             "By the tokens of the window that were read, and last of all tokens after the first window, to which p "
             "belongs:"
         )
-        return f"{before}\n\n{markdown_table(*position_difference_table(by_document, adjusted))}\n\n{words}."
-    return f"{markdown_table(*difference_table(by_seed, adjusted))}\n\n{words}; {EFFECT}."
+        return f"{before}\n\n{markdown_table(*position_difference_table(by_document, adjusted))}\n\n{words}"
+    return f"{markdown_table(*difference_table(by_seed, adjusted))}\n\n{words} {EFFECT}."
 
 
 def _speed(published: Path) -> str:
@@ -92,13 +101,11 @@ def _speed(published: Path) -> str:
     return markdown_table(("window", *(f"tokens/s at N = {n}" for n in passes)), rows)
 
 
-def _quoted(report: Path) -> str:
-    """The text of a report without its title: its first picture, and links to the others, from docs/."""
-    body = report.read_text().split("\n", 1)[1].strip()
+def _quoted(published: Path) -> str:
+    """The text of its report without the title: the first picture, and links to the others, from docs/."""
+    body = report_text(published).split("\n", 1)[1].strip()
     pictures = re.findall(r"!\[([^]]+)\]\(([^)/]+\.png)\)", body)
     body = re.sub(r"\n\n!\[[^]]+\]\([^)/]+\.png\)", "", body)
-    (words, file), *others = [
-        (words, f"../{(report.parent / file).relative_to(ROOT.parent)}") for words, file in pictures
-    ]
+    (words, file), *others = [(words, f"../{(published / file).relative_to(ROOT.parent)}") for words, file in pictures]
     links = ", ".join(f"[{words}]({file})" for words, file in others)
     return f"{body}\n\n![{words}]({file})" + (f"\n\nMore pictures: {links}." if links else "")

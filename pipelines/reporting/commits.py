@@ -1,4 +1,4 @@
-"""Which rows of a table were computed by another commit than the rest."""
+"""Which rows of a table were trained by another commit than the rest."""
 
 from __future__ import annotations
 
@@ -7,33 +7,47 @@ from collections.abc import Sequence
 
 from pipelines.reporting.comparison import VariantResults
 
-MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 DIRTY = ("-dirty", "+changes")  # of a commit whose code was changed since
 SHORT = 7  # characters of a commit
+
+Source = tuple[str, bool]  # a commit that is not the most frequent one; whether it trained all seeds of a row
 
 
 def commit_marks(variants: Sequence[VariantResults]) -> dict[str, str]:
     """Variant -> marks of the commits, other than the most frequent one, that trained any of its seeds."""
     mark_of = _mark_of(variants)
-    return {
-        variant.name: "".join(dict.fromkeys(mark_of[result.commit] for result in variant.results))
-        for variant in variants
-    }
+    return {variant.name: " ".join(mark_of[source] for source in _sources(variant, variants)) for variant in variants}
 
 
 def commit_note(variants: Sequence[VariantResults]) -> str:
     """The commits as text, with their marks."""
-    (main, _), *others = _mark_of(variants).items()
-    noted = [f"{mark} at least one seed by {_name(commit)}" for commit, mark in others]
-    return f"Trained by {'; '.join([_name(main), *noted])}."
+    noted = [
+        f"{mark} {'' if whole else 'some seeds '}by {_name(commit)}"
+        for (commit, whole), mark in _mark_of(variants).items()
+    ]
+    return f"Trained by {'; '.join([_name(_main_commit(variants)), *noted])}."
 
 
-def _mark_of(variants: Sequence[VariantResults]) -> dict[str, str]:
-    """Commit -> mark, "" for the most frequent one, which comes first."""
-    counted = Counter(result.commit for variant in variants for result in variant.results)
-    (main, _), *_ = counted.most_common(1)
-    others = [commit for commit in counted if commit != main]
-    return {main: "", **{commit: MARKS[i] for i, commit in enumerate(others)}}
+def _mark_of(variants: Sequence[VariantResults]) -> dict[Source, str]:
+    sources = dict.fromkeys(source for variant in variants for source in _sources(variant, variants))
+    return {source: str(number).translate(SUPERSCRIPTS) for number, source in enumerate(sources, start=1)}
+
+
+def _sources(variant: VariantResults, variants: Sequence[VariantResults]) -> list[Source]:
+    commits = dict.fromkeys(result.commit for result in variant.results)
+    main = _main_commit(variants)
+    return [(commit, len(commits) == 1) for commit in commits if commit != main]
+
+
+def _main_commit(variants: Sequence[VariantResults]) -> str:
+    """The commit of the most trainings. A training is evaluated at several N in rows `variant@N`."""
+    trained = {
+        (variant.name.partition("@")[0], result.seed): result.commit
+        for variant in variants
+        for result in variant.results
+    }
+    return Counter(trained.values()).most_common(1)[0][0]
 
 
 def _name(commit: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ class VariantResults:
         return {
             name: TokenEstimates(
                 seeds[0].right.total,
-                Estimate.of([scores.nats for scores in seeds]),
+                Estimate.of([scores.nats for scores in seeds], least=0.0),
                 Estimate.of([scores.right for scores in seeds]),
             )
             for name, seeds in parts.items()
@@ -107,12 +108,12 @@ class VariantResults:
     @property
     def within(self) -> dict[PositionBin, Estimate]:
         """Nats by the tokens of the window that have been read, after the first window."""
-        return _over_seeds([found.within for found in self.positions])
+        return _over_seeds([found.within for found in self.positions], least=0.0)
 
     @property
     def windows(self) -> dict[PositionBin, Estimate]:
         """Nats by the windows that have been read."""
-        return _over_seeds([found.windows for found in self.positions])
+        return _over_seeds([found.windows for found in self.positions], least=0.0)
 
     @property
     def less_than(self) -> dict[str, dict[PositionBin, Estimate]]:
@@ -147,7 +148,7 @@ class VariantResults:
             "model": self.name,
             "N": str(first.sleep_passes),
             "eta": f"{first.fast_weight_lr:.3g}",
-            **{column: str(share) if intervals else f"{share.value:.3f}" for column, share in shares.items()},
+            **{column: str(share) if intervals else f"{share.value:z.3f}" for column, share in shares.items()},
             **dict(zip(COST_COLUMNS, self._costs(), strict=True)),
         }
 
@@ -157,9 +158,9 @@ class VariantResults:
         return f"{first.tokens / 1e6:.3g}M", f"{first.flops:.2g}", f"{np.median(rates):,.0f}", f"{seconds:.0f}"
 
 
-def _over_seeds(seeds: Sequence[Sequence[PositionBin]]) -> dict[PositionBin, Estimate]:
-    """The first seed's bins, which are those of all, with the estimate over seeds."""
-    return {bins[0]: Estimate.of([each.nats for each in bins]) for bins in zip(*seeds, strict=True)}
+def _over_seeds(seeds: Sequence[Sequence[PositionBin]], least: float = -math.inf) -> dict[PositionBin, Estimate]:
+    """The first seed's bins, which are those of all, with the estimate over seeds. least: of what the nats can be."""
+    return {bins[0]: Estimate.of([each.nats for each in bins], least) for bins in zip(*seeds, strict=True)}
 
 
 def read_variants(evaluation: Path) -> list[VariantResults]:

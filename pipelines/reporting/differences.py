@@ -7,27 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.reporting.comparison import VariantResults
-from sleepmodel.evaluation.statistics import CONFIDENCE, Estimate, Mean, hedges_g
+from sleepmodel.evaluation.statistics import CONFIDENCE, Estimate, Mean, bootstrap_p_value, hedges_g
 
-CORRECTION = (
-    "Adjusted p is by Holm's method, for the {count} comparisons of {family}; a difference is clear of 0 if it is "
-    "below 0.05. Intervals are not adjusted"
-)
 EFFECT = "g is Hedges' effect size: the difference in units of the standard deviation between seeds"
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The share of rows that `better` gets right less that of `other`, paired by seed; with Student's interval, and
-    Hedges' g, None where no seed differs from another."""
+    """The share of rows that `better` gets right less that of `other`, paired by seed; with Student's interval.
+
+    effect: Hedges' g, None with two seeds or where no seed differs from another; ahead: of how many seeds the
+    difference is above 0.
+    """
 
     better: str
     other: str
     mean: Mean
     effect: float | None
+    ahead: int
 
     def __str__(self) -> str:
-        return f"{self.mean.mean:+.3f} ± {self.mean.half_width:.3f}"
+        return f"{_signed(self.mean.mean, 3)} ± {self.mean.half_width:.3f}"
 
     @property
     def p_value(self) -> float:
@@ -36,16 +36,23 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class PositionDifference:
-    """The nats per token of `better` less those of `other`, paired by document: bin -> difference, by the tokens of the
-    window that were read, and last of all tokens after the first window, which has the p-value."""
+    """The nats per token of `better` less those of `other`, paired by document.
+
+    bins: bin -> difference, by the tokens of the window that were read, and last of all tokens after the first window;
+    whole: the last one for each seed.
+    """
 
     better: str
     other: str
     bins: dict[str, Estimate]
+    whole: list[Estimate]
 
     @property
     def p_value(self) -> float:
-        return list(self.bins.values())[-1].p_value
+        """Student's over seeds, like the intervals; over documents for one training."""
+        if len(self.whole) == 1:
+            return bootstrap_p_value(self.whole[0])
+        return Mean.of([each.value for each in self.whole]).p_value
 
 
 Difference = PairedDifference | PositionDifference
@@ -69,15 +76,20 @@ def difference(better: VariantResults, other: VariantResults) -> PairedDifferenc
     if len(common) < 2 or better.answers.keys() != other.answers.keys():
         return None
     one, two = ([of_seed[seed] for seed in common] for of_seed in (first, second))
-    return PairedDifference(
-        better.name, other.name, Mean.of([a - b for a, b in zip(one, two, strict=True)]), hedges_g(one, two)
-    )
+    found = [a - b for a, b in zip(one, two, strict=True)]
+    ahead = sum(each > 0 for each in found)
+    return PairedDifference(better.name, other.name, Mean.of(found), hedges_g(one, two), ahead)
 
 
 def position_differences(variants: Sequence[VariantResults]) -> list[PositionDifference]:
     """The differences by position of all pairs of variants that have them."""
     return [
-        PositionDifference(variant.name, other, {each.name: nats for each, nats in bins.items()})
+        PositionDifference(
+            variant.name,
+            other,
+            {each.name: nats for each, nats in bins.items()},
+            [found.less[other][-1].nats for found in variant.positions],
+        )
         for variant in variants
         for other, bins in variant.less_than.items()
     ]
@@ -90,7 +102,7 @@ def difference_table(found: Sequence[PairedDifference], adjusted: Sequence[float
             f"{each.better} - {each.other}",
             str(each),
             str(each.mean.seeds),
-            "" if each.effect is None else f"{each.effect:+.1f}",
+            "" if each.effect is None else _signed(each.effect, 1),
             *_tested(each, p),
         ]
         for each, p in zip(found, adjusted, strict=True)
@@ -113,6 +125,17 @@ def position_difference_table(found: Sequence[PositionDifference], adjusted: Seq
     return ["nats per token, paired by document", *columns, "p", "adjusted p", "clear of 0"], rows
 
 
+def correction(family: str, count: int, here: int | None = None) -> str:
+    """What the columns of a table of differences mean, as text. family, count: which comparisons the correction is for,
+    and how many; here: how many of them the table has, if not all."""
+    comparisons = "one comparison" if count == 1 else f"{count} comparisons"
+    part = "" if here is None else f", {here} of them here"
+    return (
+        f"Adjusted p: Holm's method over the {comparisons} of {family}{part}. A difference is clear of 0 if its "
+        "adjusted p is below 0.05. Intervals are not adjusted."
+    )
+
+
 def is_clear(adjusted: float) -> bool:
     """Whether a difference with this adjusted p is clear of 0."""
     return adjusted < 1 - CONFIDENCE
@@ -120,6 +143,12 @@ def is_clear(adjusted: float) -> bool:
 
 def _tested(found: Difference, adjusted: float) -> tuple[str, str, str]:
     return _shown(found.p_value), _shown(adjusted), "yes" if is_clear(adjusted) else "no"
+
+
+def _signed(value: float, digits: int) -> str:
+    """The number with its sign, unless it rounds to 0."""
+    shown = f"{value:+.{digits}f}"
+    return shown if float(shown) else shown[1:]
 
 
 def _shown(p: float) -> str:

@@ -19,8 +19,8 @@ from pipelines.reporting.comparison import (
     table_of,
 )
 from pipelines.reporting.differences import (
-    CORRECTION,
     EFFECT,
+    correction,
     difference_table,
     differences,
     position_difference_table,
@@ -169,7 +169,7 @@ def _positions(data: ReportData, style: plots.Styles, pictures: Path) -> list[Se
     if compared := position_differences(data.variants):
         words = (
             "Differences of the nats, by tokens of the window read, and last of all tokens after the first window: on "
-            f"the same tokens, so that less is better. {CORRECTION.format(count=len(compared), family='this table')}."
+            f"the same tokens, so that less is better. {correction('this table', len(compared))}"
         )
         body += text(words) + table(*position_difference_table(compared, holm([each.p_value for each in compared])))
     return [("Nats by position", body)]
@@ -179,8 +179,8 @@ def _differences(variants: list[VariantResults]) -> list[Section]:
     found = differences(variants)
     if not found:
         return []
-    correction = CORRECTION.format(count=len(found), family="this table")
-    words = f"The mean difference, with Student's 95 % interval; {EFFECT}. {correction}."
+    tested = correction("this table", len(found))
+    words = f"The mean difference, with Student's 95 % interval; {EFFECT}. {tested}"
     adjusted = holm([each.p_value for each in found])
     return [("Paired differences", text(words) + table(*difference_table(found, adjusted)))]
 

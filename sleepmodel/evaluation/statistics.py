@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from datagen.checks import require
+
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 RESAMPLES = 2000
@@ -17,6 +19,7 @@ Interval = tuple[float, float]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 DRAWN = 2**22  # numbers that the bootstrap holds at a time
+ROUNDING = 1e-12  # values closer than this differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Mean:
             return cls(float(np.mean(values)), math.inf, n)
         from scipy import stats
 
-        spread = float(np.std(values, ddof=1)) / math.sqrt(n)
+        spread = _deviation(values) / math.sqrt(n)
         return cls(float(np.mean(values)), float(stats.t.ppf(TAILS[1], n - 1)) * spread, n)
 
     @property
@@ -110,13 +113,12 @@ class Mean:
 
     @property
     def p_value(self) -> float:
-        """Student's two-sided p-value of a true mean of 0: below .05 where the interval excludes 0."""
+        """Student's two-sided p-value of a true mean of 0: below .05 where the interval excludes 0. It is 1 where t is
+        undefined: for a single seed, and for seeds that do not differ, which tell nothing of how far others would."""
         from scipy import stats
 
-        if self.seeds < 2 or self.mean == 0:
+        if self.seeds < 2 or self.half_width == 0:
             return 1.0
-        if self.half_width == 0:
-            return 0.0
         quantile = float(stats.t.ppf(TAILS[1], self.seeds - 1))
         return 2 * float(stats.t.sf(quantile * abs(self.mean) / self.half_width, self.seeds - 1))
 
@@ -130,49 +132,62 @@ class Estimate:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
-
-    @property
-    def p_value(self) -> float:
-        """The two-sided p-value of a true value of 0, from an interval over test rows, as if it were a normal
-        distribution's (Altman and Bland 2011)."""
-        from scipy import stats
-
-        low, high = self.interval
-        if self.value == 0 or low == high:
-            return float(self.value == 0)
-        return 2 * float(stats.norm.sf(float(stats.norm.ppf(TAILS[1])) * 2 * abs(self.value) / (high - low)))
+        return f"{self.value:z.3f} [{low:z.3f}, {high:z.3f}]"
 
     @classmethod
-    def of(cls, seeds: Sequence[Share] | Sequence[Estimate]) -> Estimate:
-        """The estimate from that of each seed; an interval over seeds is clipped to [0, 1] for shares. A single share
-        must have an interval."""
+    def of(cls, seeds: Sequence[Share] | Sequence[Estimate], least: float = -math.inf) -> Estimate:
+        """The estimate from that of each seed. An interval over seeds is clipped: to [0, 1] for shares, else to what is
+        at least `least`. A single share must have an interval."""
         first = seeds[0]
         if len(seeds) == 1:
             assert first.interval is not None
             return cls(first.value, first.interval)
         mean = Mean.of([each.value for each in seeds])
-        whole = mean.mean - mean.half_width, mean.mean + mean.half_width
-        return cls(mean.mean, mean.interval if isinstance(first, Share) else whole)
+        above = max(least, mean.mean - mean.half_width), mean.mean + mean.half_width
+        return cls(mean.mean, mean.interval if isinstance(first, Share) else above)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def bootstrap_p_value(found: Estimate) -> float:
+    """The two-sided p-value of a true value of 0, from a bootstrap interval over test rows, as if it were a normal
+    distribution's (Altman and Bland 2011). It is 1 if no resample differs."""
+    from scipy import stats
+
+    low, high = found.interval
+    if low == high:
+        return 1.0
+    return 2 * float(stats.norm.sf(float(stats.norm.ppf(TAILS[1])) * 2 * abs(found.value) / (high - low)))
+
+
+def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
     """Holm's (1979) adjusted p-values, in the order given. If each one below a level counts as a finding, the chance of
-    any false finding among all of them is at most that level, however they depend on one another."""
+    any false finding among all of them is at most that level, however they depend on one another.
+
+    family: the number of comparisons, if some have no p-value yet: they count as the largest ones.
+    """
+    count = len(p_values) if family is None else family
+    require(count >= len(p_values), "family", count, f"at least {len(p_values)}, the number of p-values")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        largest = max(largest, min(1.0, (count - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
 
 
 def hedges_g(first: Sequence[float], second: Sequence[float]) -> float | None:
     """The effect size of paired values: the mean difference over the root mean square of the two standard deviations
-    (Cumming's d_av), times Hedges' factor for few pairs. None if neither varies, or with a single pair.
+    (Cumming's d_av), times Hedges' factor for few pairs. None if neither varies, or with fewer than three pairs: the
+    factor of two is 0.
 
     The deviation of the differences, by which t divides, gives several times as much where pairs differ alike.
     """
     n = len(first)
-    spread = math.sqrt((np.var(first, ddof=1) + np.var(second, ddof=1)) / 2) if n > 1 else 0.0
-    factor = 1 - 3 / (4 * (n - 1) - 1) if n > 1 else 0.0
+    if n < 3:
+        return None
+    spread = math.hypot(_deviation(first), _deviation(second)) / math.sqrt(2)
+    factor = 1 - 3 / (4 * (n - 1) - 1)
     return factor * float(np.mean(first) - np.mean(second)) / spread if spread else None
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; exactly 0 if only rounding sets its values apart."""
+    return float(np.std(values, ddof=1)) if max(values) - min(values) > ROUNDING else 0.0

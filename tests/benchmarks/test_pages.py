@@ -31,9 +31,19 @@ def test_a_block_without_a_place_is_refused_and_nothing_is_written(tmp_path: Pat
 
 def test_variants_on_other_test_rows_are_no_pair():
     found = EXPERIMENTS["iterated"]
-    for other in ("four-states", "fixed-frame", "one-pass"):
-        with pytest.raises(ValueError, match=f"pairs = .*'{other}'.*: must be variants with the same task"):
+    for other in ("four-states", "one-pass"):
+        with pytest.raises(ValueError, match=f"pairs = .*'{other}'.*: must be variants whose tests ask the same quest"):
             replace(found, pairs=(("iterated", other),))
+
+
+def test_a_comparison_that_no_seed_can_test_is_no_pair():
+    with pytest.raises(ValueError, match=r"pairs = .*: must be \(\) with a single seed"):
+        replace(EXPERIMENTS["iterated"], seeds=(90,))
+
+
+def test_what_a_title_compares_is_in_the_picture():
+    with pytest.raises(ValueError, match=r"told = \['normalized'\]: must be among those shown, iterated, mixture"):
+        replace(EXPERIMENTS["iterated"], told=("iterated", "normalized"))
 
 
 def test_each_page_has_the_blocks_that_its_benchmarks_fill():

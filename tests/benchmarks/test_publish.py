@@ -11,8 +11,10 @@ import pytest
 from benchmarks.evidence.publish import PUBLISHED as RESULTS
 from benchmarks.evidence.publish import Published, published_variants, render
 from benchmarks.results_file import ROOT
-from pipelines.reporting.commits import DIRTY
+from pipelines.reporting.commits import DIRTY, commit_marks, commit_note
+from pipelines.reporting.comparison import VariantResults
 from pipelines.stages.report import MARKDOWN
+from tests.pipelines.reports import result
 
 PUBLISHED = sorted(path.parent for path in ROOT.glob("results/**/results.json"))
 # computed by code that no commit has: to be run again, and then to be struck from this list
@@ -31,7 +33,7 @@ def test_every_published_comparison_is_the_one_in_its_report(directory: Path) ->
     report = (directory / "report.md").read_text()
     for variant in published_variants(directory):
         assert re.search(
-            rf"^\| {re.escape(variant.name)}( [¹²³⁴⁵⁶⁷⁸⁹]+)? \| {variant.sleep_passes} \|", report, re.MULTILINE
+            rf"^\| {re.escape(variant.name)}( [⁰¹²³⁴⁵⁶⁷⁸⁹]+)* \| {variant.sleep_passes} \|", report, re.MULTILINE
         )
         shown = [variant.rows, *variant.answers.values(), *(found.nats for found in variant.token_estimates.values())]
         assert any(str(estimate) in report for estimate in shown)
@@ -61,10 +63,26 @@ def test_a_row_by_another_commit_than_the_rest_says_so(tmp_path: Path) -> None:
     variants |= {"n2": trained_by("n2", "b" * 40, slice(None)), "n4": trained_by("n4", "c" * 40 + "-dirty", slice(1))}
     report = _report(replace(found, variants=variants), tmp_path)
     assert (
-        "Trained by commit aaaaaaa; ¹ at least one seed by commit bbbbbbb; ² at least one seed by commit ccccccc with "
-        "uncommitted changes."
+        "Trained by commit aaaaaaa; ¹ by commit bbbbbbb; ² some seeds by commit ccccccc with uncommitted changes."
     ) in report
     assert "| n1 | 1 |" in report and "| n2 ¹ | 2 |" in report and "| n4 ² | 4 |" in report
+
+
+def test_a_training_counts_once_however_often_it_is_evaluated() -> None:
+    def trained_by(commit: str, name: str, *seeds: int) -> VariantResults:
+        return VariantResults(name, [replace(result(name, seed, 1, 50), commit=commit * 40) for seed in seeds])
+
+    any_passes = [trained_by("b", f"any@{passes}", 1, 2) for passes in (1, 2, 4, 8)]
+    variants = [trained_by("a", "n1", 1, 2), trained_by("a", "n2", 1, 2), *any_passes]
+    assert commit_note(variants) == "Trained by commit aaaaaaa; ¹ by commit bbbbbbb."
+    assert commit_marks(variants) == {"n1": "", "n2": "", **{variant.name: "¹" for variant in any_passes}}
+
+
+def test_a_row_may_have_any_number_of_commits() -> None:
+    by_others = [replace(result("n2", seed, 1, 50), commit=chr(ord("b") + seed) * 40) for seed in range(11)]
+    variants = [VariantResults("n1", [result("n1", seed, 1, 50) for seed in range(2)]), VariantResults("n2", by_others)]
+    assert commit_marks(variants)["n2"] == "¹ ² ³ ⁴ ⁵ ⁶ ⁷ ⁸ ⁹ ¹⁰ ¹¹"
+    assert commit_note(variants).endswith("; ¹¹ some seeds by commit lllllll.")
 
 
 def _report(found: Published, directory: Path) -> str:

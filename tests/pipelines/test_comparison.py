@@ -8,8 +8,19 @@ import pytest
 from scipy import stats
 
 from pipelines.reporting.comparison import VariantResults, floor_of, table_of
-from pipelines.reporting.differences import difference_table, differences
+from pipelines.reporting.differences import (
+    PairedDifference,
+    PositionDifference,
+    correction,
+    difference,
+    difference_table,
+    differences,
+    is_clear,
+    position_differences,
+)
 from sleepmodel.evaluation.accuracy import Accuracy
+from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
+from sleepmodel.evaluation.statistics import Estimate, Mean
 from tests.pipelines.reports import data, result, share
 
 
@@ -22,19 +33,21 @@ def test_paired_differences_are_over_the_common_seeds() -> None:
     variants = {variant.name: variant for variant in _lines(np.random.default_rng())}
     found = {frozenset((d.better, d.other)): d for d in differences(list(variants.values()))}
     assert found.keys() == {frozenset("ab"), frozenset("bc")}  # a and c share one seed, which gives no interval
-    for difference in found.values():
-        values = [
-            {r.seed: r.accuracy.rows.value for r in variants[name].results}
-            for name in (difference.better, difference.other)
-        ]
+    for each in found.values():
+        values = [{r.seed: r.accuracy.rows.value for r in variants[name].results} for name in (each.better, each.other)]
         common = sorted(values[0].keys() & values[1].keys())
         better, other = ([of_line[seed] for seed in common] for of_line in values)
         test = stats.ttest_rel(better, other)
         low, high = test.confidence_interval(0.95)
-        mean = difference.mean
+        mean = each.mean
         assert mean.seeds == len(common) and mean.mean >= 0
         assert (mean.mean - mean.half_width, mean.mean + mean.half_width) == pytest.approx((low, high))
-        assert difference.p_value == pytest.approx(test.pvalue)
+        assert each.p_value == pytest.approx(test.pvalue)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.0002, "0.000"), (0.0002, "0.000"), (0.2, "+0.200"), (-1, "-1.000")])
+def test_a_difference_that_rounds_to_0_has_no_sign(value: float, shown: str) -> None:
+    assert str(PairedDifference("a", "b", Mean(value, 0.001, 3), None, 0)) == f"{shown} ± 0.001"
 
 
 def test_a_difference_is_clear_by_its_adjusted_p_alone() -> None:
@@ -43,6 +56,39 @@ def test_a_difference_is_clear_by_its_adjusted_p_alone() -> None:
     assert head[-2:] == ["adjusted p", "clear of 0"]
     assert first[-2:] == ["< 0.001", "yes"] and second[-2:] == ["0.060", "no"]
     assert [row[4] for row in (first, second)] == [f"{each.p_value:.3f}" for each in found]
+
+
+def test_a_difference_that_is_the_same_with_each_seed_is_not_clear_and_two_seeds_have_no_effect_size() -> None:
+    def variant(name: str, *rights: int) -> VariantResults:
+        return VariantResults(name, [result(name, seed, 1, right) for seed, right in enumerate(rights)])
+
+    alike = difference(variant("a", 60, 70, 80), variant("b", 50, 60, 70))
+    two = difference(variant("a", 60, 75), variant("b", 50, 70))
+    assert alike and two and not is_clear(alike.p_value)
+    _, rows = difference_table([alike, two], [alike.p_value, two.p_value])
+    assert [row[-1] for row in rows] == ["no", "no"]
+    assert rows[0][3] != "" and rows[1][3] == ""
+
+
+def test_differences_by_position_are_tested_over_seeds_where_there_are_several() -> None:
+    def less(value: float) -> NatsByPosition:
+        whole = PositionBin(1, 9, 90, Estimate(value, (value - 0.1, value + 0.1)))
+        return NatsByPosition(8, [], [], {"other": [whole]})
+
+    def compared(*values: float) -> PositionDifference:
+        results = [replace(result("a", seed, 1, 50), positions=less(value)) for seed, value in enumerate(values)]
+        (found,) = position_differences([VariantResults("a", results)])
+        return found
+
+    assert compared(0.12, 0.11, 0.10).p_value == pytest.approx(0.0027437, rel=1e-4)  # scipy's ttest_1samp
+    assert compared(0.1).p_value == pytest.approx(0.05, abs=1e-4)  # of the documents of one training
+
+
+def test_the_note_on_the_correction_counts_in_words_that_fit() -> None:
+    assert correction("this page", 73, 8).startswith(
+        "Adjusted p: Holm's method over the 73 comparisons of this page, 8 of them here. A difference is clear of 0 if "
+    )
+    assert correction("this table", 1).startswith("Adjusted p: Holm's method over the one comparison of this table. A ")
 
 
 def test_variants_that_are_asked_at_other_depths_are_not_compared() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sleepmodel.evaluation.statistics import Estimate, Mean, hedges_g, holm
+from sleepmodel.evaluation.statistics import Estimate, Mean, Share, bootstrap_p_value, hedges_g, holm
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=8)
 
@@ -20,6 +20,13 @@ def test_holm_s_correction_is_the_one_computed_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([0.03]) == [0.03] and holm([]) == []
+
+
+def test_comparisons_without_a_p_value_yet_count_as_the_largest() -> None:
+    few, whole = [0.01, 0.002], [0.01, 0.002, 0.9, 1.0, 0.7]
+    assert holm(few, family=5) == pytest.approx([0.04, 0.01]) == holm(whole)[:2]
+    with pytest.raises(ValueError, match="family = 1: must be at least 2, the number of p-values"):
+        holm(few, family=1)
 
 
 @given(P_VALUES)
@@ -41,13 +48,30 @@ def test_the_order_of_comparisons_does_not_matter(p_values: list[float], shuffle
 def test_the_p_value_of_a_mean_is_student_s() -> None:
     values = np.random.default_rng(7).normal(0.3, 1, 5).tolist()
     assert Mean.of(values).p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
-    assert Mean.of([0.0, 0.0, 0.0]).p_value == 1 and Mean.of([0.25, 0.25]).p_value == 0
-    assert Mean.of([0.5]).p_value == 1  # a single seed shows nothing
+    assert Mean.of([0.12, 0.11, 0.10]).p_value == pytest.approx(0.0027437, rel=1e-4)  # scipy's ttest_1samp
 
 
-def test_the_p_value_of_an_estimate_is_that_of_its_interval() -> None:
-    assert Estimate(1.96, (0.0, 3.92)).p_value == pytest.approx(0.05, abs=1e-4)
-    assert Estimate(0.0, (-1.0, 1.0)).p_value == 1 and Estimate(0.2, (0.2, 0.2)).p_value == 0
+@pytest.mark.parametrize("values", [[0.5], [0.0, 0.0, 0.0], [0.25, 0.25], [0.3 - 0.2, 0.2 - 0.1, 0.1]])
+def test_seeds_that_do_not_differ_show_nothing(values: list[float]) -> None:
+    assert Mean.of(values).p_value == 1
+
+
+def test_the_p_value_of_a_bootstrap_is_that_of_its_interval() -> None:
+    assert bootstrap_p_value(Estimate(1.96, (0.0, 3.92))) == pytest.approx(0.05, abs=1e-4)
+    assert bootstrap_p_value(Estimate(0.0, (-1.0, 1.0))) == 1 == bootstrap_p_value(Estimate(0.2, (0.2, 0.2)))
+
+
+def test_intervals_over_seeds_stay_where_the_values_can_be() -> None:
+    shares = [Share(right, 10) for right in (1, 5, 9)]
+    nats = [Estimate(value, (value, value)) for value in (0.1, 0.5, 2.5)]
+    assert Estimate.of(shares).interval == (0, 1)
+    low, high = Estimate.of(nats).interval
+    assert low < 0 and Estimate.of(nats, least=0.0).interval == (0, high)
+
+
+def test_a_number_that_rounds_to_0_has_no_sign() -> None:
+    assert str(Estimate(-0.0001, (-0.0002, -0.00005))) == "0.000 [0.000, 0.000]"
+    assert str(Estimate(-0.0006, (-1.5, 2.0))) == "-0.001 [-1.500, 2.000]"
 
 
 def test_hedges_g_is_the_difference_in_standard_deviations_between_seeds() -> None:
@@ -56,4 +80,16 @@ def test_hedges_g_is_the_difference_in_standard_deviations_between_seeds() -> No
     assert hedges_g([1.0, 2.0, 3.0], [0.0, 1.5, 2.0]) == pytest.approx(expected)
     # pairs that differ alike have a huge t, and no larger effect than their distance
     assert hedges_g([1.0, 2.0, 3.001], [0.0, 1.0, 2.0]) == pytest.approx(4 / 7, abs=1e-2)
-    assert hedges_g([1.0, 1.0], [0.5, 0.5]) is None and hedges_g([1.0], [0.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([1.0], [0.0]),
+        ([0.4, 0.6], [0.1, 0.2]),  # Hedges' factor is 0 for two pairs
+        ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5]),
+        ([0.3 - 0.2, 0.2 - 0.1, 0.1], [0.0, 0.0, 0.0]),  # equal but for rounding
+    ],
+)
+def test_too_few_pairs_or_no_spread_have_no_effect_size(first: list[float], second: list[float]) -> None:
+    assert hedges_g(first, second) is None
