@@ -207,8 +207,21 @@ EXPERIMENTS = {
         told=("n4-traces", "n4", "n1-same-compute"),
     ),
     "facts": Question("facts-capacity-mini", (40,), told=("16kb", "8kb-2-heads", "n1")),
-    "retrofit": Question("retrofit-recall-mini", THREE, (("n1", "transformer-evicted"), ("n2", "n1")), smollm2=True),
-    "text": Question("text-positions-mini", (40,), POSITIONS, smollm2=True, documents=True),
+    "retrofit": Question(
+        "retrofit-recall-mini",
+        THREE,
+        (("n1", "transformer-evicted"), ("n2", "n1")),
+        smollm2=True,
+        told=("n1", "transformer-evicted"),
+    ),
+    "text": Question(
+        "text-positions-mini",
+        (40,),
+        POSITIONS,
+        smollm2=True,
+        documents=True,
+        told=("sleep", "transformer-evicted", "before-evicted"),
+    ),
     "sliding": Question("gsm-sliding-fig5-mini", (40,), told=("n4", "n1", "transformer-longer")),
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),
     "iterated": Question(
