@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
+from ray._private.services import get_webui_url_from_internal_kv
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
@@ -49,13 +50,22 @@ class _Controller:
 
 
 class _KeepCleaner(PlacementGroupCleanerCallback):
-    """Keeps the cleaner for the controller's next training. It ends by itself when the controller does."""
+    """Keeps the cleaner for the controller's next training. It ends by itself when the controller does.
+
+    It asks the dashboard whether the controller lives. A Ray without one names the address that it would have: there
+    the dashboard of another Ray may answer, which knows no such controller, and the cleaner would end the training."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
+        if not get_webui_url_from_internal_kv():
+            return
         if not _cleaners:
             super().after_controller_start(train_run_context)
             _cleaners.append(self._cleaner)
         self._cleaner, self._controller_actor_id = _cleaners[0], ray.get_runtime_context().get_actor_id()
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        if self._cleaner:
+            super().after_worker_group_start(worker_group)
 
     def _stop_cleaner(self) -> None:
         pass
