@@ -39,6 +39,7 @@ from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import RESTARTS, fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
+from sleepmodel.distributed.search_state import keep_state, restore_state
 from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, train
@@ -113,6 +114,8 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     scheduler = ASHAScheduler(
         time_attr="step", max_t=budget, grace_period=max(1, budget // config.grace), reduction_factor=2
     )
+    keep_state(experiment, output)
+    restore_state(output, output / EXPERIMENT)
     resumed = any((output / EXPERIMENT).glob("experiment_state-*.json"))
     # not a Tuner, which would take the callbacks, the scheduler and all other settings from a pickle
     analysis = tune.run(
