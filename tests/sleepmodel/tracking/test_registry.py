@@ -137,7 +137,7 @@ def test_a_machine_without_this_repository_gets_the_same_answers(
         [sys.executable, "-I", "-S", "-c", FRESH, sysconfig.get_path("purelib")],
         input=json.dumps(asked),
         cwd=tmp_path,
-        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri},
     )
     assert fresh.returncode == 0, fresh.stderr
     told = json.loads(fresh.stdout)

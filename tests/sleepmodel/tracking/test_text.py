@@ -167,7 +167,7 @@ def test_a_machine_without_this_repository_answers_text(
         [sys.executable, "-I", "-S", "-c", ELSEWHERE, sysconfig.get_path("purelib")],
         input=json.dumps({"uri": champion, "texts": TEXTS}),
         cwd=tmp_path,
-        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri},
     )
     assert fresh.returncode == 0, fresh.stderr
     got = json.loads(fresh.stdout)
