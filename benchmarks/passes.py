@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from sleepmodel.accounting import fingerprint
 from sleepmodel.evaluation.probe import Held, check_probed, measure_held
 from sleepmodel.evaluation.statistics import Estimate
 
-READ = 0.5  # a hop can be read if more of the answers than this are right
+READ = 0.5  # a hop can be read if a probe has more of the answers right
 Points = Sequence[dict[str, Any]]
 
 
@@ -134,17 +133,19 @@ def first_read(points: Points) -> dict[int, int]:
 
 
 def verdict(points: Points) -> str:
-    """Does each pass make further hops readable?"""
+    """Whether further passes make further hops readable, and from which pass on each one is."""
     passes = first_read(points)
     if not passes:
         return "No hop can be read off the fast weights after any pass"
-    several, found = len(passes) > 1, list(passes.values())
-    if several and len(set(found)) == 1:
-        return f"Hops {listed(passes)} can all be read after pass {found[0]}; later passes add none"
-    hops, after = ("Hops", "passes") if several else ("Only hop", "pass")
-    said = f"{hops} {listed(passes)} can be read off the fast weights from {after} {listed(found)} on"
-    composes = several and all(before < after for before, after in pairwise(found))
-    return f"{said}: deeper hops take more passes" if composes else said
+    found = list(passes.values())
+    if len(passes) == 1:
+        return f"Only hop {listed(passes)} can be read off the fast weights, from pass {listed(found)} on"
+    if len(set(found)) == 1:
+        return (
+            f"Hops {listed(passes)} can all be read off the fast weights after pass {found[0]}; later passes add none"
+        )
+    said = f"ops {listed(passes)} can be read off the fast weights from passes {listed(found)} on"
+    return f"Deeper hops take more passes: h{said}" if all(map(int.__lt__, found, found[1:])) else f"H{said}"
 
 
 def deepest_read(points: Points) -> int:
@@ -159,8 +160,9 @@ def on_the_way(points: Points) -> str:
     for point in points:
         if point["asked"] == asked and point["passes"]:
             hops = [hop for hop, found in point["decoded"].items() if found["value"] > READ]
-            parts.append(f"{f'hop {listed(hops)}' if hops else 'none'} after pass {point['passes']}")
-    return f"Off a question for {counted(asked)} it reads {'; '.join(parts)}"
+            read = f"{'hops' if len(hops) > 1 else 'hop'} {listed(hops)}" if hops else "none"
+            parts.append(f"{read} after pass {point['passes']}")
+    return f"Off a question for {counted(asked)}, a probe reads {', '.join(parts)}"
 
 
 def counted(hops: int) -> str:
@@ -191,9 +193,9 @@ def draw(points: Points, path: Path) -> None:
     passes, hops = (sorted({point[name] for point in points}) for name in ("passes", "asked"))
     at, deepest = {(point["passes"], point["asked"]): point for point in points}, deepest_read(points)
     panels = {
-        "asked for this hop: the model's answer": lambda n, hop: at[n, hop]["answered"],
-        "asked for this hop: a probe": lambda n, hop: at[n, hop]["decoded"][str(hop)],
-        f"asked for {counted(deepest)}: a probe": lambda n, hop: at[n, deepest]["decoded"][str(hop)],
+        "a question for this hop: the model's answer": lambda n, hop: at[n, hop]["answered"],
+        "a question for this hop: a probe": lambda n, hop: at[n, hop]["decoded"][str(hop)],
+        f"a question for {counted(deepest)}: a probe of each hop": lambda n, hop: at[n, deepest]["decoded"][str(hop)],
     }
     figure, each = plt.subplots(
         1,

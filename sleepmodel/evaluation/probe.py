@@ -2,6 +2,8 @@
 
 A readout that was trained for N passes may fail on what fewer of them leave, although it is there. A probe is fitted to
 each number of passes anew, and sees only what the fast weights give to the token from which an answer is predicted.
+With a single block of fast weights that is one look-up. With several, a later block may look up what an earlier one
+gave, so that what a probe finds need not be held as such.
 """
 
 from __future__ import annotations

@@ -45,26 +45,26 @@ COMPOSED = points({0: NOTHING, 1: FIRST, 2: SECOND, 3: THIRD})
 
 def test_passes_that_compose_hops_are_told_from_passes_that_sharpen_them() -> None:
     read = "can be read off the fast weights from"
-    assert verdict(COMPOSED) == f"Hops 1, 2 and 3 {read} passes 1, 2 and 3 on: deeper hops take more passes"
+    assert verdict(COMPOSED) == f"Deeper hops take more passes: hops 1, 2 and 3 {read} passes 1, 2 and 3 on"
     sharpened = {1: (60, 60, 9, 9), 2: (60, 9, 60, 9), 3: (60, 9, 9, 60)}
     later = {asked: tuple(right + 30 for right in shares) for asked, shares in sharpened.items()}
     assert verdict(points({0: NOTHING, 1: sharpened, 2: later})) == (
-        "Hops 1, 2 and 3 can all be read after pass 1; later passes add none"
+        "Hops 1, 2 and 3 can all be read off the fast weights after pass 1; later passes add none"
     )
     leaping = points({1: FIRST, 2: {**SECOND, 3: (80, 9, 9, 80)}})
     assert verdict(leaping) == f"Hops 1, 2 and 3 {read} passes 1, 2 and 2 on"
-    assert verdict(points({0: NOTHING, 1: FIRST})) == f"Only hop 1 {read} pass 1 on"
+    assert verdict(points({0: NOTHING, 1: FIRST})) == "Only hop 1 can be read off the fast weights, from pass 1 on"
     assert verdict(points({0: NOTHING, 1: NOTHING})) == "No hop can be read off the fast weights after any pass"
 
 
 def test_the_way_to_the_deepest_hop_is_told() -> None:
-    way = "hop 1 after pass 1; hop 1 and 2 after pass 2"
-    assert on_the_way(COMPOSED) == f"Off a question for 3 hops it reads {way}; hop 3 after pass 3"
+    way = "hop 1 after pass 1, hops 1 and 2 after pass 2, hop 3 after pass 3"
+    assert on_the_way(COMPOSED) == f"Off a question for 3 hops, a probe reads {way}"
     # three hops are never read: the question for two shows what is on the way
     assert on_the_way(points({1: FIRST, 2: SECOND})) == (
-        "Off a question for 2 hops it reads hop 1 after pass 1; hop 2 after pass 2"
+        "Off a question for 2 hops, a probe reads hop 1 after pass 1, hop 2 after pass 2"
     )
-    assert on_the_way(points({1: NOTHING})) == "Off a question for 3 hops it reads none after pass 1"
+    assert on_the_way(points({1: NOTHING})) == "Off a question for 3 hops, a probe reads none after pass 1"
 
 
 def test_the_table_and_the_picture_have_every_pass_and_hop(tmp_path: Path) -> None:
