@@ -10,7 +10,7 @@ rows. Writes benchmarks/results/passes.json and passes.png, and fills in the tab
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def verdict(points: Points) -> str:
             f"Hops {listed(passes)} can all be read off the fast weights after pass {found[0]}; later passes add none"
         )
     said = f"ops {listed(passes)} can be read off the fast weights from passes {listed(found)} on"
-    return f"Deeper hops take more passes: h{said}" if all(map(int.__lt__, found, found[1:])) else f"H{said}"
+    return f"Deeper hops take more passes: h{said}" if found == sorted(set(found)) else f"H{said}"
 
 
 def deepest_read(points: Points) -> int:
@@ -192,18 +192,13 @@ def draw(points: Points, path: Path) -> None:
     """Heat maps of hops by passes: the model's answers, probes of the same questions, probes of the deepest ones."""
     passes, hops = (sorted({point[name] for point in points}) for name in ("passes", "asked"))
     at, deepest = {(point["passes"], point["asked"]): point for point in points}, deepest_read(points)
-    panels = {
+    panels: dict[str, Callable[[int, int], dict[str, float]]] = {
         "a question for this hop: the model's answer": lambda n, hop: at[n, hop]["answered"],
         "a question for this hop: a probe": lambda n, hop: at[n, hop]["decoded"][str(hop)],
         f"a question for {counted(deepest)}: a probe of each hop": lambda n, hop: at[n, deepest]["decoded"][str(hop)],
     }
-    figure, each = plt.subplots(
-        1,
-        len(panels),
-        figsize=(1.6 + 0.8 * len(panels) * len(passes), 1.4 + 0.6 * len(hops)),
-        sharey=True,
-        layout="constrained",
-    )
+    size = 1.6 + 0.8 * len(panels) * len(passes), 1.4 + 0.6 * len(hops)
+    figure, each = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
     for axes, (title, estimate) in zip(each, panels.items(), strict=True):
         shares = np.array([[estimate(n, hop)["value"] for n in passes] for hop in hops])
         image = heat_map(axes, shares)
