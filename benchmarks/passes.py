@@ -141,11 +141,9 @@ def verdict(points: Points) -> str:
     if len(passes) == 1:
         return f"Only hop {listed(passes)} can be read off the fast weights, from pass {listed(found)} on"
     if len(set(found)) == 1:
-        return (
-            f"Hops {listed(passes)} can all be read off the fast weights after pass {found[0]}; later passes add none"
-        )
-    said = f"ops {listed(passes)} can be read off the fast weights from passes {listed(found)} on"
-    return f"Deeper hops take more passes: h{said}" if found == sorted(set(found)) else f"H{said}"
+        return f"Pass {found[0]} makes all of hops {listed(passes)} readable; later passes add none"
+    read = f"hops {listed(passes)} can be read off the fast weights from passes {listed(found)} on"
+    return f"Deeper hops take more passes: {read}" if found == sorted(set(found)) else read.capitalize()
 
 
 def deepest_read(points: Points) -> int:

@@ -202,7 +202,7 @@ class Depo(Task):
         Raises ValueError if names may have two tokens, if there are pointers, or if questions cannot state `depth`."""
         require(self.names is not None, "names", self.names, "a number, for names of one token")
         require(self.pointers is None, "pointers", self.pointers, "null: pointers belong to the questions of their row")
-        require(self.stated, "stated", self.stated, "true: a question that does not state its hops has one answer")
+        require(self.stated, "stated", self.stated, "true, so that a question can ask for any number of hops")
         require_whole("depth", depth, 1, self.hops)
         query, pad = len(self._symbols), len(self.vocabulary) - 1
         tokens, _ = rows.batch()

@@ -49,7 +49,7 @@ def test_passes_that_compose_hops_are_told_from_passes_that_sharpen_them() -> No
     sharpened = {1: (60, 60, 9, 9), 2: (60, 9, 60, 9), 3: (60, 9, 9, 60)}
     later = {asked: tuple(right + 30 for right in shares) for asked, shares in sharpened.items()}
     assert verdict(points({0: NOTHING, 1: sharpened, 2: later})) == (
-        "Hops 1, 2 and 3 can all be read off the fast weights after pass 1; later passes add none"
+        "Pass 1 makes all of hops 1, 2 and 3 readable; later passes add none"
     )
     leaping = points({1: FIRST, 2: {**SECOND, 3: (80, 9, 9, 80)}})
     assert verdict(leaping) == f"Hops 1, 2 and 3 {read} passes 1, 2 and 2 on"
