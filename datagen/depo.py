@@ -197,6 +197,28 @@ class Depo(Task):
         problem = f"{path} ({len(cycle)} nodes). {hops} hops from {_node(question.node)}?"
         return QuestionText(problem, _node(question.answer), f"{_node(given)} ({where})")
 
+    def asked_at(self, rows: Rows, depth: int) -> Rows:
+        """Each question of these rows, in their order, in a row of its own that asks for the node `depth` hops away.
+        Raises ValueError if names may have two tokens, if there are pointers, or if questions cannot state `depth`."""
+        require(self.names is not None, "names", self.names, "a number, for names of one token")
+        require(self.pointers is None, "pointers", self.pointers, "null: pointers belong to the questions of their row")
+        require(self.stated, "stated", self.stated, "true, so that a question can ask for any number of hops")
+        require_whole("depth", depth, 1, self.hops)
+        query, pad = len(self._symbols), len(self.vocabulary) - 1
+        tokens, _ = rows.batch()
+        starts, lengths, _ = rows.answers()
+        of_row, which = lengths.nonzero()
+        context = np.where(tokens < 0, pad, tokens)[:, : self.context_length]
+        following = np.full((len(rows), pad + 1), pad)
+        np.put_along_axis(following, context[:, ::2], context[:, 1::2], axis=1)
+        node = end = tokens[of_row, starts[of_row, which] - 2]
+        for _ in range(depth):
+            end = following[of_row, end]
+        asking, equals = (np.full_like(node, token) for token in (query + depth - 1, query + self.hops))
+        found = np.concatenate((context[of_row], np.stack((asking, node, equals, end), axis=1)), axis=1)
+        one = np.ones((len(found), 1), np.int32)
+        return Rows(found.astype(np.uint16), one * (self.context_length + 3), one, one * depth, pad)
+
     def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
         """The first `rows` rows of a shard, a function of (config, split, seed, shard) alone.
 

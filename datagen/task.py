@@ -114,6 +114,14 @@ class Task(Wording, ABC):
         """The same task with another greatest depth. Raises ValueError if the task has only one."""
         raise ValueError(f"depth = {depth!r:.200}: the task {self.name} has one depth; it does not define with_depth")
 
+    def asked_at(self, rows: Rows, depth: int) -> Rows:
+        """Each question of these rows in a row of its own, with the same context, asked at `depth` instead of at its
+        own. Raises ValueError if the task cannot ask its questions so."""
+        raise ValueError(
+            f"depth = {depth!r:.200}: the task {self.name} cannot ask a question at another depth; it does not define "
+            "asked_at"
+        )
+
     def check_rows(self, split: str, rows: int) -> None:
         """Raise ValueError if the task has not so many rows of a split. The default: it can generate any number."""
 

@@ -48,7 +48,7 @@ def test_what_a_title_compares_is_in_the_picture():
 
 def test_each_page_has_the_blocks_that_its_benchmarks_fill():
     blocks = {
-        EVIDENCE: {"told", "told-traces", "latency", "breakeven"},
+        EVIDENCE: {"told", "told-traces", "latency", "breakeven", "passes"},
         ITERATED_SLEEP: {"unread", "halting"},
         PERFORMANCE: {"gpu-steps", "gpu-kernels", "gpu-latency"},
         SCALING: {"rate", "generation", "training", "parallel", "tuning"},

@@ -305,6 +305,42 @@ def test_fields_that_contradict_one_another_are_named(fields: dict[str, Any], me
         Depo(**fields)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_question_can_be_asked_alone_at_any_depth(split: str) -> None:
+    task = Depo(nodes=7, hops=9, queries=4, names=20, drawn="below")
+    rows = task.sample(split, 0, 0, 40)
+    of_row = puzzles(task, rows)
+    assert split != "train" or len({len(puzzle.edges) for puzzle in of_row}) > 2  # so that some contexts have pads
+    for depth in (1, 5, 9):
+        alone = task.asked_at(rows, depth)
+        found, (start, length, depths) = puzzles(task, alone), alone.answers()
+        asked = [(puzzle.edges, question.node) for puzzle in of_row for question in puzzle.questions]
+        assert [(puzzle.edges, *(question.node for question in puzzle.questions)) for puzzle in found] == asked
+        for puzzle in found:
+            (question,) = puzzle.questions
+            assert question.hops == depth and puzzle.solve(question) == question.answer
+            assert question.start == task.context_length + 3
+        assert {*start.flat} == {task.context_length + 3} and {*length.flat} == {1} and {*depths.flat} == {depth}
+
+
+@pytest.mark.parametrize(
+    ("fields", "depth", "message"),
+    [
+        ({"names": None}, 1, "names = None: must be a number, for names of one token"),
+        ({"pointers": "edges"}, 1, "pointers = 'edges': must be null"),
+        ({"stated": False, "drawn": "alike"}, 1, "stated = False: must be true"),
+        ({}, 0, "depth = 0: must be an integer of at least 1, and at most 3"),
+        ({}, 4, "depth = 4: must be an integer of at least 1, and at most 3"),
+    ],
+)
+def test_questions_that_cannot_be_asked_at_another_depth_are_refused(
+    fields: dict[str, Any], depth: int, message: str
+) -> None:
+    task = Depo(**{"nodes": 5, "hops": 3, "queries": 2, "names": 9, **fields})
+    with pytest.raises(ValueError, match=message):
+        task.asked_at(task.sample("test", 0, 0, 2), depth)
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
