@@ -136,6 +136,9 @@ class TrainConfig:
         in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
         "auto" stands for the faster of the first two; a pipeline replaces it before anything depends on it.
+    bucket_tokens: batches of rows that end within the same so many tokens of a window, and sleep and predict in the
+        same windows, but for a few of left-over rows. An epoch has the same rows as without. None: batches have rows of
+        any length. Excludes traces.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
@@ -161,6 +164,7 @@ class TrainConfig:
     seed: int = 0
     validate_every: int = 100
     trace_weight: float = added_later(0.0)
+    bucket_tokens: int | None = added_later(None)
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "validate_every"):
@@ -170,6 +174,10 @@ class TrainConfig:
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.rows is not None:
             require_whole("rows", self.rows, self.batch_size)
+        if self.bucket_tokens is not None:
+            require_whole("bucket_tokens", self.bucket_tokens, 1, MAX_SIZE)
+            traced = self.trace_weight > 0
+            require(not traced, "bucket_tokens", self.bucket_tokens, "null with trace_weight > 0")
         _passes("sleep_passes", self.sleep_passes)
         require(isinstance(self.truncation, Truncation), "truncation", self.truncation, "a Truncation")
         require(isinstance(self.curriculum, Curriculum), "curriculum", self.curriculum, "a Curriculum")

@@ -2,7 +2,8 @@
 
 A step of a small model is thousands of kernels of a few microseconds each, which the host cannot launch as fast as a
 GPU runs them. A replay launches all of them at once. It runs the same kernels on the same memory, so it serves the
-batches whose plans have one shape (BatchPlan.shape): on Rule 110 all of them, on texts of mixed lengths hardly two.
+batches whose plans have one shape (BatchPlan.shape): on Rule 110 all of them. On texts of mixed lengths hardly two
+have one, unless they come in buckets (TrainConfig.bucket_tokens).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datagen.checks import require
 from sleepmodel.batch_plan import BatchPlan
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
+from sleepmodel.plan_filling import filled
 from sleepmodel.transfers import packed_on, unpacked
 
 MOST_GRAPHS = 16  # each keeps its losses and gradients; they share the memory of activations
@@ -36,23 +38,28 @@ def graphed(
     require(scale.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
     if scale.cuda_graphs == "off" or reason is not None:
         return forward
-    return GraphedModel(model, forward, config.precision == "bfloat16")
+    return GraphedModel(model, forward, config.precision == "bfloat16", config.bucket_tokens)
 
 
 class GraphedModel:
     """Calls a model on batches, from the second batch of a shape on by replaying its graph.
 
     forward: the model, or what wraps it, for other batches. autocast: whether the model computes in bfloat16, by
-    torch.autocast. The backward of a batch must come before the next call, as graphs share memory.
+    torch.autocast. bucket_tokens: plans are filled up to multiples of it. The backward of a batch must come before the
+    next call, as graphs share memory.
     """
 
-    def __init__(self, model: SleepModel, forward: Callable[..., Output], autocast: bool) -> None:
-        self.model, self.forward, self.autocast = model, forward, autocast
+    def __init__(
+        self, model: SleepModel, forward: Callable[..., Output], autocast: bool, bucket_tokens: int | None = None
+    ) -> None:
+        self.model, self.forward, self.autocast, self.bucket_tokens = model, forward, autocast, bucket_tokens
         self.seen, self.graphs = set[int](), dict[Hashable, Callable[[Tensor], LossTensors]]()  # seen: hashes of shapes
         self.memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, *batch: Any, plan: BatchPlan) -> Output:
         """The losses; arguments as in SleepModel.forward. The logits are empty where a graph was replayed."""
+        if self.bucket_tokens is not None:
+            plan = filled(plan, self.model.config.window, self.bucket_tokens)
         shape = plan.shape
         known = shape in self.graphs
         if not known and len(self.graphs) == MOST_GRAPHS:
