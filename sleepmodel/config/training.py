@@ -12,8 +12,8 @@ from sleepmodel.config.model import MAX_SIZE
 RECOMPUTE = ("nothing", "block", "pass", "window", "both")
 OPTIMIZERS = ("muon", "adamw")
 Recompute = Literal["nothing", "block", "pass", "window", "both"]
-CUDA_GRAPHS = ("auto", "on", "off")
-CudaGraphs = Literal["auto", "on", "off"]
+CUDA_GRAPHS = ("auto", "on", "off", "step")
+CudaGraphs = Literal["auto", "on", "off", "step"]
 TRAINED = ("all", "inserted")
 BFLOAT16_WEIGHTS = "bfloat16_weights"
 AUTO = "auto"
@@ -210,7 +210,8 @@ class Scale:
         least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
     cuda_graphs: replay the forward and backward of a batch as one launch ("on"). It is what makes small models fast on
-        a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not.
+        a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not. "step": as "on", and without
+        DeepSpeed also the optimiser's step, clipping included. It has not run on a GPU yet, so no other value means it.
     wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
         cluster that starts nodes on demand must be able to start them in this time.
     """
@@ -236,7 +237,8 @@ class Scale:
         require_one_of("recompute", self.recompute, RECOMPUTE)
         require_one_of("cuda_graphs", self.cuda_graphs, CUDA_GRAPHS)
         reason = self.no_cuda_graphs
-        require(self.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
+        wanted = self.cuda_graphs in ("on", "step")
+        require(not wanted or reason is None, "cuda_graphs", self.cuda_graphs, f"auto or off: {reason}")
 
     @property
     def no_cuda_graphs(self) -> str | None:
@@ -256,7 +258,10 @@ class Scale:
         """What `cuda_graphs` comes to on a GPU."""
         if self.cuda_graphs == "off" or self.no_cuda_graphs is not None:
             return f"off, {self.no_cuda_graphs or 'as scale.cuda_graphs says'}"
-        return "replayed for each batch whose shape has come before"
+        replayed = "replayed for each batch whose shape has come before"
+        if self.cuda_graphs == "step":
+            return f"{replayed}; the optimiser's step too, except under DeepSpeed, whose optimiser makes its own step"
+        return replayed
 
     @property
     def cores(self) -> int:
