@@ -121,8 +121,8 @@ class _UpdateGraph:
     them elsewhere."""
 
     def __init__(self, update: Callable[[], Tensor], weights: list[nn.Parameter]) -> None:
-        given = [weight.grad for weight in weights]
-        self.gradients, self.graph = [weight.clone() for weight in given if weight is not None], torch.cuda.CUDAGraph()
+        given = _gradients(weights)
+        self.gradients, self.graph = [gradient.clone() for gradient in given], torch.cuda.CUDAGraph()
         for weight, gradient in zip(weights, self.gradients, strict=True):
             weight.grad = gradient
         try:
@@ -138,9 +138,13 @@ class _UpdateGraph:
             weight.grad = gradient
 
     def __call__(self, weights: list[nn.Parameter]) -> Tensor:
-        torch._foreach_copy_(self.gradients, [weight.grad for weight in weights if weight.grad is not None])
+        torch._foreach_copy_(self.gradients, _gradients(weights))
         self.graph.replay()
         return self.norm.clone()
+
+
+def _gradients(weights: list[nn.Parameter]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 class _GraphBody(nn.Module):

@@ -37,7 +37,7 @@ class RecordedGraph:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, graph: RecordedGraph) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph, self.before = graph, list[tuple[Tensor, Tensor]]()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
