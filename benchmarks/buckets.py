@@ -25,10 +25,10 @@ from pipelines.config.presets import PRESETS
 from sleepmodel.batch_plan import BatchPlan, plan_batch
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
-from sleepmodel.plan_filling import filled
 from sleepmodel.training.batches import BatchSampler
 from sleepmodel.training.buckets import buckets_of
 from sleepmodel.training.cuda_graphs import MOST_GRAPHS
+from sleepmodel.training.plan_filling import filled
 
 # preset: rows of its training data, batch size, batches, values of train.bucket_tokens besides null
 CASES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {

@@ -137,8 +137,8 @@ class TrainConfig:
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
         "auto" stands for the faster of the first two; a pipeline replaces it before anything depends on it.
     bucket_tokens: batches of rows that end within the same so many tokens of a window, and sleep and predict in the
-        same windows, except for a few batches of left-over rows. An epoch has the same rows as without. None: batches have rows of
-        any length. Excludes traces.
+        same windows, except for a few batches of left-over rows. An epoch has the same rows as without. None: batches
+        have rows of any length. Excludes traces.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """

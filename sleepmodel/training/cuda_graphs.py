@@ -19,7 +19,7 @@ from datagen.checks import require
 from sleepmodel.batch_plan import BatchPlan
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
-from sleepmodel.plan_filling import filled
+from sleepmodel.training.plan_filling import filled
 from sleepmodel.transfers import packed_on, unpacked
 
 MOST_GRAPHS = 16  # each keeps its losses and gradients; they share the memory of activations

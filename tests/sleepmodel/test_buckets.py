@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datagen import Rows
@@ -22,13 +22,13 @@ from sleepmodel.batch_plan import BatchPlan, plan_batch
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Curriculum
 from sleepmodel.model import SleepModel
-from sleepmodel.plan_filling import filled
 from sleepmodel.training import buckets as buckets_module
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, split_batch
 from sleepmodel.training.buckets import buckets_of
 from sleepmodel.training.cuda_graphs import GraphedModel
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import Save, build_model, train
+from sleepmodel.training.plan_filling import filled
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.conftest import build_small, gradients
 
@@ -148,7 +148,8 @@ def test_batches_of_a_bucket_have_one_shape(kind: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", MODELS)
 @settings(max_examples=12)
-@given(seed=st.integers(0, 2**16), batch=st.integers(1, 6), multiple=st.integers(1, 7))
+@given(seed=st.integers(0, 2**16), batch=st.integers(1, 20), multiple=st.integers(1, 7))
+@example(seed=1, batch=20, multiple=4)  # with answers that only fill up
 def test_filling_up_a_batch_changes_no_loss_and_no_gradient(kind: str, seed: int, batch: int, multiple: int) -> None:
     """Of any batch, also of rows of several buckets."""
     eviction = MODELS[kind].eviction
@@ -180,17 +181,17 @@ def test_sampled_batches_are_of_one_bucket_and_workers_share_them() -> None:
 
 def test_a_level_is_drawn_in_buckets_and_each_of_its_rows_as_often() -> None:
     rows = mixed_rows(3, 60)
-    config = replace(CONFIG, steps=2000, batch_size=5, curriculum=Curriculum(threshold=0.5))
+    config = replace(CONFIG, steps=2000, batch_size=4, curriculum=Curriculum(threshold=0.5))
     sampler = CurriculumSampler(Blocks.of(rows), config, None, buckets=lambda rows: rows.lengths // 6)
     levels, found, mixed = sampler.levels(0), np.zeros(60, int), 0
     for step in range(config.steps):
         batch, level = levels.batch(step, sampler.schedule, 0)
-        assert level == 0 and len(set(batch.tolist())) == 5
+        assert level == 0 and len(set(batch.tolist())) == 4
         found[batch] += 1
         mixed += len(set((rows.lengths[batch] // 6).tolist())) > 1
     assert set(found[1::2]) == {0}
-    # of 6 batches, at most two have rows of two buckets; a row is in 333 of all, give or take 17
-    assert mixed < 2.1 * config.steps / 6 and np.abs(found[::2] - config.steps / 6).max() < 5 * 17
+    # the 28 rows of 7 batches are others at each step; a row is in 267 of all batches, give or take 15
+    assert mixed < config.steps / 2 and np.abs(found[::2] - config.steps * 4 / 30).max() < 5 * 15
 
 
 def curve(rows: Rows, config: TrainConfig, resume: Path | None = None, save: Path | None = None) -> list[Progress]:
@@ -239,7 +240,7 @@ def test_most_batches_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
         return len(calls)
 
     with torch.no_grad():
-        assert not_replayed(None) > 30 and not_replayed(4) < 15
+        assert not_replayed(None) > 30 and not_replayed(4) < 9  # in buckets, but not filled up: 10
 
 
 def test_traces_have_no_buckets_and_the_default_none() -> None:
