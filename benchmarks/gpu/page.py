@@ -15,6 +15,7 @@ from pipelines.reporting.markdown import markdown_table
 BATCH = 512  # rows in a step, the paper's
 WORDS = {
     "both": "compiled and replayed",
+    "whole": "compiled and replayed, the optimiser's step too",
     "captured": "replayed as CUDA graphs",
     "compiled": "compiled",
     "eager": "eager",

@@ -14,6 +14,7 @@ from benchmarks.gpu.timing import finish, seconds
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.accounting import flops
+from sleepmodel.config.training import CudaGraphs
 from sleepmodel.ops import gated_delta
 from sleepmodel.training.engine import LocalEngine
 
@@ -24,11 +25,13 @@ MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
 
 @dataclass(frozen=True)
 class Form:
-    """How a step runs. ours: with our Triton kernel, if it is there; without, in the torch form."""
+    """How a step runs. captured: forward and backward as CUDA graphs; whole: the optimiser's step too; ours: with our
+    Triton kernel, if it is there; without, in the torch form."""
 
     name: str
     compiled: bool = False
     captured: bool = False
+    whole: bool = False
     ours: bool = True
 
 
@@ -36,6 +39,7 @@ class Form:
 FORMS = (
     Form("both", compiled=True, captured=True),
     Form("captured", captured=True),
+    Form("whole", compiled=True, captured=True, whole=True),
     Form("eager"),
     Form("compiled", compiled=True),
     Form("torch form", ours=False),
@@ -83,7 +87,8 @@ def engine_for(device: torch.device, passes: int, batch: int, form: Form) -> Loc
         for block in model.stack:
             block.compile()
     train = replace(PRESET.train, precision="bfloat16", batch_size=batch)
-    return LocalEngine(model, train, cuda_graphs="on" if form.captured and on_gpu else "off")
+    graphs: CudaGraphs = "step" if form.whole else "on" if form.captured else "off"
+    return LocalEngine(model, train, cuda_graphs=graphs if on_gpu else "off")
 
 
 def matmul_peak(device: torch.device) -> float:

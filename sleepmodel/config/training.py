@@ -12,8 +12,8 @@ from sleepmodel.config.model import MAX_SIZE
 RECOMPUTE = ("nothing", "block", "pass", "window", "both")
 OPTIMIZERS = ("muon", "adamw")
 Recompute = Literal["nothing", "block", "pass", "window", "both"]
-CUDA_GRAPHS = ("auto", "on", "off")
-CudaGraphs = Literal["auto", "on", "off"]
+CUDA_GRAPHS = ("auto", "on", "off", "step")
+CudaGraphs = Literal["auto", "on", "off", "step"]
 TRAINED = ("all", "inserted")
 BFLOAT16_WEIGHTS = "bfloat16_weights"
 AUTO = "auto"
@@ -136,6 +136,9 @@ class TrainConfig:
         in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
         "auto" stands for the faster of the first two; a pipeline replaces it before anything depends on it.
+    bucket_tokens: batches of rows that end within the same so many tokens of a window, and sleep and predict in the
+        same windows, except for a few batches of left-over rows. An epoch has the same rows as without. None: batches
+        have rows of any length. Excludes traces.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
@@ -161,6 +164,7 @@ class TrainConfig:
     seed: int = 0
     validate_every: int = 100
     trace_weight: float = added_later(0.0)
+    bucket_tokens: int | None = added_later(None)
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "validate_every"):
@@ -170,6 +174,10 @@ class TrainConfig:
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.rows is not None:
             require_whole("rows", self.rows, self.batch_size)
+        if self.bucket_tokens is not None:
+            require_whole("bucket_tokens", self.bucket_tokens, 1, MAX_SIZE)
+            traced = self.trace_weight > 0
+            require(not traced, "bucket_tokens", self.bucket_tokens, "null with trace_weight > 0")
         _passes("sleep_passes", self.sleep_passes)
         require(isinstance(self.truncation, Truncation), "truncation", self.truncation, "a Truncation")
         require(isinstance(self.curriculum, Curriculum), "curriculum", self.curriculum, "a Curriculum")
@@ -202,7 +210,8 @@ class Scale:
         least memory).
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
     cuda_graphs: replay the forward and backward of a batch as one launch ("on"). It is what makes small models fast on
-        a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not.
+        a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not. "step": as "on", and without
+        DeepSpeed also the optimiser's step, clipping included. It has not run on a GPU yet, so no other value means it.
     wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
         cluster that starts nodes on demand must be able to start them in this time.
     """
@@ -228,7 +237,8 @@ class Scale:
         require_one_of("recompute", self.recompute, RECOMPUTE)
         require_one_of("cuda_graphs", self.cuda_graphs, CUDA_GRAPHS)
         reason = self.no_cuda_graphs
-        require(self.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
+        wanted = self.cuda_graphs in ("on", "step")
+        require(not wanted or reason is None, "cuda_graphs", self.cuda_graphs, f"auto or off: {reason}")
 
     @property
     def no_cuda_graphs(self) -> str | None:
@@ -248,7 +258,10 @@ class Scale:
         """What `cuda_graphs` comes to on a GPU."""
         if self.cuda_graphs == "off" or self.no_cuda_graphs is not None:
             return f"off, {self.no_cuda_graphs or 'as scale.cuda_graphs says'}"
-        return "replayed for each batch whose shape has come before"
+        replayed = "replayed for each batch whose shape has come before"
+        if self.cuda_graphs == "step":
+            return f"{replayed}; the optimiser's step too, except under DeepSpeed, whose optimiser makes its own step"
+        return replayed
 
     @property
     def cores(self) -> int:

@@ -2,10 +2,14 @@
 
 Each epoch shuffles the blocks of a dataset, and the rows within each block, so that at most two blocks are in memory,
 whatever the number of rows. Every worker reads every block and takes its part of each batch.
+
+With buckets, an epoch has the same rows: those of a block that fill whole batches are shuffled, brought into the order
+of their buckets, cut into batches, and these shuffled. A batch at the border of two blocks has rows of any bucket.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -15,18 +19,25 @@ import numpy.typing as npt
 from datagen.blocks import Blocks
 from datagen.rows import Rows
 from sleepmodel.config.training import TrainConfig
+from sleepmodel.training.buckets import in_buckets
 from sleepmodel.training.curriculum import RowsByLevel
 
 Int64 = npt.NDArray[np.int64]
+Buckets = Callable[[Rows], Int64]  # the bucket of each row
 
 
 class BatchSampler:
-    """The batch of each step. Raises ValueError if there are fewer rows than one batch."""
+    """The batch of each step. Raises ValueError if there are fewer rows than one batch.
+
+    buckets: None: batches have rows of any length.
+    """
 
     level: int | None = None  # of the validation rows; None: all rows
 
-    def __init__(self, blocks: Blocks, config: TrainConfig) -> None:
-        self.config, self.epochs, self.reader = config, EpochOrder(blocks.sizes, config), Prefetcher(blocks)
+    def __init__(self, blocks: Blocks, config: TrainConfig, buckets: Buckets | None = None) -> None:
+        self.config, self.reader = config, Prefetcher(blocks)
+        self.buckets = None if buckets is None else lru_cache(maxsize=2)(lambda i: buckets(self.reader.read(i)))
+        self.epochs = EpochOrder(blocks.sizes, config, self.buckets)
 
     def batch(self, step: int) -> tuple[Rows, int | None]:
         """The rows of a step, for all workers together, and their N; None is the model's."""
@@ -46,11 +57,16 @@ class CurriculumSampler(BatchSampler):
     """
 
     def __init__(
-        self, blocks: Blocks, config: TrainConfig, opened: tuple[int, float] | None, reads_first: bool = False
+        self,
+        blocks: Blocks,
+        config: TrainConfig,
+        opened: tuple[int, float] | None,
+        reads_first: bool = False,
+        buckets: Buckets | None = None,
     ) -> None:
         super().__init__(blocks, config)
         self.reads_first = reads_first
-        self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config))
+        self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config, buckets))
         # block 0, as the block that is read first depends on the seed and may be shorter
         self.schedule = self.levels(0).schedule(config.curriculum)
         self.level = self.schedule.after(*opened) if opened else self.schedule.first
@@ -69,10 +85,15 @@ class CurriculumSampler(BatchSampler):
 
 
 class EpochOrder:
-    """Which rows of which blocks each step reads; an incomplete batch at the end of an epoch is dropped."""
+    """Which rows of which blocks each step reads; an incomplete batch at the end of an epoch is dropped.
 
-    def __init__(self, sizes: tuple[int, ...], config: TrainConfig) -> None:
-        self.sizes, self.config = sizes, config
+    buckets: of the rows of a block; None: batches have rows of any length.
+    """
+
+    def __init__(
+        self, sizes: tuple[int, ...], config: TrainConfig, buckets: Callable[[int], Int64] | None = None
+    ) -> None:
+        self.sizes, self.config, self.buckets = sizes, config, buckets
         self.per_epoch = sum(sizes) // config.batch_size
         if self.per_epoch == 0:
             raise ValueError(f"batch_size = {config.batch_size}: must be at most the {sum(sizes)} training rows")
@@ -104,7 +125,15 @@ class EpochOrder:
         return order
 
     def _rows(self, epoch: int, block: int) -> Int64:
-        return self._stream(epoch, block).permutation(self.sizes[block])
+        stream, size = self._stream(epoch, block), self.config.batch_size
+        rows = stream.permutation(self.sizes[block])
+        if self.buckets is not None:
+            order = self._order(epoch)
+            before = sum(self.sizes[earlier] for earlier in order[: order.index(block)])
+            whole = rows[-before % size :]  # behind those that complete the batch of the block before
+            whole = whole[: len(whole) // size * size]
+            whole[:] = in_buckets(whole, self.buckets(block), size, stream)
+        return rows
 
     def _stream(self, epoch: int, number: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.config.seed, epoch]).jumped(number))

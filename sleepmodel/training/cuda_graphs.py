@@ -1,13 +1,15 @@
-"""The forward and backward of a batch as CUDA graphs: captured once for each shape of batch, then replayed.
+"""CUDA graphs of a batch's forward and backward, captured once for each shape of batch, and of the optimiser's step.
 
 A step of a small model is thousands of kernels of a few microseconds each, which the host cannot launch as fast as a
 GPU runs them. A replay launches all of them at once. It runs the same kernels on the same memory, so it serves the
-batches whose plans have one shape (BatchPlan.shape): on Rule 110 all of them, on texts of mixed lengths hardly two.
+batches whose plans have one shape (BatchPlan.shape): on Rule 110 all of them. On texts of mixed lengths hardly two
+have one, unless they come in buckets (TrainConfig.bucket_tokens).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, cast
 
 import torch
@@ -17,6 +19,7 @@ from datagen.checks import require
 from sleepmodel.batch_plan import BatchPlan
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
+from sleepmodel.training.plan_filling import filled
 from sleepmodel.transfers import packed_on, unpacked
 
 MOST_GRAPHS = 16  # each keeps its losses and gradients; they share the memory of activations
@@ -33,26 +36,32 @@ def graphed(
     """
     device = model.embed.weight.device
     reason = scale.no_cuda_graphs if device.type == "cuda" else "only a GPU has them"
-    require(scale.cuda_graphs != "on" or reason is None, "cuda_graphs", "on", f"auto or off: {reason}")
+    wanted = scale.cuda_graphs in ("on", "step")
+    require(not wanted or reason is None, "cuda_graphs", scale.cuda_graphs, f"auto or off: {reason}")
     if scale.cuda_graphs == "off" or reason is not None:
         return forward
-    return GraphedModel(model, forward, config.precision == "bfloat16")
+    return GraphedModel(model, forward, config.precision == "bfloat16", config.bucket_tokens)
 
 
 class GraphedModel:
     """Calls a model on batches, from the second batch of a shape on by replaying its graph.
 
     forward: the model, or what wraps it, for other batches. autocast: whether the model computes in bfloat16, by
-    torch.autocast. The backward of a batch must come before the next call, as graphs share memory.
+    torch.autocast. bucket_tokens: plans are filled up to multiples of it. The backward of a batch must come before the
+    next call, as graphs share memory.
     """
 
-    def __init__(self, model: SleepModel, forward: Callable[..., Output], autocast: bool) -> None:
-        self.model, self.forward, self.autocast = model, forward, autocast
+    def __init__(
+        self, model: SleepModel, forward: Callable[..., Output], autocast: bool, bucket_tokens: int | None = None
+    ) -> None:
+        self.model, self.forward, self.autocast, self.bucket_tokens = model, forward, autocast, bucket_tokens
         self.seen, self.graphs = set[int](), dict[Hashable, Callable[[Tensor], LossTensors]]()  # seen: hashes of shapes
         self.memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, *batch: Any, plan: BatchPlan) -> Output:
         """The losses; arguments as in SleepModel.forward. The logits are empty where a graph was replayed."""
+        if self.bucket_tokens is not None:
+            plan = filled(plan, self.model.config.window, self.bucket_tokens)
         shape = plan.shape
         known = shape in self.graphs
         if not known and len(self.graphs) == MOST_GRAPHS:
@@ -81,6 +90,61 @@ class GraphedModel:
                 "or if memory is short, a smaller train.batch_size"
             ) from error
         return cast(Callable[[Tensor], LossTensors], captured)
+
+
+class GraphedUpdate:
+    """Calls `update`, after some calls by replaying its graph.
+
+    update: changes `weights` and what belongs to them by their gradients, without waiting for the GPU, and returns the
+    norm of the gradient. What it reads besides must stay at its place in memory, as the learning rates of MuonAdamW do.
+    """
+
+    def __init__(self, update: Callable[[], Tensor], weights: Iterable[nn.Parameter]) -> None:
+        self.update, self.weights = update, [*weights]
+        # by which of the weights have a gradient, as those without stay as they are
+        self.calls, self.graphs = Counter[tuple[bool, ...]](), dict[tuple[bool, ...], _UpdateGraph]()
+
+    def __call__(self) -> Tensor:
+        """The norm of the gradient, which no later call overwrites."""
+        given = [weight for weight in self.weights if weight.grad is not None]
+        learning = tuple(weight.grad is not None for weight in self.weights)
+        self.calls[learning] += 1
+        if self.calls[learning] <= WARMUP:  # which also makes the optimiser's state
+            return self.update()
+        if learning not in self.graphs:
+            self.graphs[learning] = _UpdateGraph(self.update, given)
+        return self.graphs[learning](given)
+
+
+class _UpdateGraph:
+    """The graph of an update of these weights. It reads their gradients from a place of its own, as each backward puts
+    them elsewhere."""
+
+    def __init__(self, update: Callable[[], Tensor], weights: list[nn.Parameter]) -> None:
+        given = _gradients(weights)
+        self.gradients, self.graph = [gradient.clone() for gradient in given], torch.cuda.CUDAGraph()
+        for weight, gradient in zip(weights, self.gradients, strict=True):
+            weight.grad = gradient
+        try:
+            with torch.cuda.graph(self.graph):
+                self.norm = update()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RuntimeError(
+                f"scale.cuda_graphs = step: the update of the weights cannot be captured ({reason}): set "
+                "scale.cuda_graphs=on"
+            ) from error
+        for weight, gradient in zip(weights, given, strict=True):
+            weight.grad = gradient
+
+    def __call__(self, weights: list[nn.Parameter]) -> Tensor:
+        torch._foreach_copy_(self.gradients, _gradients(weights))
+        self.graph.replay()
+        return self.norm.clone()
+
+
+def _gradients(weights: list[nn.Parameter]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 class _GraphBody(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy.typing as npt
 
 from datagen.rows import Rows
 from sleepmodel.config.training import Curriculum, TrainConfig
+from sleepmodel.training.buckets import in_buckets
+
+Int64 = npt.NDArray[np.int64]
 
 
 def levels_of(rows: Rows, curriculum: Curriculum) -> npt.NDArray[np.int64]:
@@ -46,12 +50,13 @@ class LevelSchedule:
 
 
 class RowsByLevel:
-    """The rows of a block, by level."""
+    """The rows of a block, by level. buckets: of rows; None: batches have rows of any length."""
 
-    def __init__(self, rows: Rows, config: TrainConfig) -> None:
+    def __init__(self, rows: Rows, config: TrainConfig, buckets: Callable[[Rows], Int64] | None = None) -> None:
         self.seed, self.batch_size = config.seed, config.batch_size
         levels = levels_of(rows, config.curriculum)
         self.rows = {int(level): np.flatnonzero(levels == level) for level in np.unique(levels)}
+        self.buckets = None if buckets is None else buckets(rows)
 
     def schedule(self, curriculum: Curriculum) -> LevelSchedule:
         """The schedule of a training with these levels. Raises ValueError if a level has fewer rows than a batch."""
@@ -66,12 +71,15 @@ class RowsByLevel:
     def batch(self, step: int, schedule: LevelSchedule, level: int) -> tuple[np.ndarray, int]:
         """Row indices [batch_size] of a step, and their level: a function of (seed, step, deepest open level).
 
-        If the block has fewer rows of that level than a batch, rows are drawn with replacement. Raises ValueError if it
-        has none.
+        If the block has fewer rows of that level than a batch, rows are drawn with replacement, else with buckets from
+        one of them, each row as often as any other. Raises ValueError if it has none.
         """
         stream = np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
         chosen = schedule.drawn(level, stream)
         if chosen not in self.rows:
             raise ValueError(f"level {chosen} has no rows in a block of training rows: make more rows of that level")
-        found = self.rows[chosen]
+        found, size = self.rows[chosen], self.batch_size
+        if self.buckets is not None and len(found) >= size:
+            whole = stream.permutation(found)[: len(found) // size * size]
+            return in_buckets(whole, self.buckets, size, stream)[:size], chosen
         return stream.choice(found, self.batch_size, replace=len(found) < self.batch_size), chosen

@@ -16,7 +16,7 @@ from datagen.checks import require
 from datagen.files import replacing, sha256
 from sleepmodel.config.training import CudaGraphs, Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
-from sleepmodel.training.cuda_graphs import graphed
+from sleepmodel.training.cuda_graphs import GraphedUpdate, graphed
 from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
@@ -79,7 +79,7 @@ class LocalEngine:
     """An engine in plain PyTorch, in this process.
 
     accumulation, cuda_graphs: as in Scale. Raises ValueError if nothing of the model would be trained, with precision
-    "bfloat16_weights", which only DeepSpeed does, or with cuda_graphs "on" where there can be none.
+    "bfloat16_weights", which only DeepSpeed does, or with cuda_graphs "on" or "step" where there can be none.
     """
 
     rank, workers = 0, 1
@@ -95,6 +95,13 @@ class LocalEngine:
         self.peaks = peak_rates(self.optimizer)
         scale = Scale(accumulation=accumulation, recompute=model.recompute, cuda_graphs=cuda_graphs)
         self.forward = graphed(model, model, config, scale)
+        self.captured = cuda_graphs == "step"
+        allowed = "auto, on or off with skips > 0, as the host then reads the norm of each gradient"
+        require(not self.captured or config.skips == 0, "cuda_graphs", cuda_graphs, allowed)
+        self.update = self._update()
+
+    def _update(self) -> Callable[[], Tensor]:
+        return GraphedUpdate(self._apply, self.model.parameters()) if self.captured else self._apply
 
     def backward(
         self,
@@ -112,11 +119,15 @@ class LocalEngine:
         return losses.detached()
 
     def step(self, rate: float) -> Tensor:
+        set_rates(self.optimizer, self.peaks, rate)
+        norm = self.update()
+        self.model.zero_grad()
+        return norm
+
+    def _apply(self) -> Tensor:
         norm = clip_gradient(self.model, self.config.grad_clip)
         if can_apply(self.model, norm, self.config):
-            set_rates(self.optimizer, self.peaks, rate)
             self.optimizer.step()
-        self.model.zero_grad()
         return norm
 
     def mean(self, value: float) -> float:
@@ -126,7 +137,9 @@ class LocalEngine:
         save_whole(self.model, self.optimizer, directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
-        return load_whole(self.model, self.optimizer, directory)
+        state = load_whole(self.model, self.optimizer, directory)
+        self.update = self._update()  # a graph would go on with the optimiser's state of before
+        return state
 
 
 def forward_losses(

@@ -26,6 +26,7 @@ from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
+from sleepmodel.training.buckets import buckets_of
 from sleepmodel.training.engine import Engine, Losses, WeightedTraces, reads_every_step
 from sleepmodel.training.optim import schedule
 from sleepmodel.training.progress import Progress
@@ -253,12 +254,15 @@ def _mean(losses: list[float]) -> float:
 def _sampler(rows: Rows | Blocks, config: TrainConfig, model: ModelConfig, history: list[Progress]) -> BatchSampler:
     blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
     blocks = blocks.first(config.rows) if config.rows else blocks
+    buckets = None
+    if config.bucket_tokens is not None:
+        buckets = functools.partial(buckets_of, model=model, tokens=config.bucket_tokens)
     if config.curriculum.by_level:
         last = history[-1] if history else None
         opened = (last.level, last.accuracy) if last and last.level is not None else None
-        sampler: BatchSampler = CurriculumSampler(blocks, config, opened, model.reads_first)
+        sampler: BatchSampler = CurriculumSampler(blocks, config, opened, model.reads_first, buckets)
     else:
-        sampler = BatchSampler(blocks, config)
+        sampler = BatchSampler(blocks, config, buckets)
     if config.trace_weight:
         check_trainable(sampler.reader.read(0), model, config)
     return sampler

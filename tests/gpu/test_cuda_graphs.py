@@ -16,15 +16,16 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.training import cuda_graphs
-from sleepmodel.training.cuda_graphs import GraphedModel, graphed
+from sleepmodel.training.cuda_graphs import GraphedModel, GraphedUpdate, graphed
 from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.optim import schedule
 
 TASK = Rule110(cells=8, states=2, steps=2)
 MODEL = ModelConfig(
     vocab_size=3, d_model=32, n_heads=2, mixers=("attention", "gated_delta"), window=8, fast_heads=2, key_dim=16,
     value_dim=16, sleep_passes=2,
 )  # fmt: skip
-CONFIG = TrainConfig(steps=8, batch_size=4)
+CONFIG = TrainConfig(steps=8, batch_size=4, warmup_steps=4)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # relative, of losses and gradient norms
 
 
@@ -115,7 +116,8 @@ def test_a_cpu_has_none() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_training_with_graphs_learns_the_same(compiled: bool, precision: Any) -> None:
+@pytest.mark.parametrize("choice", ["on", "step"])
+def test_a_training_with_graphs_learns_the_same(choice: Any, compiled: bool, precision: Any) -> None:
     """Losses and gradient norms of steps that are replayed are those of steps that are not."""
 
     def curve(graphs: Any) -> list[tuple[float, float]]:
@@ -127,9 +129,11 @@ def test_a_training_with_graphs_learns_the_same(compiled: bool, precision: Any) 
         found = []
         for number in range(CONFIG.steps):
             answers = engine.backward(*batch(number)).answers
-            found.append((float(answers), float(engine.step(1.0))))
-        if graphs == "on":
+            found.append((float(answers), float(engine.step(schedule(number, CONFIG)))))
+        if graphs != "off":
             assert isinstance(engine.forward, GraphedModel) and len(engine.forward.graphs) == 1
+        if graphs == "step":
+            assert isinstance(engine.update, GraphedUpdate) and len(engine.update.graphs) == 1
         return found
 
-    torch.testing.assert_close(curve("on"), curve("off"), rtol=TOLERANCE[precision], atol=1e-4)
+    torch.testing.assert_close(curve(choice), curve("off"), rtol=TOLERANCE[precision], atol=1e-4)
