@@ -229,14 +229,22 @@ def table_of(
     exact = not are_documents(variants)
     cells = [variant.cells(intervals, parts, exact) for variant in variants]
     found = dict.fromkeys(column for row in cells for column in row)
-    # variants may differ in their depths: the shares of all come first, then the costs
-    columns = [*(column for column in found if column not in COST_COLUMNS), *COST_COLUMNS]
+    # variants may differ in their depths: the shares of all stand together and ascend, and the costs come last
+    depths = [f"depth {depth}" for depth in all_depths(variants)]
+    others = [column for column in found if column not in {*depths, *COST_COLUMNS}]
+    after = others.index("rows right") + 1 if "rows right" in others else others.index("eta") + 1
+    columns = [*others[:after], *(depth for depth in depths if depth in found), *others[after:], *COST_COLUMNS]
     return columns, [[row.get(column, "") for column in columns] for row in cells]
+
+
+def all_depths(variants: Sequence[VariantResults]) -> list[int]:
+    """The depths of all variants' test rows, ascending."""
+    return sorted({depth for variant in variants for depth in variant.answers})
 
 
 def depths_of(variants: Sequence[VariantResults]) -> tuple[list[str], list[list[str]]]:
     """The share of answers right by depth: the head, and a row of cells for each variant."""
-    depths = sorted({depth for variant in variants for depth in variant.answers})
+    depths = all_depths(variants)
     rows = [
         [variant.name, *(str(variant.answers[depth]) if depth in variant.answers else "" for depth in depths)]
         for variant in variants
@@ -247,7 +255,7 @@ def depths_of(variants: Sequence[VariantResults]) -> tuple[list[str], list[list[
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
     # documents have one column in place of those of the parts
-    parts = 1 if are_documents(variants) else max(len(each.answers) + len(each.kinds) for each in variants)
+    parts = 1 if are_documents(variants) else len(all_depths(variants)) + max(len(each.kinds) for each in variants)
     wide = parts <= WIDE
     columns, rows = table_of(variants, intervals=wide, parts=parts <= MOST_PARTS)
     shown = [i for i, column in enumerate(columns) if column != NATS or any(each.tells_more for each in variants)]

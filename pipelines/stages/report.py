@@ -10,6 +10,7 @@ from pipelines.reporting.commits import commit_marks, commit_note
 from pipelines.reporting.comparison import (
     MOST_PARTS,
     VariantResults,
+    all_depths,
     are_documents,
     depths_of,
     floor_of,
@@ -86,7 +87,7 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     """The table and the pictures, which lie in the directory `pictures`, the most telling one first; to be quoted in
     other pages."""
     variants = data.variants
-    many = max(len(variant.answers) for variant in variants) > MOST_PARTS and not are_documents(variants)
+    many = len(all_depths(variants)) > MOST_PARTS and not are_documents(variants)
     rest = (
         "Training FLOPs are those of the forward and the backward, without the readout of the answers."
         f"{nats_note(variants)} {commit_note(variants)}"
@@ -118,7 +119,7 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
 
 def _pictures(variants: list[VariantResults]) -> dict[str, str]:
     """File -> words, the most telling one first."""
-    several_depths = len({depth for variant in variants for depth in variant.answers}) > 1
+    several_depths = len(all_depths(variants)) > 1
     telling = {file: words for file, words in PICTURES.items() if file != DEPTHS or several_depths}
     if any(variant.gap for variant in variants):
         return {LIKELIHOOD: PICTURES[LIKELIHOOD], **telling}

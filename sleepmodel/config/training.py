@@ -136,9 +136,9 @@ class TrainConfig:
         in bfloat16, and for what is trained also float32 weights, which the optimiser updates and which become the
         model; DeepSpeed does it, so LocalEngine refuses it. The fast weights and the optimiser's state stay float32.
         "auto" stands for the faster of the first two; a pipeline replaces it before anything depends on it.
-    bucket_tokens: batches of rows that end within the same so many tokens of a window, and sleep and predict in the
-        same windows, except for a few batches of left-over rows. An epoch has the same rows as without. None: batches
-        have rows of any length. Excludes traces.
+    bucket_tokens: divide a window into buckets of so many tokens, and make batches of rows that end in the same bucket,
+        and sleep and predict in the same windows, except for a few batches of left-over rows. An epoch has the same
+        rows as without. None: batches have rows of any length. Excludes traces.
     seed: of the initial weights and of the order of rows.
     validate_every: steps between two validations. After each, a run reports and saves a checkpoint.
     """
@@ -211,7 +211,7 @@ class Scale:
     compile: apply torch.compile to each block. It takes a minute at the start, and pays on GPUs with small kernels.
     cuda_graphs: replay the forward and backward of a batch as one launch ("on"). It is what makes small models fast on
         a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not. "step": as "on", and without
-        DeepSpeed also the optimiser's step, clipping included. It has not run on a GPU yet, so no other value means it.
+        DeepSpeed also the optimiser's step, clipping included. It has not run on a GPU, so "auto" leaves it out.
     wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
         cluster that starts nodes on demand must be able to start them in this time.
     """
@@ -279,6 +279,9 @@ def check_compatible(train: TrainConfig, scale: Scale) -> None:
     require(
         not clips, "grad_clip", train.grad_clip, f"0 with zero_stage = {scale.zero_stage}: DeepSpeed clips it wrongly"
     )
+    captured = scale.cuda_graphs == "step" and train.skips > 0
+    allowed = f"auto, on or off with skips = {train.skips}, for which the host reads the norm of each gradient"
+    require(not captured, "cuda_graphs", scale.cuda_graphs, allowed)
     late = scale.zero_stage > 0 and train.skips > 0
     allowed = f"0 with zero_stage = {scale.zero_stage}: DeepSpeed returns the gradient's norm only after applying it"
     require(not late, "skips", train.skips, allowed)

@@ -31,15 +31,21 @@ def keep_state(experiment: Experiment, directory: Path) -> None:
 
 
 def restore_state(directory: Path, experiment: Path) -> None:
-    """Replace the state files in `experiment` by those of the archive in `directory`, if there is one."""
+    """Replace the state files in `experiment` by those of the archive in `directory`, if there is one. If it is
+    damaged, they stay as Tune copied them."""
     remove_temporaries(directory)
     archive = directory / ARCHIVE
     if not archive.exists():
         return
-    with local_copy(archive) as local, zipfile.ZipFile(local) as files:
-        for name in files.namelist():
-            with replacing(experiment / name) as file:
-                file.write_bytes(files.read(name))
+    try:
+        with local_copy(archive) as local, zipfile.ZipFile(local) as files:
+            states = {name: files.read(name) for name in files.namelist()}
+    except zipfile.BadZipFile as error:
+        logger.warning("%s is damaged (%s): the search goes on with the files in %s", archive, error, experiment)
+        return
+    for name, state in states.items():
+        with replacing(experiment / name) as file:
+            file.write_bytes(state)
 
 
 class _KeepState(_FilesystemSyncer):
@@ -58,4 +64,5 @@ class _KeepState(_FilesystemSyncer):
                         files.write(file, file.name)
         except storage_errors() as error:  # as Tune, which goes on and tries again with the next state
             logger.warning("the state of the search could not be saved: %s", error)
+            return False  # a copy would be newer than the archive, which a search begins with
         return bool(super().sync_up(local_dir, remote_dir, exclude))

@@ -82,8 +82,9 @@ def check_probed(model: SleepModel, rows: Rows) -> None:
     config, (start, length, _) = model.config, rows.answers()
     require(config.eviction == "hard", "eviction", config.eviction, "hard: else the cache answers too")
     require(bool(_fast_weights(model)), "mixers", config.mixers, "such that a block has fast weights, to be probed")
-    single = bool((length.sum(1) == 1).all())
-    require(single, "rows", len(rows), "rows with one answer of one token each, which a probe can tell")
+    asked = length.sum(1)
+    row = int((asked != 1).argmax())
+    require(bool(asked[row] == 1), "answer tokens", int(asked[row]), f"1 in each row, for a probe; this is row {row}")
     windows = np.unique((start - 1) // config.window).tolist()
     allowed = f"such that all rows are asked in one window behind others, not in the windows {windows}"
     require(len(windows) == 1 and windows[0] > 0, "window", config.window, allowed)

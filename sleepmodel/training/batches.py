@@ -3,8 +3,8 @@
 Each epoch shuffles the blocks of a dataset, and the rows within each block, so that at most two blocks are in memory,
 whatever the number of rows. Every worker reads every block and takes its part of each batch.
 
-With buckets, an epoch has the same rows: those of a block that fill whole batches are shuffled, brought into the order
-of their buckets, cut into batches, and these shuffled. A batch at the border of two blocks has rows of any bucket.
+With buckets, an epoch has the same rows. Those of a block that fill whole batches are shuffled, sorted by bucket and
+cut into batches, which are shuffled in turn. A batch at the border of two blocks has rows of any bucket.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Buckets of rows, so that the rows of a batch have one length up to a few tokens: less is computed at pads, and on a
-GPU the batches of a bucket have plans of few shapes (BatchPlan.shape)."""
+"""Buckets of rows, so that the rows of a batch differ in length by a few tokens: batches have fewer pads, and on a GPU
+the plans of a bucket's batches have few shapes (BatchPlan.shape)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _kinds(rows: Rows, model: ModelConfig, tokens: int) -> Tensor:
 
 
 def in_buckets(rows: Int64, buckets: Int64, batch_size: int, stream: np.random.Generator) -> Int64:
-    """Row indices [n], a multiple of batch_size, in another order: by bucket, cut into batches, and these shuffled. A
-    batch in which a bucket ends has rows of the next one too. buckets: of all rows."""
+    """Row indices [n] in another order: sorted by bucket, cut into batches, and the batches shuffled. A batch in which
+    a bucket ends has rows of the next one too. n: a multiple of batch_size. buckets: of all rows."""
     batches = rows[buckets[rows].argsort(kind="stable")].reshape(-1, batch_size)
     return stream.permutation(batches).reshape(-1)

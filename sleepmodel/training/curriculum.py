@@ -71,8 +71,9 @@ class RowsByLevel:
     def batch(self, step: int, schedule: LevelSchedule, level: int) -> tuple[np.ndarray, int]:
         """Row indices [batch_size] of a step, and their level: a function of (seed, step, deepest open level).
 
-        If the block has fewer rows of that level than a batch, rows are drawn with replacement, else with buckets from
-        one of them, each row as often as any other. Raises ValueError if it has none.
+        Each row of the level is as likely as any other. With buckets, the rows are those of one batch of `in_buckets`.
+        If the block has fewer rows of the level than a batch, they are drawn with replacement, from all buckets. Raises
+        ValueError if it has none.
         """
         stream = np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
         chosen = schedule.drawn(level, stream)

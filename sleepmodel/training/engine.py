@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from datagen.checks import require
 from datagen.files import replacing, sha256
-from sleepmodel.config.training import CudaGraphs, Scale, TrainConfig
+from sleepmodel.config.training import CudaGraphs, Scale, TrainConfig, check_compatible
 from sleepmodel.model import Output, SleepModel
 from sleepmodel.training.cuda_graphs import GraphedUpdate, graphed
 from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
@@ -79,7 +79,8 @@ class LocalEngine:
     """An engine in plain PyTorch, in this process.
 
     accumulation, cuda_graphs: as in Scale. Raises ValueError if nothing of the model would be trained, with precision
-    "bfloat16_weights", which only DeepSpeed does, or with cuda_graphs "on" or "step" where there can be none.
+    "bfloat16_weights", which only DeepSpeed does, with cuda_graphs "on" or "step" where there can be none, or as
+    check_compatible.
     """
 
     rank, workers = 0, 1
@@ -94,10 +95,9 @@ class LocalEngine:
         self.optimizer = build_optimizer(model, config)
         self.peaks = peak_rates(self.optimizer)
         scale = Scale(accumulation=accumulation, recompute=model.recompute, cuda_graphs=cuda_graphs)
+        check_compatible(config, scale)
         self.forward = graphed(model, model, config, scale)
         self.captured = cuda_graphs == "step"
-        allowed = "auto, on or off with skips > 0, as the host then reads the norm of each gradient"
-        require(not self.captured or config.skips == 0, "cuda_graphs", cuda_graphs, allowed)
         self.update = self._update()
 
     def _update(self) -> Callable[[], Tensor]:

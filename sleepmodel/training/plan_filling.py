@@ -1,4 +1,4 @@
-"""Plans of batches filled up with pads, so that those of a bucket of rows (training/buckets.py) have few shapes."""
+"""Plans of batches filled up with pads, so that the plans of a bucket (training/buckets.py) have few shapes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ NO_TARGET = -100  # which cross_entropy leaves out
 
 
 def filled(plan: BatchPlan, window: int, multiple: int) -> BatchPlan:
-    """The plan of the same batch, without traces, with the same loss: windows with pads up to a multiple of so many
-    tokens, at most `window`, and some answers without a target. A window that this does not fill has a mask, whether
-    or not it has pads, so that the shape does not depend on that."""
+    """A plan of the same batch with the same loss, but with more pads: the width of each window is rounded up to
+    `multiple`, or to `window` if that is less, and the number of answers to one of few, with answers that have no
+    target. The plan must have no traces. A window of less than full width gets a mask even if it has no pads, so that
+    the shape does not depend on them."""
     groups = [
         [_filled_group(group, len(each.tokens), window, multiple) for group in each.groups] for each in plan.windows
     ]
@@ -58,6 +59,7 @@ def _rounded(tokens: int, window: int, multiple: int) -> int:
 
 
 def _room(answers: int) -> int:
-    """So many or up to an eighth more: one of eight numbers between two powers of two."""
+    """The number of answers, rounded up by less than an eighth: there are eight such numbers from one power of two to
+    the next."""
     step = max(1, 2 ** (answers - 1).bit_length() // 16)
     return -(-answers // step) * step

@@ -85,6 +85,23 @@ def test_many_depths_have_a_table_and_a_picture_of_their_own(tmp_path: Path) -> 
     assert "answers right, by depth" not in markdown_summary("few", few, tmp_path)
 
 
+def test_variants_of_different_depths_have_their_columns_in_one_order(tmp_path: Path) -> None:
+    """Together they may have too many depths for columns, though each has few."""
+
+    def summary(*depths: tuple[int, ...]) -> str:
+        few = data((3,))
+        variants = [
+            replace(each, results=[replace(r, accuracy=replace(r.accuracy, answers=answers)) for r in each.results])
+            for each, own in zip(few.variants, depths, strict=True)
+            if (answers := {depth: share(50, 100) for depth in own})
+        ]
+        return markdown_summary("several", replace(few, variants=variants), tmp_path)
+
+    head = "| model | N | eta | rows right | depth 1 | depth 2 | depth 3 | depth 4 | tokens | FLOPs | tokens/s | s |"
+    assert head in summary((1, 4), (1, 2, 3))
+    assert "| answers right, by depth | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |" in summary((1, 3, 5, 7, 9), (2, 4, 6, 8))
+
+
 def test_no_interval_of_a_share_leaves_0_and_1(whole: Page) -> None:
     intervals = [re.fullmatch(r"(\d\.\d+) \[(.+), (.+)\]", cell) for cell in whole.texts["td"]]
     found = [[float(number) for number in match.groups()] for match in intervals if match]

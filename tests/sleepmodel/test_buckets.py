@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ from datagen.canonical import identifying_fields
 from sleepmodel import TrainConfig
 from sleepmodel.batch_plan import BatchPlan, plan_batch
 from sleepmodel.config.model import ModelConfig
-from sleepmodel.config.training import Curriculum
+from sleepmodel.config.training import Curriculum, Scale
 from sleepmodel.model import SleepModel
 from sleepmodel.training import buckets as buckets_module
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, split_batch
 from sleepmodel.training.buckets import buckets_of
-from sleepmodel.training.cuda_graphs import GraphedModel
+from sleepmodel.training.cuda_graphs import GraphedModel, graphed
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import Save, build_model, train
 from sleepmodel.training.plan_filling import filled
@@ -241,6 +242,16 @@ def test_most_batches_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with torch.no_grad():
         assert not_replayed(None) > 30 and not_replayed(4) < 9  # in buckets, but not filled up: 10
+
+
+@pytest.mark.parametrize("bucket_tokens", [None, BUCKET])
+def test_the_graphs_of_a_training_are_of_filled_plans(
+    bucket_tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    on_gpu: Any = SimpleNamespace(embed=SimpleNamespace(weight=SimpleNamespace(device=torch.device("cuda"))))
+    found = graphed(on_gpu, on_gpu, replace(CONFIG, bucket_tokens=bucket_tokens), Scale())
+    assert isinstance(found, GraphedModel) and found.bucket_tokens == bucket_tokens
 
 
 def test_traces_have_no_buckets_and_the_default_none() -> None:

@@ -134,3 +134,10 @@ def test_skipping_where_deepspeed_would_skip_too_late_is_refused() -> None:
     with pytest.raises(ValueError, match=r"skips = 2: must be 0 with zero_stage = 1"):
         check_compatible(TrainConfig(skips=2, grad_clip=0.0), Scale(zero_stage=1))
     check_compatible(TrainConfig(skips=2), Scale())
+
+
+def test_a_captured_step_whose_norm_is_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="cuda_graphs = 'step': must be auto, on or off with skips = 1"):
+        check_compatible(TrainConfig(skips=1), Scale(cuda_graphs="step"))
+    check_compatible(TrainConfig(skips=1), Scale(cuda_graphs="on"))
+    check_compatible(TrainConfig(), Scale(cuda_graphs="step"))

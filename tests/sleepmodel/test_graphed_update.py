@@ -116,6 +116,6 @@ def test_it_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> No
         LocalEngine(build_small(dtype=torch.float32), CONFIG, cuda_graphs="step")
     monkeypatch.setattr(engine_module, "graphed", lambda model, forward, *_: forward)  # as on a GPU
     assert isinstance(LocalEngine(build_small(dtype=torch.float32), CONFIG, cuda_graphs="step").update, GraphedUpdate)
-    with pytest.raises(ValueError, match="cuda_graphs = 'step': must be auto, on or off with skips > 0"):
+    with pytest.raises(ValueError, match="cuda_graphs = 'step': must be auto, on or off with skips = 1"):
         LocalEngine(build_small(dtype=torch.float32), replace(CONFIG, skips=1), cuda_graphs="step")
     assert "DeepSpeed" in Scale(cuda_graphs="step").cuda_graphs_in_words

@@ -155,8 +155,8 @@ def row(tokens: int, *answers: int, length: int = 1) -> Rows:
     [
         ({"eviction": "sliding"}, row(9, 8), "eviction = 'sliding': must be hard"),
         ({"mixers": ("attention",)}, row(9, 8), "mixers = .*: must be such that a block has fast weights"),
-        ({}, row(9, 7, length=2), "rows = 1: must be rows with one answer of one token each"),
-        ({}, row(9, 7, 8), "rows = 1: must be rows with one answer of one token each"),
+        ({}, row(9, 7, length=2), "answer tokens = 2: must be 1 in each row, for a probe; this is row 0"),
+        ({}, Rows.joined([row(9, 8), row(9, 7, 8)]), "answer tokens = 2: must be 1 in each row, .*; this is row 1"),
         ({}, row(9, 5), r"window = 6: must be such that .* not in the windows \[0\]"),
         ({}, Rows.joined([row(15, 8), row(15, 14)]), r"window = 6: must be such that .* not in the windows \[1, 2\]"),
     ],
