@@ -24,8 +24,11 @@ def compared(values: Mapping[str, float], told: Sequence[str] = (), most: bool =
 
 
 def comparison(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
-    """The share of rows right of the variants that are compared. Without a variant that is told, a title is empty."""
-    return _right({variant.name: variant.rows.value for variant in variants}, told, "test rows")
+    """The share of rows right of the variants that are compared; by default of those whose test rows have the depths of
+    the first one's. Without a variant that is told, a title is empty."""
+    asked = variants[0].answers.keys()
+    shares = {each.name: each.rows.value for each in variants if told or each.answers.keys() == asked}
+    return _right(shares, told, "test rows")
 
 
 def depths(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:

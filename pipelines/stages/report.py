@@ -80,7 +80,7 @@ def report_stage(evaluation: Stage, searches: list[Stage], services: Services) -
         (context.output / READABLE).write_text((evaluated / READABLE).read_text(encoding="utf-8"), encoding="utf-8")
         services.log_report(context.output)
 
-    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=9)
+    return Stage("report", {"preset": services.experiment.name}, run, (evaluation, *searches), version=10)
 
 
 def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:

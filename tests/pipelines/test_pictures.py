@@ -197,6 +197,10 @@ def test_a_headline_names_the_paper_s_eta_where_another_is_better() -> None:
     assert headlines.comparison([base]) == "n<2> is right in 0.200 of test rows"
     worse = at(0.25, 2)
     assert headlines.comparison([base, worse]).endswith("n<2> is right in 0.200 of test rows, eta0.25 in 0.010")
+    easier = worse.results[0]
+    easier = replace(easier, accuracy=replace(easier.accuracy, answers={1: easier.accuracy.answers[1]}))
+    other_rows = VariantResults("easier", [easier])
+    assert headlines.comparison([base, other_rows, worse]) == headlines.comparison([base, worse])
 
 
 def test_a_headline_compares_the_variants_that_it_is_given() -> None:
