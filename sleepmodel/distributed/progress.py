@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sleepmodel.training.progress import Progress, ProgressEvent
@@ -73,6 +73,7 @@ class ProgressMailbox:
         options = {"name": _name(), "get_if_exists": True, "scheduling_strategy": here}
         mailbox: Any = _Mailbox  # Ray adds methods to the class that mypy does not know
         self.actor = mailbox.options(**options).remote(KEPT)
+        self._drained: Any = None  # an answer that has not come yet
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
     def __enter__(self) -> ProgressMailbox:
@@ -88,10 +89,15 @@ class ProgressMailbox:
     def flush(self) -> None:
         """Deliver all events that have arrived, in this thread."""
         with self._lock:
+            self._drained = self._drained or self.actor.drain.remote()
             try:
-                texts: list[str] = ray.get(self.actor.drain.remote(), timeout=ANSWER_SECONDS)
-            except RayError:  # the actor is restarting, or Ray is shutting down, which others report
+                texts: list[str] = ray.get(self._drained, timeout=ANSWER_SECONDS)
+            except GetTimeoutError:  # the answer has the events: the next call waits for it again
                 return
+            except RayError:  # the actor is restarting, or Ray is shutting down, which others report
+                self._drained = None
+                return
+            self._drained = None
             for text in texts:
                 source, event = json.loads(text)
                 report = event.pop("report")

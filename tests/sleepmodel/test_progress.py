@@ -14,6 +14,7 @@ import ray
 from datagen import generate
 from sleepmodel import Scale
 from sleepmodel.config.training import Search
+from sleepmodel.distributed import progress
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.progress import ProgressMailbox, SendProgress
 from sleepmodel.distributed.ray_train import fit
@@ -90,6 +91,28 @@ def test_a_training_ends_as_ever_where_nobody_listens(ray_cluster: str, job: Tra
     silent = replace(job, output=str(tmp_path))
     ray.get(ray.remote(num_cpus=0)(fit).remote(silent))
     assert read_training(tmp_path).history[-1].step == CONFIG.steps
+
+
+def test_a_mailbox_that_answers_late_loses_nothing(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, send, free = Heard(), SendProgress("train"), tmp_path / "free"
+    with ProgressMailbox(heard) as mailbox:
+        send(ProgressEvent("a", "a", 1, 12, report(1)))
+        wait_for(lambda: len(heard) == 1, "the first event")
+        monkeypatch.setattr(progress, "ANSWER_SECONDS", 0.01)
+
+        def work(actor: object) -> None:
+            while not free.exists():
+                time.sleep(0.01)
+
+        mailbox.actor.__ray_call__.remote(work)
+        send(ProgressEvent("a", "a", 2, 12, report(2)))
+        for _ in range(3):
+            mailbox.flush()
+        assert len(heard) == 1
+        free.touch()
+        wait_for(lambda: len(heard) == 2, "the event that the mailbox had while it was busy")
 
 
 def test_a_mailbox_that_dies_is_no_ones_error_and_comes_back(ray_cluster: str) -> None:
