@@ -22,7 +22,8 @@ ON_GPU = torch.cuda.is_available()
 # against the float64 recurrence, relative to the norm
 LIMITS = {torch.float16: 4e-3, torch.bfloat16: 4e-2} if ON_GPU else {torch.float16: 4e-3}
 # K = V = 64 at T = 24: where fla's backward was wrong on Hopper below triton 3.7.1 (its issue 640)
-SHAPES = [(2, 24, 2, 64, 64), (1, 75, 1, 64, 32), (1, 1, 2, 32, 32)]
+# one token has many rows, as the gradient of a single decay may be nearly 0
+SHAPES = [(2, 24, 2, 64, 64), (1, 75, 1, 64, 32), (8, 1, 2, 32, 32)]
 
 
 class Index(int):

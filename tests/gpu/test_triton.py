@@ -13,8 +13,9 @@ from sleepmodel.ops import gated_delta_triton
 
 # against the float64 recurrence, relative to the norm. A GPU multiplies bfloat16 inputs in tf32, and rounds results
 LIMITS = {torch.float32: 5e-6, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-# windows of less than a chunk, of one, of several and of a part, and sizes that fill no block
-SHAPES = [(2, 24, 2, 64, 64), (1, 1, 1, 8, 8), (2, 32, 1, 20, 12), (1, 33, 1, 64, 16), (1, 75, 2, 16, 64)]
+# windows of less than a chunk, of one, of several and of a part, and sizes that fill no block. One token has many rows,
+# as the gradient of a single decay may be nearly 0
+SHAPES = [(2, 24, 2, 64, 64), (8, 1, 2, 8, 8), (2, 32, 1, 20, 12), (1, 33, 1, 64, 16), (1, 75, 2, 16, 64)]
 
 
 @pytest.mark.parametrize("reads", [True, False])
