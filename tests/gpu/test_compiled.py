@@ -17,6 +17,7 @@ MODEL = ModelConfig(
     value_dim=16, sleep_passes=2,
 )  # fmt: skip
 TOLERANCE = 1e-1  # relative to the norm of each gradient, which bfloat16 rounds in another order
+NEARLY_0 = 1e-3  # relative to the norm of all gradients
 
 
 def losses_and_gradients(model: SleepModel, tokens: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
@@ -40,5 +41,7 @@ def test_a_compiled_block_is_one_graph(device: torch.device, monkeypatch: pytest
         block.compile(backend="aot_eager", fullgraph=True)
     compiled = losses_and_gradients(model, tokens, mask)
     assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"]
+    # the gradient of one number, as of a head's bias, may be nearly 0 by chance
+    least = NEARLY_0 * torch.stack([gradient.norm() for gradient in plain[1:]]).norm()
     for got, expected in zip(compiled, plain, strict=True):
-        assert (got - expected).norm() <= TOLERANCE * expected.norm().clamp(min=1e-6)
+        assert (got - expected).norm() <= TOLERANCE * expected.norm().clamp(min=least)
