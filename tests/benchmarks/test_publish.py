@@ -24,7 +24,6 @@ BY_CHANGED_CODE = {
     "evidence/gsm/results.json",
     "evidence/told.json",
     "faults.json",
-    "overhead.json",
 }
 
 
