@@ -56,6 +56,7 @@ class Scripted(TrainingJob):
 
     accuracy: of each trial, by its N; it goes on where it is no worse than those before it;
     dies, waits: the trial whose process is killed at its third validation, or that waits there to be killed;
+    lingers: the trial that waits at its second validation until it is told to stop;
     diverges: the trial whose first loss is not finite.
     """
 
@@ -63,6 +64,7 @@ class Scripted(TrainingJob):
     accuracy: Mapping[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.6, 3: 0.1})
     dies: int | None = None
     waits: int | None = None
+    lingers: int | None = None
     diverges: int | None = None
 
     def build(self) -> SleepModel:
@@ -72,6 +74,9 @@ class Scripted(TrainingJob):
         return model
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
+        def told_to_stop() -> bool:
+            return self.stop is not None and Path(self.stop).exists()
+
         def check(model: SleepModel, level: int | None) -> float:
             passes, diary = model.config.sleep_passes, Path(self.diary)
             if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
@@ -82,6 +87,8 @@ class Scripted(TrainingJob):
                     os.kill(os.getpid(), signal.SIGKILL)
                 while passes == self.waits:
                     time.sleep(0.1)
+            while passes == self.lingers and diary.read_text().split().count(str(passes)) == 2 and not told_to_stop():
+                time.sleep(0.1)
             return self.accuracy[passes]
 
         return check
@@ -216,7 +223,7 @@ def test_a_killed_search_goes_on_with_its_mlflow_server_at_another_port(
 @long
 def test_trials_of_several_workers_share_the_cores_without_a_deadlock(ray_cluster: str, tmp_path: Path) -> None:
     """Each trial takes all cores for its two workers. The second is stopped early, and the third needs its cores."""
-    job = job_under(tmp_path, tmp_path / "diary")
+    job = job_under(tmp_path, tmp_path / "diary", lingers=2)
     job = replace(job, scale=Scale(workers=2, cpus_per_worker=2), accuracy={1: 0.5, 2: 0.1, 3: 0.6})
     trials = {trial.sleep_passes: trial for trial in searched(job)}
     assert {passes: trial.complete for passes, trial in trials.items()} == {1: True, 2: False, 3: True}
