@@ -67,7 +67,8 @@ def measure(rows: Rows, model: ModelConfig, config: TrainConfig) -> dict[str, An
             captured.add(shape)
         replayed += shape in captured
         shapes[shape] += 1
-        computed += Counter(real=_tokens(on_cpu)[1], cpu=_tokens(on_cpu)[0], gpu=_tokens(on_gpu)[0])
+        (cpu, real), (gpu, _) = _tokens(on_cpu), _tokens(on_gpu)
+        computed += Counter(real=real, cpu=cpu, gpu=gpu)
     return {
         "steps": config.steps,
         "shapes": len(shapes),
