@@ -9,7 +9,6 @@ docs/iterated-sleep.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
+from benchmarks.model_arguments import model_arguments
 from benchmarks.results_file import write_result
 from datagen import Rows, read_rows
 from datagen.checks import require
@@ -45,17 +45,7 @@ LOOKS = {"fixed N": ("o-", PALETTE[-1]), "readout": ("^--", PALETTE[0]), "state"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.halting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="a model's directory, or models:/<name>@<alias>")
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATASET",
-        help="whose test rows are read: <root>/steps/generate/<identity>/<task>/<fingerprint>",
-    )
-    parser.add_argument("--rows", type=positive, help="the first N test rows; default: all")
+    parser = model_arguments("halting", __doc__, "whose test rows are read")
     parser.add_argument("--most", type=positive, default=16, help="the passes after which a rule gives up; default: 16")
     given = parser.parse_args()
     fixed = [n for n in FIXED if n < given.most] + [given.most]

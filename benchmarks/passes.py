@@ -9,7 +9,6 @@ rows. Writes benchmarks/results/passes.json and passes.png, and fills in the tab
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.evidence.pages import EVIDENCE, fill
+from benchmarks.model_arguments import model_arguments
 from benchmarks.results_file import write_result
 from datagen import Rows, read_rows
 from datagen.checks import require
@@ -46,17 +46,7 @@ Points = Sequence[dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.passes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="a model's directory, or models:/<name>@<alias>")
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATASET",
-        help="that the models were trained on: <root>/steps/generate/<identity>/<task>/<fingerprint>",
-    )
-    parser.add_argument("--rows", type=positive, help="the first N test rows; default: all")
+    parser = model_arguments("passes", __doc__, "that the models were trained on")
     parser.add_argument("--most", type=positive, help="the most passes; default: the models' N")
     given = parser.parse_args()
     try:
