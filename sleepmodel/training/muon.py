@@ -20,10 +20,11 @@ SMALLEST_NORM = 1e-7
 class MuonAdamW(Optimizer):
     """Muon (with Keller Jordan's scaling) for matrices, AdamW for everything else.
 
-    It computes what torch.optim.Muon and torch.optim.AdamW do; tests/sleepmodel/test_muon.py gives the tolerance. Both
-    leave a weight without a gradient as it is. The states have torch's names: momentum_buffer; step, exp_avg,
-    exp_avg_sq.
+    With `muon_dtype` bfloat16 it computes what torch.optim.Muon and torch.optim.AdamW do;
+    tests/sleepmodel/test_muon.py gives the tolerance. Both leave a weight without a gradient as it is. The states have
+    torch's names: momentum_buffer; step, exp_avg, exp_avg_sq.
 
+    muon_dtype: in which matrices are orthogonalised;
     capturable: keep the learning rates and AdamW's steps on the device of the weights, so that `step` never waits for
     it, and could be replayed as a CUDA graph with other rates.
     """
@@ -38,13 +39,14 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
+        muon_dtype: torch.dtype = torch.bfloat16,
         capturable: bool = False,
     ) -> None:
         # the matrices of one shape stand together
         matrices, others = sorted(muon, key=lambda weight: weight.shape, reverse=True), [*adam]
         groups: list[dict[str, Any]] = []
         if matrices:
-            groups.append({"params": matrices, "lr": muon_lr, "momentum": momentum})
+            groups.append({"params": matrices, "lr": muon_lr, "momentum": momentum, "dtype": muon_dtype})
         if others:
             groups.append({"params": others, "lr": adam_lr, "betas": betas, "eps": eps})
         for group in groups:
@@ -84,7 +86,8 @@ class MuonAdamW(Optimizer):
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         for (rows, columns), same in groupby(zip(weights, updates, strict=True), lambda pair: pair[0].shape):
             changed, directions = zip(*same, strict=True)
-            step = orthogonalized(torch.stack(directions)).mul_(group["lr"] * -math.sqrt(max(1, rows / columns)))
+            step = orthogonalized(torch.stack(directions), group["dtype"])
+            step.mul_(group["lr"] * -math.sqrt(max(1, rows / columns)))
             torch._foreach_add_(changed, step.unbind())
 
     def _adamw(self, weights: list[Tensor], group: dict[str, Any]) -> None:
@@ -124,12 +127,12 @@ def _gradients(weights: list[Tensor]) -> list[Tensor]:
     return [weight.grad for weight in weights if weight.grad is not None]
 
 
-def orthogonalized(matrices: Tensor) -> Tensor:
+def orthogonalized(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """For each of the matrices [M, R, C], U V^T of its singular value decomposition, nearly: the five steps of
-    Newton-Schulz in bfloat16 leave singular values of .7 to 1.2. Contiguous, in the dtype of the matrices."""
+    Newton-Schulz in `dtype` leave singular values of .7 to 1.2. Contiguous, in the dtype of the matrices."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=SMALLEST_NORM)
     for _ in range(NEWTON_SCHULZ_STEPS):

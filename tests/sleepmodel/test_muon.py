@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from sleepmodel.training.muon import MuonAdamW
-from sleepmodel.training.optim import peak_rates, set_rates
+from sleepmodel.config.training import TrainConfig
+from sleepmodel.training.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, MuonAdamW, orthogonalized
+from sleepmodel.training.optim import build_optimizer, peak_rates, set_rates
 
 # on a CPU the orthogonalised matrices are torch's bit for bit; that they are scaled before they are added, and not in
 # the same operation, costs one rounding of a weight
@@ -106,3 +107,28 @@ def test_the_weights_of_one_kind_are_enough() -> None:
         assert len(optimizer.param_groups) == 1
         steps([optimizer], [*muon, *adam])
     assert not any(torch.equal(a, b) for a, b in zip((*muon, *adam), before, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 16, 64), (2, 64, 16), (1, 1, 16)])
+def test_float32_orthogonalises_as_float64_does(shape: tuple[int, int, int]) -> None:
+    """Five steps of Newton-Schulz, written out; bfloat16 is off by about 1e-2."""
+    matrices = torch.randn(shape)
+    got = orthogonalized(matrices, torch.float32)
+    a, b, c = NEWTON_SCHULZ
+    for matrix, found in zip(matrices.double(), got, strict=True):
+        x = matrix / matrix.norm()
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            gram = x @ x.T
+            x = a * x + b * gram @ x + c * gram @ gram @ x
+        torch.testing.assert_close(found.double(), x, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_muon_has_the_precision_of_the_training(precision: Any, dtype: torch.dtype) -> None:
+    layer = nn.Linear(16, 16, bias=False)
+    optimizer = build_optimizer(layer, TrainConfig(precision=precision, weight_decay=0.0, momentum=0.0))
+    before, gradient = layer.weight.detach().clone(), torch.randn(16, 16)
+    layer.weight.grad = gradient
+    optimizer.step()
+    rate = optimizer.param_groups[0]["lr"]
+    assert torch.equal(layer.weight, before - rate * orthogonalized(gradient[None], dtype)[0])

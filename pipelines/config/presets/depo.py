@@ -76,7 +76,7 @@ def hops_mini() -> Experiment:
         task=task,
         model=_model(task, key_dim=32, value_dim=32),
         train=TrainConfig(
-            steps=4000,
+            steps=3000,
             batch_size=128,
             # rows right: 95 % of the answers
             curriculum=Curriculum(threshold=0.81, review=True),
