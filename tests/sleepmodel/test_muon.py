@@ -111,7 +111,7 @@ def test_the_weights_of_one_kind_are_enough() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 16, 64), (2, 64, 16), (1, 1, 16)])
 def test_float32_orthogonalises_as_float64_does(shape: tuple[int, int, int]) -> None:
-    """Five steps of Newton-Schulz, written out; bfloat16 is off by about 1e-2."""
+    """Five steps of Newton-Schulz, written out; bfloat16 is off by 8e-3."""
     matrices = torch.randn(shape)
     got = orthogonalized(matrices, torch.float32)
     a, b, c = NEWTON_SCHULZ
@@ -120,7 +120,7 @@ def test_float32_orthogonalises_as_float64_does(shape: tuple[int, int, int]) -> 
         for _ in range(NEWTON_SCHULZ_STEPS):
             gram = x @ x.T
             x = a * x + b * gram @ x + c * gram @ gram @ x
-        torch.testing.assert_close(found.double(), x, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.double(), x, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
