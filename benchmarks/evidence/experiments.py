@@ -16,6 +16,7 @@ from datagen.text.importing import plan_import
 from datagen.text.options import Options
 from pipelines.config.experiment import Experiment
 from pipelines.config.presets import PRESETS, RULES
+from pipelines.reporting.differences import Right
 from sleepmodel.pretrained.smollm2 import write_smollm2
 from sleepmodel.serialization.model_dir import WEIGHTS
 
@@ -28,6 +29,8 @@ class Question:
     """A mini preset and the seeds that it is run with.
 
     pairs: (variant, baseline) pairs whose tests ask the same questions; the page shows their differences.
+    right: what the differences count. Where a row has questions of several depths, its deepest decides whether it is
+        right, and answers say more.
     told: the variants that the titles of its pictures compare, among those shown; (): the best and the first.
     shown: the variants in its pictures; (): all.
     speed: the experiment measures training speed alone, with runs too short to learn.
@@ -39,6 +42,7 @@ class Question:
     preset: str
     seeds: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...] = ()
+    right: Right = "rows"
     told: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     speed: bool = False
@@ -177,6 +181,7 @@ EXPERIMENTS = {
             ("n3", "n1"),
             *(("n3", control) for control in ("n1-same-compute", "n1-deep", "n3-without-conv", "transformer-whole")),
         ),
+        right="answers",
         told=("n3", "n1", "n1-same-compute", "n1-deep"),
     ),
     "depo-iterated": Question(

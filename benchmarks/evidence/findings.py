@@ -17,6 +17,7 @@ from pipelines.reporting.markdown import markdown_table
 
 PAGE = "docs/evidence.md"
 ALIKE = 1.1  # a token that takes up to this many times as long takes no longer
+HOPS = 2  # on Depo
 SLEEP_OR_ATTENTION = ("n1", "transformer-evicted")  # variants of the pretrained model
 
 Row = tuple[str, str, str]
@@ -27,6 +28,7 @@ def fill_readme(adjusted: Mapping[str, Tested]) -> Path:
     rows = [
         _passes(adjusted["rule110"]),
         _compute(adjusted["rule110"]),
+        _hops(adjusted["depo-hops"]),
         _eta(adjusted["eta"]),
         _latency(),
         _pretrained(adjusted["text"]),
@@ -72,6 +74,19 @@ def _compute(adjusted: Tested) -> Row:
     )
     link = f"[more passes]({PAGE}#rule-110-more-passes-at-equal-tokens-and-at-equal-compute)"
     return "And after the same training FLOPs?", answer, link
+
+
+def _hops(adjusted: Tested) -> Row:
+    rows, controls = _variants("depo-hops"), ("n1", "n1-same-compute", "n1-deep")
+    tested = _pairs(adjusted, *(("n3", control) for control in controls))
+    n3, one, compute, deep = (f"{rows[name].answers[HOPS].value:.3f}" for name in ("n3", *controls))
+    answer = (
+        f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle of eight: at k = "
+        f"{HOPS}, N = 3 has {n3} of the answers right, N = 1 {one} after the same tokens, {compute} after the same "
+        f"FLOPs, and {deep} with twice the blocks and the same FLOPs (p at most {max(p for _, p in tested):.3f} after "
+        "the correction)"
+    )
+    return "Do deeper questions need more passes?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
 
 
 def _eta(adjusted: Tested) -> Row:

@@ -67,7 +67,7 @@ def comparisons(question: Question, published: Path) -> Sequence[Difference]:
     if question.documents:
         by_pair = {(each.better, each.other): each for each in position_differences(list(variants.values()))}
         return [by_pair[pair] for pair in question.pairs]
-    found = [difference(variants[better], variants[other]) for better, other in question.pairs]
+    found = [difference(variants[better], variants[other], question.right) for better, other in question.pairs]
     return [each for each in found if each]
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipelines.reporting.comparison import VariantResults
+from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.statistics import CONFIDENCE, Estimate, Mean, bootstrap_p_value, hedges_g
 
 EFFECT = "g is Hedges' effect size: the difference in units of the standard deviation between seeds"
 
 
+Right = Literal["rows", "answers"]
+
+
 @dataclass(frozen=True)
 class PairedDifference:
-    """The share of rows that `better` gets right less that of `other`, paired by seed; with Student's interval.
+    """The share of rows, or of answers at all depths together, that `better` gets right less that of `other`, paired by
+    seed; with Student's interval.
 
     effect: Hedges' g, None with two seeds or where no seed differs from another; ahead: of how many seeds the
     difference is above 0.
@@ -25,6 +31,7 @@ class PairedDifference:
     mean: Mean
     effect: float | None
     ahead: int
+    right: Right = "rows"
 
     def __str__(self) -> str:
         return f"{_signed(self.mean.mean, 3)} ± {self.mean.half_width:.3f}"
@@ -66,11 +73,11 @@ def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
     return sorted(found, key=lambda difference: -difference.mean.mean)
 
 
-def difference(better: VariantResults, other: VariantResults) -> PairedDifference | None:
+def difference(better: VariantResults, other: VariantResults, right: Right = "rows") -> PairedDifference | None:
     """The paired difference, which may be negative; None unless both have test rows of the same depths, and two common
     seeds at least."""
     first, second = (
-        {result.seed: result.accuracy.rows.value for result in variant.results} for variant in (better, other)
+        {result.seed: _right(result.accuracy, right) for result in variant.results} for variant in (better, other)
     )
     common = sorted(first.keys() & second.keys())
     if len(common) < 2 or better.answers.keys() != other.answers.keys():
@@ -78,7 +85,14 @@ def difference(better: VariantResults, other: VariantResults) -> PairedDifferenc
     one, two = ([of_seed[seed] for seed in common] for of_seed in (first, second))
     found = [a - b for a, b in zip(one, two, strict=True)]
     ahead = sum(each > 0 for each in found)
-    return PairedDifference(better.name, other.name, Mean.of(found), hedges_g(one, two), ahead)
+    return PairedDifference(better.name, other.name, Mean.of(found), hedges_g(one, two), ahead, right)
+
+
+def _right(accuracy: Accuracy, right: Right) -> float:
+    if right == "rows":
+        return accuracy.rows.value
+    answers = accuracy.answers.values()
+    return sum(share.right for share in answers) / sum(share.total for share in answers)
 
 
 def position_differences(variants: Sequence[VariantResults]) -> list[PositionDifference]:
@@ -96,7 +110,7 @@ def position_differences(variants: Sequence[VariantResults]) -> list[PositionDif
 
 
 def difference_table(found: Sequence[PairedDifference], adjusted: Sequence[float]) -> TableText:
-    """adjusted: the adjusted p of each."""
+    """found: all of rows, or all of answers; adjusted: the adjusted p of each."""
     rows = [
         [
             f"{each.better} - {each.other}",
@@ -107,7 +121,16 @@ def difference_table(found: Sequence[PairedDifference], adjusted: Sequence[float
         ]
         for each, p in zip(found, adjusted, strict=True)
     ]
-    head = ["rows right, paired by seed", "difference, 95 % interval", "seeds", "g", "p", "adjusted p", "clear of 0"]
+    (right,) = {each.right for each in found}
+    head = [
+        f"{right} right, paired by seed",
+        "difference, 95 % interval",
+        "seeds",
+        "g",
+        "p",
+        "adjusted p",
+        "clear of 0",
+    ]
     return head, rows
 
 

@@ -20,7 +20,7 @@ from pipelines.reporting.differences import (
 )
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
-from sleepmodel.evaluation.statistics import Estimate, Mean
+from sleepmodel.evaluation.statistics import Estimate, Mean, Share
 from tests.pipelines.reports import data, result, share
 
 
@@ -68,6 +68,23 @@ def test_a_difference_that_is_the_same_with_each_seed_is_not_clear_and_two_seeds
     _, rows = difference_table([alike, two], [alike.p_value, two.p_value])
     assert [row[-1] for row in rows] == ["no", "no"]
     assert rows[0][3] != "" and rows[1][3] == ""
+
+
+def test_answers_are_compared_over_all_depths_together() -> None:
+    """Where every row has a deep question, no row may be right, and half of the answers."""
+
+    def variant(name: str, *shallow: int) -> VariantResults:
+        answers = [{1: Share(right, 300), 4: Share(0, 100)} for right in shallow]
+        made = [
+            replace(result(name, seed, 1, 0), accuracy=Accuracy(Share(0, 100), of)) for seed, of in enumerate(answers)
+        ]
+        return VariantResults(name, made)
+
+    better, other = variant("a", 280, 260, 300), variant("b", 80, 100, 60)
+    rows, answers = difference(better, other), difference(better, other, "answers")
+    assert rows and answers and rows.mean.mean == 0
+    assert answers.mean.mean == pytest.approx((200 + 160 + 240) / 3 / 400) and answers.ahead == 3
+    assert difference_table([answers], [0.01])[0][0] == "answers right, paired by seed"
 
 
 def test_differences_by_position_are_tested_over_seeds_where_there_are_several() -> None:
