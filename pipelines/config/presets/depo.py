@@ -85,7 +85,6 @@ def hops_mini() -> Experiment:
             *(variant(f"n{n}", n) for n in (1, 2, 3, 4)),
             variant("n1-same-compute", compute_of=3),
             variant("n1-deep", repeat=2),
-            variant("n3-without-conv", 3, model={"conv": None}),
             *transformers(2),
         ),
         seeds=(80,),
