@@ -28,7 +28,7 @@ SAID_CLEAR = {
     "depo-iterated": {("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")},
 }
 # all pairs of which are said not to be clear
-SAID_UNCLEAR = {"rows", "by-t", "curriculum", "eta", "rule", "depo", "gsm", "gsm-traces", "retrofit"}
+SAID_UNCLEAR = {"rows", "by-t", "curriculum", "eta", "rule", "depo", "depo-hops", "gsm", "gsm-traces", "retrofit"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
