@@ -17,7 +17,6 @@ from pipelines.reporting.markdown import markdown_table
 
 PAGE = "docs/evidence.md"
 ALIKE = 1.1  # a token that takes up to this many times as long takes no longer
-HOPS = 2  # on Depo
 SLEEP_OR_ATTENTION = ("n1", "transformer-evicted")  # variants of the pretrained model
 
 Row = tuple[str, str, str]
@@ -79,14 +78,18 @@ def _compute(adjusted: Tested) -> Row:
 def _hops(adjusted: Tested) -> Row:
     rows, controls = _variants("depo-hops"), ("n1", "n1-same-compute")
     tested = _pairs(adjusted, *(("n3", control) for control in controls))
-    n3, one, compute, deep = (f"{rows[name].answers[HOPS].value:.3f}" for name in ("n3", *controls, "n1-deep"))
-    answer = (
-        f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle: at k = {HOPS}, N = 3 "
-        f"has {n3} of the answers right, N = 1 {one} after the same tokens and {compute} after the same FLOPs. N = 3 "
-        f"has more right at all k together with {_seeds_ahead(tested)} (p = {tested[0][1]:.2f} and {tested[1][1]:.2f} "
-        f"after the correction). Depth does it too: with twice the blocks, and so the FLOPs of N = 3, N = 1 has {deep}"
+    two, three = (
+        {name: f"{rows[name].answers[hops].value:.3f}" for name in ("n3", *controls, "n1-deep")} for hops in (2, 3)
     )
-    return "Do deeper questions need more passes?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
+    ahead, (p, p_compute) = _seeds_ahead(tested), (p for _, p in tested)
+    answer = (
+        f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle: at k = 2, N = 3 has "
+        f"{two['n3']} of the answers right, N = 1 {two['n1']} after the same tokens and {two['n1-same-compute']} after "
+        f"the same FLOPs. N = 3 has more right at all k together with {ahead} (p = {p:.2f} and {p_compute:.2f} after "
+        "the correction). Depth does it too at k = 2: with twice the blocks, and so the FLOPs of N = 3, N = 1 has "
+        f"{two['n1-deep']} (at k = 3, {three['n1-deep']}; N = 3 has {three['n3']})"
+    )
+    return "Do more passes answer deeper questions?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
 
 
 def _eta(adjusted: Tested) -> Row:

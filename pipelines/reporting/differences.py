@@ -11,10 +11,9 @@ from pipelines.reporting.comparison import VariantResults
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.statistics import CONFIDENCE, Estimate, Mean, bootstrap_p_value, hedges_g
 
-EFFECT = "g is Hedges' effect size: the difference in units of the standard deviation between seeds"
-
-
 Right = Literal["rows", "answers"]
+
+EFFECT = "g is Hedges' effect size: the difference in units of the standard deviation between seeds"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class MuonAdamW(Optimizer):
     tests/sleepmodel/test_muon.py gives the tolerance. Both leave a weight without a gradient as it is. The states have
     torch's names: momentum_buffer; step, exp_avg, exp_avg_sq.
 
-    muon_dtype: in which matrices are orthogonalised;
+    muon_dtype: the precision in which matrices are orthogonalised;
     capturable: keep the learning rates and AdamW's steps on the device of the weights, so that `step` never waits for
     it, and could be replayed as a CUDA graph with other rates.
     """
@@ -39,7 +39,7 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
-        muon_dtype: torch.dtype = torch.bfloat16,
+        muon_dtype: torch.dtype,
         capturable: bool = False,
     ) -> None:
         # the matrices of one shape stand together

@@ -47,7 +47,7 @@ def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn
 
 def build_optimizer(model: nn.Module, config: TrainConfig, capturable: bool | None = None) -> MuonAdamW:
     """The optimiser of the trained weights, at its peak rates. Move the model to its device before. A training in
-    float32 orthogonalises in float32 too, since processors without bfloat16 emulate it, ten times slower.
+    float32 orthogonalises in float32 too, since processors without bfloat16 emulate it, more than ten times slower.
 
     capturable: as in MuonAdamW; None: if the weights are on a GPU.
     """

@@ -31,7 +31,7 @@ def weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 def ours(muon: list[nn.Parameter], adam: list[nn.Parameter], capturable: bool = False, **lr: float) -> MuonAdamW:
     settings: dict[str, Any] = {"muon_lr": 2e-2, "adam_lr": 3e-3, "momentum": 0.9, "weight_decay": 0.1, **ADAM, **lr}
-    return MuonAdamW(muon, adam, capturable=capturable, **settings)
+    return MuonAdamW(muon, adam, muon_dtype=torch.bfloat16, capturable=capturable, **settings)
 
 
 def torchs(muon: list[nn.Parameter], adam: list[nn.Parameter]) -> list[Optimizer]:
