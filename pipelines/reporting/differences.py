@@ -121,15 +121,8 @@ def difference_table(found: Sequence[PairedDifference], adjusted: Sequence[float
         for each, p in zip(found, adjusted, strict=True)
     ]
     (right,) = {each.right for each in found}
-    head = [
-        f"{right} right, paired by seed",
-        "difference, 95 % interval",
-        "seeds",
-        "g",
-        "p",
-        "adjusted p",
-        "clear of 0",
-    ]
+    what = f"{right} right, paired by seed"
+    head = [what, "difference, 95 % interval", "seeds", "g", "p", "adjusted p", "clear of 0"]
     return head, rows
 
 

@@ -139,4 +139,5 @@ def orthogonalized(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.mT if tall else x
-    return x.to(matrices.dtype, memory_format=torch.contiguous_format)
+    # to an equal dtype, `to` returns x as it lies, transposed too
+    return x.to(matrices.dtype, memory_format=torch.contiguous_format).contiguous()

@@ -114,6 +114,7 @@ def test_float32_orthogonalises_as_float64_does(shape: tuple[int, int, int]) -> 
     """Five steps of Newton-Schulz, written out; bfloat16 is off by 8e-3."""
     matrices = torch.randn(shape)
     got = orthogonalized(matrices, torch.float32)
+    assert got.is_contiguous()
     a, b, c = NEWTON_SCHULZ
     for matrix, found in zip(matrices.double(), got, strict=True):
         x = matrix / matrix.norm()
