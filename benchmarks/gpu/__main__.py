@@ -70,7 +70,7 @@ class Hour:
         print(f"{self.name}, torch {torch.__version__}; results in {self.file}", flush=True)
         on_gpu, (first, *others) = self.device.type == "cuda", self.given.batches
         for (peak,) in self.part("peak", lambda: [[matmul_peak(self.device)]]):
-            print(f"a bfloat16 matmul runs at {peak / 1e12:,.0f} TFLOP/s")
+            print(f"a large matmul runs at {peak / 1e12:,.1f} TFLOP/s")
             self.steps(first, FORMS if on_gpu else FORMS[:1], peak)
             for n in (PASSES[-1], PASSES[0]):
                 self.part(f"training/{n}", lambda n=n: self.training(n, first))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.recurrence import errors, random_inputs
-from benchmarks.gpu.timing import seconds
+from benchmarks.gpu.timing import DTYPE, seconds
 from sleepmodel.ops.gated_delta import HAS_FLA, HAS_TRITON, chunkwise, kernel_for
 
 Form = Callable[..., tuple[Any, Tensor]]
@@ -20,7 +20,7 @@ HEADS, SIZE, CHECKED_ROWS = 4, 64, 8
 def measure_kernels(device: torch.device, batch: int) -> Iterator[dict[str, Any]]:
     """One row for each window and form, in bfloat16 (float32 on a CPU): errors relative to the norm, and seconds of the
     forward and of forward and backward for `batch` rows."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = DTYPE[device.type]
     for tokens in WINDOWS if device.type == "cuda" else WINDOWS[:1]:
         chosen = kernel_for(device, dtype, SIZE, SIZE, tokens, batch * HEADS)
         for name, form in forms(device, dtype).items():

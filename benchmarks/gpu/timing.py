@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+# many CPUs emulate bfloat16, a hundred times slower than float32
+DTYPE = {"cuda": torch.bfloat16, "cpu": torch.float32}
 WARMUP, ROUNDS, CALLS = 3, 7, 5
 
 

@@ -31,7 +31,7 @@ def train_for(
 
     @torch.no_grad()
     def rows_right(model: SleepModel, level: int | None) -> float:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             found = model(tokens, mask).logits.argmax(-1).cpu()
         return float((found == tokens[mask]).view(len(tokens), -1).all(1).float().mean())
 
