@@ -79,7 +79,7 @@ every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
 every_architecture = pytest.mark.parametrize("fields", ARCHITECTURES.values(), ids=ARCHITECTURES)
 
 
-def build_small(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any) -> SleepModel:
+def build_small(seed: int = 0, dtype: torch.dtype = torch.float64, noise: float = 0.3, **fields: Any) -> SleepModel:
     settings = {
         "vocab_size": 5,
         "d_model": 16,
@@ -96,7 +96,7 @@ def build_small(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any
     model = SleepModel(ModelConfig(**{**settings, **fields})).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(noise * torch.randn_like(parameter))
     return model
 
 

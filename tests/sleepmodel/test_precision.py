@@ -13,13 +13,14 @@ from sleepmodel.training.engine import LocalEngine
 from tests.sleepmodel.conftest import build_small, every_kind
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
-# relative norms: bfloat16 has 8 bits, and these small models with large random weights amplify its rounding
-LOGITS, LOSS, COSINE = 0.06, 0.05, 0.75
+# relative norms: bfloat16 has 8 bits; of six seeds of each kind the worst had 0.023, 0.005 and 0.998
+LOGITS, LOSS, COSINE = 0.05, 0.02, 0.99
+NOISE = 0.1  # the larger weights of the other tests amplify rounding until nothing is left to compare
 
 
 def _pair(**fields: Any) -> tuple[SleepModel, SleepModel]:
-    low = build_small(dtype=torch.float32, sleep_passes=2, **fields).to(torch.bfloat16)
-    wide = build_small(dtype=torch.float32, sleep_passes=2, **fields)
+    low = build_small(dtype=torch.float32, noise=NOISE, sleep_passes=2, **fields).to(torch.bfloat16)
+    wide = build_small(dtype=torch.float32, noise=NOISE, sleep_passes=2, **fields)
     wide.load_state_dict({name: weight.float() for name, weight in low.state_dict().items()})
     return low, wide
 
