@@ -142,14 +142,14 @@ def deepest_read(points: Points) -> int:
 
 
 def on_the_way(points: Points) -> str:
-    """The hops that a probe reads off the question for the deepest one, pass by pass."""
-    asked = deepest_read(points)
-    parts = []
+    """The hops that a probe reads off the question for the deepest one, and from which pass on."""
+    asked, parts, before = deepest_read(points), [], None
     for point in points:
-        if point["asked"] == asked and point["passes"]:
-            hops = [hop for hop, found in point["decoded"].items() if found["value"] > READ]
+        hops = [hop for hop, found in point["decoded"].items() if found["value"] > READ]
+        if point["asked"] == asked and point["passes"] and hops != before:
             read = f"{'hops' if len(hops) > 1 else 'hop'} {listed(hops)}" if hops else "none"
-            parts.append(f"{read} after pass {point['passes']}")
+            parts.append(f"{read} from pass {point['passes']} on")
+            before = hops
     return f"Off a question for {counted(asked)}, a probe reads {', '.join(parts)}"
 
 
