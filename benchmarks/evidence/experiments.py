@@ -175,8 +175,12 @@ EXPERIMENTS = {
     "depo": Question("depo-fig3-mini", THREE, GAINS, told=("n4", "n2", "n1")),
     "depo-hops": Question(
         "depo-hops-mini",
-        (80, 81, 82),
-        (*GAINS, *(("n3", control) for control in ("n1", "n1-same-compute", "n1-deep", "transformer-whole"))),
+        (80, 81, 82, 83, 84),
+        (
+            *GAINS,
+            *(("n3", control) for control in ("n1", "n1-same-compute", "n1-deep", "transformer-whole")),
+            *((f"{more}-uniform", f"{fewer}-uniform") for more, fewer in GAINS),
+        ),
         right="answers",
         told=("n3", "n1", "n1-same-compute", "n1-deep"),
     ),

@@ -65,7 +65,7 @@ def fig3_mini() -> Experiment:
 
 def hops_mini() -> Experiment:
     """Cycles of 8 nodes whose names have one token: how many hops does a model learn with N passes, and with as many
-    FLOPs in one?"""
+    FLOPs in one? And with all hops from the start, as in the paper?"""
     task = Depo(nodes=8, hops=4, queries=4, names=32, least=8, drawn="below", test_hops=(1, 2, 3, 4))
 
     def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
@@ -86,6 +86,10 @@ def hops_mini() -> Experiment:
             variant("n1-same-compute", compute_of=3),
             variant("n1-deep", repeat=2),
             *transformers(2),
+            *(
+                variant(f"n{n}-uniform", n, task={"drawn": "each"}, curriculum=Curriculum(), most_seeds=3)
+                for n in (1, 2, 4)
+            ),
         ),
         seeds=(80,),
         data=Data(seed=11),
