@@ -22,7 +22,6 @@ BY_CHANGED_CODE = {
     "evidence/by-t/results.json",
     "evidence/eta/results.json",
     "evidence/gsm/results.json",
-    "evidence/told.json",
     "faults.json",
 }
 
