@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from datagen import Depo
@@ -71,6 +72,9 @@ def hops_mini() -> Experiment:
     def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
         return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
 
+    at_once = {"task": {"drawn": "each"}, "curriculum": Curriculum()}
+    uniform = (variant(f"n{n}-uniform", n, **at_once) for n in (1, 2, 4))
+    fewer = (variant("n4", 4), variant("n1-deep", repeat=2), *transformers(2), *uniform)
     return Experiment(
         name="depo-hops-mini",
         task=task,
@@ -82,14 +86,9 @@ def hops_mini() -> Experiment:
             curriculum=Curriculum(threshold=0.81, review=True),
         ),
         variants=(
-            *(variant(f"n{n}", n) for n in (1, 2, 3, 4)),
+            *(variant(f"n{n}", n) for n in (1, 2, 3)),
             variant("n1-same-compute", compute_of=3),
-            variant("n1-deep", repeat=2),
-            *transformers(2),
-            *(
-                variant(f"n{n}-uniform", n, task={"drawn": "each"}, curriculum=Curriculum(), most_seeds=3)
-                for n in (1, 2, 4)
-            ),
+            *(replace(each, most_seeds=3) for each in fewer),
         ),
         seeds=(80,),
         data=Data(seed=11),
