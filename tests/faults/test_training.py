@@ -47,8 +47,8 @@ import ray
 from ray import cloudpickle
 from sleepmodel.distributed.ray_train import fit
 
-# with its dashboard, which Ray Train asks whether a controller lives
-ray.init(address="local", num_cpus=2)
+# Ray Train asks the dashboard whether a controller lives; it costs 40 seconds of a core
+ray.init(address="local", num_cpus=2, include_dashboard=sys.argv[2] == "dashboard")
 fit(*cloudpickle.load(open(sys.argv[1], "rb")))
 """
 
@@ -145,10 +145,11 @@ def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Future, root
 
 
 def program(job: TrainingJob, root: Path, callbacks: Sequence[UserCallback] = ()) -> list[str]:
-    """The command that trains on a Ray of its own, which has room for no more than its two workers."""
+    """The command that trains on a Ray of its own, which has room for no more than its two workers. It has a dashboard
+    if callbacks may end a controller."""
     arguments = root / f"{Path(job.output).name}.pickle"
     arguments.write_bytes(cloudpickle.dumps((job, callbacks)))
-    return [sys.executable, "-c", PROGRAM, str(arguments)]
+    return [sys.executable, "-c", PROGRAM, str(arguments), "dashboard" if callbacks else "none"]
 
 
 def orphaned(
