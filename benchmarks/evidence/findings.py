@@ -52,7 +52,7 @@ def _passes(adjusted: Tested) -> Row:
     p_values = [f"{p:.3f} for {_passes_of(gain)}" for gain, p in gains]
     answer = (
         f"**{verdict(_pairs(adjusted, ('n4', 'n1')))}** on Rule 110 at t = 6: {n1}, {n2} and {n4} for N = 1, 2 and 4 "
-        f"({len(rows['n4'].results)} seeds). Corrected for the {family_of(EVIDENCE)} comparisons of the page, p is "
+        f"({len(rows['n4'].results)} seeds). Corrected for the {family_of(EVIDENCE)} comparisons of {PAGE}, p is "
         f"{', '.join(p_values[:-1])} and {p_values[-1]}"
     )
     link = f"[more passes]({PAGE}#rule-110-more-passes-at-equal-tokens-and-at-equal-compute)"
@@ -60,16 +60,16 @@ def _passes(adjusted: Tested) -> Row:
 
 
 def _passes_of(gain: Difference) -> str:
-    return f"{gain.better.removeprefix('n')} passes over {gain.other.removeprefix('n')}"
+    return f"N = {gain.better.removeprefix('n')} against {gain.other.removeprefix('n')}"
 
 
 def _compute(adjusted: Tested) -> Row:
     rows, same_flops = _variants("rule110"), _pairs(adjusted, ("n4", "n1-same-compute"))
     one, four = (rows[name].rows.value for name in ("n1-same-compute", "n4"))
-    words = "Not at equal FLOPs" if one >= four else verdict(same_flops)
+    words = "No" if one >= four else verdict(same_flops)
     answer = (
-        f"**{words}**: N = 1 with the FLOPs of N = 4 reaches {one:.3f}. Sleep saves tokens and parameters here, not "
-        "compute"
+        f"**{words}** on Rule 110: N = 1 with the FLOPs of N = 4 reaches {one:.3f}. Sleep saves tokens and parameters "
+        "here, not compute"
     )
     link = f"[more passes]({PAGE}#rule-110-more-passes-at-equal-tokens-and-at-equal-compute)"
     return "And after the same training FLOPs?", answer, link
@@ -82,12 +82,14 @@ def _hops(adjusted: Tested) -> Row:
         {name: f"{rows[name].answers[hops].value:.3f}" for name in ("n3", *controls, "n1-deep")} for hops in (2, 3)
     )
     ahead, (p, p_compute) = _seeds_ahead(tested), (p for _, p in tested)
+    uniform = [f"{rows[f'n{n}-uniform'].answers[3].value:.3f}" for n in (1, 2, 4)]
     answer = (
-        f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle: at k = 2, N = 3 has "
-        f"{two['n3']} of the answers right, N = 1 {two['n1']} after the same tokens and {two['n1-same-compute']} after "
-        f"the same FLOPs. N = 3 has more right at all k together with {ahead} (p = {p:.2f} and {p_compute:.2f} after "
-        "the correction). Depth does it too at k = 2: with twice the blocks, and so the FLOPs of N = 3, N = 1 has "
-        f"{two['n1-deep']} (at k = 3, {three['n1-deep']}; N = 3 has {three['n3']})"
+        f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle. Trained on k = 1 to "
+        f"4 as in the paper, N = 1, 2 and 4 have {', '.join(uniform[:-1])} and {uniform[-1]} of the answers right at "
+        f"k = 3. If k grows in training, N = 3 has {two['n3']} right at k = 2, N = 1 {two['n1']} after the same tokens "
+        f"and {two['n1-same-compute']} after the same FLOPs; at all k together, N = 3 has more right with {ahead} "
+        f"(p = {p:.3f} and {p_compute:.3f} after the correction). Twice the blocks, also with the FLOPs of N = 3, have "
+        f"{two['n1-deep']} at k = 2, but {three['n1-deep']} at k = 3, where N = 3 has {three['n3']}"
     )
     return "Do more passes answer deeper questions?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
 
@@ -129,10 +131,10 @@ def _pretrained(documents: Tested) -> Row:
     )
     answer = (
         f"**{'Probably' if ahead_in_each else 'Not settled'}**: five new layers in SmolLM2-135M, trained for 120 "
-        f"steps, say {sleep:.3f} of a passage's tokens right after its window is gone; attention trained alike says "
-        f"{attention:.3f}. A second pass adds nothing there. On "
-        f"documents, after 30 steps, it is {-ahead:.3f} nats a token ahead of such attention, where evicting the cache "
-        f"costs {behind_whole - ahead:.2f}; that this is memory is not shown"
+        f"steps, recall {sleep:.3f} of a passage's tokens once its window is gone; attention layers trained alike "
+        f"recall {attention:.3f}. A second pass adds nothing there. On documents, after 30 steps, their loss is "
+        f"{-ahead:.3f} nats a token below that of attention, where evicting the cache costs "
+        f"{behind_whole - ahead:.2f}; that the difference is memory is not shown"
     )
     links = f"[a pretrained model]({PAGE}#a-pretrained-model-that-sleeps), [documents]({PAGE}#a-text-of-ones-own)"
     return "Can a pretrained model be given sleep?", answer, links
@@ -142,11 +144,13 @@ def _gsm(adjusted: Tested) -> Row:
     found = _variants("gsm-traces")
     n1, compute, n4 = (found[name] for name in ("n1", "n1-same-compute", "n4"))
     tested = _pairs(adjusted, ("n4", "n1"), ("n4", "n1-same-compute"))
+    official = sorted(f"{each.rows.value:.3f}" for name, each in _variants("gsm").items() if name in ("n1", "n2", "n4"))
     answer = (
         f"**{verdict(tested)}** on a variant of GSM-Infinite, where the most frequent number is seldom the answer: "
         f"N = 4 is right in {n4.rows.value:.3f}, N = 1 in {n1.rows.value:.3f} after the same tokens, and in "
         f"{compute.rows.value:.3f} after more FLOPs than N = 4; N = 4 is better than both with "
-        f"{_seeds_ahead(tested)} (p = {tested[0][1]:.2f} and {tested[1][1]:.2f} after the correction)"
+        f"{_seeds_ahead(tested)} (p = {tested[0][1]:.2f} and {tested[1][1]:.2f} after the correction). On the official "
+        f"problems N makes no difference ({official[0]} to {official[-1]})"
     )
     return "Do passes help on GSM-Infinite?", answer, f"[GSM]({PAGE}#traces-from-the-solution)"
 
