@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,20 @@ def deepest_read(points: Points) -> int:
 
 
 def on_the_way(points: Points) -> str:
-    """The hops that a probe reads off the question for the deepest one, and from which pass on."""
-    asked, parts, before = deepest_read(points), [], None
-    for point in points:
-        hops = [hop for hop, found in point["decoded"].items() if found["value"] > READ]
-        if point["asked"] == asked and point["passes"] and hops != before:
-            read = f"{'hops' if len(hops) > 1 else 'hop'} {listed(hops)}" if hops else "none"
-            parts.append(f"{read} from pass {point['passes']} on")
-            before = hops
+    """The hops that a probe reads off the question for the deepest one, pass by pass."""
+    asked, parts = deepest_read(points), []
+    shown = [point for point in points if point["asked"] == asked and point["passes"]]
+    for hops, alike in groupby(shown, hops_read):
+        passes = [point["passes"] for point in alike]
+        read = f"{'hops' if len(hops) > 1 else 'hop'} {listed(hops)}" if hops else "none"
+        when = f"passes {passes[0]} to {passes[-1]}" if len(passes) > 1 else f"pass {passes[0]}"
+        parts.append(f"{read} after {when}")
     return f"Off a question for {counted(asked)}, a probe reads {', '.join(parts)}"
+
+
+def hops_read(point: dict[str, Any]) -> list[str]:
+    """The hops that a probe reads off a question after so many passes."""
+    return [hop for hop, found in point["decoded"].items() if found["value"] > READ]
 
 
 def counted(hops: int) -> str:

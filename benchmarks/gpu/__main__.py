@@ -23,6 +23,7 @@ import torch
 from benchmarks.gpu.kernels import measure_kernels
 from benchmarks.gpu.latency import measure_latency
 from benchmarks.gpu.steps import FORMS, PASSES, Form, matmul_peak, measure_steps
+from benchmarks.gpu.timing import PRECISION
 from benchmarks.gpu.training import train_for
 from benchmarks.results_file import ROOT, provenance, write_result
 from pipelines.arguments import positive
@@ -70,7 +71,7 @@ class Hour:
         print(f"{self.name}, torch {torch.__version__}; results in {self.file}", flush=True)
         on_gpu, (first, *others) = self.device.type == "cuda", self.given.batches
         for (peak,) in self.part("peak", lambda: [[matmul_peak(self.device)]]):
-            print(f"a large matmul runs at {peak / 1e12:,.1f} TFLOP/s")
+            print(f"a large {PRECISION[self.device.type]} matmul runs at {peak / 1e12:,.1f} TFLOP/s")
             self.steps(first, FORMS if on_gpu else FORMS[:1], peak)
             for n in (PASSES[-1], PASSES[0]):
                 self.part(f"training/{n}", lambda n=n: self.training(n, first))

@@ -10,7 +10,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.gpu.timing import DTYPE, finish, seconds
+from benchmarks.gpu.timing import DTYPE, PRECISION, finish, seconds
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.accounting import flops
@@ -86,7 +86,7 @@ def engine_for(device: torch.device, passes: int, batch: int, form: Form) -> Loc
     if form.compiled and on_gpu:
         for block in model.stack:
             block.compile()
-    train = replace(PRESET.train, precision="bfloat16" if on_gpu else "float32", batch_size=batch)
+    train = replace(PRESET.train, precision=PRECISION[device.type], batch_size=batch)
     graphs: CudaGraphs = "step" if form.whole else "on" if form.captured else "off"
     return LocalEngine(model, train, cuda_graphs=graphs if on_gpu else "off")
 

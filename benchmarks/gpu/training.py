@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.steps import FORMS, PRESET, engine_for
+from benchmarks.gpu.timing import PRECISION
 from sleepmodel import SleepModel
 from sleepmodel.training.loop import Save, train
 from sleepmodel.training.progress import Progress
@@ -31,7 +32,7 @@ def train_for(
 
     @torch.no_grad()
     def rows_right(model: SleepModel, level: int | None) -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=PRECISION[device.type] == "bfloat16"):
             found = model(tokens, mask).logits.argmax(-1).cpu()
         return float((found == tokens[mask]).view(len(tokens), -1).all(1).float().mean())
 

@@ -58,15 +58,15 @@ def test_passes_that_compose_hops_are_told_from_passes_that_sharpen_them() -> No
 
 
 def test_the_way_to_the_deepest_hop_is_told() -> None:
-    way = "hop 1 from pass 1 on, hops 1 and 2 from pass 2 on, hop 3 from pass 3 on"
+    way = "hop 1 after pass 1, hops 1 and 2 after pass 2, hop 3 after pass 3"
     assert on_the_way(COMPOSED) == f"Off a question for 3 hops, a probe reads {way}"
     # three hops are never read: the question for two shows what is on the way
     assert on_the_way(points({1: FIRST, 2: SECOND})) == (
-        "Off a question for 2 hops, a probe reads hop 1 from pass 1 on, hop 2 from pass 2 on"
+        "Off a question for 2 hops, a probe reads hop 1 after pass 1, hop 2 after pass 2"
     )
-    assert on_the_way(points({1: NOTHING})) == "Off a question for 3 hops, a probe reads none from pass 1 on"
+    assert on_the_way(points({1: NOTHING})) == "Off a question for 3 hops, a probe reads none after pass 1"
     twice = points({1: FIRST, 2: FIRST, 3: SECOND})
-    assert on_the_way(twice).endswith("a probe reads hop 1 from pass 1 on, hop 2 from pass 3 on")
+    assert on_the_way(twice).endswith("a probe reads hop 1 after passes 1 to 2, hop 2 after pass 3")
 
 
 def test_the_table_and_the_picture_have_every_pass_and_hop(tmp_path: Path) -> None:
