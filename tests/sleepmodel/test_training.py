@@ -379,9 +379,7 @@ def test_compiled_blocks_train_alike(rows: Rows) -> None:
     tokens, mask = map(torch.from_numpy, rows.batch(slice(8)))
     losses, norms = [], []
     for compiled in (False, True):
-        # a block without attention, which takes half as long to compile; test_compile.py traces the other
-        model = replace(MODEL, mixers=("gated_delta",), conv=4)
-        job = TrainingJob("t", model, CONFIG, dataset="", output="", scale=Scale(compile=compiled))
+        job = TrainingJob("t", replace(MODEL, conv=4), CONFIG, dataset="", output="", scale=Scale(compile=compiled))
         engine = LocalEngine(job.build(), CONFIG)
         losses.append(float(engine.backward(tokens, mask).answers))
         norms.append(float(engine.step(1.0)))

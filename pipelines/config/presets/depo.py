@@ -86,7 +86,7 @@ def hops_mini() -> Experiment:
         variants=(
             *(variant(f"n{n}", n) for n in (1, 2, 3)),
             variant("n1-same-compute", compute_of=3),
-            # three seeds for what no claim of docs/evidence.md needs
+            # three seeds for what no difference said to be clear of 0 in docs/evidence.md needs
             variant("n4", 4, most_seeds=3),
             variant("n1-deep", repeat=2, most_seeds=3),
             *(replace(transformer, most_seeds=3) for transformer in transformers(2)),
