@@ -33,7 +33,7 @@ $(KERNELS)/.ready: pyproject.toml constraints.txt
 install: $(READY) ## set up the environment alone; EXTRAS=dev,gpu on a CUDA machine
 
 # on a GPU, the kernels of the extra `gpu` compute in bfloat16
-demo: $(READY) ## run the whole pipeline on this machine, in 9 to 15 minutes on two cores; EXTRAS=dev,gpu on a CUDA machine
+demo: $(READY) ## run the whole pipeline on this machine, in 9 to 18 minutes on two cores; EXTRAS=dev,gpu on a CUDA machine
 	$(BIN)/python pipelines/full.py demo $(if $(findstring gpu,$(EXTRAS)),--set train.precision=auto)
 
 smoke: $(READY) ## run every stage of the demo in about two minutes, too short to learn anything
