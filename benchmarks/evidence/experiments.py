@@ -149,7 +149,7 @@ EXPERIMENTS = {
     ),
     "by-t": Question(
         "rule110-by-t-mini",
-        THREE,
+        (*THREE, 43, 44),
         tuple((f"n{n}-t{t}", f"n1-t{t}") for t in (2, 4, 8, 10) for n in (2, 4)),
         told=("n4-t8", "n1-t8"),
     ),
