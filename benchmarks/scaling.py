@@ -25,7 +25,7 @@ from pipelines.config.variant import Variant
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel.accounting import n_params
 from sleepmodel.config.training import Search
-from sleepmodel.training.loop import build_model
+from sleepmodel.model import SleepModel
 
 PAPER = [
     experiment for experiment in PRESETS.values() if experiment.paper_scale and experiment.name != "throughput-fig6"
@@ -99,10 +99,7 @@ def _runs(experiment: Experiment, variant: Variant) -> int:
 
 
 def _parameters(experiment: Experiment, variant: Variant) -> int:
-    import torch
-
-    with torch.device("meta"):
-        return n_params(build_model(experiment.variant_model(variant), experiment.variant_train(variant)))
+    return n_params(SleepModel.without_weights(experiment.variant_model(variant)))
 
 
 def _generation() -> str:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from datagen.checks import require_whole
@@ -57,6 +58,14 @@ class Pass(NamedTuple):
         return self.whole if self.written is None else [*self.whole, self.written]
 
 
+class _Unfilled(TorchFunctionMode):
+    """Embeddings are left as they are. To fill one without memory, torch imports its compiler: more than a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
+
+
 class SleepModel(nn.Module):
     """Embedding, blocks and readout.
 
@@ -83,6 +92,12 @@ class SleepModel(nn.Module):
         self.norm = residual_norm(config)
         # a tied readout has no parameter of its own, which would be counted, saved and hashed beside the embedding
         self.lm_head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    @classmethod
+    def without_weights(cls, config: ModelConfig) -> SleepModel:
+        """The model on the meta device: its shapes, and no memory for them."""
+        with torch.device("meta"), _Unfilled():
+            return cls(config)
 
     @property
     def stack(self) -> list[Block]:

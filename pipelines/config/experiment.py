@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from datagen import Task, check_task
 from datagen.checks import require, require_whole
 from datagen.shard_size import rows_per_shard
@@ -310,8 +308,7 @@ def step_flops(model: ModelConfig, train: TrainConfig, task: Task) -> float:
     """FLOPs of one training step on rows of the greatest length; with traces, as if every pass had one. Where N is
     drawn for each batch: the mean. A model that sleeps on all windows is assumed to predict in each one after the
     context."""
-    with torch.device("meta"):
-        built = SleepModel(model)
+    built = SleepModel.without_weights(model)
     freeze(built, train.trained)
     length, asked = task.row_length, None
     if model.sleep_on == "all":

@@ -80,8 +80,7 @@ def worker_bytes(experiment: Experiment, stages: Sequence[Stage]) -> int:
     largest = 0
     for stage in stages:
         if isinstance(stage.config, dict) and "train" in stage.config:
-            with torch.device("meta"):
-                model = SleepModel(stage.config.get("model", experiment.model))
+            model = SleepModel.without_weights(stage.config.get("model", experiment.model))
             freeze(model, stage.config["train"].trained)
             needed = training_memory(model, stage.config["train"], experiment.scale, experiment.task.row_length)
             largest = max(largest, needed.total)

@@ -144,8 +144,7 @@ class DeepSpeedEngine:
             master = self._master(weight)  # a collective, which every worker must call
             if self.rank == 0:
                 weights[name] = master.detach().float().cpu()
-        with torch.device("meta"):
-            model = SleepModel(self.model.config)
+        model = SleepModel.without_weights(self.model.config)
         if self.rank == 0:
             model.load_state_dict(weights, assign=True)
         return model

@@ -74,9 +74,8 @@ def from_pretrained(
         insert = {} if insert is None else insert
         config = hybrid_config(base, insert, {"window": window, **fields}, copy / CONFIG)
         check_init(init)
-        # on the meta device first, so that a config cannot allocate more memory than the files justify
-        with torch.device("meta"):
-            model = SleepModel(config)
+        # so that a config cannot allocate more memory than the files justify
+        model = SleepModel.without_weights(config)
         sources = attention_sources(model, config.inserted) if init == "attention" else {}
         weights = _read_weights(copy, model, layer_blocks(insert, len(base["mixers"])))
         model.load_state_dict(weights, assign=True, strict=False)

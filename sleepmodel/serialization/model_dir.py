@@ -56,9 +56,8 @@ def load_directory(directory: Path) -> SleepModel:
         raise ValueError(f"{directory / CONFIG}: {error}; take another copy of the model") from error
     require_memory([directory / WEIGHTS])
     _, weights = read_tensors(directory / WEIGHTS)
-    # on the meta device first, so that a config cannot allocate more memory than the file justifies
-    with torch.device("meta"):
-        model = SleepModel(config)
+    # so that a config cannot allocate more memory than the file justifies
+    model = SleepModel.without_weights(config)
     sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model.load_state_dict(checked_weights(weights, sizes, directory), assign=True)
     if (directory / VOCABULARY).is_file():
