@@ -141,46 +141,6 @@ def test_a_log_has_the_progress_of_each_training_as_its_own_lines(finished: tupl
     assert len([line for line in lines if re.match(r"tune-N[12]-eta1.00  step 10/20  loss", line)]) == 2
 
 
-def test_a_terminal_has_one_live_table_and_keeps_the_last(ray_cluster: str, tmp_path: Path) -> None:
-    arguments = (*ONE_SEED, "search=null", "train.steps=60", "train.validate_every=10")
-    printed, status = on_a_terminal(command("full", tmp_path, *arguments), environment(ray_cluster))
-    assert status == 0, printed
-    table, last = printed.partition("Ray has")[2], printed.rpartition("\x1b[2K")[2]
-    assert table.count("\x1b[2K") > 50  # it was drawn again and again, each time over what stood there
-    assert re.search(r"train-n1-seed20 +running", plain(table)) and "about 0:" in plain(table)
-    for stage in ("generate", "train-n1-seed20", "evaluate", "report", "register"):
-        assert len(re.findall(rf"(?m)^{stage} +done +\d+:\d\d", plain(last))) == 1, plain(last)
-    assert re.search(r"train-n1-seed20 .*━ +60/60 +\d\.\d{3} +\d\.\d{3} +[\d,]+", plain(last))
-    assert "5 of 5 stages done" in plain(last) and "held-out test rows" in plain(last)
-    assert "loss 0." not in plain(printed) and "rows/s" not in plain(
-        printed
-    )  # no line of a log, no bar but the table's
-    assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l")
-
-
-def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[str, int]:
-    """What a program prints where its output is a terminal, and how it exits."""
-    ours, its = pty.openpty()
-    termios.tcsetwinsize(its, (50, 200))
-    with subprocess.Popen(
-        command, stdin=its, stdout=its, stderr=its, env={**environment, "TERM": "xterm-256color"}
-    ) as process:
-        os.close(its)
-        printed = b""
-        while True:
-            try:
-                printed += os.read(ours, 65536)
-            except OSError:  # Linux says so when nobody has the other end any longer
-                break
-        os.close(ours)
-        return printed.decode().replace("\r\n", "\n"), process.wait(scaled())
-
-
-def plain(text: str) -> str:
-    """Without the escapes of a terminal."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
-
-
 def test_a_second_run_does_nothing_and_needs_no_ray(finished: tuple[Path, str]) -> None:
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (root / "steps").rglob("*")}
@@ -259,16 +219,65 @@ def test_every_trial_has_tensorboard_events(finished: tuple[Path, str]) -> None:
     assert len(list((tune / "search").glob("trial-*/events.out.tfevents.*"))) == len(TRIALS.load(tune)) == 2
 
 
-def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], ray_cluster: str) -> None:
-    """A second pipeline whose learning rates are nearly zero registers a version; the champion stands."""
+@pytest.fixture(scope="module")
+def worse(finished: tuple[Path, str], ray_cluster: str) -> tuple[str, str]:
+    """What a second pipeline of the same root prints on a terminal, and the champion's version before it. Its learning
+    rates are nearly zero, and it makes its dataset anew."""
     root, _ = finished
-    smaller = (*ONE_SEED, "train.muon_lr=1e-9", "train.adam_lr=1e-9", "search=null")
+    champion = MlflowClient(tracking_uri(root)).get_model_version_by_alias("sleep-rule110", "champion").version
+    rates = ("train.muon_lr=1e-9", "train.adam_lr=1e-9")
+    arguments = (*ONE_SEED, *rates, "search=null", "train.steps=60", "train.validate_every=10", "data.train_rows=2000")
+    printed, status = on_a_terminal(command("full", root, *arguments), environment(ray_cluster))
+    assert status == 0, printed
+    return printed, champion
+
+
+def test_a_terminal_has_one_live_table_and_keeps_the_last(worse: tuple[str, str]) -> None:
+    printed, _ = worse
+    table, last = printed.partition("Ray has")[2], printed.rpartition("\x1b[2K")[2]
+    assert table.count("\x1b[2K") > 50  # it was drawn again and again, each time over what stood there
+    assert re.search(r"train-n1-seed20 +running", plain(table)) and "about 0:" in plain(table)
+    for stage in ("generate", "train-n1-seed20", "evaluate", "report", "register"):
+        assert len(re.findall(rf"(?m)^{stage} +done +\d+:\d\d", plain(last))) == 1, plain(last)
+    assert re.search(r"train-n1-seed20 .*━ +60/60 +\d\.\d{3} +\d\.\d{3} +[\d,]+", plain(last))
+    assert "5 of 5 stages done" in plain(last) and "held-out test rows" in plain(last)
+    assert "loss 0." not in plain(printed) and "rows/s" not in plain(
+        printed
+    )  # no line of a log, no bar but the table's
+    assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l")
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[str, int]:
+    """What a program prints where its output is a terminal, and how it exits."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (50, 200))
+    with subprocess.Popen(
+        command, stdin=its, stdout=its, stderr=its, env={**environment, "TERM": "xterm-256color"}
+    ) as process:
+        os.close(its)
+        printed = b""
+        while True:
+            try:
+                printed += os.read(ours, 65536)
+            except OSError:  # Linux says so when nobody has the other end any longer
+                break
+        os.close(ours)
+        return printed.decode().replace("\r\n", "\n"), process.wait(scaled())
+
+
+def plain(text: str) -> str:
+    """Without the escapes of a terminal."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
+
+
+def test_a_worse_model_never_takes_the_alias(finished: tuple[Path, str], worse: tuple[str, str]) -> None:
+    """It is registered as a version; the champion stands."""
+    root, _ = finished
+    printed, champion = worse
     client = MlflowClient(tracking_uri(root))
-    before = client.get_model_version_by_alias("sleep-rule110", "champion").version
-    printed = completed("full", root, ray_cluster, *smaller)
-    assert "does not beat champion" in printed
-    assert client.get_model_version_by_alias("sleep-rule110", "champion").version == before
-    assert {v.version for v in client.search_model_versions("name = 'sleep-rule110'")} > {before}
+    assert "does not beat champion" in plain(printed)
+    assert client.get_model_version_by_alias("sleep-rule110", "champion").version == champion
+    assert {v.version for v in client.search_model_versions("name = 'sleep-rule110'")} > {champion}
 
 
 @long
