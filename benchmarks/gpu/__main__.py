@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("--device cuda: no CUDA device here; run this on a GPU machine, or try --device cpu")
     device = torch.device(given.device)
     if device.type == "cpu":
-        given.batches, given.rounds, given.training_minutes = [1], 1, 0
+        given.batches, given.training_minutes = [1], 0
     Hour(device, given).run()
 
 

@@ -15,10 +15,11 @@ DTYPE = {device: getattr(torch, precision) for device, precision in PRECISION.it
 WARMUP, ROUNDS, CALLS = 3, 7, 5
 
 
-def seconds(device: torch.device, work: Callable[[], object], rounds: int = ROUNDS, calls: int = CALLS) -> float:
-    """The median over rounds of the seconds for one call of `work`, of `calls` in a row: on a GPU the host runs ahead,
-    as it does in a training."""
-    for _ in range(WARMUP):
+def seconds(device: torch.device, work: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """The median over rounds of the seconds for one call of `work`, of several in a row: on a GPU the host runs ahead,
+    as it does in a training. On a CPU, where the command is only tried: of one call, behind one to warm up."""
+    warmup, rounds, calls = (WARMUP, rounds, CALLS) if device.type == "cuda" else (1, 1, 1)
+    for _ in range(warmup):
         work()
     return statistics.median(_round(device, work, calls) for _ in range(rounds))
 

@@ -18,13 +18,14 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NO_RAY = "127.0.0.1:1"
 SMALL = ("seeds=[20]", "train.steps=4", "train.batch_size=4", "train.validate_every=2", "train.warmup_steps=1")
+ONE_BY_ONE = "scale.cpus_per_worker=4"  # all of the session's Ray, so that the trainings share their processes
 TINY = ("pretrained.insert=[0, 1]", "model.loop=[1, 3]", "model.fast_heads=2", "task.passage=12", "task.cue=2")
 FEW = ("data.validation_rows=8", "data.test_rows=8")
 
 
 def retrofit(root: Path, pretrained: Path, address: str) -> str:
     """The output of `make retrofit`'s pipeline, with a small model in place of SmolLM2."""
-    assignments = [f"pretrained.model={pretrained}", *SMALL, *TINY, *FEW]
+    assignments = [f"pretrained.model={pretrained}", *SMALL, *TINY, *FEW, ONE_BY_ONE]
     script = [sys.executable, str(ROOT / "pipelines/full.py"), "retrofit-recall-mini", "--root", str(root)]
     environment = {**os.environ, "RAY_ADDRESS": address, "COLUMNS": "200"}
     result = run([*script, "--set", *assignments], limit=800, env=environment)

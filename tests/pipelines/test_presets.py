@@ -26,16 +26,22 @@ NARROW |= {"fast_heads": 1, "key_dim": 8, "value_dim": 8}
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
 def test_every_variant_of_every_preset_takes_its_first_step(experiment: Experiment) -> None:
-    """On two rows, narrow and at most five blocks deep, else as it is: windows, passes, rules, precision."""
+    """On two rows, narrow and at most five blocks deep, else as it is: windows, passes, rules, precision. Variants that
+    differ in their steps alone take it once."""
+    taken = set()
     batches = {task: task.sample("train", 0, 0, 2).batch() for task in experiment.tasks()}
     for variant in experiment.variants:
-        train = replace(experiment.variant_train(variant), batch_size=2)
+        train = replace(experiment.variant_train(variant), batch_size=2, steps=0, warmup_steps=0)
         model = experiment.variant_model(variant)
         start = max(0, min(model.inserted, default=0) - 4)  # with an inserted block, if there is one
         inserted = tuple(number - start for number in model.inserted if number < start + 5)
         mixers = model.mixers[start : start + 5]
         shallow = replace(model, mixers=mixers, inserted=inserted, loop=model.loop and (1, 3))
         small = replace(shallow, **NARROW)  # type: ignore[arg-type]
+        step = (small, train, experiment.variant_task(variant))
+        if step in taken:
+            continue
+        taken.add(step)
         engine = LocalEngine(build_model(small, train), train)
         tokens, mask = batches[experiment.variant_task(variant)]
         loss = engine.backward(torch.from_numpy(tokens), torch.from_numpy(mask)).answers

@@ -50,7 +50,7 @@ def outputs_and_gradients(rule: Callable[..., Any], inputs: Inputs, seed: int) -
     return [o, state, *gradients]
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 150), st.sampled_from([None, 1, 5, 16, 64]))
 def test_chunkwise_is_the_recurrence_in_float64(seed: int, tokens: int, chunk: int | None) -> None:
     inputs = random_inputs(seed, tokens)
@@ -87,7 +87,7 @@ def test_float32_stays_near_the_float64_recurrence(rule: Callable[..., Any], tok
 
 
 @kernel
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 90), st.sampled_from([1, 5, 16, 32, 64]), st.data())
 def test_the_kernel_is_the_recurrence(seed: int, tokens: int, chunk: int, data: st.DataObject) -> None:
     """Widths and chunks on both sides of a vector's and a tile's length, and never a multiple of both."""

@@ -58,7 +58,7 @@ def by_row(logits: Tensor, mask: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("sleep_on", SLEEP_ON)
 @every_kind
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(data=st.data(), passes=st.integers(1, 3))
 def test_each_row_of_a_mixed_batch_is_algorithm_1(
     fields: dict[str, Any], sleep_on: str, eviction: str, data: st.DataObject, passes: int
@@ -80,7 +80,7 @@ def loss_gradient(model: SleepModel, tokens: Tensor, mask: Tensor) -> list[Tenso
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("sleep_on", SLEEP_ON)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data(), reach=st.sampled_from([None, 1, 2]), conv=CONV)
 def test_the_gradient_of_a_mixed_batch_is_the_sum_of_its_rows(
     sleep_on: str, eviction: str, data: st.DataObject, reach: int | None, conv: int | None

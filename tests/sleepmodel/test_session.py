@@ -57,7 +57,7 @@ def read_in_pieces(session: Session, tokens: Tensor, data: st.DataObject) -> Ten
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("sleep_on", SLEEP_ON)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data(), passes=st.integers(1, 3))
 def test_pads_on_the_left_stand_as_in_training(sleep_on: str, eviction: str, data: st.DataObject, passes: int) -> None:
     """Left pads of up to two windows, read in any pieces: the logits of training, of each row's first answer or, where
@@ -83,7 +83,7 @@ def assert_same_where_known(got: Tensor, known: Tensor) -> None:
 @pytest.mark.parametrize(
     "fields", [{"mixers": ("attention", "gated_delta", "attention")}, *KINDS.values()], ids=["hybrid", *KINDS]
 )
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(
     data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
 )

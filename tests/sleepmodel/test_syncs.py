@@ -143,7 +143,7 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("sleep_on", ["prompts", "all"])
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**16), traced=st.booleans())
 def test_plans_of_equal_shape_run_the_same_operations(sleep_on: str, seed: int, traced: bool) -> None:
     """The same rows in another order, with other tokens, and the plan of either of them moved into the place of the

@@ -118,7 +118,7 @@ def test_names_do_not_run_out() -> None:
 def test_pretrained_rows(tokenizer: str) -> None:
     for hard in (False, True):
         task = Gsm(tokens=(2000, 3300), hard=hard, tokenizer=tokenizer)
-        samples = take(task, 30)
+        samples = take(task, 12)
         check(task, samples, encoder_of(tokenizer).vocabulary)
         assert {answer_length for _, _, answer_length, _ in samples} >= {2, 3}  # a space and one token a digit
 
