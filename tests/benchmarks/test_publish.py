@@ -21,7 +21,6 @@ PUBLISHED = sorted(path.parent for path in ROOT.glob("results/**/results.json"))
 BY_CHANGED_CODE = {
     "evidence/eta/results.json",
     "evidence/gsm/results.json",
-    "faults.json",
 }
 
 
