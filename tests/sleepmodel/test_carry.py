@@ -103,7 +103,7 @@ def test_readouts_are_of_the_end_of_the_loop(make_model: MakeModel, fields: dict
 
 @each_way
 @every_hand
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(data=st.data(), passes=st.integers(1, 4))
 def test_a_mixed_batch_has_the_losses_of_its_rows(
     fields: dict[str, Any], sleep_on: str, eviction: str, data: st.DataObject, passes: int
@@ -129,7 +129,7 @@ def test_a_mixed_batch_has_the_losses_of_its_rows(
 
 @every_eviction
 @every_hand
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1)]))
 def test_a_session_reads_as_training_does(
     fields: dict[str, Any],

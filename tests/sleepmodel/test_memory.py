@@ -20,7 +20,7 @@ from tests.sleepmodel.test_session import ROWS, read_in_pieces, tokens_of
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @every_kind
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(data=st.data(), length=st.integers(0, 13))
 def test_a_memory_resumes_elsewhere(
     tmp_path_factory: pytest.TempPathFactory,

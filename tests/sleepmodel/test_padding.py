@@ -58,7 +58,7 @@ def by_row(logits: Tensor, mask: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("sleep_on", SLEEP_ON)
 @every_kind
-@settings(max_examples=2)
+@settings(max_examples=4)
 @given(data=st.data(), passes=st.integers(1, 3))
 def test_each_row_of_a_mixed_batch_is_algorithm_1(
     fields: dict[str, Any], sleep_on: str, eviction: str, data: st.DataObject, passes: int

@@ -83,7 +83,7 @@ def assert_same_where_known(got: Tensor, known: Tensor) -> None:
 @pytest.mark.parametrize(
     "fields", [{"mixers": ("attention", "gated_delta", "attention")}, *KINDS.values()], ids=["hybrid", *KINDS]
 )
-@settings(max_examples=3)
+@settings(max_examples=6)
 @given(
     data=st.data(), seed=st.integers(0, 1000), passes=st.integers(1, 3), loop=st.sampled_from([None, (0, 1), (1, 2)])
 )
