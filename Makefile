@@ -113,6 +113,7 @@ bench: $(READY) ## run the benchmarks of speed and memory, and write benchmarks/
 	$(BIN)/python -m benchmarks.depth
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.buckets
+	$(BIN)/python -m benchmarks.performance
 
 faults: $(READY) ## inject every fault of docs/reliability.md into whole pipelines, and write benchmarks/results/faults.json
 	MAKE_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/sleepmodel/test_search.py tests/integration/test_full.py

@@ -1,12 +1,18 @@
-"""Copy the results of a finished demo to benchmarks/results/demo: `python -m benchmarks.demo --root runs`."""
+"""Copy the results of a finished demo to benchmarks/results/demo, and fill in the table of docs/demo.md.
+
+python -m benchmarks.demo --root runs
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.evidence.publish import publish, render
+from benchmarks.evidence.pages import DEMO, fill
+from benchmarks.evidence.publish import publish, published_variants, render
 from pipelines.arguments import add_root, given_root
 from pipelines.config.presets import PRESETS
+from pipelines.reporting.comparison import table_of
+from pipelines.reporting.markdown import markdown_table
 
 
 def main() -> None:
@@ -18,7 +24,8 @@ def main() -> None:
     try:
         directory = publish(PRESETS["demo"], root, "demo")
         render(directory)
-        print(f"published {directory}")
+        fill(DEMO, {"demo": markdown_table(*table_of(published_variants(directory)))})
+        print(f"published {directory}\npage      {DEMO}")
     except ValueError as error:
         parser.error(str(error))
 

@@ -25,6 +25,12 @@ def write_result(name: str, payload: dict[str, Any]) -> Path:
     return path
 
 
+def read_result(name: str) -> dict[str, Any]:
+    """What `write_result` wrote."""
+    found: dict[str, Any] = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    return found
+
+
 def provenance() -> dict[str, Any]:
     """Commit, versions and processor; nothing that names a machine or a day."""
     return {

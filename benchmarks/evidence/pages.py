@@ -10,8 +10,9 @@ from benchmarks.results_file import ROOT
 from datagen.files import replacing
 
 README = ROOT.parent / "README.md"
-EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING = (
-    ROOT.parent / "docs" / name for name in ("evidence.md", "iterated-sleep.md", "performance.md", "scaling.md")
+DEMO, EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING = (
+    ROOT.parent / "docs" / name
+    for name in ("demo.md", "evidence.md", "iterated-sleep.md", "performance.md", "scaling.md")
 )
 
 

@@ -1,15 +1,10 @@
-"""Fill the tables of docs/performance.md from benchmarks/results/gpu.json.
-
-python -m benchmarks.gpu.page
-"""
+"""The tables of docs/performance.md that come from benchmarks/results/gpu.json."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from benchmarks.evidence.pages import PERFORMANCE, fill
-from benchmarks.results_file import ROOT
+from benchmarks.results_file import read_result
 from pipelines.reporting.markdown import markdown_table
 
 BATCH = 512  # rows in a step, the paper's
@@ -23,18 +18,15 @@ WORDS = {
 }
 
 
-def main() -> None:
-    found = json.loads((ROOT / "results" / "gpu.json").read_text())
-    parts: dict[str, list[Any]] = found["parts"]
-    blocks = {
-        "gpu-steps": _steps(
-            [row for name, rows in parts.items() if name.startswith(f"steps/{BATCH}/") for row in rows]
-        ),
+def blocks() -> dict[str, str]:
+    """Name of a block of the page -> its table."""
+    parts: dict[str, list[Any]] = read_result("gpu")["parts"]
+    steps = [row for name, rows in parts.items() if name.startswith(f"steps/{BATCH}/") for row in rows]
+    return {
+        "gpu-steps": _steps(steps),
         "gpu-kernels": _kernels(parts["kernels"]),
         "gpu-latency": _latency(parts["latency"]),
     }
-    fill(PERFORMANCE, blocks)
-    print(f"page {PERFORMANCE}")
 
 
 def _steps(rows: list[dict[str, Any]]) -> str:
@@ -68,7 +60,3 @@ def _kernels(rows: list[dict[str, Any]]) -> str:
 def _latency(rows: list[dict[str, Any]]) -> str:
     lines = [(str(row["passes"]), f"{row['awake_ms']:.2f}", f"{row['asleep_ms']:.2f}") for row in rows]
     return markdown_table(("N", "awake, ms a token", "asleep, ms a window"), lines)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import performance
 from benchmarks.evidence.experiments import EXPERIMENTS
-from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING, fill
+from benchmarks.evidence.pages import DEMO, EVIDENCE, ITERATED_SLEEP, PERFORMANCE, SCALING, fill
 
 PAGE = "# title\n\n<!-- a -->\nNot run yet.\n<!-- end -->\n\nprose\n\n<!-- b-2 -->\n| old |\n<!-- end -->\n"
 
@@ -50,7 +51,8 @@ def test_each_page_has_the_blocks_that_its_benchmarks_fill():
     blocks = {
         EVIDENCE: {"told", "told-traces", "latency", "breakeven", "passes"},
         ITERATED_SLEEP: {"unread", "halting"},
-        PERFORMANCE: {"gpu-steps", "gpu-kernels", "gpu-latency"},
+        PERFORMANCE: set(performance.blocks()),
+        DEMO: {"demo"},
         SCALING: {"rate", "generation", "training", "parallel", "tuning"},
     }
     for name, question in EXPERIMENTS.items():
