@@ -183,7 +183,7 @@ EXPERIMENTS = {
                 for control in ("n1", "n1-same-compute", "n1-deep", "n1-deep-narrow", "transformer-whole")
             ),
             *((f"{more}-uniform", f"{fewer}-uniform") for more, fewer in GAINS),
-            ("n4-uniform", "n1-uniform-same-compute"),
+            ("n4-uniform", "n1-uniform-same-compute-epochs"),
         ),
         right="answers",
         told=("n3", "n1", "n1-same-compute", "n1-deep"),
