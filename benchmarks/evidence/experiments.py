@@ -178,8 +178,12 @@ EXPERIMENTS = {
         (80, 81, 82, 83, 84),
         (
             *GAINS,
-            *(("n3", control) for control in ("n1", "n1-same-compute", "n1-deep", "transformer-whole")),
+            *(
+                ("n3", control)
+                for control in ("n1", "n1-same-compute", "n1-deep", "n1-deep-narrow", "transformer-whole")
+            ),
             *((f"{more}-uniform", f"{fewer}-uniform") for more, fewer in GAINS),
+            ("n4-uniform", "n1-uniform-same-compute-epochs"),
         ),
         right="answers",
         told=("n3", "n1", "n1-same-compute", "n1-deep"),

@@ -280,12 +280,10 @@ class Experiment:
         """The number of optimiser steps of the variant's training."""
         if variant.compute_of is None:
             return max(int(variant.share_of_steps > 0), round(variant.share_of_steps * self.train.steps))
-        model, own = self.variant_model(variant), self._step_config(variant)
-        other = replace(
-            model, carry=self.model.carry, reads_first=self.model.reads_first, sleep_passes=variant.compute_of
-        )
+        own = self._step_config(variant)
+        other = replace(self.model, sleep_passes=variant.compute_of)
         step = step_flops(other, replace(self.train, sleep_passes=(), trained=own.trained), self.task)
-        return round(self.train.steps * step / step_flops(model, own, self.variant_task(variant)))
+        return round(self.train.steps * step / step_flops(self.variant_model(variant), own, self.variant_task(variant)))
 
     def train_rows(self, task: Task | None = None) -> int:
         """Rows of the training split of a task, None for the experiment's own: enough for the longest training on it,

@@ -25,7 +25,7 @@ class Variant:
     mixers: of the blocks; repeat: how often to stack them, so that N = 1 is as deep as N passes unrolled.
     inserted_mixer: of the inserted blocks, in place of the experiment's: "attention" makes a control without memory.
     window: L; whole: one window holds the whole row, so that nothing is evicted: an upper bound for transformers.
-    compute_of: train for as many steps as cost the FLOPs of the experiment's training at this N.
+    compute_of: train for as many steps as cost the FLOPs of the training of the experiment's own model at this N.
     epochs: train these steps in epochs on the rows that the experiment's training reads, instead of on fresh rows.
     depth: the task's greatest depth (Rule 110: steps to predict).
     task, model, train: fields of the task, the ModelConfig and the TrainConfig that differ, such as {"frame": 0}.

@@ -8,6 +8,8 @@ import pytest
 from pipelines.config.experiment import step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
+from sleepmodel import SleepModel
+from sleepmodel.accounting import n_params
 from sleepmodel.config.training import Curriculum, Search
 from tests.pipelines.flops import training_flops_of
 
@@ -62,6 +64,11 @@ def test_hops_are_compared_at_equal_flops() -> None:
     spent = {name: training_flops_of(experiment, variant) for name, variant in variants.items()}
     assert spent["n1-same-compute"] == pytest.approx(spent["n3"], rel=1e-3)
     assert spent["n1-deep"] == pytest.approx(spent["n3"], rel=0.02)
+    assert spent["n1-deep-narrow"] == pytest.approx(spent["n3"], rel=1e-3)
+    assert spent["n1-uniform-same-compute-epochs"] == pytest.approx(spent["n4-uniform"], rel=1e-3)
+    sizes = {name: n_params(SleepModel.without_weights(models[name])) for name in ("n3", "n1-deep-narrow")}
+    assert sizes["n1-deep-narrow"] == pytest.approx(sizes["n3"], rel=0.03)
+    assert models["n1-deep-narrow"].mixers == 2 * models["n3"].mixers
     assert models["transformer-whole"].window == experiment.task.row_length
 
 

@@ -265,7 +265,7 @@ def test_a_variant_costs_what_its_own_rows_and_batch_cost() -> None:
     assert found[0].flops == pytest.approx(len(demo.seeds) * training_flops_of(demo, longer))
 
     same = replace(longer, name="same", compute_of=4)
-    of_four = demo.train.steps * step_flops(replace(demo.variant_model(longer), sleep_passes=4), demo.train, task)
+    of_four = demo.train.steps * step_flops(replace(demo.model, sleep_passes=4), demo.train, task)
     assert training_flops_of(demo, same) == pytest.approx(of_four, rel=1e-3)
     drawn = replace(longer, name="drawn", whole=False, compute_of=2, drawn_passes=(1, 3))
     plain = replace(drawn, name="plain", drawn_passes=(), sleep_passes=2)

@@ -89,8 +89,11 @@ def hops_mini() -> Experiment:
             # three seeds for what no difference said to be clear of 0 in docs/evidence.md needs
             variant("n4", 4, most_seeds=3),
             variant("n1-deep", repeat=2, most_seeds=3),
+            # twice the blocks in as many parameters, with the FLOPs of N = 3
+            variant("n1-deep-narrow", repeat=2, model={"d_model": 44}, compute_of=3, most_seeds=3),
             *(replace(transformer, most_seeds=3) for transformer in transformers(2)),
             *(variant(f"n{n}-uniform", n, most_seeds=3, **all_hops) for n in (1, 2, 4)),
+            variant("n1-uniform-same-compute-epochs", compute_of=4, epochs=True, most_seeds=3, **all_hops),
         ),
         seeds=(80,),
         data=Data(seed=11),
