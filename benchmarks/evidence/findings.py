@@ -78,7 +78,8 @@ def _compute(adjusted: Tested) -> Row:
 def _hops(adjusted: Tested) -> Row:
     rows, controls = _variants("depo-hops"), ("n1", "n1-same-compute")
     tested = _pairs(adjusted, *(("n3", control) for control in controls))
-    (_, p_deep), (_, p_uniform) = _pairs(adjusted, ("n3", "n1-deep"), ("n4-uniform", "n1-uniform"))
+    deeper = _pairs(adjusted, ("n3", "n1-deep"), ("n3", "n1-deep-narrow"))
+    mixed = _pairs(adjusted, ("n4-uniform", "n1-uniform"), ("n4-uniform", "n1-uniform-same-compute-epochs"))
     two, three = ({name: f"{row.answers[hops].value:.3f}" for name, row in rows.items()} for hops in (2, 3))
     ahead, (p, p_compute) = _seeds_ahead(tested), (p for _, p in tested)
     answer = (
@@ -86,15 +87,17 @@ def _hops(adjusted: Tested) -> Row:
         f"from k = 1 to 4: at k = 2, N = 3 has {two['n3']} of the answers right, N = 1 {two['n1']} after the same "
         f"tokens and {two['n1-same-compute']} after the same FLOPs. N = 3 has more right at all k together with "
         f"{ahead} (p = {p:.3f} and {p_compute:.3f} after the correction). Twice the blocks, with the FLOPs of N = 3, "
-        f"have {two['n1-deep']}; N = 3 is {_clear(p_deep)} of that. With all k mixed from the start, as in the paper, "
-        f"N = 1, 2 and 4 have {three['n1-uniform']}, {three['n2-uniform']} and {three['n4-uniform']} at k = 3 "
-        f"({len(rows['n4-uniform'].results)} seeds, N = 4 {_clear(p_uniform)} of N = 1)"
+        f"have {two['n1-deep']}, and {two['n1-deep-narrow']} if they are narrower and have no more parameters: N = 3 "
+        f"is {_clear(deeper)} of them. With all k mixed from the start, as in the paper, N = 1, 2 and 4 have "
+        f"{three['n1-uniform']}, {three['n2-uniform']} and {three['n4-uniform']} at k = 3, and N = 1 with the FLOPs of "
+        f"N = 4 {three['n1-uniform-same-compute-epochs']}; at all k together N = 4 is ahead of both with "
+        f"{_seeds_ahead(mixed)} ({_clear(mixed)} of 0)"
     )
     return "Do more passes answer deeper questions?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
 
 
-def _clear(p: float) -> str:
-    return "clear" if is_clear(p) else "not clear"
+def _clear(tested: Tested) -> str:
+    return "clear" if all(is_clear(p) for _, p in tested) else "not clear"
 
 
 def _eta(adjusted: Tested) -> Row:

@@ -262,7 +262,8 @@ def comparison_table(variants: Sequence[VariantResults]) -> Table:
     what = "held-out documents" if are_documents(variants) else "held-out test rows right"
     table = Table(title=f"{what}{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD)
     for i in shown:
-        table.add_column(columns[i], no_wrap=True)
+        # where the terminal is too narrow, long names take two lines and no figure is cut
+        table.add_column(columns[i], no_wrap=i > 0, overflow="ellipsis" if i else "fold")
     for row in rows:
         table.add_row(*(row[i] for i in shown))
     return table
