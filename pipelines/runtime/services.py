@@ -168,7 +168,7 @@ class Services(Observer):
         `scale.wait_minutes`: Ray would wait for ever.
         """
         task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries)(function)
-        if cores == 0:  # it drives Ray Train or Tune: a node that is lost must not take it away from its workers
+        if cores == 0:  # it drives Tune: a node that is lost must not take it away from its workers
             own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             task = task.options(scheduling_strategy=own)
         results = [task.remote(*arguments) for arguments in calls]

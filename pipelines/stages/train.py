@@ -107,8 +107,7 @@ def _train_stages(
                 watch=SendProgress(context.stage.name),
                 **({"start": str(context.path(start) / MODEL)} if start else experiment.pretrained.start()),
             )
-            # the process that drives Ray Train takes no core: the workers do the work
-            services.map(fit, [(job,)], cores=0)
+            fit(job)
 
         needed = (*inputs, start) if start else inputs
         return Stage(
