@@ -93,7 +93,7 @@ def hops_mini() -> Experiment:
             variant("n1-deep-narrow", repeat=2, model={"d_model": 44}, compute_of=3, most_seeds=3),
             *(replace(transformer, most_seeds=3) for transformer in transformers(2)),
             *(variant(f"n{n}-uniform", n, most_seeds=3, **all_hops) for n in (1, 2, 4)),
-            variant("n1-uniform-same-compute-epochs", compute_of=4, epochs=True, most_seeds=3, **all_hops),
+            variant("n1-uniform-same-compute-epochs", 1, compute_of=4, epochs=True, most_seeds=3, **all_hops),
         ),
         seeds=(80,),
         data=Data(seed=11),
