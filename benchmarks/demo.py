@@ -26,7 +26,7 @@ def main() -> None:
         render(directory)
         fill(DEMO, {"demo": markdown_table(*table_of(published_variants(directory)))})
         print(f"published {directory}\npage      {DEMO}")
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         parser.error(str(error))
 
 

@@ -54,7 +54,7 @@ def _buckets(rows: list[dict[str, Any]]) -> str:
             row["batch_size"],
             "null" if row["bucket_tokens"] is None else row["bucket_tokens"],
             f"{row['shapes']} of {row['steps']:,}",
-            f"{100 * row['replayed'] / row['steps']:.0f} %",
+            f"{100 * row['replayed'] / row['steps']:.1f} %",
             f"{100 * row['pads']:.1f} %",
             f"{100 * row['pads_on_gpu']:.1f} %",
         )

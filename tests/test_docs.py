@@ -168,7 +168,7 @@ def test_the_presets_are_all_described() -> None:
     first = re.compile(r"^\| `([\w-]+)` \|", re.MULTILINE)
     assert set(first.findall(presets)) == set(PRESETS)
     variants = {variant.name for preset in PRESETS.values() for variant in preset.variants}
-    assert len(first.findall(controls)) == 7 and set(first.findall(controls)) <= variants
+    assert len(first.findall(controls)) == 8 and set(first.findall(controls)) <= variants
 
 
 def test_the_options_exist() -> None:

@@ -282,7 +282,7 @@ class Experiment:
             return max(int(variant.share_of_steps > 0), round(variant.share_of_steps * self.train.steps))
         own = self._step_config(variant)
         other = replace(self.model, sleep_passes=variant.compute_of)
-        step = step_flops(other, replace(self.train, sleep_passes=(), trained=own.trained), self.task)
+        step = step_flops(other, replace(self.train, sleep_passes=()), self.task)
         return round(self.train.steps * step / step_flops(self.variant_model(variant), own, self.variant_task(variant)))
 
     def train_rows(self, task: Task | None = None) -> int:

@@ -18,6 +18,7 @@ from sleepmodel.evaluation.statistics import Estimate
 
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
 NATS, GAP = "nats", "gap"  # per answer token, and their difference to the task's control
+NAME_WIDTH = 12  # columns of a terminal that a variant's name keeps
 WIDE, MOST_PARTS = 3, 8  # a terminal has room for so many depths and kinds with their intervals, and without
 
 
@@ -262,8 +263,10 @@ def comparison_table(variants: Sequence[VariantResults]) -> Table:
     what = "held-out documents" if are_documents(variants) else "held-out test rows right"
     table = Table(title=f"{what}{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD)
     for i in shown:
-        # where the terminal is too narrow, long names take two lines and no figure is cut
-        table.add_column(columns[i], no_wrap=i > 0, overflow="ellipsis" if i else "fold")
+        if i == 0:  # in a narrow terminal, long names take several lines before figures are cut
+            table.add_column(columns[i], overflow="fold", min_width=NAME_WIDTH)
+        else:
+            table.add_column(columns[i], no_wrap=True)
     for row in rows:
         table.add_row(*(row[i] for i in shown))
     return table

@@ -107,7 +107,7 @@ def _train_stages(
                 watch=SendProgress(context.stage.name),
                 **({"start": str(context.path(start) / MODEL)} if start else experiment.pretrained.start()),
             )
-            fit(job)
+            fit(job)  # in this thread: Ray Train's controller and workers are processes of their own
 
         needed = (*inputs, start) if start else inputs
         return Stage(

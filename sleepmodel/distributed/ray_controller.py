@@ -1,4 +1,5 @@
-"""Ray Train's controller in a process that several trainings use in turn, as its start and its imports take seconds."""
+"""Ray Train's controller in a process that several trainings use in turn, as its start and its imports take seconds.
+Trainings that run in threads of one process have one each."""
 
 from __future__ import annotations
 
@@ -93,11 +94,12 @@ class WarmTrainer(TorchTrainer):
 
 def _take(idle: list[Any]) -> Any:
     """One of the idle controllers that still lives; None if there is none."""
-    while idle:
-        controller = idle.pop()
-        with suppress(RayActorError, OutOfMemoryError):  # it died since
-            ray.get(controller.lives.remote())
-            return controller
+    with suppress(IndexError):  # of an empty list; other threads take from it too
+        while True:
+            controller = idle.pop()
+            with suppress(RayActorError, OutOfMemoryError):  # it died since
+                ray.get(controller.lives.remote())
+                return controller
     return None
 
 

@@ -1,13 +1,16 @@
 """The table of variants, and their differences."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
-from pipelines.reporting.comparison import VariantResults, floor_of, table_of
+from pipelines.cli import LOG_WIDTH
+from pipelines.reporting.comparison import VariantResults, comparison_table, floor_of, table_of
 from pipelines.reporting.differences import (
     PairedDifference,
     PositionDifference,
@@ -141,3 +144,17 @@ def test_kinds_of_problems_have_columns_of_their_own() -> None:
 def test_results_without_a_likelihood_have_the_columns_that_they_had() -> None:
     columns, _ = table_of(data().variants)
     assert columns == ["model", "N", "eta", "depth 1", "depth 4", "tokens", "FLOPs", "tokens/s", "s"]
+
+
+def test_a_long_name_takes_lines_of_a_narrow_terminal_and_cuts_no_figure() -> None:
+    long = "n1-with-the-compute-of-four-passes-in-epochs"
+    answers = dict.fromkeys((1, 2, 3, 4), share(93, 100))
+    variants = [
+        VariantResults(name, [replace(result(name, 0, 1, 50), accuracy=Accuracy(share(50, 200), answers))])
+        for name in ("n1", long)
+    ]
+    printed = Console(width=LOG_WIDTH, record=True, file=io.StringIO())
+    printed.print(comparison_table(variants))
+    said = printed.export_text()
+    assert "…" not in said and " N " in said and said.count("0.930") == 8
+    assert "".join(line.split("  ")[1] for line in said.splitlines() if line.startswith("  ")).count(long) == 1

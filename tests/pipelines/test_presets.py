@@ -250,6 +250,13 @@ def test_the_same_compute_is_the_same_flops() -> None:
     more = Variant(name="more", compute_of=4)
     spent = demo.train.steps * step_flops(replace(demo.model, sleep_passes=4), demo.train, demo.task)
     assert training_flops_of(demo, more) == pytest.approx(spent, rel=1e-3)
+    # of the experiment's model, whatever the variant's own is and however little of that is trained
+    narrow = replace(more, name="narrow", model={"d_model": 32})
+    assert training_flops_of(demo, narrow) == pytest.approx(spent, rel=1e-3)
+    inserted = replace(
+        more, name="inserted", mixers=(*demo.model.mixers, "gated_delta"), inserted=(2,), trained="inserted"
+    )
+    assert training_flops_of(demo, inserted) == pytest.approx(spent, rel=1e-3)
 
 
 def test_a_variant_costs_what_its_own_rows_and_batch_cost() -> None:
