@@ -97,9 +97,9 @@ def _hops(adjusted: Tested) -> Row:
 
 
 def _clear(tested: Tested) -> str:
-    """Whether the differences are clear of 0, where that is the same of each."""
-    (clear,) = {is_clear(p) for _, p in tested}
-    return "clear" if clear else "not clear"
+    """Whether the differences are clear of 0, as a word."""
+    clear = [is_clear(p) for _, p in tested]
+    return "clear" if all(clear) else "partly clear" if any(clear) else "not clear"
 
 
 def _eta(adjusted: Tested) -> Row:
