@@ -9,10 +9,13 @@ import argparse
 
 from benchmarks.evidence.pages import DEMO, fill
 from benchmarks.evidence.publish import publish, published_variants, render
+from benchmarks.results_file import ROOT
 from pipelines.arguments import add_root, given_root
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.comparison import table_of
 from pipelines.reporting.markdown import markdown_table
+
+RESULTS = ROOT / "results" / "demo"
 
 
 def main() -> None:
@@ -22,12 +25,17 @@ def main() -> None:
     add_root(parser)
     root = given_root(parser, parser.parse_args())
     try:
-        directory = publish(PRESETS["demo"], root, "demo")
-        render(directory)
-        fill(DEMO, {"demo": markdown_table(*table_of(published_variants(directory)))})
-        print(f"published {directory}\npage      {DEMO}")
+        publish(PRESETS["demo"], root, RESULTS.name)
+        redraw()
+        print(f"published {RESULTS}\npage      {DEMO}")
     except (KeyError, ValueError) as error:
         parser.error(str(error))
+
+
+def redraw() -> None:
+    """Write the report and draw the pictures of the published demo again, and fill in the table of its page."""
+    render(RESULTS)
+    fill(DEMO, {"demo": markdown_table(*table_of(published_variants(RESULTS)))})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ benchmarks/results/evidence/breakeven.json and breakeven.png, and fills the brea
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -26,7 +25,7 @@ from rich.progress import track
 
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.pages import EVIDENCE, fill
-from benchmarks.results_file import ROOT, write_result
+from benchmarks.results_file import ROOT, read_result, write_result
 from pipelines.arguments import add_root, given_root
 from pipelines.plan import plan
 from pipelines.reporting import plots
@@ -143,7 +142,7 @@ def shown(row: dict[str, Any]) -> tuple[str, ...]:
 
 def redraw(path: Path = ROOT / "results" / RESULTS / "breakeven.png") -> Path:
     """Draw the published costs again: of a question and of the memory, by the length of the context."""
-    rows = json.loads((ROOT / "results" / RESULTS / "breakeven.json").read_text())["rows"]
+    rows = read_result(f"{RESULTS}/breakeven")["rows"]
     figure, (asking, keeping) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     again = {row["length"]: row["again_ms"] for row in rows}
     asking.plot(list(again), list(again.values()), "--", color="grey", label="transformer, re-reading")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from benchmarks.evidence.experiments import GAINS, results_of
 from benchmarks.evidence.pages import EVIDENCE, README, fill
 from benchmarks.evidence.publish import published_variants
 from benchmarks.evidence.tables import Tested, family_of
-from benchmarks.results_file import ROOT
+from benchmarks.results_file import read_result
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.differences import Difference, PairedDifference, PositionDifference, is_clear
 from pipelines.reporting.markdown import markdown_table
@@ -116,7 +115,7 @@ def _eta(adjusted: Tested) -> Row:
 
 
 def _latency() -> Row:
-    models = json.loads((ROOT / "results/latency.json").read_text())["models"]
+    models = read_result("latency")["models"]
     ratios = [model["passes"]["8"]["awake_over_n1"] for model in models]
     longer = "Yes" if max(ratios) > ALIKE else "No"
     answer = (

@@ -20,11 +20,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import demo
 from benchmarks.evidence import breakeven, unread
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.findings import fill_readme
 from benchmarks.evidence.pages import EVIDENCE
-from benchmarks.evidence.publish import publish, render
+from benchmarks.evidence.publish import publish
 from benchmarks.evidence.schedule import schedule, schedule_table
 from benchmarks.evidence.tables import adjusted_comparisons, fill_tables
 from benchmarks.results_file import ROOT
@@ -90,7 +91,7 @@ def run(name: str, root: Path) -> str:
 
 def fill_pages() -> None:
     """Render everything that is published anew."""
-    render(ROOT / "results" / "demo")
+    demo.redraw()
     breakeven.redraw()
     unread.redraw()
     pages = dict.fromkeys(question.page for question in EXPERIMENTS.values())

@@ -10,7 +10,6 @@ the published results of the main variants: benchmarks/results/evidence/iterated
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from benchmarks.evidence.experiments import EXPERIMENTS, results_of
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.evidence.publish import published_variants
-from benchmarks.results_file import ROOT, write_result
+from benchmarks.results_file import ROOT, read_result, write_result
 from datagen import Rule110
 from pipelines.config.presets import PRESETS
 from pipelines.reporting import plots
@@ -88,7 +87,7 @@ def main(page: Path = ITERATED_SLEEP) -> None:
 def redraw(picture: Path = ROOT / "results" / "evidence" / "iterated-sleep.png") -> Path:
     """Draw the published floor and variants again, each variant in its style in the pictures of the report, or in that
     of one that is not drawn here."""
-    shares = json.loads((ROOT / "results" / "evidence" / "unread.json").read_text())["shares"]
+    shares = read_result("evidence/unread")["shares"]
     variants = {variant.name: variant for variant in published_variants(results_of("iterated"))}
     style = plots.styles([name for name in variants if name in EXPERIMENTS["iterated"].shown])
     spare = iter(look for name, look in style.items() if name not in SHOWN)
