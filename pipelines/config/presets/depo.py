@@ -73,6 +73,7 @@ def hops_mini() -> Experiment:
         return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
 
     all_hops = {"task": {"drawn": "each"}, "curriculum": Curriculum()}
+    evicted, whole = transformers(2)
     return Experiment(
         name="depo-hops-mini",
         task=task,
@@ -86,14 +87,14 @@ def hops_mini() -> Experiment:
         variants=(
             *(variant(f"n{n}", n) for n in (1, 2, 3)),
             variant("n1-same-compute", compute_of=3),
-            # three seeds for what no difference said to be clear of 0 in docs/evidence.md needs
-            variant("n4", 4, most_seeds=3),
-            variant("n1-deep", repeat=2, most_seeds=3),
+            variant("n4", 4),
+            variant("n1-deep", repeat=2),
             # twice the blocks in as many parameters, with the FLOPs of N = 3
-            variant("n1-deep-narrow", repeat=2, model={"d_model": 44}, compute_of=3, most_seeds=3),
-            *(replace(transformer, most_seeds=3) for transformer in transformers(2)),
-            *(variant(f"n{n}-uniform", n, most_seeds=3, **all_hops) for n in (1, 2, 4)),
-            variant("n1-uniform-same-compute-epochs", 1, compute_of=4, epochs=True, most_seeds=3, **all_hops),
+            variant("n1-deep-narrow", repeat=2, model={"d_model": 44}, compute_of=3),
+            replace(evicted, most_seeds=3),  # at chance, and compared with nothing
+            whole,
+            *(variant(f"n{n}-uniform", n, **all_hops) for n in (1, 2, 4)),
+            variant("n1-uniform-same-compute-epochs", 1, compute_of=4, epochs=True, **all_hops),
         ),
         seeds=(80,),
         data=Data(seed=11),
