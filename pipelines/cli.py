@@ -111,7 +111,7 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
         if arguments.dry_run:
             _, everything = _plan(experiment, root)
             console.print(plan_table(_chosen(script, everything, root, console), root))
-            console.print(_cost(experiment), soft_wrap=True, highlight=False)
+            console.print(_cost(experiment, everything, root), soft_wrap=True, highlight=False)
             console.print("dry run: nothing was started")
             return
     try:
@@ -195,15 +195,18 @@ class _FlushProgress(Observer):
         self.mailbox.flush()
 
 
-def _cost(experiment: Experiment) -> str:
-    """What the training of a preset costs, in words."""
-    from pipelines.runtime.cost_estimate import training_cost, training_seconds
+def _cost(experiment: Experiment, stages: list[Stage], root: Path) -> str:
+    """What the training of a preset costs, and how much of it is done, in words."""
+    from pipelines.runtime.cost_estimate import done_share, training_cost, training_seconds
 
     cost = training_cost(experiment)
     words = f"all training of {experiment.name}: {cost.rows:,} rows, {cost.tokens:,} tokens, {cost.flops:.1e} FLOPs"
     if not experiment.paper_scale:
         words += f", about {_duration(training_seconds(experiment))} on this machine's CPU"
-    return f"{words}; less where the search stops trials early" if experiment.search else words
+    if experiment.search:
+        words += "; less where the search stops trials early"
+    done = done_share(experiment, stages, root)
+    return f"{words}; {done:.0%} of these FLOPs are done already" if done else words
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP
@@ -33,6 +34,8 @@ class Question:
         right, and answers say more.
     told: the variants that the titles of its pictures compare, among those shown; (): the best and the first.
     shown: the variants in its pictures; (): all.
+    depth: where the title by depth compares variants; None: at the greatest.
+    by_depth: names of further pictures by depth, and the variants that each shows.
     speed: the experiment measures training speed alone, with runs too short to learn.
     smollm2: it begins with SmolLM2-135M.
     documents: it reads the example text (datagen/text/example.py), and the page shows nats by position.
@@ -45,6 +48,8 @@ class Question:
     right: Right = "rows"
     told: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+    depth: int | None = None
+    by_depth: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     speed: bool = False
     smollm2: bool = False
     documents: bool = False
@@ -58,9 +63,10 @@ class Question:
             require(len(own) == 1, "pairs", pair, "variants whose tests ask the same questions")
         testable = self.documents or len(self.seeds) > 1
         require(testable or not self.pairs, "pairs", self.pairs, "() with a single seed, which has no p-value")
-        for field in ("told", "shown"):
-            names = [name for name in getattr(self, field) if name.partition("@")[0] not in tasks]
-            require(not names, field, names, f"names of variants of {self.preset}")
+        lists = {"told": self.told, "shown": self.shown, **{f"by_depth.{k}": v for k, v in self.by_depth.items()}}
+        for where, names in lists.items():
+            unknown = [name for name in names if name.partition("@")[0] not in tasks]
+            require(not unknown, where, unknown, f"names of variants of {self.preset}")
         hidden = [name for name in self.told if self.shown and name not in self.shown]
         require(not hidden, "told", hidden, f"among those shown, {', '.join(self.shown)}")
 
@@ -187,6 +193,10 @@ EXPERIMENTS = {
         ),
         right="answers",
         told=("n3", "n1", "n1-same-compute", "n1-deep"),
+        shown=("n1", "n2", "n3", "n4", "n1-same-compute", "n1-deep", "n1-deep-narrow", "transformer-whole"),
+        # the last one that the curriculum opened for most trainings
+        depth=3,
+        by_depth={"uniform": ("n4-uniform", "n2-uniform", "n1-uniform", "n1-uniform-same-compute-epochs")},
     ),
     "depo-iterated": Question(
         "depo-iterated",

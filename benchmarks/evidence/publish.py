@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from datagen.artifact import Artifact
 from pipelines.config.experiment import Experiment
 from pipelines.engine.stage import SUCCESS, State, script_of, state
 from pipelines.plan import plan
+from pipelines.reporting import plots
 from pipelines.reporting.comparison import VariantResults, read_variants
 from pipelines.reporting.results import COSTS, READABLE, EvaluationResult
 from pipelines.reporting.sections import CURVES, ReportData, sections
@@ -69,16 +71,28 @@ def published_variants(directory: Path) -> list[VariantResults]:
     return PUBLISHED.load(directory).comparison
 
 
-def render(directory: Path, shown: tuple[str, ...] = (), told: tuple[str, ...] = ()) -> None:
+def render(
+    directory: Path,
+    shown: tuple[str, ...] = (),
+    told: tuple[str, ...] = (),
+    depth: int | None = None,
+    by_depth: Mapping[str, tuple[str, ...]] | None = None,
+) -> None:
     """Write the report and draw the pictures of published numbers again. Learning curves stay as they are, since
     histories are not published.
 
-    shown: the variants in the pictures, by default all; told: those that their titles compare.
+    shown: the variants in the pictures, by default all; told: those that their titles compare; depth: where the title
+        by depth compares them, by default at the greatest.
+    by_depth: further pictures by depth, depths-<name>.png, and the variants that each shows and compares.
     """
     data = _data(PUBLISHED.load(directory))
     drawn = [variant for variant in data.variants if not shown or variant.name in shown]
     costs = [cost for cost in data.costs if not shown or cost.variant in shown]
-    sections(replace(data, variants=drawn, costs=costs, told=told), directory)
+    sections(replace(data, variants=drawn, costs=costs, told=told, depth=depth), directory)
+    for name, names in (by_depth or {}).items():
+        others = [variant for variant in data.variants if variant.name in names]
+        style = plots.styles([variant.name for variant in others])
+        plots.by_depth_or_passes(others, style, directory / f"depths-{name}.png", names)
     (directory / MARKDOWN).write_text(report_text(directory))
 
 

@@ -30,7 +30,8 @@ Tested = Sequence[tuple[Difference, float]]  # differences, each with its adjust
 def fill_tables(page: Path, adjusted: Mapping[str, Tested]) -> None:
     """Draw the pictures of each published experiment of the page, and fill in its block."""
     for name in adjusted:
-        render(results_of(name), EXPERIMENTS[name].shown, EXPERIMENTS[name].told)
+        question = EXPERIMENTS[name]
+        render(results_of(name), question.shown, question.told, question.depth, question.by_depth)
     fill(page, blocks(page, adjusted))
 
 

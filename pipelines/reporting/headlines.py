@@ -31,17 +31,21 @@ def comparison(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> 
     return _right(shares, told, "test rows")
 
 
-def depths(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
-    """The same for answers at the greatest depth of all, or of those `told`."""
-    deepest, shares = at_deepest(variants, told)
-    words = _right(shares, told, "answers")
-    return f"At depth {deepest}, {words}" if words else ""
+def depths(variants: Sequence[VariantResults], told: Sequence[str] = (), depth: int | None = None) -> str:
+    """The same for answers at a depth; None: the greatest of all, or of those `told`."""
+    depth = depth or deepest(variants, told)
+    words = _right(at_depth(variants, depth), told, "answers")
+    return f"At depth {depth}, {words}" if words else ""
 
 
-def at_deepest(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
-    """The greatest depth of all, or of those `told`, and the share of answers right there; {} if none is shown."""
-    deepest = max((d for variant in variants if not told or variant.name in told for d in variant.answers), default=0)
-    return deepest, {each.name: each.answers[deepest].value for each in variants if deepest in each.answers}
+def deepest(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> int:
+    """The greatest depth of all, or of those `told`; 0 if none is shown."""
+    return max((d for variant in variants if not told or variant.name in told for d in variant.answers), default=0)
+
+
+def at_depth(variants: Sequence[VariantResults], depth: int) -> dict[str, float]:
+    """The share of answers right at a depth, of the variants that are asked there."""
+    return {each.name: each.answers[depth].value for each in variants if depth in each.answers}
 
 
 def likelihood(variants: Sequence[VariantResults], kinds: Sequence[str], told: Sequence[str] = ()) -> str:

@@ -84,12 +84,15 @@ def comparison(variants: Sequence[VariantResults], style: Styles, path: Path, to
     write(figure, headlines.comparison(variants, told), path)
 
 
-def by_depth_or_passes(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
-    """Share of answers right over depth; over N if all answers have one depth."""
+def by_depth_or_passes(
+    variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = (), depth: int | None = None
+) -> None:
+    """Share of answers right over depth; over N if all answers have one depth. told, depth: the variants that the title
+    compares, and where; None: at the greatest depth."""
     depths = sorted({depth for variant in variants for depth in variant.answers})
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     if len(depths) > 1:
-        front = told or headlines.compared(headlines.at_deepest(variants)[1])
+        front = told or headlines.compared(headlines.at_depth(variants, depth or headlines.deepest(variants)))
         _over_depth(axes, variants, depths, style, front)
     else:
         passes = [variant.sleep_passes for variant in variants]
@@ -100,7 +103,7 @@ def by_depth_or_passes(variants: Sequence[VariantResults], style: Styles, path: 
     axes.grid(axis="y", alpha=0.3)
     legend(figure, len(axes.get_legend_handles_labels()[1]))
     _drop_overlapping(axes)
-    write(figure, headlines.depths(variants, told), path)
+    write(figure, headlines.depths(variants, told, depth), path)
 
 
 def _over_depth(

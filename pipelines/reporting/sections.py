@@ -47,7 +47,8 @@ class ReportData:
 
     histories: by variant, one for each seed; settings: by variant, the configs of its first seed.
     searches: trials and winner; costs: of each variant; mistakes: of the first seed of each variant.
-    told: the variants that the titles of pictures compare; (): the best and the first.
+    told: the variants that the titles of pictures compare; (): the best and the first; depth: where the title by depth
+        compares them; None: at the greatest.
     """
 
     variants: list[VariantResults]
@@ -57,6 +58,7 @@ class ReportData:
     costs: list[InferenceCost]
     mistakes: list[Mistakes]
     told: tuple[str, ...] = ()
+    depth: int | None = None
 
 
 def sections(data: ReportData, pictures: Path) -> list[Section]:
@@ -102,7 +104,7 @@ def _documents(variants: list[VariantResults]) -> Section:
 
 def _depths(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
     variants, file = data.variants, pictures / DEPTHS
-    plots.by_depth_or_passes(variants, style, file, data.told)
+    plots.by_depth_or_passes(variants, style, file, data.told, data.depth)
     rows = [
         (variant.name, variant.sleep_passes, depth, variant.results[0].accuracy.answers[depth].total, estimate)
         for variant in variants

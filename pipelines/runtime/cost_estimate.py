@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from datagen import Task
 from pipelines.config.experiment import Experiment, step_flops
-from pipelines.engine.stage import Stage
+from pipelines.engine.stage import Stage, State, state
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
 from sleepmodel.training.engine import LocalEngine
@@ -83,6 +84,13 @@ def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str
             cost[key] = step_flops(*key)
         found[stage.name] = StageTrainings(config["search"].trials if searched else 1, cost[key] * train.steps)
     return found
+
+
+def done_share(experiment: Experiment, stages: Sequence[Stage], root: Path) -> float:
+    """The share of the FLOPs of all trainings of `stages` that lies in stages which are done."""
+    flops = {name: each.count * each.flops for name, each in stage_trainings(experiment, stages).items()}
+    done = sum(flops.get(stage.name, 0.0) for stage in stages if state(stage, root) is State.DONE)
+    return done / sum(flops.values())
 
 
 def training_seconds(experiment: Experiment) -> float:

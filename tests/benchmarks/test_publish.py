@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.evidence.publish import PUBLISHED as RESULTS
 from benchmarks.evidence.publish import Published, published_variants, render
 from benchmarks.results_file import ROOT
+from pipelines.reporting import plots
 from pipelines.reporting.commits import DIRTY, commit_marks, commit_note
 from pipelines.reporting.comparison import VariantResults
 from pipelines.stages.report import MARKDOWN
@@ -77,6 +79,22 @@ def test_a_row_may_have_any_number_of_commits() -> None:
     variants = [VariantResults("n1", [result("n1", seed, 1, 50) for seed in range(2)]), VariantResults("n2", by_others)]
     assert commit_marks(variants)["n2"] == "¹ ² ³ ⁴ ⁵ ⁶ ⁷ ⁸ ⁹ ¹⁰ ¹¹"
     assert commit_note(variants).endswith("; ¹¹ some seeds by commit lllllll.")
+
+
+def test_a_further_picture_compares_the_variants_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: dict[str, str] = {}
+    write = plots.write
+
+    def keep(figure: Figure, title: str, path: Path) -> None:
+        write(figure, title, path)
+        titles[path.stem] = title
+
+    monkeypatch.setattr(plots, "write", keep)
+    RESULTS.save(tmp_path, RESULTS.load(ROOT / "results/evidence/gsm"))
+    render(tmp_path, shown=("n1", "n2"), depth=2, by_depth={"more": ("n1", "n4")})
+    assert re.fullmatch(r"At depth 2, n\d is right in 0\.\d+ of answers, n\d in 0\.\d+", titles["depths"])
+    assert "n4" not in titles["depths"]
+    assert re.fullmatch(r"At depth 3, n1 is right in 0\.\d+ of answers, n4 in 0\.\d+", titles["depths-more"])
 
 
 def _report(found: Published, directory: Path) -> str:

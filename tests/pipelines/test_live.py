@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from pipelines.config.presets import PRESETS
-from pipelines.engine.stage import Stage, StageContext
+from pipelines.engine.stage import SUCCESS, Stage, StageContext, Success
 from pipelines.plan import plan
 from pipelines.runtime.board import Board, Standing
-from pipelines.runtime.cost_estimate import StageTrainings, stage_trainings, training_cost
+from pipelines.runtime.cost_estimate import StageTrainings, done_share, stage_trainings, training_cost
 from pipelines.runtime.live import LiveView, PlainView, render
 from pipelines.runtime.services import Services
 from sleepmodel.training.progress import Progress, ProgressEvent
@@ -222,3 +223,16 @@ def test_every_training_of_a_preset_is_reckoned_with(preset: str, tmp_path_facto
     whole = training_cost(experiment).flops
     # the second of a search's two winners, at N = 1, counts here as one of the largest N
     assert whole <= total <= 2 * whole if experiment.search else total == pytest.approx(whole)
+
+
+def test_what_is_done_counts_by_its_flops(tmp_path: Path) -> None:
+    experiment = PRESETS["depo-fig3-mini"]
+    stages = plan(experiment, Services(experiment, tmp_path))
+    assert done_share(experiment, stages, tmp_path) == 0
+    (n4,) = (stage for stage in stages if stage.name == "train-n4-seed30")
+    for stage in (stages[0], n4):  # a dataset counts nothing
+        stage.output(tmp_path).mkdir(parents=True)
+        SUCCESS.save(stage.output(tmp_path), Success(stage.identity, stage.name, 1.0, "2026-11-27T12:00:00+00:00"))
+    flops = {name: each.flops for name, each in stage_trainings(experiment, stages).items()}
+    share = done_share(experiment, stages, tmp_path)
+    assert share == pytest.approx(flops[n4.name] / sum(flops.values())) and share > 1 / len(flops)

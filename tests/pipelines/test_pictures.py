@@ -48,8 +48,8 @@ def at_depths(name: str, passes: int, depths: list[int], right: int = 100) -> Va
     return VariantResults(name, [replace(found, accuracy=replace(found.accuracy, answers=answers))])
 
 
-def draw_depths(variants: list[VariantResults], told: tuple[str, ...] = ()) -> None:
-    plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull), told)
+def draw_depths(variants: list[VariantResults], told: tuple[str, ...] = (), depth: int | None = None) -> None:
+    plots.by_depth_or_passes(variants, plots.styles([each.name for each in variants]), Path(os.devnull), told, depth)
 
 
 def marks_of(axes: Axes) -> list[Line2D]:
@@ -92,6 +92,14 @@ def test_the_variants_that_the_title_compares_cover_the_others(drawn: dict[str, 
     assert {text.get_text() for text in drawn["null"].legends[0].get_texts()} == {"a", "b", "c", "d"}
     draw_depths(variants, ("e",))
     assert drawn["null"].get_suptitle() == ""  # as no variant is shown that it could compare
+
+
+def test_the_title_compares_where_it_is_told_to(drawn: dict[str, Figure]) -> None:
+    variants = [at_depths("a", 1, [1, 2, 4]), at_depths("b", 2, [1, 2, 4], right=60), at_depths("c", 4, [1, 4])]
+    draw_depths(variants, ("b", "a"), depth=2)
+    assert drawn["null"].get_suptitle().replace("\n", " ") == "At depth 2, b is right in 0.600 of answers, a in 1.000"
+    draw_depths(variants, depth=2)  # the best and the first of those that are asked there
+    assert drawn["null"].get_suptitle().replace("\n", " ") == "At depth 2, a is right in 1.000 of answers, b in 0.600"
 
 
 def test_marks_stand_beside_those_with_the_same_n(drawn: dict[str, Figure]) -> None:
