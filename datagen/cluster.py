@@ -30,21 +30,22 @@ def connect_to_ray(**options: Any) -> None:
     """
     if ray.is_initialized():
         return
+    address = ray_address()
+    if address is not None and (trouble := _no_answer(address)):
+        raise ConnectionError(_message(os.environ.get("RAY_ADDRESS", ""), address, trouble))
+    with _same_versions():
+        ray.init(address, **options)
+
+
+def ray_address() -> str | None:
+    """The host:port that $RAY_ADDRESS, or Ray's file where it is empty, stands for; None: a new Ray. Raises
+    ConnectionError and ValueError as `connect_to_ray`."""
     given = os.environ.get("RAY_ADDRESS", "")
     if "://" in given:
         raise ValueError(
             f"RAY_ADDRESS={given}: must be host:port of a Ray head, such as 10.0.0.1:6379; to run on a cluster from "
             "outside of it, submit a job (docs/cluster.md)"
         )
-    address = _address(given)
-    if address is not None and (trouble := _no_answer(address)):
-        raise ConnectionError(_message(given, address, trouble))
-    with _same_versions():
-        ray.init(address, **options)
-
-
-def _address(given: str) -> str | None:
-    """The host:port that $RAY_ADDRESS, or Ray's file where it is empty, stands for; None: a new Ray."""
     named = given or find_bootstrap_address(None)
     try:
         return canonicalize_bootstrap_address(named) if named else None

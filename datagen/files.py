@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from datagen.storage import in_store, put
+from datagen.storage import in_store, put, remove_tree
 
 
 @contextmanager
@@ -55,9 +55,12 @@ def write_error(path: Path, error: OSError) -> OSError:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove the temporary files that killed processes left in `directory`."""
+    """Remove the temporary files and directories that killed processes left in `directory`."""
     for temporary in directory.glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            remove_tree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
@@ -26,7 +27,8 @@ def run_tasks(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], coll
 
     def collect() -> None:
         (ref,), _ = ray.wait(list(running))
-        result = results[running.pop(ref)] = ray.get(ref)
+        with raising_io_errors():
+            result = results[running.pop(ref)] = ray.get(ref)
         collected(result)
 
     for number, call in enumerate(calls):
@@ -36,6 +38,17 @@ def run_tasks(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], coll
     while running:
         collect()
     return [results[number] for number in sorted(results)]
+
+
+@contextmanager
+def raising_io_errors() -> Iterator[None]:
+    """Raise the OSError of a task, as of a full disk, without the traceback that Ray writes before its message."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, OSError):
+            raise error.cause from error
+        raise
 
 
 def shared(value: Any) -> Any:

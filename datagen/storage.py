@@ -69,8 +69,9 @@ def store_of(path: Path) -> tuple[Any, str, str]:
 
 def storage_errors() -> tuple[type[Exception], ...]:
     """What reading and writing raises: OSError, and where an object store was used, what the AWS client adds to it."""
-    client = sys.modules.get("botocore.exceptions")
-    return (OSError, client.BotoCoreError, client.ClientError) if client else (OSError,)
+    client, uploads = (sys.modules.get(f"{package}.exceptions") for package in ("botocore", "boto3"))
+    ours = (client.BotoCoreError, client.ClientError) if client else ()
+    return (OSError, *ours, *((uploads.Boto3Error,) if uploads else ()))  # the last is raised by MLflow's uploads
 
 
 def check_reachable(path: Path) -> None:
@@ -97,6 +98,17 @@ def check_reachable(path: Path) -> None:
             f"{path}: the object store cannot be used ({error}): check AWS_ENDPOINT_URL, the credentials and the "
             "network"
         ) from error
+
+
+def _check_once(path: Path, bucket: str) -> None:
+    """`check_reachable` at the first use of a bucket in this process: what fails later is tried again by s3fs."""
+    store = (os.environ.get("AWS_ENDPOINT_URL"), bucket)
+    if store not in _reached:
+        check_reachable(path)
+        _reached.add(store)
+
+
+_reached: set[tuple[str | None, str]] = set()
 
 
 def put(file: Path, path: Path) -> None:
@@ -128,7 +140,7 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
     `last` is uploaded after the others. If another process has published `directory` meanwhile, its files stay.
     """
     if not in_store(directory):
-        fresh = directory.with_name(f".{directory.name}.{uuid4().hex}")
+        fresh = directory.with_name(f".{directory.name}.{uuid4().hex}.tmp")
         fresh.mkdir(parents=True)
         try:
             yield fresh
@@ -158,7 +170,7 @@ def local_copy(path: Path) -> Iterator[Path]:
         return
     fs, bucket, key = store_of(path)
     source = f"{bucket}/{key}"
-    check_reachable(path)
+    _check_once(path, bucket)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / path.name
         names = [name for name, info in fs.find(source, detail=True).items() if info["type"] == "file"]

@@ -74,7 +74,7 @@ class Tokenizer:
         content = canonical_json([self.json, self.chat_template, dict(self.special)])
         return hashlib.sha256(content.encode()).hexdigest()
 
-    @property
+    @cached_property
     def size(self) -> int:
         """One more than the largest token id."""
         return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)

@@ -15,13 +15,15 @@ class Oja(GatedDelta):
     """
 
     def rule(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        v, outputs = F.normalize(v, dim=-1), []
-        for t in range(k.shape[1]):  # clear, but slow: sleepmodel/ops computes whole chunks at once
-            error = k[:, t] - torch.einsum("bhkv,bhv->bhk", state, v[:, t])
-            write = torch.einsum("bhk,bhv->bhkv", beta[:, t, :, None] * error, v[:, t])
-            state = g[:, t, :, None, None].exp() * state + write
-            outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state) * self.key_dim**-0.5)
-        return torch.stack(outputs, dim=1), state
+        dtype, outputs = v.dtype, []
+        with torch.autocast(k.device.type, enabled=False):  # the state is float32, whatever x is
+            q, k, v, g, beta = (x.to(state.dtype) for x in (q, k, F.normalize(v, dim=-1), g, beta))
+            for t in range(k.shape[1]):  # clear, but slow: sleepmodel/ops computes whole chunks at once
+                error = k[:, t] - torch.einsum("bhkv,bhv->bhk", state, v[:, t])
+                write = torch.einsum("bhk,bhv->bhkv", beta[:, t, :, None] * error, v[:, t])
+                state = g[:, t, :, None, None].exp() * state + write
+                outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state) * self.key_dim**-0.5)
+        return torch.stack(outputs, dim=1).to(dtype), state
 
     def write_rule(self, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
         return self.rule(k, k, v, g, beta, state)[1]

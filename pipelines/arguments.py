@@ -28,9 +28,9 @@ def parser(script: str, description: str | None) -> argparse.ArgumentParser:
         "preset",
         nargs="?",
         default=DEFAULT_PRESET,
-        choices=list(PRESETS),
+        type=_preset,
         metavar="PRESET",
-        help=f"default: {DEFAULT_PRESET}",
+        help=f"default: {DEFAULT_PRESET}; or module:function, which returns an Experiment (docs/extending.md)",
     )
     result.add_argument(
         "--dry-run",
@@ -115,6 +115,12 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
+
+
+def _preset(text: str) -> str:
+    if text in PRESETS or ":" in text:
+        return text
+    raise argparse.ArgumentTypeError(f"invalid choice: {text!r}: must be {', '.join(PRESETS)}, or module:function")
 
 
 def filled(text: str) -> str:

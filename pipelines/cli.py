@@ -18,7 +18,7 @@ from datagen.storage import storage_errors
 from pipelines.arguments import ROOT_VARIABLE, absolute_root, parse
 from pipelines.config.experiment import Experiment
 from pipelines.config.overrides import apply_overrides
-from pipelines.config.presets import PRESETS
+from pipelines.config.presets import experiment_named
 from pipelines.engine.locks import LOCKS, StageLocked, hold_lock, hold_locks
 from pipelines.engine.scheduler import Observer, StageFailed, execute
 from pipelines.engine.signals import Terminated, stop_on_signals
@@ -72,7 +72,7 @@ def main(script: str, description: str | None) -> NoReturn:
     except Refused as error:
         _exit(BAD_INPUT, error)
     except StageFailed as error:
-        console.print(redacted(error), style="red", markup=False)
+        console.print(redacted(error), style="red", markup=False, soft_wrap=True, highlight=False)
         sys.exit(FAILED)
     except _explained() as error:
         _exit(FAILED, error)
@@ -100,7 +100,7 @@ def _run_preset(script: str, arguments: argparse.Namespace, console: Console) ->
         import_from_working_directory()
         root = absolute_root(arguments.root)
         os.environ[ROOT_VARIABLE] = str(root)  # where a pretrained model's models:/ address is looked up
-        experiment = apply_overrides(PRESETS[arguments.preset], arguments.set)
+        experiment = apply_overrides(experiment_named(arguments.preset), arguments.set)
         if not arguments.dry_run:
             experiment.check_weights()
         if arguments.force or not arguments.dry_run:
@@ -311,9 +311,9 @@ def _fit_to_machine(experiment: Experiment, force: bool) -> Experiment:
     and where `force` has no effect."""
     import torch
 
-    fits = not experiment.paper_scale or torch.cuda.is_available() or os.environ.get("RAY_ADDRESS")
+    fits = not experiment.paper_scale or torch.cuda.is_available() or _cluster_runs()
     if force and fits:
-        why = "there is a GPU, or a cluster in RAY_ADDRESS"
+        why = "there is a GPU, or a Ray cluster runs"
         why = why if experiment.paper_scale else f"{experiment.name} is not of the paper's size"
         raise ValueError(f"--force has no effect: {why}. Leave it out")
     if fits:
@@ -327,6 +327,13 @@ def _fit_to_machine(experiment: Experiment, force: bool) -> Experiment:
         f"no GPU here: training would take about {training_seconds(experiment) / 86_400:,.0f} days on these CPUs. "
         "Use a machine or cluster with CUDA, choose a smaller preset, or run it all the same with --force"
     )
+
+
+def _cluster_runs() -> bool:
+    """Whether the pipeline would use a Ray that runs already, whose GPUs it sees once it is connected."""
+    from datagen.cluster import ray_address
+
+    return ray_address() not in (None, "local")
 
 
 def _say(console: Console, text: str) -> None:

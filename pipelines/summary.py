@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +17,7 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
     from pipelines.reporting.results import RESULTS
     from pipelines.stages.register import REGISTRATION
     from pipelines.stages.report import REPORT
+    from sleepmodel.tracking.locations import store_command
     from sleepmodel.tracking.runs import tracking_uri
 
     done = {script_of(stage): stage.output(root) for stage in everything if state(stage, root) is State.DONE}
@@ -38,8 +38,6 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
         say(f"registry   {registration.name} v{registration.version}: {registration.reason}")
         reference = "@champion" if registration.champion else f"/{registration.version}"
         load = f'import sleepmodel; print(sleepmodel.load("models:/{registration.name}{reference}"))'
-        # an address with a password is not shown, so that its command relies on the environment, where it comes from
-        where = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} " if redacted(uri) == uri else ""
-        say(f"load it    {where}{python_command('-c', load)}")
+        say(f"load it    {store_command(uri, '-c', load)}")
     served = uri.startswith(("http://", "https://"))
     say(f"MLflow UI  {uri if served else python_command('-m', 'mlflow', 'ui', '--backend-store-uri', uri)}")

@@ -79,7 +79,7 @@ def fingerprint(model: SleepModel) -> str:
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, weight in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(weight.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

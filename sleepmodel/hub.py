@@ -26,9 +26,10 @@ def load(source: str | Path) -> SleepModel:
     do not match.
     """
     if str(source).startswith(REGISTRY):
-        from sleepmodel.tracking.registry import download_model  # importing MLflow takes seconds
+        from sleepmodel.tracking.registry import model_files  # importing MLflow takes seconds
 
-        return load_directory(download_model(str(source)))
+        with model_files(str(source)) as directory:
+            return load_directory(directory)
     with local_copy(as_path(source)) as copy:
         if is_pretrained(copy):
             call = f"sleepmodel.from_pretrained({str(source)!r}, window=...)"

@@ -96,12 +96,16 @@ def check_batch(tokens: Tensor, loss_mask: Tensor, config: ModelConfig) -> None:
     if config.sleep_on == "prompts":
         before[:, ::window] = False
     if (mask & ~(real & before)).any():
-        row = int((mask & ~(real & before)).nonzero()[0, 0])
-        first, remedy = "the row", ""
-        if config.sleep_on == "prompts":
-            first, remedy = f"a window of {window} tokens", ' (sleep_on = "all" predicts it from the window before)'
-        raise ValueError(
-            f"row {row}: an answer is the first token of {first}, where nothing can predict it{remedy}, or a pad"
-        )
+        row, column = map(int, (mask & ~(real & before)).nonzero()[0])
+        if not real[row, column]:
+            why = "must not be at a pad"
+        elif not real[row, :column].any():
+            why = "must not be at the first token of a row, which nothing can predict"
+        else:
+            why = (
+                f"must not be at the first token of a window of {window} tokens, which nothing before it in the window "
+                'can predict; sleep_on = "all" predicts it from the window before'
+            )
+        raise ValueError(f"loss_mask[{row}, {column}]: an answer {why}")
     if not mask.any():
         raise ValueError("loss_mask: must have at least one answer")

@@ -25,7 +25,7 @@ def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any
 
 
 def named_tensors(tree: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, leaf) for each leaf, in order. A name is the path of fields and positions: "memory.states.0.k"."""
+    """Yield (name, leaf) for each leaf, in order. A name is the path of fields and positions: "state.states.0.k"."""
     if tree is None:
         return
     if isinstance(tree, Tensor):

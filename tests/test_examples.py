@@ -33,11 +33,11 @@ def test_it_runs(script: str, tmp_path: Path) -> None:
 
 
 def test_every_script_is_run_above() -> None:
-    beside = {"my_rules.py", "my_tasks.py"}
+    beside = {"my_rules.py", "my_tasks.py", "my_experiment.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTED, *beside}
 
 
 def test_the_page_shows_the_files() -> None:
     shown = re.findall(r"```python\n(.+?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
-    names = ("my_rules.py", "my_tasks.py", "task_with_traces.py", "own_mixer_and_task.py")
+    names = ("my_rules.py", "my_experiment.py", "my_tasks.py", "task_with_traces.py", "own_mixer_and_task.py")
     assert shown == [(EXAMPLES / name).read_text() for name in names]

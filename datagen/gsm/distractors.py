@@ -17,7 +17,7 @@ SHAPES: Mapping[str, Sequence[tuple[int, bool]]] = {
 
 
 class Distractors:
-    """Rng distractors one at a time, with values in 1..MAX_VALUE as in the core.
+    """Draws distractors one at a time, with values in 1..MAX_VALUE as in the core.
 
     definitions  in topological order, of the core, of the totals that distractors may depend on, and of all that was
                  added.

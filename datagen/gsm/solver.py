@@ -99,7 +99,7 @@ class _Text:
                 self._numbers[_place(quantity, totals)].append(quantity)
         unknown = [each for each in self.needed([asked]) if each.thing and self.definition(each) == UNKNOWN]
         if len(unknown) > 1:
-            raise NoAnswerError(f"the answer depends on several unknowns: {', '.join(map(str, unknown))}")
+            raise NoAnswerError(f"the answer depends on several unknowns: {', '.join(sorted(map(str, unknown)))}")
         self._x = unknown[0] if unknown else None
 
     def definition(self, quantity: Quantity) -> Expression:

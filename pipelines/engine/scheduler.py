@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from datagen.artifact import Artifact
 from datagen.checks import require_whole
+from datagen.files import remove_temporaries
 from datagen.storage import as_path
 from pipelines.engine.stage import SUCCESS, Stage, StageContext, State, Success, execution_plan
 
@@ -56,8 +57,9 @@ class Observer:
 def execute(stages: Sequence[Stage], root: str | Path, slots: int, *observers: Observer) -> Execution:
     """Run the unfinished `stages`, each after its inputs, side by side in threads as far as `slots` allow.
 
-    Unfinished inputs are run too (call `require_inputs` to refuse them instead). When a stage fails, those that
-    are running finish, no other starts, and StageFailed is raised. Observers are called in their order.
+    Unfinished inputs are run too (call `require_inputs` to refuse them instead). When a stage or an observer fails, the
+    stages that are running finish, no other starts, and StageFailed or the observer's error is raised. Observers are
+    called in their order.
     """
     require_whole("slots", slots, 1)
     begin = time.monotonic()
@@ -71,36 +73,51 @@ def execute(stages: Sequence[Stage], root: str | Path, slots: int, *observers: O
 
 
 def _schedule(todo: list[Stage], root: Path, slots: int, observers: Sequence[Observer]) -> list[Stage]:
-    """Run the stages; return them in the order in which they finished. Raises the first StageFailed."""
+    """Run the stages; return them in the order in which they finished. Raises the first StageFailed or error of an
+    observer."""
     waiting, running = {stage.name: stage for stage in todo}, dict[str, int]()
     results: SimpleQueue[tuple[Stage, float, BaseException | None]] = SimpleQueue()
-    ran, failure = list[Stage](), None
+    ran = list[Stage]()
+    failure: Exception | None = None
     while running or (waiting and failure is None):
-        for stage in list(waiting.values()) if failure is None else []:
+        for stage in list(waiting.values()):
             need = slots if stage.slots is None else min(stage.slots, slots)
             blocked = any(dependency.name in waiting or dependency.name in running for dependency in stage.inputs)
-            if not blocked and sum(running.values()) + need <= slots:
-                running[stage.name] = need
-                del waiting[stage.name]
-                for observer in observers:
-                    observer.started(stage)
-                # daemon: after Ctrl-C the process ends without waiting for the stage
-                threading.Thread(target=_work, args=(stage, root, results), name=stage.name, daemon=True).start()
+            if failure is None and not blocked and sum(running.values()) + need <= slots:
+                failure = _tell(observers, "started", stage)
+                if failure is None:
+                    running[stage.name] = need
+                    del waiting[stage.name]
+                    # daemon: after Ctrl-C the process ends without waiting for the stage
+                    threading.Thread(target=_work, args=(stage, root, results), name=stage.name, daemon=True).start()
+        if not running:
+            break
         stage, seconds, error = results.get()
         del running[stage.name]
         if error is None:
             ran.append(stage)
-            for observer in observers:
-                observer.finished(stage, seconds)
+            failure = failure or _tell(observers, "finished", stage, seconds)
         else:
-            for observer in observers:
-                observer.failed(stage, seconds)
             failed = StageFailed(stage, root, error)
             failed.__cause__ = error
             failure = failure or failed
+            _tell(observers, "failed", stage, seconds)
     if failure is not None:
         raise failure
     return ran
+
+
+def _tell(
+    observers: Sequence[Observer], event: Literal["started", "finished", "failed"], stage: Stage, *seconds: float
+) -> Exception | None:
+    """Call all observers; the first error of one, as of a server that is away."""
+    failure: Exception | None = None
+    for observer in observers:
+        try:
+            getattr(observer, event)(stage, *seconds)
+        except Exception as error:  # whatever it is, the trainings that are running are not lost for it
+            failure = failure or error
+    return failure
 
 
 def _work(stage: Stage, root: Path, results: SimpleQueue[tuple[Stage, float, BaseException | None]]) -> None:
@@ -116,6 +133,7 @@ def _work(stage: Stage, root: Path, results: SimpleQueue[tuple[Stage, float, Bas
 def _perform(stage: Stage, root: Path) -> None:
     begin, output = time.monotonic(), stage.output(root)
     output.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(output)
     CONFIG.save(output, {"identity": stage.identity, **stage.resolved()})
     stage.run(StageContext(stage, root))
     now = datetime.now(UTC).isoformat(timespec="seconds")

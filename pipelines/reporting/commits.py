@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pipelines.reporting.comparison import VariantResults
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-DIRTY = ("-dirty", "+changes")  # of a commit whose code was changed since
+DIRTY = "-dirty"  # behind a commit whose code was changed since
 SHORT = 7  # characters of a commit
 
 Source = tuple[str, bool]  # a commit that is not the most frequent one; whether it trained all seeds of a row

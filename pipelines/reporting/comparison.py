@@ -154,9 +154,13 @@ class VariantResults:
         }
 
     def _costs(self) -> tuple[str, ...]:
-        first, rates = self.results[0], [result.tokens_per_second for result in self.results]
-        seconds = np.mean([result.seconds for result in self.results])
-        return f"{first.tokens / 1e6:.3g}M", f"{first.flops:.2g}", f"{np.median(rates):,.0f}", f"{seconds:.0f}"
+        results = self.results
+        tokens, flops, seconds = (
+            np.mean([float(cost) for cost in costs])
+            for costs in zip(*((each.tokens, each.flops, each.seconds) for each in results), strict=True)
+        )
+        rate = np.median([each.tokens_per_second for each in results])
+        return f"{tokens / 1e6:.3g}M", f"{flops:.2g}", f"{rate:,.0f}", f"{seconds:.0f}"
 
 
 def _over_seeds(seeds: Sequence[Sequence[PositionBin]], least: float = -math.inf) -> dict[PositionBin, Estimate]:

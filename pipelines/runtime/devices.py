@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.config.experiment import Experiment
+from pipelines.runtime.nodes import alive, ask
 from sleepmodel.config.training import Scale
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.gated_delta import GatedDelta, Linear
 from sleepmodel.ops.gated_delta import KERNELS, kernel_for
 
 DRIVER = Path("/proc/driver/nvidia/version")  # where NVIDIA's kernel module says which it is
-ANSWER_SECONDS = 60  # a GPU on which nothing starts for so long is in use, so that torch can use it
 
 
 @dataclass(frozen=True)
@@ -68,17 +66,11 @@ def look_at_gpus(uses: Sequence[Rule]) -> list[str]:
     Raises ValueError, which names the node and the cause, where Ray counts a GPU that torch cannot use: trainings would
     start there and fail.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
-    look = ray.remote(num_cpus=0, num_gpus=1)(_look)
-    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    looks = [look.options(scheduling_strategy=place).remote(uses) for place in places]
-    _, busy = ray.wait(looks, num_returns=len(looks), timeout=ANSWER_SECONDS) if looks else ([], [])
     found: list[str] = []
-    for node, answer in zip(nodes, looks, strict=True):
-        if answer in busy:
-            ray.cancel(answer)
+    for node, answer in ask([node for node in alive() if node["Resources"].get("GPU", 0) >= 1], _look, uses, gpus=1):
+        if answer is None:  # it is in use, so torch can use it
             continue
-        trouble, kernels = ray.get(answer)
+        trouble, kernels = answer
         if trouble:
             raise ValueError(
                 f"scale.gpu: Ray counts {node['Resources']['GPU']:.0f} GPU on node {node['NodeManagerAddress']}, and "

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datagen.cluster import connect_to_ray
 from datagen.files import replacing
+from datagen.ray_tasks import raising_io_errors
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
@@ -27,6 +28,7 @@ from pipelines.engine.scheduler import Observer
 from pipelines.engine.signals import keep_sigterm
 from pipelines.engine.stage import Stage
 from pipelines.runtime.devices import describe_kernels, look_at_gpus, rules
+from pipelines.runtime.nodes import ANSWER_SECONDS, alive, ask
 from pipelines.runtime.resources import ResourcePlan, plan_resources_on_ray, worker_bytes
 from pipelines.runtime.user_code import runtime_env
 from sleepmodel.tracking.runs import (
@@ -175,7 +177,8 @@ class Services(Observer):
         scale, large_enough = self.resources.scale, time.monotonic()
         while True:
             try:
-                return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
+                with raising_io_errors():
+                    return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
             except GetTimeoutError:
                 try:
                     plan_resources_on_ray(scale)
@@ -190,21 +193,15 @@ class Services(Observer):
 def check_shared_root(root: Path) -> None:
     """Raise ValueError, which names the node, where a node of the Ray cluster does not see files under `root`: its
     results would be lost."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = alive()
     if len(nodes) == 1 and not in_store(root):
         return
     token = root / LOCKS / f"{socket.gethostname()}-{os.getpid()}.token"
     with replacing(token) as temporary:
         temporary.touch()
-    look = ray.remote(num_cpus=0)(_look)
     try:
-        answers = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                str(token)
-            )
-            for node in nodes
-        ]
-        for node, trouble in zip(nodes, ray.get(answers), strict=True):
+        for node, answer in ask(nodes, _look, str(token)):
+            trouble = f"no answer in {ANSWER_SECONDS} s" if answer is None else answer
             if trouble:
                 raise ValueError(
                     f"root = {root}: node {node['NodeManagerAddress']} of Ray does not see it ({trouble}): mount "

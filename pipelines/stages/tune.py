@@ -13,7 +13,7 @@ from pipelines.stages.generate import dataset
 from sleepmodel.config.training import Search
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.progress import SendProgress
-from sleepmodel.distributed.ray_tune import TrialResult, best, search
+from sleepmodel.distributed.ray_tune import TrialResult, best, remove_checkpoints, search
 
 TRIALS = Artifact("trials.json", list[TrialResult])
 
@@ -45,6 +45,7 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
         (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0, retries=0)
         best(trials)  # raises where there is none: then the stage is not done
         TRIALS.save(context.output, trials)
+        remove_checkpoints(context.output)
 
     settings = {"model": experiment.model, "train": train, "search": config, **experiment.pretrained.identity()}
     return Stage("tune", settings, run, (data,), slots=None, version=2)

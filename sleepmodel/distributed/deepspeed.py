@@ -104,7 +104,8 @@ class DeepSpeedEngine:
             return norm
         self.engine.step()
         if norm is None:
-            return torch.full((), float(self.engine.get_global_grad_norm() or math.nan), device=self.engine.device)
+            found = self.engine.get_global_grad_norm()
+            return torch.full((), math.nan if found is None else float(found), device=self.engine.device)
         return norm
 
     def mean(self, value: float) -> float:

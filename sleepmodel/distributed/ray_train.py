@@ -14,7 +14,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig  # ray.train types it as the old one
 from ray.train.v2.api.exceptions import ControllerError
 
-from datagen.storage import as_path, for_ray
+from datagen.storage import as_path, for_ray, remove_tree
 from sleepmodel.config.training import check_compatible
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, has_model, read_training
@@ -47,7 +47,7 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
     node was drained. Raises ValueError if workers of this scale cannot resume from it, NonFiniteError if the training
     diverged, Stopped if `job.stop` ended it early, TimeoutError if the cluster has no room for the workers for too
     long, as after a node was lost, RuntimeError if the controller died again and again, and Ray's TrainingFailedError
-    for any other error of a worker.
+    for any other error of a worker. The checkpoints of a finished training are removed.
     """
     check_compatible(job.train, job.scale)
     for name, value in RAY_TRAIN_SETTINGS.items():
@@ -82,6 +82,8 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
             raise NonFiniteError(diverged.read_text())
         if job.asked_to_stop() and not has_model(output):
             raise Stopped(f"{job.name}: stopped on request after saving a checkpoint; run the same command to resume")
+    if (output / CHECKPOINTS).is_dir():
+        remove_tree(output / CHECKPOINTS)
     if job.store and job.run:
         # Ray Train drops reports that its controller had not read when a worker died
         with suppress(ConnectionError):  # the record beside the model has the curve

@@ -14,8 +14,9 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.train import UserCallback
 from ray.tune import Callback, CheckpointConfig, Experiment, ResultGrid, ResumeConfig
@@ -33,13 +35,14 @@ from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
-from datagen.storage import as_path, for_ray, local_copy
+from datagen.storage import as_path, for_ray, local_copy, remove_tree
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import RESTARTS, fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.distributed.search_state import keep_state, restore_state
+from sleepmodel.tracking.redact import redacted
 from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, train
@@ -136,6 +139,12 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
     return [_result(row, job) for _, row in results.get_dataframe().iterrows()]
 
 
+def remove_checkpoints(output: Path) -> None:
+    """Remove the checkpoints of all trials of a finished search under `output`."""
+    for checkpoint in (output / EXPERIMENT).glob(f"{_directory('*')}/checkpoint_*"):
+        remove_tree(checkpoint)
+
+
 def _resources(job: TrainingJob) -> dict[str, float]:
     """What Tune reserves for a trial. Ray Train reserves its workers itself; Tune must reserve something, so a byte."""
     if _distributed(job):
@@ -154,7 +163,8 @@ def _trial(params: dict[str, Any], job: TrainingJob) -> None:
     model = replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA])
     if job.store:
         settings = {"model": asdict(model), "train": asdict(job.train)}
-        run = start_run(job.store, name, _identity(job, trial), job.run, settings, {})
+        with _mlflow_may_be_away():
+            run = start_run(job.store, name, _identity(job, trial), job.run, settings, {})
     output = as_path(job.output) / EXPERIMENT / _directory(trial)
     watch = partial(_of_trial, job.watch, trial)
     job = replace(job, name=name, model=model, output=str(output), run=run, watch=watch)
@@ -257,6 +267,16 @@ def _identity(job: TrainingJob, trial_id: str) -> str:
     return f"{job.run}/{trial_id}"
 
 
+@contextmanager
+def _mlflow_may_be_away() -> Iterator[None]:
+    """A trial is not lost, and not run again, for a run of MLflow that cannot be opened or ended: the pipeline ends
+    those that stay open."""
+    try:
+        yield
+    except MlflowException as error:
+        print(redacted(f"MLflow does not answer; a trial goes on without it: {error!s:.300}"), flush=True)
+
+
 class _EndTrials(Callback):
     """Ends a trial's MLflow run and reports its end, in Tune's process: ASHA stops a trial by killing it, so it cannot
     do so itself."""
@@ -274,8 +294,9 @@ class _EndTrials(Callback):
         name, step = _name(self.job, trial.config), trial.last_result.get("step", 0)
         self.job.watch(ProgressEvent(trial.trial_id, name, step, self.job.train.steps, ended=True))
         if self.job.store:
-            run = start_run(self.job.store, trial.trial_id, _identity(self.job, trial.trial_id), self.job.run, {}, {})
-            end_run(self.job.store, run, status)
+            identity = _identity(self.job, trial.trial_id)
+            with _mlflow_may_be_away():
+                end_run(self.job.store, start_run(self.job.store, name, identity, self.job.run, {}, {}), status)
 
 
 class _Suggestions(SearchGenerator):

@@ -15,7 +15,8 @@ FORMAT, VERSION = "sleepmodel-memory", "2"
 
 @dataclass(frozen=True)
 class Memory:
-    """Everything that a session knows, except its model. `Session(model, memory=...)` resumes the session anywhere.
+    """Everything that a session knows, except its model and its settings (N, a halting rule), which are given again.
+    `Session(model, memory=...)` resumes the session anywhere.
 
     tensors: by name; right after a sleep under hard eviction, almost all bytes are fast weights.
     fingerprint: of the model that wrote it (accounting.fingerprint), the only one that can use it.

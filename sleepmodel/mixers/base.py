@@ -92,8 +92,8 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def straight_through(self, before: Any, after: Any) -> Any:
-        """The state `after` passes of a sleep, as a constant, where the backward is cut. A gradient of its fast weights
-        goes unchanged to the state `before` the sleep (straight-through)."""
+        """The state `after` passes of a sleep, which is a constant, where the backward is cut. By default no gradient
+        goes back to the state `before` the sleep; that of fast weights should, unchanged (straight-through)."""
         return after
 
     def flops(self, tokens: int, kept: int) -> int:

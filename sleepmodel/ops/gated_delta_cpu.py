@@ -147,7 +147,7 @@ def gated_delta_backward(
     """Gradients of q (empty without do), k, v, g, beta and start."""
     (batch, _, heads, key), value = k.shape, errors.shape[-1]
     dq = k.new_empty(0 if do is None else k.shape)
-    dk, dv, dg, dbeta = (torch.empty(x.shape) for x in (k, errors, g, beta))
+    dk, dv, dg, dbeta = (k.new_empty(x.shape) for x in (k, errors, g, beta))
     dstart = k.new_empty(batch, heads, key, value)
     inputs = (q, k, None, g, beta, _rows(start), errors, _rows(starts), do, _rows(dstate))
     read = None if do is None else dq

@@ -247,8 +247,8 @@ def _model_type(config: ModelConfig) -> str:
         "loop_norm": config.loop_norm,
         "pass_embed": config.pass_embed,
     }
-    for field in (field for field, has in own.items() if has):
-        raise ValueError(f"{field} = {getattr(config, field)}: transformers has no such model; use `save`")
+    if found := [field for field, has in own.items() if has]:
+        raise ValueError(f"{found[0]} = {getattr(config, found[0])}: transformers has no such model; use `save`")
     plain, local = config.attention_bias in ("none", "all"), "local_attention" in config.mixers
     if config.qk_norm == "none" and plain and not local:
         return "llama"

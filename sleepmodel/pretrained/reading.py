@@ -102,10 +102,9 @@ def hybrid_config(
     new = {blocks[layer] + 1: mixer for layer, mixer in sorted(insert.items())}
     mixers = new | dict(zip(blocks, base["mixers"], strict=True))
     inserted = sorted({*new, *(blocks[layer] for layer in base.get("inserted", ()))})
-    for name in fields.keys() & (
-        {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
-    ):
-        raise ValueError(f"{name} = {fields[name]}: is given by {source} and `insert`; leave it out")
+    given_by_base = {name for name, value in base.items() if value is not None} | {"inserted", "max_positions"}
+    if twice := sorted(fields.keys() & given_by_base):
+        raise ValueError(f"{twice[0]} = {fields[twice[0]]}: is given by {source} and `insert`; leave it out")
     theirs = base.get("conv")
     conv, own = fields.get("conv", theirs), not set(base["mixers"]) <= ATTENTION
     require(conv == theirs or not own, "conv", conv, f"{theirs}, as in the fast weights of {source}")

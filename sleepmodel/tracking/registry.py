@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -146,7 +147,8 @@ def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
         return None
     place = client.get_model_version_download_uri(name, found.version)
     try:
-        return load_directory(_download(store.uri, place))
+        with _local(store.uri, place) as directory:
+            return load_directory(directory)
     except (FileNotFoundError, ValueError) as error:
         code = f"import mlflow; mlflow.MlflowClient().delete_registered_model_alias({name!r}, {CHAMPION!r})"
         command = store_command(store.uri, "-c", code)
@@ -156,22 +158,26 @@ def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
         ) from error
 
 
-def download_model(uri: str) -> Path:
-    """Download "models:/<name>@<alias>" or "models:/<name>/<version>" and return the directory of config and weights.
+@contextmanager
+def model_files(uri: str) -> Iterator[Path]:
+    """Yields the directory of config and weights of "models:/<name>@<alias>" or "models:/<name>/<version>": where they
+    lie, or a temporary download.
 
     The store is $MLFLOW_TRACKING_URI if set, else the SQLite database under $SLEEPMODEL_ROOT, else under ./runs. Raises
     ValueError for another form of URI, FileNotFoundError if there is no such model, and ConnectionError if the store
     does not answer.
     """
     store_uri, place, version = _found(uri)
-    try:
-        return _download(store_uri, place)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{uri}: the files of version {version} are missing: {error}") from error
+    with ExitStack() as held:
+        try:
+            directory = held.enter_context(_local(store_uri, place))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{uri}: the files of version {version} are missing: {error}") from error
+        yield directory
 
 
 def model_directory(uri: str) -> Path:
-    """As `download_model`, for a model whose files every worker can read. Raises ValueError if they are not on a
+    """As `model_files`, for a model whose files every worker can read. Raises ValueError if they are not on a
     disk."""
     _, place, version = _found(uri)
     if artifact_path(place) is None:
@@ -179,11 +185,12 @@ def model_directory(uri: str) -> Path:
             f"{uri}: the files of version {version} are at {redacted(place)}, not on a disk: download them, as with "
             "`mlflow artifacts download`, and give their directory"
         )
-    return download_model(uri)
+    with model_files(uri) as directory:
+        return directory
 
 
 def _found(uri: str) -> tuple[str, str, str]:
-    """The store, the place of the files, and the version that a "models:/" URI names. Raises as `download_model`."""
+    """The store, the place of the files, and the version that a "models:/" URI names. Raises as `model_files`."""
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if parts is None:
         raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
@@ -220,18 +227,22 @@ def _if_there(get: Callable[[], ModelVersion]) -> ModelVersion | None:
         raise
 
 
-def _download(uri: str, place: str) -> Path:
+@contextmanager
+def _local(uri: str, place: str) -> Iterator[Path]:
     """The directory of config and weights in a version's files at `place`; a temporary copy where they are not on a
     disk. Raises FileNotFoundError if they are not there, ConnectionError if they cannot be downloaded."""
     if local := artifact_path(place):
         directory = local / "artifacts" / WEIGHTS_FOLDER
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory} does not exist; it was deleted or moved")
-        return directory
+        yield directory
+        return
     where = f"{place}/artifacts/{WEIGHTS_FOLDER}"
-    try:
-        if not list_artifacts(where, tracking_uri=uri):
-            raise FileNotFoundError(f"{redacted(where)} does not exist; it was deleted or moved")
-        return Path(download_artifacts(where, tracking_uri=uri, registry_uri=uri))
-    except (MlflowException, RequestException, ImportError) as error:
-        raise ConnectionError(redacted(f"{where} cannot be downloaded: {error!s:.500}; try again")) from None
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            if not list_artifacts(where, tracking_uri=uri):
+                raise FileNotFoundError(f"{redacted(where)} does not exist; it was deleted or moved")
+            copy = download_artifacts(where, tracking_uri=uri, registry_uri=uri, dst_path=temporary)
+        except (MlflowException, RequestException, ImportError) as error:
+            raise ConnectionError(redacted(f"{where} cannot be downloaded: {error!s:.500}; try again")) from None
+        yield Path(copy)

@@ -1,13 +1,15 @@
 """MLflow runs: one for each identity, with no duplicate points in their learning curves.
 
 Every function takes its store as an argument and leaves MLflow's global state (tracking URI, active run) alone, so
-threads can use this module concurrently.
+threads can use this module concurrently. Only `first_contact` changes it, one thread at a time: requests of other
+threads have its short limits meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
@@ -22,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from datagen.files import replacing
 from sleepmodel.tracking.locations import (
     ARTIFACTS,
     absolute_uri,
@@ -36,7 +40,8 @@ from sleepmodel.tracking.provenance import COMMIT_TAG, DIRTY_TAG, environment
 from sleepmodel.tracking.redact import redacted
 from sleepmodel.training.progress import Progress
 
-IDENTITY, PROCESS = "sleepmodel.identity", "sleepmodel.process"
+IDENTITY, PROCESS, ROOT = "sleepmodel.identity", "sleepmodel.process", "sleepmodel.root"
+ROOT_ID = "root-id"  # the file that names a root
 PARENT, EXPERIMENT = "mlflow.parentRunId", "sleepmodel"
 CURVE = ("step", "loss", "accuracy", "grad_norm", "tokens_per_second", "rate", "skipped", "trace_loss")
 PROBE_SECONDS = 5
@@ -57,10 +62,12 @@ class TrackingStore:
     """An MLflow tracking store with its registry, and an experiment in it. Can be pickled and sent to workers.
 
     uri: left out of the repr, as it may hold a password.
+    root: names the root whose runs are meant, where others may use the store too; "" means all runs.
     """
 
     uri: str = field(repr=False)
     experiment_id: str
+    root: str = ""
 
 
 def tracking_uri(root: str | Path) -> str:
@@ -85,12 +92,14 @@ def tracking_uri(root: str | Path) -> str:
 def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
     """Open the store and the experiment, or create them. Call it in the driver, before workers use the store.
 
-    Without a server, artifacts go to <root>/mlartifacts. If the root was moved there since, the store is told so.
-    Raises ConnectionError if the store cannot be used, ValueError if the experiment was deleted.
+    Without a server, artifacts go to <root>/mlartifacts. If the root was moved there since, the store is told so. Roots
+    that share a store have runs of their own. Raises ConnectionError if the store cannot be used, ValueError if the
+    experiment was deleted.
     """
     uri = tracking_uri(root)
     if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
+    of_root = "" if file and file.parent == root.absolute() else _root_id(root)
     with first_contact(uri):
         client = MlflowClient(uri, uri)
         known = client.get_experiment_by_name(experiment)
@@ -99,13 +108,22 @@ def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
         if known is None:
             # MLflow's default is relative to the working directory, which differs between processes
             artifacts = None if _is_server(uri) else (root.absolute() / ARTIFACTS).as_uri()
-            return TrackingStore(uri, client.create_experiment(experiment, artifacts))
+            return TrackingStore(uri, client.create_experiment(experiment, artifacts), of_root)
     if known.lifecycle_stage == LifecycleStage.DELETED:
         raise ValueError(
             redacted(f"MLflow store {uri}: the experiment {experiment!r} was deleted. Restore it with its runs: ")
             + store_command(uri, "-m", "mlflow", "experiments", "restore", "--experiment-id", known.experiment_id)
         )
-    return TrackingStore(uri, known.experiment_id)
+    return TrackingStore(uri, known.experiment_id, of_root)
+
+
+def _root_id(root: Path) -> str:
+    """A name for the root, in a file under it, so that it keeps its runs where it is moved."""
+    file = root / ROOT_ID
+    if not file.exists():
+        with replacing(file) as temporary:
+            temporary.write_text(uuid4().hex)
+    return file.read_text()
 
 
 def find_moved_artifacts(root: Path) -> None:
@@ -130,23 +148,35 @@ def client_of(store: TrackingStore) -> MlflowClient:
 def first_contact(uri: str) -> Iterator[None]:
     """Fail fast at the first request: MLflow would retry for minutes if a server or database is down. Raises
     ConnectionError in place of MLflow's exception."""
-    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
     try:
-        check_database(uri, PROBE_SECONDS)
-        yield
+        with _short_limits():
+            check_database(uri, PROBE_SECONDS)
+            yield
     except (MlflowException, SQLAlchemyError, ImportError) as error:
         reason = getattr(error, "orig", None) or error  # SQLAlchemy's own text has a link and the statement
         raise ConnectionError(
             redacted(f"MLflow store {uri} cannot be used: {reason}. Start this server or repair this database, or set ")
             + "MLFLOW_TRACKING_URI to another one, or unset it to use a SQLite database under the root"
         ) from None  # MLflow's exception holds the address with its secrets
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+
+
+@contextmanager
+def _short_limits() -> Iterator[None]:
+    """MLflow reads its limits from the environment, which all threads share: one thread at a time changes it."""
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    with _limits_changed:
+        before = {name: os.environ.get(name) for name in limits}
+        os.environ.update(limits)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+
+_limits_changed = threading.RLock()
 
 
 def start_run(
@@ -167,7 +197,7 @@ def start_run(
     run_id = find_run(store, identity)
     if run_id is None:
         nested = {PARENT: parent} if parent else {}
-        all_tags = {**environment(), **tags, **nested, IDENTITY: identity}
+        all_tags = {**environment(), **tags, **nested, IDENTITY: identity, ROOT: store.root}
         run_id = client.create_run(store.experiment_id, run_name=name, tags=all_tags).info.run_id
     else:
         client.update_run(run_id, status="RUNNING")
@@ -181,9 +211,14 @@ def start_run(
 
 def find_run(store: TrackingStore, identity: str) -> str | None:
     """The id of the run of an identity, the oldest if there are several; None if there is none. Does not reopen it."""
-    wanted = f"tags.`{IDENTITY}` = '{identity}'"
+    wanted = f"tags.`{IDENTITY}` = '{identity}'{_of_root(store)}"
     runs = client_of(store).search_runs([store.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
     return runs[0].info.run_id if runs else None
+
+
+def _of_root(store: TrackingStore) -> str:
+    """The part of a search for runs that leaves out those of other roots."""
+    return f" and tags.`{ROOT}` = '{store.root}'" if store.root else ""
 
 
 def commit_of_run(store: TrackingStore, identity: str) -> str:
@@ -203,7 +238,7 @@ def end_run(store: TrackingStore, run_id: str, status: str) -> None:
 def end_open_runs(store: TrackingStore, status: str, of: Callable[[str], bool]) -> None:
     """End the open runs of processes, and those nested in runs of theirs. of: whether a process is among them, given
     the tag PROCESS of a run."""
-    client, is_open = client_of(store), "attributes.status = 'RUNNING'"
+    client, is_open = client_of(store), f"attributes.status = 'RUNNING'{_of_root(store)}"
 
     def process(run: Run) -> str | None:
         tags = run.data.tags

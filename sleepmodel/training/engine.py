@@ -154,8 +154,8 @@ def forward_losses(
     """The losses that Engine.backward returns, not yet detached. forward: as `graphed` returns it."""
     batch = tokens, loss_mask, sleep_passes, None if traces is None else traces.labels
     out = forward(*batch, plan=model.plan(*batch))
-    told = None if traces is None or out.trace_loss is None else traces.weight * out.trace_loss
-    return Losses(weight * out.loss, told)
+    trace_loss = None if traces is None or out.trace_loss is None else traces.weight * out.trace_loss
+    return Losses(weight * out.loss, trace_loss)
 
 
 def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:
@@ -167,7 +167,7 @@ def save_whole(model: SleepModel, optimizer: Optimizer, directory: Path, state: 
     """Write a checkpoint of a model whose weights and optimiser state are not partitioned. Raises OSError."""
     with replacing(directory / CHECKPOINT) as fresh:
         try:
-            torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "state": state}, fresh)
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, fresh)
         except RuntimeError as error:  # torch's form of an OSError
             raise OSError(str(error)) from error
     with replacing(directory / CHECKPOINT_SUM) as fresh:
@@ -186,11 +186,8 @@ def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict
         saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
-    states = saved["optimizers"]
-    if len(states) != 1:
-        raise ValueError(f"checkpoint {file}: has {len(states)} optimisers, as versions before 0.2 wrote; begin anew")
     model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(states[0])
+    optimizer.load_state_dict(saved["optimizer"])
     return dict(saved["state"])
 
 

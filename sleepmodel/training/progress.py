@@ -98,10 +98,6 @@ class ProgressTicker:
         self._step = at.step
         self._send(report=at)
 
-    def end(self, message: str) -> None:
-        """Report that the training ended before its last step."""
-        self._send(ended=True, message=message)
-
-    def _send(self, report: Progress | None = None, ended: bool = False, message: str = "") -> None:
+    def _send(self, report: Progress | None = None) -> None:
         self._last_event = time.monotonic()
-        self._callback(ProgressEvent(self._id, self._name, self._step, self._steps, report, ended, message))
+        self._callback(ProgressEvent(self._id, self._name, self._step, self._steps, report))

@@ -30,7 +30,7 @@ def check_trainable(rows: Rows, model: ModelConfig, config: TrainConfig) -> None
         own = config.curriculum.passes(level, model.reads_first)
         passes, most = own or min(config.sleep_passes, default=model.sleep_passes), int(counts[levels == level].max())
         if most + model.reads_first > passes:
-            remedy = "take a smaller steps_per_pass" if own else "set curriculum.steps_per_pass, so that N follows it"
+            remedy = "take a smaller steps_per_pass" if own else "set train.curriculum.steps_per_pass, or a larger N"
             raise ValueError(
                 f"traces of {counted_passes(most)} in training rows of depth {level}: "
                 f"{limit_of_traces(passes, model)}; {remedy}"

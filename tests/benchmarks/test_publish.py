@@ -38,8 +38,8 @@ def test_there_is_something_published() -> None:
 
 
 def test_no_result_is_by_code_that_no_commit_has() -> None:
-    changed = re.compile(f'"commit": "[0-9a-f]+({"|".join(map(re.escape, DIRTY))})"')
-    assert changed.search(json.dumps({"commit": "a" * 40 + DIRTY[0]}))
+    changed = re.compile(f'"commit": "[0-9a-f]+{re.escape(DIRTY)}"')
+    assert changed.search(json.dumps({"commit": "a" * 40 + DIRTY}))
     results = ROOT / "results"
     assert all('"commit": "' in path.read_text() for path in results.rglob("*.json"))
     found = [str(path.relative_to(results)) for path in results.rglob("*.json") if changed.search(path.read_text())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
+from sqlalchemy import create_engine
 
 from datagen.storage import local_copy
 from sleepmodel import load
@@ -158,10 +160,16 @@ def test_snapshots_follow_the_database_also_after_the_root_was_away(tmp_path: Pa
 
 def test_a_database_on_a_server_of_its_own_needs_no_snapshots(tmp_path: Path) -> None:
     settings = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": "postgresql://me:secret@192.0.2.1/mlflow",
+        "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://me:secret@192.0.2.1/mlflow",
         "SLEEPMODEL_ROOT": str(tmp_path),
         "PYTHONPATH": str(ROOT),
     }
     for action in ("restore", "keep"):
         done = run([sys.executable, str(ROOT / "cluster/snapshots.py"), action], env=settings)
         assert done.returncode == 0 and not list(tmp_path.iterdir())
+
+
+def test_the_address_of_a_database_that_the_cluster_suggests_has_its_driver_there() -> None:
+    """`postgresql://` alone means another driver, which the extra `cluster` does not install."""
+    (address,) = set(re.findall(r"postgresql\S+", (ROOT / "cluster/aws.env").read_text()))
+    assert create_engine(address).driver == "psycopg2"

@@ -72,6 +72,26 @@ def test_a_model_keeps_it(directory: Path, tmp_path: Path) -> None:
     assert kept.decode(kept.encode(text)) == text
 
 
+def test_a_text_is_decoded_without_reading_the_vocabulary_for_each_token(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, reads = Tokenizer.read(directory), list[bool]()
+    get_vocab = tokenizer._backend.get_vocab
+
+    class Counted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(backend, name)
+
+        def get_vocab(self, with_added_tokens: bool) -> dict[str, int]:
+            reads.append(True)
+            return get_vocab(with_added_tokens)
+
+    backend = tokenizer._backend
+    monkeypatch.setitem(vars(tokenizer), "_backend", Counted())
+    assert tokenizer.decode(tokenizer.encode("Pine Ridge") * 5) == "Pine Ridge" * 5
+    assert len(reads) <= 1
+
+
 def test_padding_of_a_vocabulary_has_no_text(directory: Path) -> None:
     tokenizer = Tokenizer.read(directory)
     ids = tokenizer.encode("Pine Ridge")

@@ -167,7 +167,9 @@ def test_nothing_listens_to_other_machines() -> None:
         (f"mysql://db/m?user=me&password={SECRET}&ssl=1", "mysql://db/m?user=me&password=***&ssl=1"),
         (f"https://x/y?X-Amz-Signature={SECRET}", "https://x/y?X-Amz-Signature=***"),
         (f"http://me:{SECRET}@a@example.org", "http://***@example.org"),
+        *((f"postgresql://me:pa{mark}{SECRET}@db/mlflow", "postgresql://***@db/mlflow") for mark in "/?#'\"@"),
         ("sqlite:////data/runs/mlflow.db", "sqlite:////data/runs/mlflow.db"),
+        ("sqlite:////data/me@lab/mlflow.db", "sqlite:////data/me@lab/mlflow.db"),
         ("models:/sleep-rule110@champion", "models:/sleep-rule110@champion"),
     ],
 )

@@ -34,7 +34,7 @@ def start(script: str, *arguments: str, root: Path, **environment: str) -> subpr
     ],
 )
 def test_bad_input_is_one_error_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = start("full", *arguments, root=tmp_path / "runs", RAY_ADDRESS="")
+    result = start("full", *arguments, root=tmp_path / "runs", RAY_ADDRESS="local")
     assert result.returncode == 2
     assert message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()

@@ -29,7 +29,7 @@ from sleepmodel import load
 from sleepmodel.config.training import Search
 from sleepmodel.distributed.checkpoints import latest
 from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
-from sleepmodel.distributed.ray_tune import search
+from sleepmodel.distributed.ray_tune import remove_checkpoints, search
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.evaluation.accuracy import predict
 from sleepmodel.tracking.runs import tracking_uri
@@ -213,6 +213,12 @@ def test_mlflow_has_one_run_a_stage_and_trial_under_one_pipeline(finished: tuple
     }
 
 
+def test_what_is_finished_keeps_no_checkpoints(finished: tuple[Path, str]) -> None:
+    root, _ = finished
+    assert not list((root / "steps").rglob("checkpoint_*"))
+    assert not list((root / "steps").rglob(".*.tmp"))
+
+
 def test_every_trial_has_tensorboard_events(finished: tuple[Path, str]) -> None:
     root, _ = finished
     tune = only(root, "tune")
@@ -381,7 +387,11 @@ def test_a_search_in_a_store_is_kept(ray_cluster: str, store: Path) -> None:
     job = TrainingJob("tune", TINY, CONFIG, str(data), str(store / "tune"))
     search_there = ray.remote(num_cpus=0)(search)
     config = Search(trials=2, sleep_passes=(1, 2), grace=1)
-    trials, again = (ray.get(search_there.remote(job, config, 2)) for _ in range(2))
+    trials = ray.get(search_there.remote(job, config, 2))
+    assert list((store / "tune" / "search").glob("trial-*/checkpoint_*"))
+    remove_checkpoints(store / "tune")
+    assert not list((store / "tune" / "search").glob("trial-*/checkpoint_*"))
+    again = ray.get(search_there.remote(job, config, 2))
     assert len(trials) == 2 and all(trial.complete for trial in trials)
     assert {trial.sleep_passes: trial for trial in again} == {trial.sleep_passes: trial for trial in trials}
     assert len(list((store / "tune" / "search").glob("trial-*/events.out.tfevents.*"))) == 2

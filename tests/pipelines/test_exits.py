@@ -81,7 +81,7 @@ def test_force_that_has_no_effect_is_refused(
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert status_of([preset, "--force", "--root", str(tmp_path)], monkeypatch) == 2
     assert "error: --force has no effect: " in capsys.readouterr().err
-    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     if PRESETS[preset].paper_scale:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr(cli, "run", lambda *_: None)

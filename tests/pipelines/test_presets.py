@@ -9,7 +9,7 @@ import torch
 from pipelines.config import presets
 from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
-from pipelines.config.presets import PRESETS
+from pipelines.config.presets import PRESETS, experiment_named
 from pipelines.config.variant import Variant
 from pipelines.plan import plan
 from pipelines.runtime.cost_estimate import training_cost
@@ -324,3 +324,26 @@ def test_tuning_the_demo_changes_nothing_but_the_demo(monkeypatch: pytest.Monkey
     assert {name for name, experiment in presets.build().items() if experiment != PRESETS[name]} == {"demo"}
     others = [path for path in Path(presets.__path__[0]).glob("*.py") if path.stem not in ("demo", "__init__")]
     assert len(others) > 3 and not any("presets.demo" in path.read_text() for path in others)
+
+
+def test_an_experiment_of_ones_own_is_named_by_its_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_experiment.py").write_text(
+        "from dataclasses import replace\n"
+        "from pipelines.config.presets import PRESETS\n"
+        "def mine():\n    return replace(PRESETS['smoke'], name='mine', seeds=(7,))\n"
+        "def nothing():\n    pass\n"
+        "def broken():\n    raise KeyError('a fault of its own')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert experiment_named("own_experiment:mine") == replace(PRESETS["smoke"], name="mine", seeds=(7,))
+    assert experiment_named("smoke") == PRESETS["smoke"]
+    for name, message in {
+        "own_experiment:nothing": "must be a function without arguments that returns an Experiment, got None",
+        "own_experiment:missing": "must be a function without arguments",
+        "no_such_file:mine": "no_such_file cannot be imported.*PYTHONPATH",
+        "own_experiment:": "must be a preset, or module:function",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            experiment_named(name)
+    with pytest.raises(KeyError, match="a fault of its own"):
+        experiment_named("own_experiment:broken")

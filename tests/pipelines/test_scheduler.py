@@ -167,6 +167,34 @@ def test_a_failure_lets_running_stages_finish_and_starts_no_other(tmp_path: Path
     assert calls.names == []
 
 
+@pytest.mark.parametrize("event", ["started", "finished"])
+def test_an_observer_that_fails_lets_running_stages_finish_and_starts_no_other(tmp_path: Path, event: str) -> None:
+    """As where MLflow's server goes away: trainings beside the stage that it was about are not lost."""
+    calls, failed, begun = Calls(), threading.Event(), threading.Event()
+
+    class Away(Observer):
+        def started(self, stage: Stage) -> None:
+            self._fail("started", stage)
+
+        def finished(self, stage: Stage, seconds: float) -> None:
+            self._fail("finished", stage)
+
+        def _fail(self, what: str, stage: Stage) -> None:
+            if (what, stage.name) == (event, "second"):
+                failed.set()
+                raise ConnectionError("MLflow does not answer")
+
+    def outlast(run: StageContext) -> None:
+        begun.set()
+        assert failed.wait(scaled())
+
+    first, second = stage("first", run=outlast), stage("second", run=lambda run: begun.wait(scaled()) and None)
+    with pytest.raises(ConnectionError, match="MLflow does not answer"):
+        execute([first, second, calls.stage("third", second)], tmp_path, 2, Away())
+    after = State.DONE if event == "finished" else State.TODO
+    assert (state(first, tmp_path), state(second, tmp_path)) == (State.DONE, after) and calls.names == []
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_a_stage_that_exits_fails_and_hangs_nothing(tmp_path: Path, error: BaseException) -> None:
     def leave(run: StageContext) -> None:

@@ -269,3 +269,17 @@ def test_a_gpu_without_kernels_takes_the_torch_form(monkeypatch: pytest.MonkeyPa
 @kernel
 def test_a_cpu_takes_our_kernel_in_float32() -> None:
     assert gated_delta.kernel_for(CPU, torch.float32, 64, 64, 24, 1024) == "cpp"
+
+
+@kernel
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_torch_changes_no_gradient(default: torch.dtype) -> None:
+    inputs = random_inputs(3, 40, torch.float32)
+    expected = outputs_and_gradients(gated_delta_rule, inputs, 0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        got = outputs_and_gradients(gated_delta_rule, inputs, 0)
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

@@ -18,6 +18,17 @@ from tests.sleepmodel.conftest import EVERY_MIXER, build_small, every_kind
 from tests.sleepmodel.test_session import ROWS, read_in_pieces, tokens_of
 
 
+def test_a_model_with_a_single_number_among_its_parameters_has_a_memory() -> None:
+    """As a mixer of one's own may have."""
+    model = build_small()
+    model.scale = torch.nn.Parameter(torch.ones(()))
+    memory = Session(model, ROWS).memory
+    assert Session(model, memory=memory).batch_size == ROWS
+    model.scale.data += 1
+    with pytest.raises(ValueError, match="memory"):
+        Session(model, memory=memory)
+
+
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @every_kind
 @settings(max_examples=3)

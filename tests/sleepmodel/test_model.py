@@ -244,8 +244,16 @@ def test_rows_do_not_see_each_other(make_model: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("sleep_on", "answers", "message"),
     [
-        ("prompts", (18,), 'row 0: an answer is the first token of a window of 6 tokens.*sleep_on = "all"'),
-        ("all", (0, 18), "row 0: an answer is the first token of the row, where nothing can predict it"),
+        (
+            "prompts",
+            (18,),
+            r'loss_mask\[0, 18\]: an answer must not be at the first token of a window of 6 tokens.*sleep_on = "all"',
+        ),
+        (
+            "all",
+            (0, 18),
+            r"loss_mask\[0, 0\]: an answer must not be at the first token of a row, which nothing can predict",
+        ),
         ("prompts", (), "at least one answer"),
     ],
 )

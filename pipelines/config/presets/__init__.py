@@ -5,11 +5,14 @@ Each preset is a function, in the file of its task; ablations.py has experiments
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+
 from pipelines.config.experiment import Experiment
 from pipelines.config.presets import ablations, demo, depo, facts, gsm, iterated, retrofit, rule110, texts
 from pipelines.config.presets.variants import RULES
 
-__all__ = ["PRESETS", "RULES", "build"]
+__all__ = ["PRESETS", "RULES", "build", "experiment_named"]
 
 
 def build() -> dict[str, Experiment]:
@@ -55,3 +58,27 @@ def build() -> dict[str, Experiment]:
 
 
 PRESETS = build()
+
+
+def experiment_named(name: str) -> Experiment:
+    """The preset of this name, or what a function of the user's own returns, "module:function".
+
+    Raises ValueError if there is none, or if it is no Experiment. Errors of the function itself pass through.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    module_name, _, function_name = name.partition(":")
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise ValueError(f"{name!r}: must be a preset, or module:function for an experiment of your own")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{module_name} cannot be imported ({error}); it must lie in the directory where you type the command, or "
+            "in one on PYTHONPATH"
+        ) from error
+    function = getattr(module, function_name, None)
+    found = function() if callable(function) else None
+    if not isinstance(found, Experiment):
+        raise ValueError(f"{name}: must be a function without arguments that returns an Experiment, got {found!r:.100}")
+    return found

@@ -125,7 +125,9 @@ def test_roots_that_share_a_database_keep_their_artifacts_until_one_is_moved(
     for root in (first, second):
         root.mkdir()
         (root / "report.md").write_text(root.name)
-    log_artifact(open_store(first), report_run(open_store(first)), first / "report.md")
-    assert report(open_store(second)) == "first" and not (second / "mlartifacts").exists()
+    store = open_store(first)
+    log_artifact(store, report_run(store), first / "report.md")
+    open_store(second)
+    assert report(store) == "first" and not (second / "mlartifacts").exists()
     moved = first.rename(tmp_path / "moved")
     assert report(open_store(moved)) == "first"

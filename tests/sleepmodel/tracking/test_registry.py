@@ -26,7 +26,6 @@ from sleepmodel.tracking.registry import (
     Version,
     champion,
     champion_model,
-    download_model,
     promote,
     register,
 )
@@ -177,14 +176,14 @@ def test_load_says_what_to_set_where_nothing_is_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"runs/mlflow\.db.*SLEEPMODEL_ROOT.*MLFLOW_TRACKING_URI"):
-        download_model(f"models:/{NAME}@champion")
+        load(f"models:/{NAME}@champion")
     assert os.listdir() == []
     monkeypatch.setenv("SLEEPMODEL_ROOT", str(root))
     for missing in (f"{NAME}@nobody", f"{NAME}/99", "nobody@champion", "nobody/1", "it's@one", "it's/1"):
         with pytest.raises(FileNotFoundError, match=f"{missing}.*SLEEPMODEL_ROOT"):
-            download_model(f"models:/{missing}")
+            load(f"models:/{missing}")
     with pytest.raises(ValueError, match="models:/<name>@<alias>"):
-        download_model(f"models:/{NAME}")
+        load(f"models:/{NAME}")
 
 
 def test_an_example_that_cannot_be_answered_registers_nothing(

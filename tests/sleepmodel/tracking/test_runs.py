@@ -28,6 +28,7 @@ from sleepmodel.tracking.runs import (
     find_run,
     log_artifact,
     log_metrics,
+    open_store,
     start_run,
 )
 from tests.sleepmodel.tracking.helpers import AT, client, curve, fresh_identity, read
@@ -88,6 +89,17 @@ def test_changed_code_makes_a_commit_dirty_and_a_filled_page_does_not(
     assert git_commit(code) == head
     code.write_text("changed\n")
     assert git_commit(code) == f"{head}-dirty"
+
+
+def test_roots_that_share_a_store_have_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared.db")
+    one, two = (open_store(tmp_path / name) for name in ("one", "two"))
+    mine, theirs = (start_run(store, "train", "0123", None, {}, {PROCESS: "a process"}) for store in (one, two))
+    assert mine != theirs and (find_run(one, "0123"), find_run(two, "0123")) == (mine, theirs)
+    end_open_runs(two, "FAILED", lambda process: True)
+    assert (read(one, mine).info.status, read(one, theirs).info.status) == ("RUNNING", "FAILED")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert start_run(open_store(tmp_path / "moved"), "train", "0123", None, {}, {}) == mine
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("xyz .,", max_size=9)

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +57,8 @@ def test_a_store_is_found_again_also_by_a_relative_path(
     monkeypatch.chdir(root.parent)
     assert open_store(Path(root.name)) == store
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root.name}/mlflow.db")
-    assert open_store(Path("ignored")) == store
+    other = open_store(Path("other"))
+    assert (other.uri, other.experiment_id) == (store.uri, store.experiment_id)
 
 
 NAMES = ["a?b", "job%2Fmain", "a#b%", 'it\'s "x" [1]*', "日本 é;&=@:+$X", "back\\slash"]
@@ -187,6 +189,26 @@ def test_a_server_that_does_not_answer_is_named_without_minutes_of_retries(
     assert patience == [1]
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+
+
+def test_threads_that_probe_at_once_leave_the_limits_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    inside, probed = threading.Event(), threading.Event()
+
+    def probe() -> None:
+        inside.wait(scaled())
+        with tracking.first_contact(f"sqlite:///{tmp_path}/b.db"):
+            probed.set()
+
+    with ThreadPoolExecutor(1) as other:
+        second = other.submit(probe)
+        with tracking.first_contact(f"sqlite:///{tmp_path}/a.db"):
+            inside.set()
+            probed.wait(0.2)  # it waits for this one to end
+        second.result()
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
 
 
 def test_a_server_that_goes_away_holds_no_training_up_and_loses_no_point(
