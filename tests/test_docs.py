@@ -18,7 +18,7 @@ from benchmarks import performance
 from benchmarks.evidence.experiments import EXPERIMENTS
 from pipelines.arguments import parser
 from pipelines.config.overrides import apply_overrides
-from pipelines.config.presets import PRESETS
+from pipelines.config.presets import PRESETS, experiment_named
 from sleepmodel.__main__ import main
 from tests.pipelines.test_pretrained import write_llama
 
@@ -89,7 +89,7 @@ def _check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         script = ROOT / rest[0]
         assert script.is_file()
         given = parser(script.stem, None).parse_args(rest[1:])
-        apply_overrides(PRESETS[given.preset], given.set)
+        apply_overrides(experiment_named(given.preset), given.set)
     elif program in ("python", "bash"):
         assert (ROOT / rest[0]).is_file()
     else:

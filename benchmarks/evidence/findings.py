@@ -81,6 +81,7 @@ def _hops(adjusted: Tested) -> Row:
     mixed = _pairs(adjusted, ("n4-uniform", "n1-uniform"), ("n4-uniform", "n1-uniform-same-compute-epochs"))
     two, three = ({name: f"{row.answers[hops].value:.3f}" for name, row in rows.items()} for hops in (2, 3))
     ahead, (p, p_compute) = _seeds_ahead(tested), (p for _, p in tested)
+    p_mixed, p_mixed_compute = (p for _, p in mixed)
     answer = (
         f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle, and training goes "
         f"from k = 1 to 4: at k = 2, N = 3 has {two['n3']} of the answers right, N = 1 {two['n1']} after the same "
@@ -90,7 +91,8 @@ def _hops(adjusted: Tested) -> Row:
         f"N = 3, which is {_clear(deeper)} of them. With all k mixed from the start, as in the paper, N = 1, 2 and 4 "
         f"have {three['n1-uniform']}, {three['n2-uniform']} and {three['n4-uniform']} at k = 3, and N = 1 has "
         f"{three['n1-uniform-same-compute-epochs']} with the FLOPs of N = 4. At all k together N = 4 is ahead of N = 1 "
-        f"after the same tokens and after the same FLOPs with {_seeds_ahead(mixed)} ({_clear(mixed)} of 0)"
+        f"with {_seeds_ahead(mixed)}, after the same tokens and after the same FLOPs (p = {p_mixed:.3f} and "
+        f"{p_mixed_compute:.3f} after the correction)"
     )
     return "Do more passes answer deeper questions?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
 

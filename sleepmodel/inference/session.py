@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datagen.checks import require, require_whole
 from sleepmodel.accounting import fingerprint
 from sleepmodel.halting import Halting, refine_until_halted
 from sleepmodel.inference.memory import Memory
@@ -73,6 +74,8 @@ class Session:
         sleep_passes: int | None = None,
         halting: Halting | None = None,
     ) -> None:
+        if batch_size is not None:
+            require_whole("batch_size", batch_size, 0)
         self.model, self.halting, self.device = model, halting, model.embed.weight.device
         self._asleep = Stopwatch(self.device)
         self._sleep_passes = model.checked_passes(sleep_passes)
@@ -135,7 +138,7 @@ class Session:
     def fork(self, copies: int = 1) -> Session:
         """An independent session with `copies` copies of each row. The copies of row r are the rows r * copies to
         r * copies + copies - 1."""
-        session = Session(self.model, 0, sleep_passes=self.sleep_passes)
+        session = Session(self.model, sleep_passes=self.sleep_passes)
         rows = torch.arange(self.batch_size).repeat_interleave(copies)
         on_device = rows.to(self.device)
 
@@ -209,9 +212,9 @@ class Session:
         exceed max_positions, if n, temperature or top_p is out of range, or, when the tokens before have been read, if
         a row's logits are not finite.
         """
-        if n < 0 or not temperature >= 0 or not 0 < top_p <= 1:
-            given = f"n = {n}, temperature = {temperature}, top_p = {top_p}"
-            raise ValueError(f"{given}: n and temperature must be at least 0, and top_p in (0, 1]")
+        require_whole("n", n, 0)
+        require(temperature >= 0, "temperature", temperature, "at least 0")
+        require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
         if (self._state.read == 0).any():
             row = int((self._state.read[:, 0] == 0).nonzero()[0])
             raise ValueError(f"row {row} has read no token: read at least one before generate")

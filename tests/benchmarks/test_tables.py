@@ -25,7 +25,11 @@ PAGES = [EVIDENCE, ITERATED_SLEEP]
 SAID_CLEAR = {
     "rule110": {("n4", "n1")},
     "eta": {("eta2-n2", "eta1-n2")},
-    "depo-hops": {("n2", "n1"), ("n3", "n1"), ("n3", "n1-same-compute")},
+    "depo-hops": {
+        *((f"n{n}", "n1") for n in (2, 3, 4)),
+        *(("n3", control) for control in ("n1-same-compute", "transformer-whole")),
+        ("n4-uniform", "n1-uniform"),
+    },
     "iterated": {("iterated", without) for without in ("hidden", "normalized", "untraced", "delta")},
     "depo-iterated": {("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")},
 }

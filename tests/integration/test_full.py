@@ -388,9 +388,9 @@ def test_a_search_in_a_store_is_kept(ray_cluster: str, store: Path) -> None:
     search_there = ray.remote(num_cpus=0)(search)
     config = Search(trials=2, sleep_passes=(1, 2), grace=1)
     trials = ray.get(search_there.remote(job, config, 2))
-    assert list((store / "tune" / "search").glob("trial-*/checkpoint_*"))
+    assert list((store / "tune" / "search").glob("trial-*/checkpoint_*/*"))
     remove_checkpoints(store / "tune")
-    assert not list((store / "tune" / "search").glob("trial-*/checkpoint_*"))
+    assert not list((store / "tune" / "search").glob("trial-*/checkpoint_*/*"))
     again = ray.get(search_there.remote(job, config, 2))
     assert len(trials) == 2 and all(trial.complete for trial in trials)
     assert {trial.sleep_passes: trial for trial in again} == {trial.sleep_passes: trial for trial in trials}

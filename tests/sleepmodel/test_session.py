@@ -333,6 +333,12 @@ def test_bad_tokens_are_refused_and_change_nothing(tokens: Tensor, message: str)
     assert session.filled.tolist() == [0] * ROWS
 
 
+@pytest.mark.parametrize("rows", [-1, 2.5])
+def test_a_number_of_rows_without_meaning_is_refused(rows: Any) -> None:
+    with pytest.raises(ValueError, match=rf"batch_size = {rows}: must be an integer of at least 0"):
+        Session(build_small(), rows)
+
+
 def test_generation_out_of_nothing_is_refused() -> None:
     session = Session(build_small(), 2)
     session.read(torch.tensor([[1], [PAD]]))
@@ -347,10 +353,11 @@ def test_generation_out_of_nothing_is_refused() -> None:
         (1, {"temperature": float("nan")}, "temperature = nan"),
         (1, {"top_p": 0.0}, r"top_p = 0\.0: .*in \(0, 1\]"),
         (-1, {}, "n = -1"),
+        (1.5, {}, r"n = 1\.5: must be an integer"),
         (63, {}, "row length 65 .* at most max_positions = 64"),
     ],
 )
-def test_bad_generation_is_refused_before_a_word_is_said(n: int, options: dict[str, float], message: str) -> None:
+def test_bad_generation_is_refused_before_a_word_is_said(n: Any, options: dict[str, float], message: str) -> None:
     session = Session(build_small(), 1)
     session.read(torch.tensor([[1, 2]]))
     with pytest.raises(ValueError, match=message):
