@@ -251,4 +251,14 @@ EXPERIMENTS = {
         shown=("iterated", "mixture", "hidden", "unmarked", "delta", "one-pass-compute", "one-pass-far"),
         page=ITERATED_SLEEP,
     ),
+    "backward": Question(
+        "rule110-iterated-backward",
+        (90, 91, 92),
+        (
+            *((f"{name}-whole", name) for name in ("iterated", "hidden", "untraced")),
+            *(("iterated-whole", f"{name}-whole") for name in ("hidden", "untraced")),
+        ),
+        told=("iterated-whole", "hidden-whole", "untraced-whole"),
+        page=ITERATED_SLEEP,
+    ),
 }

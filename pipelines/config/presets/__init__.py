@@ -49,6 +49,7 @@ def build() -> dict[str, Experiment]:
         rule110.curriculum_mini(),
         iterated.iterated(),
         iterated.iterated_mini(),
+        iterated.backward(),
         ablations.rule(),
         ablations.rule_mini(),
         ablations.eta(),

@@ -11,7 +11,7 @@ from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets.variants import ETA, HYBRID, fewer_seeds, iterated_train, one_pass
 from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig
-from sleepmodel.config.training import Curriculum
+from sleepmodel.config.training import Curriculum, Truncation
 
 # about the mean N of the training of `iterated`, which is 4.25 when all levels are open, and 2 to 3.5 before; and an N
 # with four times as many FLOPs
@@ -19,28 +19,42 @@ MEAN_PASSES, FAR = 4, 18
 ONE_PASS_OPENS = 0.35  # rows right; 95 % of their 24 cells
 
 
+TASK = Rule110(
+    cells=24,
+    states=1,
+    steps=4,
+    shallowest=1,
+    labels="all",
+    frame=1,
+    traced=True,
+    stated=False,
+    test_steps=tuple(2**i for i in range(9)),
+)
+
+
 def iterated() -> Experiment:
     """Training on t <= 4, tests up to t = 256; without each of its parts, and against one pass."""
-    task = Rule110(
-        cells=24,
-        states=1,
-        steps=4,
-        shallowest=1,
-        labels="all",
-        frame=1,
-        traced=True,
-        stated=False,
-        test_steps=tuple(2**i for i in range(9)),
-    )
     variants = (
-        *passes_as_steps(task.steps),
+        *passes_as_steps(TASK.steps),
         *one_pass_at_each(12, ONE_PASS_OPENS, {"one-pass-compute": MEAN_PASSES, "one-pass-far": FAR}),
         replace(one_pass_at_each(12, ONE_PASS_OPENS)[0], name="one-pass-deep", repeat=4),
         one_pass_at(32),
     )
     return experiment(
-        "rule110-iterated", task, fewer_seeds(variants), seeds=tuple(range(90, 100)), steps=1200, test_rows=4608
+        "rule110-iterated", TASK, fewer_seeds(variants), seeds=tuple(range(90, 100)), steps=1200, test_rows=4608
     )
+
+
+def backward() -> Experiment:
+    """Is it the parts of the iterated sleep, or the backward that is cut every two passes? The main variants with
+    each backward."""
+    cut = [each for each in passes_as_steps(TASK.steps) if each.name in ("iterated", "hidden", "untraced")]
+    whole = [
+        replace(each, name=f"{each.name}-whole", train={**(each.train or {}), "truncation": Truncation()})
+        for each in cut
+    ]
+    variants = tuple(variant for pair in zip(cut, whole, strict=True) for variant in pair)
+    return experiment("rule110-iterated-backward", TASK, variants, seeds=(90, 91, 92), steps=1200, test_rows=4608)
 
 
 def iterated_mini() -> Experiment:
