@@ -10,7 +10,7 @@ from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.accounting import n_params
-from sleepmodel.config.training import Curriculum, Search
+from sleepmodel.config.training import Curriculum, Search, Truncation
 from tests.pipelines.flops import training_flops_of
 
 
@@ -110,6 +110,18 @@ def test_iterated_variants_differ_in_what_they_are_named_after() -> None:
     assert {variant.name for variant in mini.variants} < set(variants)
     names = [big.data_name(task) for task in big.tasks()]
     assert names == ["", "fixed-frame", "four-states", "one-pass", "one-pass-at-32"]
+
+
+def test_the_backward_alone_tells_each_pair_apart() -> None:
+    pairs, base = PRESETS["rule110-iterated-backward"], PRESETS["rule110-iterated"]
+    variants = {variant.name: variant for variant in pairs.variants}
+    assert len(variants) == 6
+    for name in ("iterated", "hidden", "untraced"):
+        cut, whole = (pairs.variant_train(variants[each]) for each in (name, f"{name}-whole"))
+        (known,) = (variant for variant in base.variants if variant.name == name)
+        assert cut == base.variant_train(known) and cut.truncation == Truncation(every=2)
+        assert whole == replace(cut, truncation=Truncation())
+        assert pairs.variant_model(variants[f"{name}-whole"]) == base.variant_model(known)
 
 
 @pytest.mark.parametrize(
