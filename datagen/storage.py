@@ -163,7 +163,8 @@ def publishing(directory: Path, last: str) -> Iterator[Path]:
 def local_copy(path: Path) -> Iterator[Path]:
     """Yields a local path to a file or directory: `path` itself, or a temporary download from the object store.
 
-    Raises FileNotFoundError if the object store has nothing at `path`, and as `check_reachable`.
+    Raises FileNotFoundError if the object store has nothing at `path`, and at the first use of a bucket as
+    `check_reachable`.
     """
     if not in_store(path):
         yield path

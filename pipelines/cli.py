@@ -206,7 +206,7 @@ def _cost(experiment: Experiment, stages: list[Stage], root: Path) -> str:
     if experiment.search:
         words += "; less where the search stops trials early"
     done = done_share(experiment, stages, root)
-    return f"{words}; {done:.0%} of these FLOPs are done already" if done else words
+    return f"{words}; {done:.1%} of the training is done already" if done else words
 
 
 def _duration(seconds: float) -> str:

@@ -91,8 +91,8 @@ def _hops(adjusted: Tested) -> Row:
         f"N = 3, which is {_clear(deeper)} of them. With all k mixed from the start, as in the paper, N = 1, 2 and 4 "
         f"have {three['n1-uniform']}, {three['n2-uniform']} and {three['n4-uniform']} at k = 3, and N = 1 has "
         f"{three['n1-uniform-same-compute-epochs']} with the FLOPs of N = 4. At all k together N = 4 is ahead of N = 1 "
-        f"with {_seeds_ahead(mixed)}, after the same tokens and after the same FLOPs (p = {p_mixed:.3f} and "
-        f"{p_mixed_compute:.3f} after the correction)"
+        f"with {_seeds_ahead(mixed)}, after the same tokens (p = {p_mixed:.3f} after the correction, "
+        f"{_clear(mixed[:1])} of 0) and after the same FLOPs (p = {p_mixed_compute:.4f}, {_clear(mixed[1:])})"
     )
     return "Do more passes answer deeper questions?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
 

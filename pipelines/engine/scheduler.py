@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from datagen.files import remove_temporaries
 from datagen.storage import as_path
 from pipelines.engine.stage import SUCCESS, Stage, StageContext, State, Success, execution_plan
 
+log = logging.getLogger(__name__)
 CONFIG = Artifact("config.json", dict[str, Any])  # what shaped the result: for readers, the pipeline does not read it
 
 
@@ -96,7 +98,8 @@ def _schedule(todo: list[Stage], root: Path, slots: int, observers: Sequence[Obs
         del running[stage.name]
         if error is None:
             ran.append(stage)
-            failure = failure or _tell(observers, "finished", stage, seconds)
+            told = _tell(observers, "finished", stage, seconds)
+            failure = failure or told
         else:
             failed = StageFailed(stage, root, error)
             failed.__cause__ = error
@@ -116,6 +119,7 @@ def _tell(
         try:
             getattr(observer, event)(stage, *seconds)
         except Exception as error:  # whatever it is, the trainings that are running are not lost for it
+            log.error("%s: no other stage starts, and those that are running finish", error)
             failure = failure or error
     return failure
 

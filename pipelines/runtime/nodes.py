@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def ask(
     """Each node with what `question(*arguments)` returns there, in a task that takes `gpus` GPUs; with None where no
     answer came in ANSWER_SECONDS. Nodes that are lost meanwhile are left out.
 
-    Raises ConnectionError, which names the node, where the task's process dies on a node that stays.
+    Raises ConnectionError, which names the node, where the task's process cannot run or dies.
     """
     task = ray.remote(num_cpus=0, num_gpus=gpus)(question)
     places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
@@ -39,10 +39,13 @@ def ask(
             continue
         try:
             found.append((node, ray.get(answer)))
+        except (NodeDiedError, TaskUnschedulableError):
+            continue
         except RayTaskError:  # an error of the question itself
             raise
         except RayError as error:
-            if node["NodeID"] in [each["NodeID"] for each in alive()]:
-                where = node["NodeManagerAddress"]
-                raise ConnectionError(f"node {where} of Ray cannot be used, a process died there: {error}") from error
+            where = node["NodeManagerAddress"]
+            raise ConnectionError(
+                f"node {where} of Ray cannot be used, a process could not run there: {error}"
+            ) from error
     return found

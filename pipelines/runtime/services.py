@@ -201,8 +201,11 @@ def check_shared_root(root: Path) -> None:
         temporary.touch()
     try:
         for node, answer in ask(nodes, _look, str(token)):
-            trouble = f"no answer in {ANSWER_SECONDS} s" if answer is None else answer
-            if trouble:
+            if answer is None:
+                raise ValueError(
+                    f"root = {root}: node {node['NodeManagerAddress']} of Ray did not look for it in {ANSWER_SECONDS} s"
+                )
+            if trouble := answer:
                 raise ValueError(
                     f"root = {root}: node {node['NodeManagerAddress']} of Ray does not see it ({trouble}): mount "
                     "one shared directory at this path on every node, or give --root s3://bucket/prefix"

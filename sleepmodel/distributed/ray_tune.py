@@ -141,8 +141,8 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
 
 def remove_checkpoints(output: Path) -> None:
     """Remove the checkpoints of all trials of a finished search under `output`."""
-    for checkpoint in (output / EXPERIMENT).glob(f"{_directory('*')}/checkpoint_*"):
-        remove_tree(checkpoint)
+    for checkpoints_or_one in (output / EXPERIMENT).glob(f"{_directory('*')}/checkpoint*"):
+        remove_tree(checkpoints_or_one)
 
 
 def _resources(job: TrainingJob) -> dict[str, float]:
@@ -274,7 +274,7 @@ def _mlflow_may_be_away() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        print(redacted(f"MLflow does not answer; a trial goes on without it: {error!s:.300}"), flush=True)
+        print(redacted(f"MLflow failed, and a trial goes on without its run: {error!s:.300}"), flush=True)
 
 
 class _EndTrials(Callback):

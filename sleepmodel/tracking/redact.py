@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# up to the last @, as a password may hold / ? # and quotes; a path that begins behind :// has no user
+# up to the last @, as a password may hold / ? # and quotes; this may hide a host too. A path behind :// has no user
 _USER = re.compile(r"://(?!/)\S*@")
 _PARAMETER = re.compile(r"(?i)([?&;][\w.-]*(?:pass|pwd|secret|token|key|sig|credential)[\w.-]*=)[^&;\s'\"]+")
 

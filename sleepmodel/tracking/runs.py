@@ -12,8 +12,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from datagen.files import replacing
+from datagen.storage import in_store, move
 from sleepmodel.tracking.locations import (
     ARTIFACTS,
     absolute_uri,
@@ -62,7 +63,7 @@ class TrackingStore:
     """An MLflow tracking store with its registry, and an experiment in it. Can be pickled and sent to workers.
 
     uri: left out of the repr, as it may hold a password.
-    root: names the root whose runs are meant, where others may use the store too; "" means all runs.
+    root: names the root whose runs are meant; "" is that of the root under which the store's database lies.
     """
 
     uri: str = field(repr=False)
@@ -99,7 +100,7 @@ def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
     uri = tracking_uri(root)
     if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
-    of_root = "" if file and file.parent == root.absolute() else _root_id(root)
+    of_root = "" if file and file.parent.resolve() == root.resolve() else _root_id(root)
     with first_contact(uri):
         client = MlflowClient(uri, uri)
         known = client.get_experiment_by_name(experiment)
@@ -121,8 +122,15 @@ def _root_id(root: Path) -> str:
     """A name for the root, in a file under it, so that it keeps its runs where it is moved."""
     file = root / ROOT_ID
     if not file.exists():
-        with replacing(file) as temporary:
-            temporary.write_text(uuid4().hex)
+        fresh = file.with_name(f".{ROOT_ID}.{uuid4().hex}.tmp")
+        root.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(uuid4().hex)
+        if in_store(file):
+            move(fresh, file)
+        else:
+            with suppress(FileExistsError):  # of two processes that begin here at once, the first gives the name
+                os.link(fresh, file)
+            fresh.unlink()
     return file.read_text()
 
 
@@ -194,31 +202,33 @@ def start_run(
     MlflowException if a parameter was logged before with another value.
     """
     client = client_of(store)
+    own_tags = {**tags, **({ROOT: store.root} if store.root else {})}
     run_id = find_run(store, identity)
     if run_id is None:
         nested = {PARENT: parent} if parent else {}
-        all_tags = {**environment(), **tags, **nested, IDENTITY: identity, ROOT: store.root}
+        all_tags = {**environment(), **own_tags, **nested, IDENTITY: identity}
         run_id = client.create_run(store.experiment_id, run_name=name, tags=all_tags).info.run_id
     else:
         client.update_run(run_id, status="RUNNING")
     client.log_batch(
         run_id,
         params=[Param(key, value) for key, value in _flat(params).items()],
-        tags=[RunTag(key, value) for key, value in tags.items()],
+        tags=[RunTag(key, value) for key, value in own_tags.items()],
     )
     return str(run_id)
 
 
 def find_run(store: TrackingStore, identity: str) -> str | None:
     """The id of the run of an identity, the oldest if there are several; None if there is none. Does not reopen it."""
-    wanted = f"tags.`{IDENTITY}` = '{identity}'{_of_root(store)}"
-    runs = client_of(store).search_runs([store.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
+    wanted = f"tags.`{IDENTITY}` = '{identity}'"
+    found = client_of(store).search_runs([store.experiment_id], wanted, order_by=["start_time ASC"])
+    runs = sorted((run for run in found if _is_of(store, run)), key=lambda run: ROOT not in run.data.tags)
     return runs[0].info.run_id if runs else None
 
 
-def _of_root(store: TrackingStore) -> str:
-    """The part of a search for runs that leaves out those of other roots."""
-    return f" and tags.`{ROOT}` = '{store.root}'" if store.root else ""
+def _is_of(store: TrackingStore, run: Run) -> bool:
+    """Whether a run is not of another root. One that names none may be of any."""
+    return run.data.tags.get(ROOT, "") in ("", store.root)
 
 
 def commit_of_run(store: TrackingStore, identity: str) -> str:
@@ -238,7 +248,7 @@ def end_run(store: TrackingStore, run_id: str, status: str) -> None:
 def end_open_runs(store: TrackingStore, status: str, of: Callable[[str], bool]) -> None:
     """End the open runs of processes, and those nested in runs of theirs. of: whether a process is among them, given
     the tag PROCESS of a run."""
-    client, is_open = client_of(store), f"attributes.status = 'RUNNING'{_of_root(store)}"
+    client, is_open = client_of(store), "attributes.status = 'RUNNING'"
 
     def process(run: Run) -> str | None:
         tags = run.data.tags
@@ -253,7 +263,7 @@ def end_open_runs(store: TrackingStore, status: str, of: Callable[[str], bool]) 
     while page.token:
         page = client.search_runs([store.experiment_id], is_open, page_token=page.token)
         runs += page
-    for run in runs:
+    for run in filter(partial(_is_of, store), runs):
         owner = process(run)
         if owner is not None and of(owner):
             client.set_terminated(run.info.run_id, status)

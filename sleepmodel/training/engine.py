@@ -167,7 +167,7 @@ def save_whole(model: SleepModel, optimizer: Optimizer, directory: Path, state: 
     """Write a checkpoint of a model whose weights and optimiser state are not partitioned. Raises OSError."""
     with replacing(directory / CHECKPOINT) as fresh:
         try:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, fresh)
+            torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "state": state}, fresh)
         except RuntimeError as error:  # torch's form of an OSError
             raise OSError(str(error)) from error
     with replacing(directory / CHECKPOINT_SUM) as fresh:
@@ -186,8 +186,11 @@ def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict
         saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
+    states = saved["optimizers"]
+    if len(states) != 1:
+        raise ValueError(f"checkpoint {file}: has {len(states)} optimisers, as versions before 0.2 wrote; begin anew")
     model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    optimizer.load_state_dict(states[0])
     return dict(saved["state"])
 
 

@@ -60,6 +60,11 @@ class MuonAdamW(Optimizer):
         settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         saved = zip(state_dict["param_groups"], settings, strict=True)
         super().load_state_dict({**state_dict, "param_groups": [{**group, **own} for group, own in saved]})
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if isinstance(self.state[weight].get("step"), int):  # as DeepSpeed's own Muon writes it
+                    steps, device = float(self.state[weight]["step"]), weight.device if group["capturable"] else "cpu"
+                    self.state[weight]["step"] = torch.tensor(steps, device=device)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -159,8 +159,10 @@ def test_a_failure_lets_running_stages_finish_and_starts_no_other(tmp_path: Path
 
     bad, good = stage("bad", run=fail), stage("good", run=outlast)
     wanted = [bad, good, calls.stage("after-bad", bad), calls.stage("after-good", good), calls.stage("free")]
+    ear = Ear()
     with pytest.raises(StageFailed, match="Run the same command again") as caught:
-        execute(wanted, tmp_path, 2, PlainView(Console(file=Ear(), width=200)))
+        execute(wanted, tmp_path, 2, PlainView(Console(file=ear, width=200)))
+    assert "good: done" in ear.getvalue()  # what finishes after a failure is told too
     assert isinstance(caught.value.__cause__, OSError) and caught.value.stage is bad
     assert str(bad.output(tmp_path)) in str(caught.value) and "disk [full]" in str(caught.value)
     assert [state(s, tmp_path) for s in wanted] == [State.BROKEN, State.DONE, State.TODO, State.TODO, State.TODO]

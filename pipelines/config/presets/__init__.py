@@ -74,6 +74,8 @@ def experiment_named(name: str) -> Experiment:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0]:  # a module that the user's own imports
+            raise
         raise ValueError(
             f"{module_name} cannot be imported ({error}); it must lie in the directory where you type the command, or "
             "in one on PYTHONPATH"

@@ -92,12 +92,16 @@ def test_changed_code_makes_a_commit_dirty_and_a_filled_page_does_not(
 
 
 def test_roots_that_share_a_store_have_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     one, two = (open_store(tmp_path / name) for name in ("one", "two"))
     mine, theirs = (start_run(store, "train", "0123", None, {}, {PROCESS: "a process"}) for store in (one, two))
     assert mine != theirs and (find_run(one, "0123"), find_run(two, "0123")) == (mine, theirs)
     end_open_runs(two, "FAILED", lambda process: True)
     assert (read(one, mine).info.status, read(one, theirs).info.status) == ("RUNNING", "FAILED")
+    owner = open_store(tmp_path)  # the root of the database itself
+    assert start_run(owner, "train", "0123", None, {}, {}) not in (mine, theirs)
+    untold = start_run(owner, "train", "4567", None, {}, {})  # as before roots had names: the first that asks takes it
+    assert start_run(one, "train", "4567", None, {}, {}) == untold != start_run(two, "train", "4567", None, {}, {})
     (tmp_path / "one").rename(tmp_path / "moved")
     assert start_run(open_store(tmp_path / "moved"), "train", "0123", None, {}, {}) == mine
 

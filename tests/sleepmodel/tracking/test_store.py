@@ -195,18 +195,20 @@ def test_threads_that_probe_at_once_leave_the_limits_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    inside, probed = threading.Event(), threading.Event()
+    inside, probed, over = threading.Event(), threading.Event(), threading.Event()
 
     def probe() -> None:
         inside.wait(scaled())
         with tracking.first_contact(f"sqlite:///{tmp_path}/b.db"):
             probed.set()
+            over.wait(scaled())  # it ends after the first one, whose limits it would restore
 
     with ThreadPoolExecutor(1) as other:
         second = other.submit(probe)
         with tracking.first_contact(f"sqlite:///{tmp_path}/a.db"):
             inside.set()
-            probed.wait(0.2)  # it waits for this one to end
+            probed.wait(0.2)  # in vain: it waits for this one to end
+        over.set()
         second.result()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
 
