@@ -14,9 +14,8 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any
 import optuna
 import pandas as pd
 import torch
-from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.train import UserCallback
 from ray.tune import Callback, CheckpointConfig, Experiment, ResultGrid, ResumeConfig
@@ -42,8 +40,7 @@ from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import RESTARTS, fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.distributed.search_state import keep_state, restore_state
-from sleepmodel.tracking.redact import redacted
-from sleepmodel.tracking.runs import ProgressLog, end_run, start_run
+from sleepmodel.tracking.runs import ProgressLog, end_run, mlflow_may_fail, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, train
 from sleepmodel.training.progress import Progress, ProgressCallback, ProgressEvent, ProgressTicker
@@ -163,7 +160,7 @@ def _trial(params: dict[str, Any], job: TrainingJob) -> None:
     model = replace(job.model, sleep_passes=params[N], fast_weight_lr=params[ETA])
     if job.store:
         settings = {"model": asdict(model), "train": asdict(job.train)}
-        with _mlflow_may_be_away():
+        with mlflow_may_fail():
             run = start_run(job.store, name, _identity(job, trial), job.run, settings, {})
     output = as_path(job.output) / EXPERIMENT / _directory(trial)
     watch = partial(_of_trial, job.watch, trial)
@@ -267,16 +264,6 @@ def _identity(job: TrainingJob, trial_id: str) -> str:
     return f"{job.run}/{trial_id}"
 
 
-@contextmanager
-def _mlflow_may_be_away() -> Iterator[None]:
-    """A trial is not lost, and not run again, for a run of MLflow that cannot be opened or ended: the pipeline ends
-    those that stay open."""
-    try:
-        yield
-    except MlflowException as error:
-        print(redacted(f"MLflow failed, and a trial goes on without its run: {error!s:.300}"), flush=True)
-
-
 class _EndTrials(Callback):
     """Ends a trial's MLflow run and reports its end, in Tune's process: ASHA stops a trial by killing it, so it cannot
     do so itself."""
@@ -295,7 +282,7 @@ class _EndTrials(Callback):
         self.job.watch(ProgressEvent(trial.trial_id, name, step, self.job.train.steps, ended=True))
         if self.job.store:
             identity = _identity(self.job, trial.trial_id)
-            with _mlflow_may_be_away():
+            with mlflow_may_fail():
                 end_run(self.job.store, start_run(self.job.store, name, identity, self.job.run, {}, {}), status)
 
 

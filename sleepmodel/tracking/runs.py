@@ -341,6 +341,16 @@ def send_curve(store: TrackingStore, run_id: str, history: list[Progress]) -> No
 
 
 @contextmanager
+def mlflow_may_fail() -> Iterator[None]:
+    """A trial of a search is not lost, and not run again, for a run of MLflow that cannot be opened or ended: the
+    pipeline ends those that stay open."""
+    try:
+        yield
+    except MlflowException as error:
+        print(redacted(f"MLflow failed, and a trial goes on without its run: {error!s:.300}"), flush=True)
+
+
+@contextmanager
 def as_connection_error(store: TrackingStore) -> Iterator[None]:
     """Raise ConnectionError in place of MLflow's exception if a server does not answer."""
     try:
