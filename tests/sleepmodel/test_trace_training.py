@@ -173,7 +173,7 @@ WRONG = replace(TOLD, curriculum=Curriculum())
         (
             {"sleep_passes": 2, "reads_first": False},
             {},
-            "depth 3: must be at most 2, as N = 2; set curriculum.steps_per_pass",
+            "depth 3: must be at most 2, as N = 2; set train.curriculum.steps_per_pass, or a larger N",
         ),
         ({}, {"sleep_passes": (4, 2)}, "must be at most 1, as N = 2"),
         ({}, {"curriculum": Curriculum(steps_per_pass=2)}, "depth 2: must be at most 1, as N = 2, .* take a smaller"),
