@@ -200,12 +200,12 @@ def check_shared_root(root: Path) -> None:
     with replacing(token) as temporary:
         temporary.touch()
     try:
-        for node, answer in ask(nodes, _look, str(token)):
-            if answer is None:
+        for node, trouble in ask(nodes, _look, str(token)):
+            if trouble is None:
                 raise ValueError(
                     f"root = {root}: node {node['NodeManagerAddress']} of Ray did not look for it in {ANSWER_SECONDS} s"
                 )
-            if trouble := answer:
+            if trouble:
                 raise ValueError(
                     f"root = {root}: node {node['NodeManagerAddress']} of Ray does not see it ({trouble}): mount "
                     "one shared directory at this path on every node, or give --root s3://bucket/prefix"

@@ -138,8 +138,9 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
 
 def remove_checkpoints(output: Path) -> None:
     """Remove the checkpoints of all trials of a finished search under `output`."""
-    for checkpoints_or_one in (output / EXPERIMENT).glob(f"{_directory('*')}/checkpoint*"):
-        remove_tree(checkpoints_or_one)
+    # checkpoint_* of Tune, and the directory CHECKPOINTS of a trial that Ray Train ran
+    for directory in (output / EXPERIMENT).glob(f"{_directory('*')}/checkpoint*"):
+        remove_tree(directory)
 
 
 def _resources(job: TrainingJob) -> dict[str, float]:

@@ -8,16 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from benchmarks.evidence.publish import PUBLISHED as RESULTS
 from benchmarks.evidence.publish import Published, published_variants, render
 from benchmarks.results_file import ROOT
-from pipelines.reporting import plots
 from pipelines.reporting.commits import DIRTY, commit_marks, commit_note
 from pipelines.reporting.comparison import VariantResults
 from pipelines.stages.report import MARKDOWN
-from tests.pipelines.reports import result
+from tests.pipelines.reports import kept_figures, result
 
 PUBLISHED = sorted(path.parent for path in ROOT.glob("results/**/results.json"))
 
@@ -82,16 +80,10 @@ def test_a_row_may_have_any_number_of_commits() -> None:
 
 
 def test_a_further_picture_compares_the_variants_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    titles: dict[str, str] = {}
-    write = plots.write
-
-    def keep(figure: Figure, title: str, path: Path) -> None:
-        write(figure, title, path)
-        titles[path.stem] = title
-
-    monkeypatch.setattr(plots, "write", keep)
+    drawn = kept_figures(monkeypatch)
     RESULTS.save(tmp_path, RESULTS.load(ROOT / "results/evidence/gsm"))
     render(tmp_path, shown=("n1", "n2"), depth=2, by_depth={"more": ("n1", "n4")})
+    titles = {name: figure.get_suptitle().replace("\n", " ") for name, figure in drawn.items()}
     assert re.fullmatch(r"At depth 2, n\d is right in 0\.\d+ of answers, n\d in 0\.\d+", titles["depths"])
     assert "n4" not in titles["depths"]
     assert re.fullmatch(r"At depth 3, n1 is right in 0\.\d+ of answers, n4 in 0\.\d+", titles["depths-more"])

@@ -5,6 +5,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+from matplotlib.figure import Figure
+
+from pipelines.reporting import plots
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.html import page
 from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
@@ -110,3 +114,16 @@ class Page(HTMLParser):
 
 def built(found: ReportData, directory: Path) -> Page:
     return Page(page("all <of> it", sections(found, directory)))
+
+
+def kept_figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Gets each picture that is drawn from now on, before it is a PNG, by its file's name."""
+    kept: dict[str, Figure] = {}
+    write = plots.write
+
+    def keep(figure: Figure, title: str, path: Path) -> None:
+        write(figure, title, path)
+        kept[path.stem] = figure
+
+    monkeypatch.setattr(plots, "write", keep)
+    return kept

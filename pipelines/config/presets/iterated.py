@@ -59,17 +59,7 @@ def backward() -> Experiment:
 
 def iterated_mini() -> Experiment:
     """Training on t <= 3 with 12 cells, tests up to t = 32: the main variants in a few minutes."""
-    task = Rule110(
-        cells=12,
-        states=1,
-        steps=3,
-        shallowest=1,
-        labels="all",
-        frame=1,
-        traced=True,
-        stated=False,
-        test_steps=(1, 2, 3, 4, 8, 16, 32),
-    )
+    task = replace(TASK, cells=12, steps=3, test_steps=(1, 2, 3, 4, 8, 16, 32))
     first, *rest = passes_as_steps(task.steps)
     variants = (
         first,
