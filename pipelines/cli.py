@@ -333,7 +333,7 @@ def _cluster_runs() -> bool:
     """Whether the pipeline would use a Ray that runs already, whose GPUs it sees once it is connected."""
     from datagen.cluster import ray_address
 
-    return ray_address() not in (None, "local")
+    return ray_address() is not None
 
 
 def _say(console: Console, text: str) -> None:
