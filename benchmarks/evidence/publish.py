@@ -17,10 +17,10 @@ from pipelines.reporting import plots
 from pipelines.reporting.comparison import VariantResults, read_variants
 from pipelines.reporting.results import COSTS, READABLE, EvaluationResult
 from pipelines.reporting.sections import CURVES, ReportData, sections
+from pipelines.reporting.summary import MARKDOWN, markdown_summary
 from pipelines.runtime.services import Services
-from pipelines.stages.report import MARKDOWN, markdown_summary
 from pipelines.stages.tune import TRIALS
-from sleepmodel.distributed.ray_tune import TrialResult, best
+from sleepmodel.distributed.trials import TrialResult, best
 from sleepmodel.evaluation.latency import InferenceCost
 
 

@@ -257,6 +257,23 @@ def depths_of(variants: Sequence[VariantResults]) -> tuple[list[str], list[list[
     return ["answers right, by depth", *map(str, depths)], rows
 
 
+def tokens_of_kinds(variants: Sequence[VariantResults]) -> tuple[list[str], list[list[str]]]:
+    """The share right and the nats of the answer tokens in each kind of row: the head, and a row of cells for each
+    variant."""
+    cells = [
+        {"answer tokens": variant.name}
+        | {
+            f"{kind}, {what}": str(estimate)
+            for kind, found in variant.token_estimates.items()
+            if kind in variant.kinds
+            for what, estimate in (("right", found.right), (NATS, found.nats))
+        }
+        for variant in variants
+    ]
+    columns = list(dict.fromkeys(column for row in cells for column in row))
+    return columns, [[row.get(column, "") for column in columns] for row in cells]
+
+
 def comparison_table(variants: Sequence[VariantResults]) -> Table:
     """The comparison as a table for a terminal."""
     # documents have one column in place of those of the parts

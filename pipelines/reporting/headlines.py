@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipelines.reporting.comparison import VariantResults
-from sleepmodel.distributed.ray_tune import TrialResult, best
+from sleepmodel.distributed.trials import TrialResult, best
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.training.progress import Progress
 

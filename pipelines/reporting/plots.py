@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter
 
 from pipelines.reporting import headlines
 from pipelines.reporting.comparison import VariantResults
-from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.distributed.trials import TrialResult
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.statistics import Estimate, Mean
 from sleepmodel.training.progress import Progress

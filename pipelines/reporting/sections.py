@@ -28,7 +28,7 @@ from pipelines.reporting.differences import (
 )
 from pipelines.reporting.html import folded, picture, table, text
 from pipelines.reporting.mistakes import Mistakes
-from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.distributed.trials import TrialResult
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.statistics import Estimate, holm
 from sleepmodel.training.progress import Progress

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from datagen import Rows, read_rows
 from datagen.reader import read_dataset
@@ -20,14 +19,14 @@ from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.mistakes import Mistakes, confusion_counts, markdown, wrong_answers
 from pipelines.reporting.questions import control_of, kinds_of
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, EvaluationResult
+from pipelines.runtime.saved_models import predict_range, saved_inference_costs
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
-from sleepmodel import load
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import MODEL, read_training
-from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, predict, score
-from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
+from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, score
+from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.positions import are_documents, differences_by_position, measure_by_position
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
@@ -82,21 +81,7 @@ def evaluate_stage(
         test = {trained.data: read_rows(trained.data, "test") for trained in everything}
         predicted = dict(zip(everything, predict_all(everything, test, services), strict=True))
         about = {data: read_dataset(data) for data in test}
-        kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
-        windows = position_windows(everything, test)
-        results = {
-            trained: measure(
-                trained,
-                test[trained.data],
-                predicted[trained],
-                context.root,
-                kinds[trained.data],
-                control_of(about[trained.data]),
-                windows.get(trained),
-            )
-            for trained in everything
-        }
-        results |= compared_by_position(results, predicted, test, windows)
+        results = measure_all(predicted, test, about, context.root)
         for variant, train, _ in pairs:
             _log(services, variant, train, {trained: results[trained] for trained in found[train]})
         # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
@@ -179,31 +164,25 @@ def predict_all(
     return predicted
 
 
-def predict_range(
-    model: Path,
-    dataset: Path,
-    start: int,
-    end: int,
-    sleep_passes: int,
-    batch_size: int,
-    gpu: bool,
-    curriculum: Curriculum,
-) -> Predictions:
-    """`predict` for a saved model on test rows start..end - 1, on one core or a GPU: one Ray task.
-
-    Returns the predictions row by row, without the positions that hold no answer: [answer tokens].
-    """
-    torch.set_num_threads(1)
-    rows = read_rows(dataset, "test", end)[start:]
-    predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size, curriculum)
-    mask = rows.loss_mask()
-    return Predictions(predicted.tokens[mask], predicted.nats[mask])
-
-
-def saved_inference_costs(saved: Sequence[tuple[str, Path, int]]) -> list[InferenceCost]:
-    """`measure_inference_costs` for variants and the directories of their models, on one core: one Ray task."""
-    torch.set_num_threads(1)
-    return measure_inference_costs([(variant, load(model), passes) for variant, model, passes in saved])
+def measure_all(
+    predicted: dict[TrainedVariant, Predictions], test: dict[Path, Rows], about: dict[Path, Dataset], root: Path
+) -> dict[TrainedVariant, EvaluationResult]:
+    """The result of each trained model. test, about: the test rows and the description of each dataset."""
+    kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
+    windows = position_windows(list(predicted), test)
+    results = {
+        trained: measure(
+            trained,
+            test[trained.data],
+            found,
+            root,
+            kinds[trained.data],
+            control_of(about[trained.data]),
+            windows.get(trained),
+        )
+        for trained, found in predicted.items()
+    }
+    return results | compared_by_position(results, predicted, test, windows)
 
 
 def measure(

@@ -13,7 +13,7 @@ from pipelines.stages.generate import dataset
 from sleepmodel.config.training import Search
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.progress import SendProgress
-from sleepmodel.distributed.ray_tune import TrialResult, best, remove_checkpoints, search
+from sleepmodel.distributed.trials import TrialResult, best
 
 TRIALS = Artifact("trials.json", list[TrialResult])
 
@@ -28,6 +28,9 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
     train = replace(experiment.train, seed=experiment.search_seed)
 
     def run(context: StageContext) -> None:
+        # imported here, as Ray Tune takes seconds that a plan or a finished pipeline should not wait for
+        from sleepmodel.distributed.ray_tune import remove_checkpoints, search
+
         job = TrainingJob(
             name="tune",
             model=experiment.model,

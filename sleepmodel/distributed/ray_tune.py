@@ -16,7 +16,7 @@ import os
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import RESTARTS, fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.distributed.search_state import keep_state, restore_state
+from sleepmodel.distributed.trials import TrialResult
 from sleepmodel.tracking.runs import ProgressLog, end_run, mlflow_may_fail, start_run
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import NonFiniteError, Save, train
@@ -52,30 +53,6 @@ REPORT_SECONDS = 1.0  # between two looks whether such a trial has ended
 # Tune's state of the search, which it saves after the checkpoint that it names, must not name one that is gone
 TRIAL_CHECKPOINTS = 3  # that Tune keeps of a trial
 STATE_SECONDS = "1"  # between two savings of the state
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """A trial at its last report. complete: whether it ran to its end."""
-
-    sleep_passes: int
-    fast_weight_lr: float
-    accuracy: float
-    loss: float
-    tokens: int
-    seconds: float
-    complete: bool
-
-
-def best(trials: list[TrialResult]) -> TrialResult:
-    """The complete trial with the highest validation accuracy; on a tie the one with fewer passes, which is cheaper.
-
-    Raises ValueError if no trial is complete.
-    """
-    complete = [trial for trial in trials if trial.complete]
-    if not complete:
-        raise ValueError(f"none of {len(trials)} trials ran to its end, so there is no best one")
-    return max(complete, key=lambda trial: (trial.accuracy, -trial.sleep_passes, -trial.loss))
 
 
 def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialResult]:

@@ -14,7 +14,7 @@ from benchmarks.evidence.publish import Published, published_variants, render
 from benchmarks.results_file import ROOT
 from pipelines.reporting.commits import DIRTY, commit_marks, commit_note
 from pipelines.reporting.comparison import VariantResults
-from pipelines.stages.report import MARKDOWN
+from pipelines.reporting.summary import MARKDOWN
 from tests.pipelines.reports import kept_figures, result
 
 PUBLISHED = sorted(path.parent for path in ROOT.glob("results/**/results.json"))

@@ -14,7 +14,7 @@ from pipelines.reporting.html import page
 from pipelines.reporting.mistakes import ConfusionCount, Mistakes, WrongAnswer
 from pipelines.reporting.results import EvaluationResult
 from pipelines.reporting.sections import ReportData, sections
-from sleepmodel.distributed.ray_tune import TrialResult
+from sleepmodel.distributed.trials import TrialResult
 from sleepmodel.evaluation.accuracy import Accuracy
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.likelihood import Gap, Likelihood, TokenScores

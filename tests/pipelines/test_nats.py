@@ -10,7 +10,7 @@ from rich.console import Console
 from pipelines.reporting import headlines
 from pipelines.reporting.comparison import VariantResults, comparison_table, table_of
 from pipelines.reporting.results import EvaluationResult
-from pipelines.stages.report import markdown_summary
+from pipelines.reporting.summary import markdown_summary
 from sleepmodel.evaluation.likelihood import Likelihood
 from sleepmodel.evaluation.positions import NatsByPosition, PositionBin
 from sleepmodel.evaluation.statistics import Estimate, Mean, Share
@@ -57,6 +57,18 @@ def test_the_likelihood_has_a_section_with_kinds_depths_and_the_gap(tmp_path: Pa
     assert headlines.likelihood(plain, kinds, ("n1", "n<2>")) == (
         "1.970 to 2.000 nats per answer token with n1, 1.470 to 2.000 with n<2>"
     )
+
+
+def test_where_kinds_are_compared_the_summary_has_the_tokens_of_each(tmp_path: Path) -> None:
+    """What a model remembers is in the rows that it has read before, not in the mean over both kinds."""
+    summary = markdown_summary("recall", replace(data(), variants=remembering((3, 4, 5))), tmp_path)
+    head = "| answer tokens | other, right | other, nats | own, right | own, nats |"
+    assert head in summary
+    table = summary[summary.index(head) :].split("\n\n")[0].splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| n1", "| n<2>"]
+    n1 = [cell.split(" ")[0] for cell in table[2].split(" | ")[1:]]
+    assert n1 == ["0.100", "2.000", "0.400", "1.960"]  # 30 and 120 of 300
+    assert "answer tokens" not in markdown_summary("task", data(), tmp_path)
 
 
 def test_an_answer_of_one_token_adds_one_column_and_no_section(tmp_path: Path) -> None:

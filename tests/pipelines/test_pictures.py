@@ -18,7 +18,7 @@ from benchmarks.evidence.experiments import EXPERIMENTS
 from pipelines.reporting import headlines, plots
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.sections import sections
-from pipelines.stages.report import markdown_summary
+from pipelines.reporting.summary import markdown_summary
 from sleepmodel.evaluation.statistics import Estimate
 from tests.pipelines.reports import TRIALS, data, history, result, share, with_likelihood
 

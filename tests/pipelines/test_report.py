@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.stages.report import markdown_summary
+from pipelines.reporting.summary import markdown_summary
 from tests.pipelines.reports import Page, built, data, share
 
 

@@ -22,7 +22,8 @@ from sleepmodel import Scale, SleepModel
 from sleepmodel.config.training import Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob
-from sleepmodel.distributed.ray_tune import EXPERIMENT, TrialResult, best, search
+from sleepmodel.distributed.ray_tune import EXPERIMENT, search
+from sleepmodel.distributed.trials import TrialResult, best
 from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, LocalEngine
 from sleepmodel.training.loop import build_model, train
