@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import Field
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +15,7 @@ from datagen.canonical import canonical_json, identifying_fields
 from datagen.checks import require_whole
 from datagen.rows import Rows
 from datagen.tokenizer import Tokenizer
+from datagen.user_code import import_named, is_path
 from datagen.wording import Wording
 
 SPLITS = ("train", "validation", "test")
@@ -55,22 +54,15 @@ class Task(Wording, ABC):
         """
         if path in _TASKS:
             return _TASKS[path]
-        module_name, _, name = path.partition(":")
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", path):
+        if not is_path(path):
             known = ", ".join(_TASKS)
             raise ValueError(f"must be {known}, or module:Class for a task of your own, such as my_tasks:Parity")
-        try:
-            module = import_module(module_name)
-        except ImportError as error:
-            raise ValueError(
-                f"{module_name} cannot be imported ({error}); it must lie in the directory where you type the command, "
-                "or in one on PYTHONPATH"
-            ) from error
+        module, name = import_named(path)
         classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
         tasks = ", ".join(key for key, value in classes.items() if issubclass(value, Task) and value is not Task)
         found = classes.get(name)
         if found is None:
-            raise ValueError(f"{module_name} has no class {name}; its tasks are: {tasks or 'none'}")
+            raise ValueError(f"{module.__name__} has no class {name}; its tasks are: {tasks or 'none'}")
         if not issubclass(found, Task):
             raise ValueError(f"{name} is not a task: derive it from datagen.Task; tasks there: {tasks or 'none'}")
         if missing := sorted(found.__abstractmethods__):

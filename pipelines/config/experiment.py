@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from datagen import Task, check_task
@@ -65,64 +67,49 @@ class Experiment:
     champions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        model = self.model
-        _check_fits(self.task, model)
+        self._check_fields()
+        for i, variant in enumerate(self.variants):
+            with _prefixed(f"variant {variant.name}"):
+                task, model, train = self.variant_task(variant), self.variant_model(variant), self._step_config(variant)
+                _check_fits(task, model, variant.whole)
+                check_compatible(train, self.scale)
+            self._check_fields_of(variant, [earlier.name for earlier in self.variants[:i]])
+            self._check_start(variant)
+            self._check_curriculum(variant)
+            with _prefixed(f"variant {variant.name}"):
+                self._check_traces(task, model, train)
+        self._check_search()
+        self._check_champions()
+
+    def _check_fields(self) -> None:
+        """Raise ValueError where the experiment's own fields do not fit each other."""
+        _check_fits(self.task, self.model)
         distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
         require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
-        require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
         for name in ("sleep_passes", "fast_weight_lr"):
+            value = getattr(self.model, name)
             allowed = (
                 "1: the preset's variants and its search set it (search.sleep_passes, search.eta_low, search.eta_high)"
             )
-            require(getattr(model, name) == 1, f"model.{name}", getattr(model, name), allowed)
-        require_whole("search_seed", self.search_seed, 0, MAX_SEED)
+            require(value == 1, f"model.{name}", value, allowed)
         rows = self.data.train_rows
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
         require_whole("train.steps", self.train.steps, 1)
         check_compatible(self.train, self.scale)
-        names = [variant.name for variant in self.variants]
-        for i, variant in enumerate(self.variants):
-            allowed = f"one of the variants before it, {names[:i]}, or null"
-            require(
-                variant.start is None or variant.start in names[:i], f"start of {variant.name}", variant.start, allowed
-            )
-            try:
-                _check_fits(self.variant_task(variant), self.variant_model(variant), variant.whole)
-                check_compatible(self._step_config(variant), self.scale)
-            except ValueError as error:
-                raise ValueError(f"variant {variant.name}: {error}") from error
-            self._check_start(variant)
-            if variant.most_seeds is not None:
-                require_whole(f"most_seeds of {variant.name}", variant.most_seeds, 1)
-            share, whole = variant.share_of_steps, variant.compute_of is None
-            allowed = "a number in [0, 1], and 1 with compute_of"
-            require(0 <= share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
-            trained, inserted = variant.trained or self.train.trained, self.variant_model(variant).inserted
-            allowed = "all without inserted blocks"
-            require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
-            self._check_curriculum(variant)
-            try:
-                self._check_traces(self.variant_task(variant), self.variant_model(variant), self._step_config(variant))
-            except ValueError as error:
-                raise ValueError(f"variant {variant.name}: {error}") from error
-        if self.search:
-            try:  # at N = 1, the least that there can be
-                self._check_traces(self.task, self.model, self.train)
-            except ValueError as error:
-                message = f"search, whose winner's eta is trained at N = 1 too: {error}, and search = null"
-                raise ValueError(message) from error
-        unknown = sorted(set(self.champions) - set(names))
-        require(not unknown, "champions", self.champions, f"some of the variants, {names}")
-        alike = {self.variant_task(variant) for variant in self.variants if variant.name in self.champions}
-        require(not alike - {self.task}, "champions", self.champions, "variants with the experiment's own task")
-        by_level = self.search is not None and self.train.curriculum.by_level
-        require(
-            not by_level,
-            "search",
-            self.search,
-            "null with train.curriculum: its trials would be validated on different levels",
-        )
+
+    def _check_fields_of(self, variant: Variant, before: list[str]) -> None:
+        """Raise ValueError where a variant's fields do not fit each other. before: the names of the variants before."""
+        allowed = f"one of the variants before it, {before}, or null"
+        require(variant.start in (None, *before), f"start of {variant.name}", variant.start, allowed)
+        if variant.most_seeds is not None:
+            require_whole(f"most_seeds of {variant.name}", variant.most_seeds, 1)
+        share, whole = variant.share_of_steps, variant.compute_of is None
+        allowed = "a number in [0, 1], and 1 with compute_of"
+        require(0 <= share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
+        trained, inserted = variant.trained or self.train.trained, self.variant_model(variant).inserted
+        allowed = "all without inserted blocks"
+        require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
 
     def _check_start(self, variant: Variant) -> None:
         """Raise ValueError where a variant cannot begin with the model of its `start`, or the pretrained one."""
@@ -139,10 +126,8 @@ class Experiment:
         seeds, theirs = self.variant_seeds(variant), self.variant_seeds(earlier)
         allowed = f"at most {len(theirs)}, not null, as {variant.name} starts from {earlier.name}, which has no more"
         require(seeds == theirs[: len(seeds)], f"most_seeds of {variant.name}", variant.most_seeds, allowed)
-        try:
+        with _prefixed(f"variant {variant.name}, which starts from {earlier.name}"):
             kept_blocks(model, self.variant_model(earlier))
-        except ValueError as error:
-            raise ValueError(f"variant {variant.name}, which starts from {earlier.name}: {error}") from error
 
     def _check_curriculum(self, variant: Variant) -> None:
         """Raise ValueError where a variant's N is not the one that its curriculum has for the deepest rows."""
@@ -170,6 +155,27 @@ class Experiment:
             rows = min(PROBE_ROWS, rows_per_shard(task))
             check_trainable(task.sample("train", self.data.seed, 0, rows), model, train)
 
+    def _check_search(self) -> None:
+        """Raise ValueError where the search does not fit the rest."""
+        require_whole("search_seed", self.search_seed, 0, MAX_SEED)
+        require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
+        if self.search is None:
+            return
+        by_level, why = self.train.curriculum.by_level, "its trials would be validated on different levels"
+        require(not by_level, "search", self.search, f"null with train.curriculum: {why}")
+        try:  # at N = 1, the least that there can be
+            self._check_traces(self.task, self.model, self.train)
+        except ValueError as error:
+            message = f"search, whose winner's eta is trained at N = 1 too: {error}, and search = null"
+            raise ValueError(message) from error
+
+    def _check_champions(self) -> None:
+        """Raise ValueError where the champions are no variants, or are tested on another task."""
+        names = [variant.name for variant in self.variants]
+        require(set(self.champions) <= set(names), "champions", self.champions, f"some of the variants, {names}")
+        alike = {self.variant_task(variant) for variant in self.variants if variant.name in self.champions}
+        require(not alike - {self.task}, "champions", self.champions, "variants with the experiment's own task")
+
     def changed(self, **fields: Any) -> Experiment:
         """A copy with new values of `fields`; --set calls it.
 
@@ -187,7 +193,28 @@ class Experiment:
                 model = replace(model, vocab_size=len(task.vocabulary))
             if model.max_positions is not None and model.max_positions == self.model.max_positions:
                 model = replace(model, max_positions=task.row_length)
-        return replace(self, **{**fields, "task": task, "model": model})
+        found = replace(self, **{**fields, "task": task, "model": model})
+        found._check_effect(self, fields)
+        return found
+
+    def _check_effect(self, before: Experiment, fields: dict[str, Any]) -> None:
+        """Raise ValueError where `fields` change what every variant has of its own, so that no training would differ.
+
+        before: the experiment that was changed.
+        """
+        if self.search is not None:  # whose trials have the experiment's own
+            return
+        pairs = list(zip(before.variants, self.variants, strict=True))
+        own: dict[str, list[tuple[Any, Any]]] = {
+            "task": [(before.variant_task(old), self.variant_task(new)) for old, new in pairs],
+            "model": [(before.variant_model(old), self.variant_model(new)) for old, new in pairs],
+            "train": [(before._step_config(old), self._step_config(new)) for old, new in pairs],
+        }
+        for group in own.keys() & fields.keys():
+            for name, (old, new) in _changed_fields(getattr(before, group), fields[group]).items():
+                alike = all(getattr(a, name) == getattr(b, name) for a, b in own[group])
+                allowed = f"{old!r}: every variant of {self.name} has its own, so that another would have no effect"
+                require(not alike, f"{group}.{name}", new, allowed)
 
     def check_weights(self) -> None:
         """Raise ValueError where the experiment needs a pretrained model that is not given."""
@@ -315,6 +342,23 @@ def step_flops(model: ModelConfig, train: TrainConfig, task: Task) -> float:
     each = train.sleep_passes or (model.sleep_passes,)
     traces = {n: max(0, n - model.reads_first) if train.trace_weight else 0 for n in each}
     return train.batch_size * sum(training_flops(built, length, n, asked, traces[n]) for n in each) / len(each)
+
+
+def _changed_fields(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ between two configs, each with its two values; {} if they are of two classes."""
+    if type(before) is not type(after):
+        return {}
+    pairs = {each.name: (getattr(before, each.name), getattr(after, each.name)) for each in fields(before)}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+@contextmanager
+def _prefixed(what: str) -> Iterator[None]:
+    """Names what a ValueError is about at its beginning."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _base_mixers(model: ModelConfig) -> tuple[str, ...]:

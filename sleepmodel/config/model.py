@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from datagen.canonical import added_later, identifying_fields
 from datagen.checks import require, require_one_of, require_real, require_whole
+from datagen.user_code import is_path
 
 # the mixers of this package by their short names; any other mixer is named by its path
 MIXERS = {
@@ -20,7 +20,6 @@ MIXERS = {
     "jet_nemotron": "sleepmodel.mixers.jet:JetNemotron",
 }
 ATTENTION = {"attention", "local_attention"}  # without fast weights
-_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 EVICTIONS = ("hard", "sliding")
 SLEEP_ON = ("prompts", "all")
 CARRIES = ("hidden", "normalized", "token", "mixture")
@@ -44,7 +43,7 @@ def check_convolution(config: ModelConfig, source: str, width: int) -> None:
 
 
 def _names_mixer(name: object) -> bool:
-    return isinstance(name, str) and (name in MIXERS or _PATH.fullmatch(name) is not None)
+    return isinstance(name, str) and (name in MIXERS or is_path(name))
 
 
 @dataclass(frozen=True, kw_only=True)

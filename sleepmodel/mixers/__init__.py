@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from datagen.user_code import import_named
 from sleepmodel.config.model import MIXERS
 from sleepmodel.mixers.base import Mixer
 
@@ -13,17 +12,13 @@ def mixer_class(name: str) -> type[Mixer]:
 
     Raises ValueError if there is no such module, or if it has no such subclass of Mixer.
     """
-    path = MIXERS.get(name, name)
-    module_name, _, class_name = path.partition(":")
     try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"mixers = {name!r}: {error}; run where {module_name}.py lies, or add its directory to PYTHONPATH"
-        ) from error
+        module, class_name = import_named(MIXERS.get(name, name))
+    except ValueError as error:
+        raise ValueError(f"mixers = {name!r}: {error}") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type) or not issubclass(found, Mixer):
         raise ValueError(
-            f"mixers = {name!r}: {module_name} has no subclass of sleepmodel.mixers.base.Mixer named {class_name!r}"
+            f"mixers = {name!r}: {module.__name__} has no subclass of sleepmodel.mixers.base.Mixer named {class_name!r}"
         )
     return found

@@ -304,6 +304,23 @@ def test_an_override_without_meaning_is_refused_by_name(assignment: str, message
         apply_overrides(PRESETS["demo"], [assignment])
 
 
+@pytest.mark.parametrize(
+    ("preset", "assignment"),
+    [
+        ("ablation-rule-mini", "model.mixers=[attention, jet]"),
+        ("throughput-fig6-mini", "model.window=64"),
+        ("rule110-by-t-mini", "task.steps=8"),
+    ],
+)
+def test_a_setting_that_every_variant_has_of_its_own_is_refused(preset: str, assignment: str) -> None:
+    """It would change no training, and nobody would notice."""
+    with pytest.raises(OverrideError, match=f"every variant of {preset} has its own, so that another would have no"):
+        apply_overrides(PRESETS[preset], [assignment])
+    # of the demo, one variant has its own mixers, and the others follow
+    changed = apply_overrides(PRESETS["demo"], ["model.mixers=[attention, jet]"])
+    assert {changed.variant_model(variant).mixers for variant in changed.variants} > {("attention", "jet")}
+
+
 def test_a_model_that_sleeps_on_all_windows_takes_any_window() -> None:
     """Also one that an answer of the task begins; and its cost counts the waking passes."""
     sleeping = apply_overrides(PRESETS["demo"], ["model.sleep_on=all", "model.window=17"])

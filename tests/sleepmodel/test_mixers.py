@@ -81,7 +81,10 @@ def test_a_mixer_named_by_its_path_is_used_as_a_mixer_of_the_package(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_rules:Oja", "No module named 'my_rules'; run where my_rules.py lies, or add its directory to PYTHONPATH"),
+        (
+            "my_rules:Oja",
+            r"my_rules cannot be imported \(No module named 'my_rules'\); it must lie in the directory where",
+        ),
         ("sleepmodel.config.training:Scale", "has no subclass of sleepmodel.mixers.base.Mixer named 'Scale'"),
         ("sleepmodel.mixers.jet:Jat", "has no subclass of sleepmodel.mixers.base.Mixer named 'Jat'"),
     ],

@@ -5,9 +5,7 @@ Each preset is a function, in the file of its task; ablations.py has experiments
 
 from __future__ import annotations
 
-import re
-from importlib import import_module
-
+from datagen.user_code import import_named, is_path
 from pipelines.config.experiment import Experiment
 from pipelines.config.presets import ablations, demo, depo, facts, gsm, iterated, retrofit, rule110, texts
 from pipelines.config.presets.variants import RULES
@@ -68,18 +66,9 @@ def experiment_named(name: str) -> Experiment:
     """
     if name in PRESETS:
         return PRESETS[name]
-    module_name, _, function_name = name.partition(":")
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+    if not is_path(name):
         raise ValueError(f"{name!r}: must be a preset, or module:function for an experiment of your own")
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0]:  # a module that the user's own imports
-            raise
-        raise ValueError(
-            f"{module_name} cannot be imported ({error}); it must lie in the directory where you type the command, or "
-            "in one on PYTHONPATH"
-        ) from error
+    module, function_name = import_named(name)
     function = getattr(module, function_name, None)
     found = function() if callable(function) else None
     if not isinstance(found, Experiment):
