@@ -316,8 +316,8 @@ def test_a_setting_that_every_variant_has_of_its_own_is_refused(preset: str, ass
     """It would change no training, and nobody would notice."""
     with pytest.raises(OverrideError, match=f"every variant of {preset} has its own, so that another would have no"):
         apply_overrides(PRESETS[preset], [assignment])
-    # of the demo, one variant has its own mixers, and the others follow
-    changed = apply_overrides(PRESETS["demo"], ["model.mixers=[attention, jet]"])
+    # of another preset some variants have their own mixers, and the others follow
+    changed = apply_overrides(PRESETS["rule110-fig2b-mini"], ["model.mixers=[attention, jet]"])
     assert {changed.variant_model(variant).mixers for variant in changed.variants} > {("attention", "jet")}
 
 
