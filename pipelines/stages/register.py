@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.hub import find_base
 from sleepmodel.tracking.pyfunc import MAX_ANSWER
 from sleepmodel.tracking.redact import redacted
-from sleepmodel.tracking.registry import champion, champion_model, promote, register
+from sleepmodel.tracking.registry import Version, champion_model, promote_if, register
 
 EXAMPLE_ROWS = 4
 DATASET_TAG = "dataset"
@@ -90,9 +91,8 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         )
         services.end(trained[index], "FINISHED")  # register opened it again
         curriculum = read_training((context.root / chosen.path).parent).train.curriculum
-        won, reason = _judge(services, name, version, chosen, rows, fingerprint, curriculum)
-        if won:
-            promote(services.store, name, version)
+        judge = partial(_judge, services, name, version, chosen, rows, fingerprint, curriculum)
+        won, reason = promote_if(services.store, name, version, judge)
         REGISTRATION.save(context.output, Registration(name, version, won, reason))
 
     return Stage("register", {"candidates": list(candidates)}, run, (evaluation, data, *trained), version=3)
@@ -122,13 +122,13 @@ def _judge(
     rows: Rows,
     fingerprint: str,
     curriculum: Curriculum,
+    present: Version | None,
 ) -> tuple[bool, str]:
     """Whether a version takes the alias: it must beat the champion on the same test rows, in nats where as many are
     right, such as none of long answers. curriculum: that of the challenger's training, by which both get their N where
-    it has steps_per_pass."""
+    it has steps_per_pass; present: the champion."""
     assert challenger.likelihood is not None
     score = Score(challenger.accuracy.rows.value, challenger.likelihood.tokens.nats.value)
-    present = champion(services.store, name)
     if present is None:
         return True, f"the first champion, {score}"
     if present.version == version:

@@ -129,6 +129,22 @@ def promote(store: TrackingStore, name: str, version: str) -> None:
     client_of(store).set_registered_model_alias(name, CHAMPION, version)
 
 
+def promote_if(
+    store: TrackingStore, name: str, version: str, judge: Callable[[Version | None], tuple[bool, str]]
+) -> tuple[bool, str]:
+    """Promote a version if `judge`, given the present champion, says so. Returns its verdict and its reason.
+
+    A judgement may take minutes: where another process has promoted a version meanwhile, `judge` is asked again.
+    """
+    while True:
+        present = champion(store, name)
+        won, reason = judge(present)
+        if champion(store, name) == present:
+            if won:
+                promote(store, name, version)
+            return won, reason
+
+
 def champion(store: TrackingStore, name: str) -> Version | None:
     """The champion of a registered model; None if there is no such model or alias."""
     found = _by_alias(client_of(store), name, CHAMPION)

@@ -27,6 +27,7 @@ from sleepmodel.tracking.registry import (
     champion,
     champion_model,
     promote,
+    promote_if,
     register,
 )
 from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
@@ -65,6 +66,29 @@ def test_the_champion_is_who_was_promoted_last(
     found = champion_model(store, name)
     assert found is not None
     assert answers(found, prompts) == answers(rival, prompts) != answers(model, prompts)
+
+
+def test_a_champion_that_another_process_promotes_meanwhile_is_judged_too(
+    store: TrackingStore, model: SleepModel, prompts: npt.NDArray[np.int64]
+) -> None:
+    name = "sleep-raced"
+    first, other, late = (register_model(store, model, prompts, name) for _ in range(3))
+    promote(store, name, first)
+    seen = list[str]()
+
+    def judge(present: Version | None) -> tuple[bool, str]:
+        assert present is not None
+        seen.append(present.version)
+        if present.version == first:
+            promote(store, name, other)  # as another pipeline does while this one predicts
+        return present.version == first, f"against v{present.version}"
+
+    assert promote_if(store, name, late, judge) == (False, f"against v{other}")
+    standing = champion(store, name)
+    assert seen == [first, other] and standing is not None and standing.version == other
+    assert promote_if(store, name, late, lambda present: (True, "better")) == (True, "better")
+    promoted = champion(store, name)
+    assert promoted is not None and promoted.version == late
 
 
 def test_a_logged_model_holds_no_pickle_and_pins_what_it_needs(store: TrackingStore, registered: Version) -> None:
