@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Protocol
 
 from datagen.tokenizer import Tokenizer
@@ -39,6 +40,18 @@ class WordVocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         return joined(self.tokens[i] for i in ids)
+
+
+class PieceEncoder:
+    """Encodes texts piece by piece with a vocabulary, and caches the tokens of each piece."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._piece = cache(vocabulary.encode)
+
+    def encode(self, pieces: Iterable[str]) -> list[int]:
+        """The tokens of all pieces, one after the other."""
+        return [token for piece in pieces for token in self._piece(piece)]
 
 
 def split(text: str) -> list[str]:

@@ -19,8 +19,8 @@ from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import write_result
 from datagen import Gsm
+from datagen.gsm.encoder import encoder_of
 from datagen.gsm.graph import MAX_NUMBER
-from datagen.gsm.piece_encoder import encoder_of
 from datagen.gsm.problem import Problem
 from datagen.gsm.text import read_context
 from pipelines.config.experiment import Experiment

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 
 from datagen.facts.names import SORTS, WORDS, Name, Names, Sort
 from datagen.facts.relations import DISTRACTORS, PAUSE, RELATIONS, hop, hops, pieces, spelled
 from datagen.rng import Rng
 from datagen.tokenizer import Tokenizer
-from datagen.vocabulary import PUNCTUATION, Vocabulary, WordVocabulary, piecewise, split
+from datagen.vocabulary import PUNCTUATION, PieceEncoder, WordVocabulary, piecewise, split
 
 MAX_CONTEXT = 2**16
 
 
-class Encoder:
-    """Writes templates with a vocabulary, and caches the tokens of each piece."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self._piece = cache(vocabulary.encode)
-
-    def encode(self, parts: Iterable[str]) -> list[int]:
-        return [token for part in parts for token in self._piece(part)]
+class StoryEncoder(PieceEncoder):
+    """Writes templates, and fills gaps between sentences."""
 
     def write(self, template: str, names: Mapping[str, Name]) -> list[int]:
         """The tokens of a template. names: of its blanks."""
@@ -70,19 +63,19 @@ class Encoder:
         return [self.encode(pieces(template)) for template in DISTRACTORS if "{" not in template]
 
 
-def encoder_of(tokenizer: str | None) -> Encoder:
+def encoder_of(tokenizer: str | None) -> StoryEncoder:
     """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as Tokenizer.read and
     `piecewise`."""
     return _encoder(None if tokenizer is None else Tokenizer.read(tokenizer))
 
 
 @lru_cache(maxsize=4)
-def _encoder(tokenizer: Tokenizer | None) -> Encoder:
+def _encoder(tokenizer: Tokenizer | None) -> StoryEncoder:
     examples = list(_examples())
     if tokenizer is not None:
-        return Encoder(piecewise(tokenizer, examples))
+        return StoryEncoder(piecewise(tokenizer, examples))
     known = {word for text in examples for piece in text for word in split(piece)}
-    return Encoder(WordVocabulary([*PUNCTUATION, *sorted(known - set(PUNCTUATION))]))
+    return StoryEncoder(WordVocabulary([*PUNCTUATION, *sorted(known - set(PUNCTUATION))]))
 
 
 def _examples() -> Iterable[list[str]]:

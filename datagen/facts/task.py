@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from datagen.checks import require, require_one_of, require_whole
-from datagen.facts.encoder import MAX_CONTEXT, Encoder, encoder_of
+from datagen.facts.encoder import MAX_CONTEXT, StoryEncoder, encoder_of
 from datagen.facts.names import SORTS, Names, names_of
 from datagen.facts.relations import FORMS, RELATIONS, hop, hops, spelled
 from datagen.facts.story import KINDS, Kind, Story, draw_story
@@ -103,7 +103,7 @@ class Facts(FactsWording, Task):
             self._check_length(encoder_of(None))
         require(type(self.tokenizer) in (str, type(None)), "tokenizer", self.tokenizer, "a path as a str, or None")
 
-    def _check_length(self, encoder: Encoder) -> None:
+    def _check_length(self, encoder: StoryEncoder) -> None:
         """Raise ValueError if the document may be too short for its facts."""
         used, changes = RELATIONS[: self.relations], "change" in self.question_kinds
         templates = [form for relation in used for form in relation.states[: self.forms]]
@@ -115,7 +115,7 @@ class Facts(FactsWording, Task):
         allowed = f"at least {least}, for {sentences} statements of up to {longest} tokens"
         require(self.context_length >= least, "context_length", self.context_length, allowed)
 
-    def _longest(self, encoder: Encoder, template: str) -> int:
+    def _longest(self, encoder: StoryEncoder, template: str) -> int:
         """Tokens of a template with the longest names."""
         names = [encoder.longest_name(sort, self.name_words) for sort in SORTS]
         name = max(names, key=lambda name: len(encoder.encode(spelled(name))))
@@ -166,7 +166,7 @@ class Facts(FactsWording, Task):
         size = len(encoder.vocabulary.tokens)
         return Rows.of(tokens, start, length, depth, dtype=np.uint16 if size <= 2**16 else np.uint32)
 
-    def _row(self, rng: Rng, names: Names, encoder: Encoder) -> tuple[list[int], list[Answer]]:
+    def _row(self, rng: Rng, names: Names, encoder: StoryEncoder) -> tuple[list[int], list[Answer]]:
         kind, facts = rng.choice(self.question_kinds), rng.choice(self.facts)
         story = draw_story(rng, names, kind, facts, self.questions, self.relations)
         row, ends = self._document(rng, story, names, encoder)
@@ -182,7 +182,7 @@ class Facts(FactsWording, Task):
         return row, answers
 
     def _document(
-        self, rng: Rng, story: Story, names: Names, encoder: Encoder
+        self, rng: Rng, story: Story, names: Names, encoder: StoryEncoder
     ) -> tuple[list[int], dict[int | None, int]]:
         """The tokens of a document, and where the statement of each fact, the later one if it changes, has its last
         token."""

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from datagen.canonical import added_later
 from datagen.checks import require, require_one_of, require_whole
 from datagen.gsm.distractors import SHAPES, Distractors
+from datagen.gsm.encoder import ProblemEncoder, encoder_of
 from datagen.gsm.graph import MAX_NUMBER, Core, sample_core
-from datagen.gsm.piece_encoder import PieceEncoder, encoder_of
 from datagen.gsm.problem import Problem, write_solution
 from datagen.gsm.quantity import Statement
 from datagen.gsm.text import PROMPT, write_question, write_sentence
@@ -192,13 +192,13 @@ class Gsm(GsmWording, Task):
         samples = islice(self.samples(split, seed, shard), rows)
         return to_rows(samples, len(self.vocabulary), pad_id(self.vocabulary), self.traced and split == "train")
 
-    def _longest_target(self, encoder: PieceEncoder) -> int:
+    def _longest_target(self, encoder: ProblemEncoder) -> int:
         """The greatest length at which a last sentence still fits. Raises ValueError if `tokens` are too few."""
         sentence = encoder.longest_sentence(self.distractors, self.numbers)
         encoder.check(self.operations, self.tokens, sentence)
         return self.tokens[1] - sentence + 1
 
-    def _fill(self, rng: Rng, core: Core, encoder: PieceEncoder, longest: int) -> Sample:
+    def _fill(self, rng: Rng, core: Core, encoder: ProblemEncoder, longest: int) -> Sample:
         """Add distractors until the row reaches a random length, `longest` at most."""
         question = write_question(core.theme, core.asked)
         answer = encoder.encode([f" {core.answer}"])
@@ -267,7 +267,7 @@ def to_rows(samples: Iterable[Sample], vocabulary_size: int, pad: int | None = N
     return replace(rows, solution=np.array(solutions, dtype=object), traces=labels)
 
 
-def _sentence(core: Core, statement: Statement, encoder: PieceEncoder) -> Sentence:
+def _sentence(core: Core, statement: Statement, encoder: ProblemEncoder) -> Sentence:
     pieces = write_sentence(core.theme, statement)
     return Sentence(statement, "".join(pieces), encoder.encode(pieces))
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from datagen.byte_vocabulary import TextVocabulary
 from datagen.gsm.distractors import Distractors
 from datagen.gsm.graph import sample_core
-from datagen.gsm.piece_encoder import PieceEncoder
 from datagen.gsm.text import write_sentence
 from datagen.gsm.themes import THEMES
 from datagen.recall.documents import Documents, stretches
 from datagen.rng import Rng
 from datagen.splits import split_by_content
 from datagen.task import SPLITS
+from datagen.vocabulary import PieceEncoder
 
 OPERATIONS = 8  # of the largest problems
 DISTRACTORS = 64  # of a problem, about 1,000 words

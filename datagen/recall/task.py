@@ -16,7 +16,7 @@ import numpy as np
 
 from datagen.byte_vocabulary import BYTES, TextVocabulary
 from datagen.checks import require, require_whole
-from datagen.gsm.piece_encoder import PieceEncoder, encoder_of
+from datagen.gsm.encoder import encoder_of
 from datagen.gsm.vocabulary import Words
 from datagen.recall.documents import Documents
 from datagen.recall.sources import DocumentSource, ProblemSource, Source
@@ -24,7 +24,7 @@ from datagen.rng import Rng
 from datagen.rows import Rows
 from datagen.task import Task, random_stream
 from datagen.tokenizer import Tokenizer
-from datagen.vocabulary import Vocabulary, joined
+from datagen.vocabulary import PieceEncoder, Vocabulary, joined
 from datagen.wording import AnsweredQuestion, Control, QuestionText, byte_level_text
 
 PROMPT = "\nAgain:"

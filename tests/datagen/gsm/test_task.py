@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Gsm
+from datagen.gsm.encoder import encoder_of
 from datagen.gsm.graph import MAX_NUMBER
-from datagen.gsm.piece_encoder import encoder_of
 from datagen.gsm.solver import Solution, solve
 from datagen.gsm.task import MAX_TOKENS, Sample
 from datagen.gsm.text import read_context, read_question

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import Gsm, check_task, generate, read_rows
-from datagen.gsm.piece_encoder import encoder_of
+from datagen.gsm.encoder import encoder_of
 from datagen.gsm.problem import Problem
 from datagen.gsm.quantity import UNKNOWN, Quantity
 from datagen.gsm.solver import solve

@@ -1,9 +1,9 @@
-"""Encodes texts piece by piece, and bounds the token counts of sentences and problems."""
+"""Encodes problems, and bounds the token counts of sentences and problems."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 
 from datagen.gsm.distractors import SHAPES
 from datagen.gsm.quantity import Expression, Quantity, Statement
@@ -11,18 +11,11 @@ from datagen.gsm.text import write_question, write_sentence
 from datagen.gsm.themes import THEMES, Theme
 from datagen.gsm.vocabulary import Words, example_texts
 from datagen.tokenizer import Tokenizer
-from datagen.vocabulary import Vocabulary, piecewise
+from datagen.vocabulary import PieceEncoder, piecewise
 
 
-class PieceEncoder:
-    """Encodes pieces of text with a vocabulary and caches the tokens of each piece."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self._piece = cache(vocabulary.encode)
-
-    def encode(self, pieces: Iterable[str]) -> list[int]:
-        return [token for piece in pieces for token in self._piece(piece)]
+class ProblemEncoder(PieceEncoder):
+    """Encodes the text of problems, and bounds the tokens of its names and sentences."""
 
     @cached_property
     def longest_noun(self) -> int:
@@ -63,11 +56,12 @@ class PieceEncoder:
             )
 
 
-def encoder_of(tokenizer: str | None) -> PieceEncoder:
-    """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as `pretrained`."""
+def encoder_of(tokenizer: str | None) -> ProblemEncoder:
+    """The encoder for a tokenizer's path; None: one token per word. Raises ValueError as Tokenizer.read and
+    `piecewise`."""
     return _encoder(None if tokenizer is None else Tokenizer.read(tokenizer))
 
 
 @lru_cache(maxsize=4)
-def _encoder(tokenizer: Tokenizer | None) -> PieceEncoder:
-    return PieceEncoder(Words() if tokenizer is None else piecewise(tokenizer, example_texts()))
+def _encoder(tokenizer: Tokenizer | None) -> ProblemEncoder:
+    return ProblemEncoder(Words() if tokenizer is None else piecewise(tokenizer, example_texts()))
