@@ -1,7 +1,7 @@
 """Let a model read a text file, sleep on it window by window, and ask it: python ask_a_document.py [DIRECTORY [FILE]]
 
 DIRECTORY: of Hugging Face's layout, such as `python -m sleepmodel.pretrained smollm2 smollm2` writes. Without it a tiny
-model is used that has learned nothing and needs no download: its answer means nothing.
+model is used that has learned nothing and needs no download: its answer means nothing. Needs the extra `pipeline`.
 """
 
 import sys
