@@ -40,7 +40,9 @@ def blocks(page: Path, adjusted: Mapping[str, Tested]) -> dict[str, str]:
     found, family = {}, family_of(page)
     for name, tested in adjusted.items():
         directory = results_of(name)
-        found[name] = _speed(directory) if EXPERIMENTS[name].speed else _quoted(directory)
+        question = EXPERIMENTS[name]
+        body = _speed(directory) if question.speed else _quoted(directory)
+        found[name] = f"`python -m benchmarks.evidence {name}` runs the preset `{question.preset}`.\n\n{body}"
         if tested:
             found[name] += f"\n\n{_differences(tested, family)}"
     return found
