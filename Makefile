@@ -54,14 +54,15 @@ retrofit: $(READY) runs/smollm2/model.safetensors ## give SmolLM2-135M a sleep: 
 text: $(READY) runs/smollm2/model.safetensors runs/fastmcp/pages.jsonl ## train SmolLM2-135M on a manual, and ask it about a page that it reads
 	$(BIN)/python pipelines/generate.py --task text --import runs/fastmcp/pages.jsonl --tokenizer runs/smollm2 --max-tokens 512 --root runs > runs/fastmcp/import.log
 	cat runs/fastmcp/import.log
-	$(BIN)/python pipelines/full.py text-mini --root runs --set pretrained.model=runs/smollm2 task=text $$(grep -o 'task.path=[^ ]*' runs/fastmcp/import.log)
-	MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/runs/mlflow.db $(BIN)/python -m sleepmodel models:/sleep-text@champion \
+	$(BIN)/python pipelines/full.py text-mini --root runs --set pretrained.model=runs/smollm2 task=text "task.path=$$(sed -n 's/^imported .* MB, as //p' runs/fastmcp/import.log)"
+	MLFLOW_TRACKING_URI="sqlite:///$(CURDIR)/runs/mlflow.db" $(BIN)/python -m sleepmodel models:/sleep-text@champion \
 		--read runs/fastmcp/test/servers-proxy.md --ask "What does a proxy server do?" --tokens 40
 
 # three processes in parallel, as most tests wait more than they compute: one without Ray, and two with a Ray each
 test: $(READY) ## run all tests except those of `make faults` and `make cluster`
 	@$(BIN)/python -m pytest -m 'not slow' -p no:cacheprovider > $(VENV)/fast-tests.log 2>&1 & fast=$$!; \
 	$(BIN)/python -m pytest -m slow tests/integration -p no:cacheprovider > $(VENV)/pipeline-tests.log 2>&1 & whole=$$!; \
+	trap 'kill $$fast $$whole; exit 130' INT TERM; \
 	$(BIN)/python -m pytest -m slow --ignore tests/integration; failed=$$?; \
 	wait $$fast || failed=1; wait $$whole || failed=1; \
 	cat $(VENV)/fast-tests.log $(VENV)/pipeline-tests.log; exit $$failed

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.evidence.pages import SCALING, fill
-from benchmarks.results_file import ROOT
+from benchmarks.results_file import ROOT, read_result
 from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.presets import PRESETS
 from pipelines.config.variant import Variant
@@ -60,7 +60,7 @@ class TrainingLoad:
 
 
 def main() -> None:
-    measured = _result("gpu.json")
+    measured = read_result("gpu") if (ROOT / "results" / "gpu.json").exists() else None
     # at N = 1 to 4, compiled and replayed as CUDA graphs
     steps = (
         [row for name, rows in measured["parts"].items() if name.endswith("/both") for row in rows] if measured else []
@@ -92,10 +92,11 @@ def _training_load(experiment: Experiment, variant: Variant) -> TrainingLoad:
 
 
 def _runs(experiment: Experiment, variant: Variant) -> int:
-    """How often a step runs a block on a window: N times on each but the last."""
+    """How often a step runs a block on a window: N times on each but the last, or once outside the loop."""
     model, row_length = experiment.variant_model(variant), experiment.variant_task(variant).row_length
-    slept = math.ceil(row_length / model.window) - 1
-    return experiment.scale.accumulation * len(model.mixers) * (model.sleep_passes * slept + 1)
+    slept, blocks = math.ceil(row_length / model.window) - 1, len(model.mixers)
+    looped = model.loop[1] - model.loop[0] if model.loop else blocks
+    return experiment.scale.accumulation * (slept * (blocks - looped + model.sleep_passes * looped) + blocks)
 
 
 def _parameters(experiment: Experiment, variant: Variant) -> int:
@@ -104,8 +105,7 @@ def _parameters(experiment: Experiment, variant: Variant) -> int:
 
 def _generation() -> str:
     """CPU hours and bytes of each preset's training rows."""
-    rates = _result("generation.json")
-    assert rates is not None, "generation.json: missing in benchmarks/results; run python -m benchmarks.generation"
+    rates = read_result("generation")
     rows = []
     for experiment in PAPER:
         found = _rate_of(experiment, rates["tasks"])
@@ -125,15 +125,13 @@ def _rate_of(experiment: Experiment, tasks: list[dict[str, Any]]) -> dict[str, A
 
 def _training(rate: float) -> str:
     """A table of all trainings of each preset on one GPU each. They take as long as the longest chain of a training and
-    the one that it starts from, or as their sum divided by the number of GPUs, whichever is longer."""
+    those that it starts from, or as their sum divided by the number of GPUs, whichever is longer."""
     rows = []
     for experiment in PAPER:
         hours = {load.name: load.seconds(1, rate) / 3600 for load in training_loads(experiment)}
         runs = {variant.name: len(experiment.variant_seeds(variant)) for variant in experiment.variants}
         total = sum(hours[name] * count for name, count in runs.items())
-        longest = max(
-            hours[variant.name] + (hours[variant.start] if variant.start else 0) for variant in experiment.variants
-        )
+        longest = longest_chain(experiment.variants, hours)
         spread = [max(longest, total / gpus) for gpus in GPUS]
         count = sum(runs.values())
         rows.append((experiment.name, str(count), _short(total), _short(longest), *map(_short, spread)))
@@ -145,6 +143,14 @@ def _training(rate: float) -> str:
         *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS),
     )
     return markdown_table(head, rows)
+
+
+def longest_chain(variants: Sequence[Variant], hours: Mapping[str, float]) -> float:
+    """The hours of the longest chain of trainings, each of which starts from the one before."""
+    ended = dict[str, float]()
+    for variant in variants:  # a variant stands behind the one that it starts from
+        ended[variant.name] = hours[variant.name] + (ended[variant.start] if variant.start else 0)
+    return max(ended.values())
 
 
 def _parallel(rate: float) -> str:
@@ -177,12 +183,6 @@ def _tuning(rate: float) -> str:
 
 def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _result(name: str) -> dict[str, Any] | None:
-    path: Path = ROOT / "results" / name
-    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return found
 
 
 if __name__ == "__main__":

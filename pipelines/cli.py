@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -178,7 +179,7 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
         stop_on_signals(services.stop, say, close),
     ):
         services.start(f"pipeline/{everything[-1].identity}")
-        repair_datasets(stages, root)
+        repair_datasets(stages, root, services.experiment.name)
         execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
 
 
@@ -191,7 +192,7 @@ class _FlushProgress(Observer):
     def finished(self, stage: Stage, seconds: float) -> None:
         self.mailbox.flush()
 
-    def failed(self, stage: Stage, seconds: float) -> None:
+    def failed(self, stage: Stage, seconds: float, error: BaseException) -> None:
         self.mailbox.flush()
 
 
@@ -266,7 +267,7 @@ def _import_texts(arguments: argparse.Namespace, console: Console) -> None:
         _say(console, f"{name}: {split.rows:,} documents")
     _say(console, f"imported {files}, as {found.path}")
     rows = [f"data.{name}_rows={split.rows}" for name, split in dataset.splits.items()]
-    _say(console, " ".join(["to train on it: --set task=text", f"task.path={found.path}", *rows]))
+    _say(console, f"to train on it: {shlex.join(['--set', 'task=text', f'task.path={found.path}', *rows])}")
 
 
 def _importing(path: Path, root: Path, files: Sequence[str]) -> AbstractContextManager[None]:

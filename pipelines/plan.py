@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 
 from pipelines.config.experiment import Experiment
+from pipelines.config.variant import WINNER
 from pipelines.engine.stage import Stage
 from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import evaluate_stage
 from pipelines.stages.generate import generate_stage
 from pipelines.stages.register import register_stage
 from pipelines.stages.report import report_stage
-from pipelines.stages.train import WINNER, baseline_stages, winner_stages
+from pipelines.stages.train import baseline_stages, winner_stages
 from pipelines.stages.tune import tune_stage
 
 

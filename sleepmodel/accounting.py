@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from datagen.checks import require
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.model import Pass, SleepModel
 from sleepmodel.states import named_tensors
@@ -89,6 +90,7 @@ def _row_flops(
     config, schedule = model.config, model.sleep_schedule(model.checked_passes(sleep_passes), traces)
     windows = -(-tokens // config.window)
     asked = [False] * (windows - 1) + [True] if asked is None else asked
+    require(not any(asked[windows:]), "asked", asked, f"False behind the {windows} windows of {tokens} tokens")
     last = max((i for i, answers in enumerate(asked) if answers), default=-1)  # later windows are not computed
     # a window's tokens, whether others come before it, whether it is predicted, and whether it is slept on
     kinds = Counter(

@@ -66,7 +66,12 @@ def main() -> None:
 
 
 def _run_all(chosen: list[str], root: Path) -> None:
-    outcomes = {name: run(name, root) for name in chosen}
+    outcomes = dict[str, str]()
+    for name in chosen:
+        try:
+            outcomes[name] = run(name, root)
+        except (ImportError, OSError, ValueError, subprocess.CalledProcessError) as error:  # the others go on
+            outcomes[name] = f"failed: {error}"
     table = Table("experiment", "preset", "seeds", "outcome")
     for name, outcome in outcomes.items():
         question = EXPERIMENTS[name]

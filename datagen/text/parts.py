@@ -19,7 +19,7 @@ from datagen.task import SPLITS
 from datagen.text.documents import Document, Encoder
 from datagen.text.sources import DamagedFileError, Span, read_lines, read_rows
 
-SHARD_TOKENS = 2**22  # about: 8 MiB of uint16
+PART_SHARD_TOKENS = 2**22  # about: 8 MiB of uint16
 CHUNK = 2**18  # characters of plain text that are encoded at once
 
 
@@ -138,7 +138,7 @@ def _decoded(line: bytes) -> str:
 
 
 class _ShardWriter:
-    """Writes the documents of one split of a part, in shards of about SHARD_TOKENS."""
+    """Writes the documents of one split of a part, in shards of about PART_SHARD_TOKENS."""
 
     def __init__(self, part: Path, split: str, vocabulary_size: int) -> None:
         self._part, self._split, self._size = part, split, vocabulary_size
@@ -148,7 +148,7 @@ class _ShardWriter:
 
     def add(self, document: Document) -> None:
         size = len(document.tokens)
-        if self._open and self._tokens + size > SHARD_TOKENS:
+        if self._open and self._tokens + size > PART_SHARD_TOKENS:
             self.flush()
         self._open.append(document)
         self._tokens += size

@@ -11,7 +11,7 @@ from datagen import Task, check_task
 from datagen.checks import require, require_whole
 from datagen.shard_size import rows_per_shard
 from pipelines.config.pretrained import Pretrained
-from pipelines.config.variant import Variant, with_own
+from pipelines.config.variant import WINNER, WINNER_AT_N1, Variant, with_own
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ATTENTION
@@ -73,6 +73,9 @@ class Experiment:
                 task, model, train = self.variant_task(variant), self.variant_model(variant), self._step_config(variant)
                 _check_fits(task, model, variant.whole)
                 check_compatible(train, self.scale)
+                if train.rows is not None and self.data.train_rows is not None:
+                    allowed = f"at most data.train_rows = {self.data.train_rows}"
+                    require(train.rows <= self.data.train_rows, "train.rows", train.rows, allowed)
             self._check_fields_of(variant, [earlier.name for earlier in self.variants[:i]])
             self._check_start(variant)
             self._check_curriculum(variant)
@@ -84,6 +87,8 @@ class Experiment:
     def _check_fields(self) -> None:
         """Raise ValueError where the experiment's own fields do not fit each other."""
         _check_fits(self.task, self.model)
+        names = [variant.name for variant in self.variants]
+        require(len(set(names)) == len(names), "variants", names, "variants of different names")
         distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
         require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
         for name in ("sleep_passes", "fast_weight_lr"):
@@ -161,6 +166,8 @@ class Experiment:
         require(self.search_seed not in self.seeds, "search_seed", self.search_seed, "a seed that is not in seeds")
         if self.search is None:
             return
+        taken = {variant.name for variant in self.variants} & {WINNER, WINNER_AT_N1}
+        require(not taken, "variants", sorted(taken), "variants of other names, as the search's winner has these")
         by_level, why = self.train.curriculum.by_level, "its trials would be validated on different levels"
         require(not by_level, "search", self.search, f"null with train.curriculum: {why}")
         try:  # at N = 1, the least that there can be
@@ -181,10 +188,10 @@ class Experiment:
 
         The model's vocab_size and max_positions depend on the task: they follow a new task, unless they are set too.
         What a pretrained model computes follows its files, and cannot be set; the task gets its tokenizer. Raises
-        ValueError where a task of another class does not keep the contract of tasks.
+        ValueError where a task of another class, from outside datagen, does not keep the contract of tasks.
         """
         task, model, pretrained = (fields.get(name, getattr(self, name)) for name in ("task", "model", "pretrained"))
-        if task != self.task and type(task) is not type(self.task):
+        if type(task) is not type(self.task) and type(task).__module__.partition(".")[0] != "datagen":
             check_task(task)
         if pretrained.model:
             task, model = pretrained.applied(task, model, self.model)
@@ -202,7 +209,7 @@ class Experiment:
 
         before: the experiment that was changed.
         """
-        if self.search is not None:  # whose trials have the experiment's own
+        if self.search is not None or "variants" in fields:  # trials of a search have the experiment's own
             return
         pairs = list(zip(before.variants, self.variants, strict=True))
         own: dict[str, list[tuple[Any, Any]]] = {
@@ -285,7 +292,7 @@ class Experiment:
 
     def candidates(self) -> list[str]:
         """The variants whose models may be registered if there is no search: `champions`, or else those that evict,
-        have one N, and are trained, on the experiment's own task."""
+        are trained, and have an N that no curriculum sets, on the experiment's own task."""
         if self.champions:
             return list(self.champions) if self.registers else []
         return [

@@ -14,6 +14,7 @@ from sleepmodel.config.training import Curriculum
 
 # what a variant sets by other fields than `model` and `train`
 OF_VARIANTS = ("sleep_passes", "fast_weight_lr", "mixers", "inserted", "steps", "seed", "trained", "curriculum")
+WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"  # the variants that a search adds
 C = TypeVar("C", Task, ModelConfig, TrainConfig)
 
 

@@ -11,16 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError
+from fsspec.asyn import sync
 
 from datagen.storage import store_of
-from pipelines.engine.processes import has_ended, this_process
+from pipelines.engine.processes import has_ended_here, this_process
 
 RENEW_SECONDS, STALE_SECONDS = 15, 60
+ANSWER_SECONDS = 10  # for each request of a renewal
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 log = logging.getLogger(__name__)
@@ -72,7 +75,7 @@ class _Lease:
             owner = json.loads(content)
             if content == self.body:  # our write succeeded, and its answer was lost
                 self.etag = etag
-            elif (age < STALE_SECONDS and not has_ended(owner)) or not self._write(IfMatch=etag):
+            elif (age < STALE_SECONDS and not has_ended_here(owner)) or not self._write(IfMatch=etag):
                 raise LeaseHeld(owner)
         elif self._write(IfNoneMatch="*"):
             raise OSError(
@@ -90,7 +93,8 @@ class _Lease:
                 self.lost = True
             except (OSError, BotoCoreError) as error:
                 log.warning("%s cannot be renewed: %s", self.path, error)
-                self.lost = time.monotonic() - renewed > STALE_SECONDS
+                # before it is stale, as this process takes a while to end
+                self.lost = time.monotonic() - renewed >= STALE_SECONDS - RENEW_SECONDS
             if self.lost:
                 log.error("%s was lost and another pipeline may hold it: this process ends", self.path)
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -113,7 +117,7 @@ class _Lease:
     def _write(self, **condition: str) -> bool:
         """Whether the lease was written: the condition held."""
         try:
-            self.etag = self.fs.call_s3("put_object", **self.place, Body=self.body, **condition)["ETag"]
+            self.etag = self._call("put_object", Body=self.body, **condition)["ETag"]
         except OSError as error:  # s3fs translates the answer; the original is the cause
             if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in REFUSED:
                 return False
@@ -124,6 +128,12 @@ class _Lease:
 
     def _head(self) -> tuple[str, float]:
         """The lease's ETag, and the seconds since it was written, by the object store's clock."""
-        head = self.fs.call_s3("head_object", **self.place)
+        head = self._call("head_object")
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         return head["ETag"], (now - head["LastModified"]).total_seconds()
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to a request about the lease. Raises TimeoutError after ANSWER_SECONDS: a store that is silent
+        before it lets a write through has no other limit."""
+        request = partial(self.fs._call_s3, operation, **self.place, **arguments)
+        return dict(sync(self.fs.loop, request, timeout=ANSWER_SECONDS))

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Literal
 from datagen.storage import in_store
 from pipelines.engine.stage import Stage, State, execution_plan
 
+WAIT_SECONDS = 1  # between two looks whether a lock is free
 LOCKS = "locks"  # the folder under a root for files that matter only while a process lives
 
 
@@ -35,6 +37,19 @@ def hold_locks(stages: Sequence[Stage], root: Path, preset: str) -> Iterator[Non
             if status is not State.DONE:
                 path, what = lock_file(stage, root), f"stage {stage.name}"
                 held.enter_context(hold_lock(path, root, what, "preset", preset))
+        yield
+
+
+@contextmanager
+def wait_for_lock(stage: Stage, root: Path, preset: str) -> Iterator[None]:
+    """Hold the lock of a stage, once no other pipeline does."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(hold_lock(lock_file(stage, root), root, f"stage {stage.name}", "preset", preset))
+                break
+            except StageLocked:
+                time.sleep(WAIT_SECONDS)
         yield
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
 def this_process() -> dict[str, Any]:
     """The host and pid of this process. pids: the namespace of its pid, as containers may share a host name without
-    sharing pids."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids()}
+    sharing pids; boot: of the machine, as copies of one may share all of these."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "boot": _boot()}
 
 
 def has_ended(process: Mapping[str, Any]) -> bool:
@@ -23,6 +24,17 @@ def has_ended(process: Mapping[str, Any]) -> bool:
     except OSError as error:
         return isinstance(error, ProcessLookupError)  # otherwise the process lives, as another user's
     return False
+
+
+def has_ended_here(process: Mapping[str, Any]) -> bool:
+    """Whether a process that began since this machine was booted has ended. Where a mistake would lose work: a copy of
+    this machine may have its host name."""
+    return process.get("boot") == _boot() and has_ended(process)
+
+
+def _boot() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.exists() else ""
 
 
 def _pids() -> str:

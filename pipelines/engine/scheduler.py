@@ -37,7 +37,10 @@ class StageFailed(RuntimeError):
     def __init__(self, stage: Stage, root: str | Path, error: BaseException) -> None:
         self.stage = stage
         where, what = stage.output(root), f"{type(error).__name__}: {error}"
-        super().__init__(f"stage {stage.name} failed in {where}: {what}. Run the same command again to continue.")
+        super().__init__(
+            f"stage {stage.name} failed in {where}: {what}. Finished work is kept, and the same command continues "
+            "from it."
+        )
 
 
 class Observer:
@@ -52,8 +55,8 @@ class Observer:
     def finished(self, stage: Stage, seconds: float) -> None:
         """A stage is done."""
 
-    def failed(self, stage: Stage, seconds: float) -> None:
-        """A stage's run function raised."""
+    def failed(self, stage: Stage, seconds: float, error: BaseException) -> None:
+        """A stage's run function raised an error. Other stages may go on for long."""
 
 
 def execute(stages: Sequence[Stage], root: str | Path, slots: int, *observers: Observer) -> Execution:
@@ -104,20 +107,23 @@ def _schedule(todo: list[Stage], root: Path, slots: int, observers: Sequence[Obs
             failed = StageFailed(stage, root, error)
             failed.__cause__ = error
             failure = failure or failed
-            _tell(observers, "failed", stage, seconds)
+            _tell(observers, "failed", stage, seconds, error)
     if failure is not None:
         raise failure
     return ran
 
 
 def _tell(
-    observers: Sequence[Observer], event: Literal["started", "finished", "failed"], stage: Stage, *seconds: float
+    observers: Sequence[Observer],
+    event: Literal["started", "finished", "failed"],
+    stage: Stage,
+    *details: float | BaseException,
 ) -> Exception | None:
     """Call all observers; the first error of one, as of a server that is away."""
     failure: Exception | None = None
     for observer in observers:
         try:
-            getattr(observer, event)(stage, *seconds)
+            getattr(observer, event)(stage, *details)
         except Exception as error:  # whatever it is, the trainings that are running are not lost for it
             log.error("%s: no other stage starts, and those that are running finish", error)
             failure = failure or error

@@ -90,7 +90,7 @@ def done_share(experiment: Experiment, stages: Sequence[Stage], root: Path) -> f
     """The share of the FLOPs of all trainings of `stages` that lies in stages which are done."""
     flops = {name: each.count * each.flops for name, each in stage_trainings(experiment, stages).items()}
     done = sum(flops.get(stage.name, 0.0) for stage in stages if state(stage, root) is State.DONE)
-    return done / sum(flops.values())
+    return done / (sum(flops.values()) or 1.0)  # of models that are evaluated without a training
 
 
 def training_seconds(experiment: Experiment) -> float:

@@ -15,6 +15,7 @@ from rich.text import Text
 from pipelines.engine.scheduler import Observer
 from pipelines.engine.stage import Stage
 from pipelines.runtime.board import Board, StageState, Standing, TrainingState
+from sleepmodel.tracking.redact import redacted
 from sleepmodel.training.progress import ProgressEvent
 
 COLUMNS = ("stage", "state", "time", "", "step", "loss", "accuracy", "tokens/s", "left")
@@ -67,8 +68,8 @@ class PlainView(RunView):
     def finished(self, stage: Stage, seconds: float) -> None:
         self._line(f"{stage.name}: done in {seconds:.1f} s", "green")
 
-    def failed(self, stage: Stage, seconds: float) -> None:
-        self._line(f"{stage.name}: failed after {seconds:.1f} s", "red")
+    def failed(self, stage: Stage, seconds: float, error: BaseException) -> None:
+        self._line(_failure(stage, seconds, error), "red")
 
     def progressed(self, stage: str, event: ProgressEvent) -> None:
         if line := event.line():
@@ -112,9 +113,10 @@ class LiveView(RunView):
         with self._lock:
             self._board.ended(stage.name, Standing.DONE, seconds)
 
-    def failed(self, stage: Stage, seconds: float) -> None:
+    def failed(self, stage: Stage, seconds: float, error: BaseException) -> None:
         with self._lock:
             self._board.ended(stage.name, Standing.FAILED, seconds)
+        self._console.print(_failure(stage, seconds, error), style="red", highlight=False, markup=False, soft_wrap=True)
 
     def progressed(self, stage: str, event: ProgressEvent) -> None:
         with self._lock:
@@ -125,6 +127,10 @@ class LiveView(RunView):
     def _render(self) -> RenderableType:
         with self._lock:
             return render(self._board, self._console.width, None if self._ended else self._console.height)
+
+
+def _failure(stage: Stage, seconds: float, error: BaseException) -> str:
+    return redacted(f"{stage.name}: failed after {seconds:.1f} s: {type(error).__name__}: {error}")
 
 
 def render(board: Board, width: int, height: int | None) -> RenderableType:

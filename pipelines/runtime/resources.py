@@ -46,12 +46,8 @@ class ResourcePlan:
         several = self.scale.workers > 1
         workers = f"{self.scale.workers} worker{'s' * several}"
         each = " each, on as few nodes as hold them" if several else ""
-        return f"{self.cluster}; a training takes {workers} with {self.worker}{each}; {self.max_concurrent} at once"
-
-    @property
-    def worker(self) -> str:
-        """The resources of one worker, as text."""
-        return f"{self.scale.cores} core{'s' * (self.scale.cores > 1)}{' and a GPU' if self.scale.gpu else ''}"
+        takes = f"a training takes {workers} with {self.scale.worker_in_words}{each}"
+        return f"{self.cluster}; {takes}; {self.max_concurrent} at once"
 
 
 def plan_resources_on_ray(scale: Scale, worker_bytes: int = 0) -> ResourcePlan:
@@ -124,7 +120,7 @@ def plan_resources(
     resources = ResourcePlan(found, fitting // found.workers, cluster)
     if room < found.workers:
         raise ValueError(
-            f"scale: Ray has {resources.cluster}, which hold {room} workers with {resources.worker}: must hold "
+            f"scale: Ray has {resources.cluster}, which hold {room} workers with {found.worker_in_words}: must hold "
             f"{found.workers}; start Ray with more, or lower scale.workers, scale.cpus_per_worker or scale.gpu"
         )
     if not resources.max_concurrent:

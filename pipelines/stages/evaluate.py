@@ -78,7 +78,7 @@ def evaluate_stage(
             for variant, train, data in pairs
         }
         everything = [trained for group in found.values() for trained in group]
-        test = {trained.data: read_rows(trained.data, "test") for trained in everything}
+        test = {data: read_rows(data, "test") for data in dict.fromkeys(trained.data for trained in everything)}
         predicted = dict(zip(everything, predict_all(everything, test, services), strict=True))
         about = {data: read_dataset(data) for data in test}
         results = measure_all(predicted, test, about, context.root)

@@ -8,6 +8,7 @@ from pathlib import Path
 from datagen import Task, generate
 from datagen.schema import fingerprint
 from pipelines.config.experiment import Experiment
+from pipelines.engine.locks import wait_for_lock
 from pipelines.engine.scheduler import StageFailed
 from pipelines.engine.stage import Stage, StageContext, State, script_of, state
 from pipelines.runtime.services import FINGERPRINT
@@ -44,8 +45,9 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
     return Stage(name, config, run, slots=None)
 
 
-def repair_datasets(stages: Sequence[Stage], root: Path) -> None:
-    """Write lost or damaged shards again, in the finished datasets that unfinished `stages` read.
+def repair_datasets(stages: Sequence[Stage], root: Path, preset: str) -> None:
+    """Write lost or damaged shards again, in the finished datasets that unfinished `stages` read. Waits for another
+    pipeline that does the same.
 
     Raises StageFailed.
     """
@@ -55,6 +57,7 @@ def repair_datasets(stages: Sequence[Stage], root: Path) -> None:
     ):
         if state(data, root) is State.DONE:
             try:
-                data.run(StageContext(data, root))  # keeps each shard whose checksum is right
+                with wait_for_lock(data, root, preset):
+                    data.run(StageContext(data, root))  # keeps each shard whose checksum is right
             except (OSError, ValueError) as error:
                 raise StageFailed(data, root, error) from error

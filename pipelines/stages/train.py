@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from pipelines.config.experiment import Experiment
-from pipelines.config.variant import Variant
+from pipelines.config.variant import WINNER, WINNER_AT_N1, Variant
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.runtime.services import Services
 from pipelines.stages.generate import dataset
@@ -15,8 +15,6 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
 from sleepmodel.distributed.job import MODEL, TrainingJob, has_model, read_training
 from sleepmodel.distributed.progress import SendProgress
-
-WINNER, WINNER_AT_N1 = "winner", "n1-winner-eta"
 
 ChooseModel = Callable[[StageContext], ModelConfig]
 

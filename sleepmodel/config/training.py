@@ -233,12 +233,17 @@ class Scale:
             require_whole("cpus_per_worker", self.cpus_per_worker, 1)
         require(type(self.compile) is bool, "compile", self.compile, "true or false")
         require(self.gpu is None or type(self.gpu) is bool, "gpu", self.gpu, "true, false or null")
-        require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        require_whole("zero_stage", self.zero_stage, 0, 3)
         require_one_of("recompute", self.recompute, RECOMPUTE)
         require_one_of("cuda_graphs", self.cuda_graphs, CUDA_GRAPHS)
         reason = self.no_cuda_graphs
         wanted = self.cuda_graphs in ("on", "step")
         require(not wanted or reason is None, "cuda_graphs", self.cuda_graphs, f"auto or off: {reason}")
+
+    @property
+    def worker_in_words(self) -> str:
+        """The resources of one worker."""
+        return f"{self.cores} core{'s' * (self.cores > 1)}{' and a GPU' if self.gpu else ''}"
 
     @property
     def no_cuda_graphs(self) -> str | None:
@@ -309,10 +314,11 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_whole("trials", self.trials, 1)
         require_whole("grace", self.grace, 1)
         require_whole("seed", self.seed, 0, 2**32 - 1)  # NumPy's, as Optuna takes it
         _passes("sleep_passes", self.sleep_passes)
-        require(len(self.sleep_passes) > 0, "sleep_passes", self.sleep_passes, "at least one number of passes")
+        distinct = len(set(self.sleep_passes)) == len(self.sleep_passes) > 0
+        require(distinct, "sleep_passes", self.sleep_passes, "at least one number of passes, all different")
+        require_whole("trials", self.trials, len(self.sleep_passes))  # the first ones are one for each N
         require_real("eta_high", self.eta_high, 1e-6, 2.0, "a number in (0, 2]")
         require_real("eta_low", self.eta_low, 1e-6, self.eta_high, f"a number in (0, eta_high = {self.eta_high}]")

@@ -109,6 +109,8 @@ class DeepSpeedEngine:
         return norm
 
     def mean(self, value: float) -> float:
+        if self.workers == 1:  # a GPU would be waited for
+            return value
         total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
         torch.distributed.all_reduce(total)
         return float(total) / self.workers
@@ -146,6 +148,7 @@ class DeepSpeedEngine:
             if self.rank == 0:
                 weights[name] = master.detach().float().cpu()
         model = SleepModel.without_weights(self.model.config)
+        model.license = self.model.license
         if self.rank == 0:
             model.load_state_dict(weights, assign=True)
         return model

@@ -127,8 +127,8 @@ def _trainer(job: TrainingJob, callbacks: Sequence[UserCallback]) -> WarmTrainer
 
 def _waited_for(job: TrainingJob) -> str:
     scale = job.scale
-    worker = f"{scale.cores} core{'s' * (scale.cores > 1)}{' and a GPU' if scale.gpu else ''}"
     return (
-        f"{job.name}: for scale.wait_minutes = {scale.wait_minutes} Ray had no room for {scale.workers} x {worker}: a "
-        "node is lost, or others use it; add nodes, wait for the others, or raise scale.wait_minutes"
+        f"{job.name}: for scale.wait_minutes = {scale.wait_minutes} Ray had no room for {scale.workers} x "
+        f"{scale.worker_in_words}: a node is lost, or others use it; add nodes, wait for the others, or raise "
+        "scale.wait_minutes"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -25,5 +26,13 @@ def best(trials: list[TrialResult]) -> TrialResult:
     """
     complete = [trial for trial in trials if trial.complete]
     if not complete:
-        raise ValueError(f"none of {len(trials)} trials ran to its end, so there is no best one")
-    return max(complete, key=lambda trial: (trial.accuracy, -trial.sleep_passes, -trial.loss))
+        raise ValueError(
+            f"none of {len(trials)} trials ran to its end, so there is no best one: lower search.eta_high or the "
+            "learning rates"
+        )
+    return max(complete, key=lambda trial: (trial.accuracy, -trial.sleep_passes, -_finite(trial.loss)))
+
+
+def _finite(loss: float) -> float:
+    """The loss; the largest there is where all batches since the last report were skipped, so that it is not known."""
+    return loss if math.isfinite(loss) else math.inf

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datagen.checks import require_whole
 from datagen.rows import Rows
 from datagen.wording import Control
 from sleepmodel.config.training import Curriculum
@@ -72,7 +73,8 @@ def predict(
     rows; None is `batch_rows`.
     """
     found = no_predictions((len(rows), int(rows.lengths.max())))
-    size = batch_size or batch_rows(rows, model.config.vocab_size)
+    size = batch_rows(rows, model.config.vocab_size) if batch_size is None else batch_size
+    require_whole("batch_size", size, 1)
     for start in range(0, len(rows), size):
         part = np.arange(start, min(start + size, len(rows)))
         for passes, which in _by_passes(rows[part], sleep_passes, curriculum, model.config.reads_first):
@@ -131,7 +133,7 @@ def sums_of_answers(values: npt.NDArray[Any], rows: Rows) -> npt.NDArray[np.floa
 
 def right_answers(predicted: Int64, rows: Rows) -> npt.NDArray[np.bool_]:
     """Which answers `predict` got right, from its tokens: bool [n, A]; True where a row has fewer than A answers."""
-    right: npt.NDArray[np.bool_] = sums_of_answers((predicted >= 0) & (predicted != rows.batch()[0]), rows) == 0
+    right: npt.NDArray[np.bool_] = sums_of_answers(predicted != rows.batch()[0], rows) == 0
     return right
 
 

@@ -11,9 +11,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datagen.checks import require
+from datagen.checks import require, require_whole
 from datagen.rows import Rows
-from sleepmodel.evaluation.accuracy import Accuracy, Predictions, batch_rows, judged, no_predictions, predict, score
+from sleepmodel.config.model import ModelConfig
+from sleepmodel.evaluation.accuracy import (
+    BATCH_LOGITS,
+    Accuracy,
+    Predictions,
+    batch_rows,
+    judged,
+    no_predictions,
+    predict,
+    score,
+)
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 from sleepmodel.halting import Halting
 from sleepmodel.inference.session import Session
@@ -86,7 +96,9 @@ def predict_halting(
     """As `predict`, but each sleep of a row ends by the rule, or after `most` passes."""
     counts = (np.zeros(len(rows), np.int64) for _ in range(2))
     found = HaltedPredictions(no_predictions((len(rows), int(rows.lengths.max()))), *counts)
-    for part, tokens, mask in _batches(rows, batch_size or batch_rows(rows, model.config.vocab_size)):
+    size = _batch_rows(rows, model.config) if batch_size is None else batch_size
+    require_whole("batch_size", size, 1)
+    for part, tokens, mask in _batches(rows, size):
         # rows that are asked in the same windows sleep on the same ones
         kinds, kind = predicting_windows(mask, model.config.window).unique(dim=0, return_inverse=True)
         for i, asked in enumerate(kinds.tolist()):
@@ -94,6 +106,12 @@ def predict_halting(
             session = Session(model, int(of_kind.sum()), sleep_passes=most, halting=halting)
             _read(session, tokens[of_kind], mask[of_kind], asked, found, part[of_kind.numpy()])
     return found
+
+
+def _batch_rows(rows: Rows, config: ModelConfig) -> int:
+    """As `batch_rows`, but a session returns the logits of all tokens of a window with answers."""
+    logits = min(config.window, int(rows.lengths.max())) * config.vocab_size
+    return min(batch_rows(rows, config.vocab_size), max(1, BATCH_LOGITS // logits))
 
 
 def _batches(rows: Rows, size: int) -> Iterator[tuple[Int64, Tensor, Tensor]]:

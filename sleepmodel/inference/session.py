@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from datagen.checks import require, require_whole
@@ -138,6 +139,7 @@ class Session:
     def fork(self, copies: int = 1) -> Session:
         """An independent session with `copies` copies of each row. The copies of row r are the rows r * copies to
         r * copies + copies - 1."""
+        require_whole("copies", copies, 1)
         session = Session(self.model, sleep_passes=self.sleep_passes)
         rows = torch.arange(self.batch_size).repeat_interleave(copies)
         on_device = rows.to(self.device)
@@ -161,6 +163,7 @@ class Session:
         row's last token so far, [B, vocab], zeros before its first. Raises ValueError for other shapes or dtypes,
         tokens outside the vocabulary, and rows that become longer than max_positions.
         """
+        require(isinstance(tokens, Tensor), "tokens", tokens, f"an int64 tensor [{self.batch_size}, T]")
         tokens = tokens.cpu()
         self._check(tokens)
         # if a sleep was interrupted, its window is still full
@@ -186,7 +189,7 @@ class Session:
                 out[0].flatten(0, 1).index_copy_(0, found, logits.flatten(0, 1)[of].to(out[0].dtype))
             done = done + part
             self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
-        return out[0] if out else self._state.logits
+        return out[0] if out else self._state.logits.clone()
 
     @torch.no_grad()
     def sleep(self, passes: int | None = None) -> None:
@@ -229,8 +232,10 @@ class Session:
             generated.append(token)
             self.read(token[:, None], last=True)
             stopped |= torch.isin(token, ends)
+            if stopped.all():
+                break
         found = torch.stack(generated, 1) if generated else self.filled.new_zeros(self.batch_size, 0)
-        return moved(found, self.device)
+        return moved(F.pad(found, (0, n - found.shape[1]), value=PAD), self.device)
 
     def _check_chosen(self, token: Tensor, stopped: Tensor) -> None:
         lost = (token == NONE) & ~stopped
@@ -350,9 +355,10 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
         found = memory.tensors[name]
         # rows may share their places, if these are equal, and a cache without tokens
         alike = name.endswith(".place") or not found.numel()
-        fits = (
-            found.dim() == leaf.dim() and found.dtype == leaf.dtype and len(found) in ({1, rows} if alike else {rows})
-        )
+        # under autocast, keys and values have its dtype
+        low = found.dtype in (torch.bfloat16, torch.float16) and leaf.is_floating_point()
+        typed = found.dtype == leaf.dtype or low
+        fits = found.dim() == leaf.dim() and typed and len(found) in ({1, rows} if alike else {rows})
         for size, fixed in zip(found.shape[1:], leaf.shape[1:], strict=False):
             # a dimension that is 0 in a new session counts tokens, equally in all tensors of a state
             fits &= size == (fixed or lengths.setdefault(name.rpartition(".")[0], size))
@@ -361,7 +367,7 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
             raise ValueError(
                 f"this memory's {name} has the wrong shape or dtype ({shape}) or is not finite; take another copy of it"
             )
-    tensors = iter(memory.tensors[name].to(leaf.device) for name, leaf in wanted.items())
+    tensors = iter(memory.tensors[name].to(leaf) for name, leaf in wanted.items())
     state: SessionState = map_tensors(lambda leaf: next(tensors), empty)
     counts = (state.filled, state.skipped, state.read, state.slept)
     window = model.config.window

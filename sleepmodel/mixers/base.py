@@ -1,7 +1,7 @@
 """The interface of a sequence mixer, and the positions of its tokens in their window.
 
-The names of parameters matter: Muon optimises every parameter of two or more dimensions whose name contains neither
-`embed` nor `lm_head` (see training/optim.py).
+The names of parameters matter: Muon optimises every matrix whose name contains neither `embed` nor `lm_head` (see
+training/optim.py), and refuses parameters of three dimensions or more.
 """
 
 from __future__ import annotations

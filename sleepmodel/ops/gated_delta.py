@@ -123,7 +123,7 @@ def _rule(
     if kernel == "cpp":
         reads = None if q is None else q.float()
         o, state = gated_delta_cpu.rule(
-            reads, k.float(), v.float(), log_decay.float(), beta.float(), initial_state, chunk
+            reads, k.float(), v.float(), log_decay.float(), beta.float(), _start(initial_state, k, v), chunk
         )
         return None if o is None else o.to(v.dtype), state
     if kernel == "triton":

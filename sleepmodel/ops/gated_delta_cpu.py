@@ -47,7 +47,7 @@ def available() -> bool:
 
 
 def rule(
-    q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor | None, chunk: int
+    q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor, chunk: int
 ) -> tuple[Tensor | None, Tensor]:
     """`gated_delta_rule` in chunks of `chunk` tokens, all tensors float32; without q, o is None.
 
@@ -116,7 +116,7 @@ def _operator(function: Callable[..., Any]) -> Any:
 
 @_operator
 def gated_delta_forward(
-    q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor | None, chunk: int, keep: bool
+    q: Tensor | None, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, start: Tensor, chunk: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """o, the final state and, for the backward, the errors [B, T, H, V] and the states in which the chunks after the
     first begin, [B, H, (chunks - 1) * K, V]. o is empty without q, the last two without `keep`."""
@@ -139,7 +139,7 @@ def gated_delta_backward(
     k: Tensor,
     g: Tensor,
     beta: Tensor,
-    start: Tensor | None,
+    start: Tensor,
     errors: Tensor,
     starts: Tensor,
     chunk: int,
@@ -164,7 +164,7 @@ class _Rule(torch.autograd.Function):
         v: Tensor,
         g: Tensor,
         beta: Tensor,
-        start: Tensor | None,
+        start: Tensor,
         chunk: int,
         keep: bool,
     ) -> tuple[Tensor | None, Tensor]:

@@ -71,6 +71,8 @@ def from_pretrained(
     """
     with local_copy(as_path(directory)) as copy:
         base = base_fields(copy)
+        ours = "of Hugging Face's layout; load what `sleepmodel.save` wrote with sleepmodel.load"
+        require(is_pretrained(copy), "directory", str(directory), ours)
         insert = {} if insert is None else insert
         config = hybrid_config(base, insert, {"window": window, **fields}, copy / CONFIG)
         check_init(init)
@@ -167,7 +169,7 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
     sizes = {name: parameter.shape for name, parameter in model.state_dict().items() if name != "pass_embed"}
     names = tensor_names(list(sizes), blocks)
     weights = checked_weights(found, {theirs: sizes[ours] for ours, theirs in names.items()}, directory)
-    return {ours: weights[theirs] for ours, theirs in names.items()}
+    return {ours: weights[theirs].float() for ours, theirs in names.items()}
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -80,7 +80,7 @@ def stated_license(directory: Path) -> str | None:
 
 
 def checked_weights(weights: dict[str, Tensor], wanted: dict[str, torch.Size], directory: Path) -> dict[str, Tensor]:
-    """The weights in float32. Raises ValueError unless they have the names and sizes of `wanted` and are finite."""
+    """The weights. Raises ValueError unless they have the names and sizes of `wanted` and are finite."""
     found = {name: tensor.shape for name, tensor in weights.items()}
     if wanted != found:
         name = min(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
@@ -89,7 +89,7 @@ def checked_weights(weights: dict[str, Tensor], wanted: dict[str, torch.Size], d
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"{directory / WEIGHTS}: {name} has values that are not finite; take an earlier model")
-    return {name: tensor.float() for name, tensor in weights.items()}
+    return weights
 
 
 def read_json(path: Path) -> Any:

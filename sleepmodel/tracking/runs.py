@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,9 +128,13 @@ def _root_id(root: Path) -> str:
         if in_store(file):
             move(fresh, file)
         else:
-            with suppress(FileExistsError):  # of two processes that begin here at once, the first gives the name
+            try:
                 os.link(fresh, file)
-            fresh.unlink()
+                fresh.unlink()
+            except FileExistsError:  # of two processes that begin here at once, the first gives the name
+                fresh.unlink()
+            except OSError:  # a file system without links, as of a mounted bucket
+                fresh.replace(file)
     return file.read_text()
 
 

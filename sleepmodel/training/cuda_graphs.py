@@ -19,6 +19,7 @@ from datagen.checks import require
 from sleepmodel.batch_plan import BatchPlan
 from sleepmodel.config.training import Scale, TrainConfig
 from sleepmodel.model import Output, SleepModel
+from sleepmodel.training.muon import gradients_of
 from sleepmodel.training.plan_filling import filled
 from sleepmodel.transfers import packed_on, unpacked
 
@@ -121,7 +122,7 @@ class _UpdateGraph:
     them elsewhere."""
 
     def __init__(self, update: Callable[[], Tensor], weights: list[nn.Parameter]) -> None:
-        given = _gradients(weights)
+        given = gradients_of(weights)
         self.gradients, self.graph = [gradient.clone() for gradient in given], torch.cuda.CUDAGraph()
         for weight, gradient in zip(weights, self.gradients, strict=True):
             weight.grad = gradient
@@ -138,13 +139,9 @@ class _UpdateGraph:
             weight.grad = gradient
 
     def __call__(self, weights: list[nn.Parameter]) -> Tensor:
-        torch._foreach_copy_(self.gradients, _gradients(weights))
+        torch._foreach_copy_(self.gradients, gradients_of(weights))
         self.graph.replay()
         return self.norm.clone()
-
-
-def _gradients(weights: list[nn.Parameter]) -> list[Tensor]:
-    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 class _GraphBody(nn.Module):

@@ -60,11 +60,6 @@ class MuonAdamW(Optimizer):
         settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         saved = zip(state_dict["param_groups"], settings, strict=True)
         super().load_state_dict({**state_dict, "param_groups": [{**group, **own} for group, own in saved]})
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if isinstance(self.state[weight].get("step"), int):  # as DeepSpeed's own Muon writes it
-                    steps, device = float(self.state[weight]["step"]), weight.device if group["capturable"] else "cpu"
-                    self.state[weight]["step"] = torch.tensor(steps, device=device)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -79,7 +74,7 @@ class MuonAdamW(Optimizer):
     def _muon(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         if not weights:
             return
-        gradients = _gradients(weights)
+        gradients = gradients_of(weights)
         momenta = [self._state(weight, "momentum_buffer") for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
@@ -94,7 +89,7 @@ class MuonAdamW(Optimizer):
         means, squares = ([self._state(weight, name) for weight in weights] for name in ("exp_avg", "exp_avg_sq"))
         adamw(
             weights,
-            _gradients(weights),
+            gradients_of(weights),
             means,
             squares,
             [],
@@ -123,7 +118,8 @@ class MuonAdamW(Optimizer):
         return state["step"]
 
 
-def _gradients(weights: list[Tensor]) -> list[Tensor]:
+def gradients_of(weights: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of the weights that have one."""
     return [weight.grad for weight in weights if weight.grad is not None]
 
 

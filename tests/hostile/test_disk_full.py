@@ -3,6 +3,7 @@ and the same call goes through when there is space."""
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datagen.files import write_error
 from datagen.gsm.importing import import_official
 from datagen.schema import shard_path
 from datagen.shards import ensure_shard
@@ -83,3 +85,12 @@ def test_what_stood_there_stays_and_the_same_call_goes_on(write: Callable[[Path,
         write(tmp_path, 0)
     assert files() == before
     assert write(tmp_path, 0) == first and first.exists()
+
+
+def test_a_store_that_breaks_off_is_no_full_disk(tmp_path: Path) -> None:
+    """The error keeps its type, by which others know a store that does not answer."""
+    for kind in (ConnectionResetError, TimeoutError):
+        error = write_error(tmp_path / "x", kind("while writing"))
+        assert isinstance(error, ConnectionError if kind is ConnectionResetError else TimeoutError)
+        assert "look after the disk, or the store and the network" in str(error) and "make room" not in str(error)
+    assert "make room" in str(write_error(tmp_path / "x", OSError(errno.ENOSPC, "No space left on device")))

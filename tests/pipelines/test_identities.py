@@ -26,16 +26,28 @@ CONFIGS = {
     "rule110-by-t-mini": "12f3a07f515b7218",
     "depo-fig3": "f3f6adfdaf095469",
     "depo-fig3-mini": "d4fd053f1b156ca4",
+    "depo-hops-mini": "a4674cf527717e34",
+    "depo-iterated": "d55d487046860515",
+    "depo-iterated-mini": "728a49d6981b2461",
+    "depo-iterated-windows": "e379ffe7fc077023",
     "gsm-fig4": "18a4c6e2ad52536c",
     "gsm-fig4-ouro": "71cd49ad0c0877ef",
     "gsm-fig4-scratch": "b4661e6ee7cad2c2",
     "gsm-fig4-mini": "f970c2c573d6d406",
+    "gsm-traces-mini": "35fb7bd5f26c4d9e",
     "gsm-sliding-fig5": "c3e8a160d07f0834",
     "gsm-sliding-fig5-scratch": "8cc980d5bd177085",
     "gsm-sliding-fig5-mini": "1eb6b4c09ad7a5c1",
+    "retrofit-recall-mini": "ac62dfb2b4802370",
+    "text-mini": "0f3f5238edb71752",
+    "text-positions-mini": "9044e24682592075",
     "throughput-fig6": "a633a3ad14907764",
     "throughput-fig6-mini": "f2738cd92eb6d5e6",
+    "facts-capacity-mini": "630c09095272d766",
     "curriculum-mini": "80fa38cee03dcd18",
+    "rule110-iterated": "6264e4eec56c07c4",
+    "rule110-iterated-mini": "4fd489a41a3b7e6a",
+    "rule110-iterated-backward": "9a7dc6424f000b08",
     "ablation-rule": "dd62312141d84fac",
     "ablation-rule-mini": "956da3c3dec7fa14",
     "ablation-eta": "0856bf47eb8e788b",
@@ -59,7 +71,7 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_the_configs_of_a_preset_keep_their_identity(name: str) -> None:
     experiment = PRESETS[name]
     configs = [

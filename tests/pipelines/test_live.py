@@ -202,13 +202,13 @@ def test_a_log_has_a_line_a_report_and_no_escapes() -> None:
     view.progressed(
         "tune", ProgressEvent("a", "tune-N1-eta1.00", 7, 400, ended=True, message="step 7: loss nan [of rows]")
     )
-    view.failed(train, 2.0)
+    view.failed(train, 2.0, RuntimeError("of a bad disk"))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         "[1/1] train-n1-seed20: started",
         f"n1-seed20  {progress(20).line()}",
         "tune-N1-eta1.00  step 7: loss nan [of rows]",
-        "train-n1-seed20: failed after 2.0 s",
+        "train-n1-seed20: failed after 2.0 s: RuntimeError: of a bad disk",
     ]
 
 

@@ -12,7 +12,7 @@ from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS, experiment_named
 from pipelines.config.variant import Variant
 from pipelines.plan import plan
-from pipelines.runtime.cost_estimate import training_cost
+from pipelines.runtime.cost_estimate import done_share, training_cost
 from pipelines.runtime.services import Services
 from sleepmodel.config.training import Curriculum
 from sleepmodel.training.batches import EpochOrder
@@ -296,12 +296,31 @@ def test_a_variant_costs_what_its_own_rows_and_batch_cost() -> None:
         ("seeds=[1, 1]", r"seeds = \(1, 1\): must be at least one seed, all different"),
         ("search.eta_high=2.5", r"search\.eta_high = 2\.5: must be a number in \(0, 2\]"),
         ("scale.workers=3", r"batch_size = 128: must be a multiple of workers \* accumulation = 3"),
+        ("search.trials=2", r"search\.trials = 2: must be an integer of at least 3"),
+        ("search.sleep_passes=[2, 2]", r"search\.sleep_passes = .*: must be .*, all different"),
         ("data.train_rows=5", r"data\.train_rows = 5: must be at least one batch of 128"),
     ],
 )
 def test_an_override_without_meaning_is_refused_by_name(assignment: str, message: str) -> None:
     with pytest.raises(OverrideError, match=message):
         apply_overrides(PRESETS["demo"], [assignment])
+
+
+def test_variants_have_names_of_their_own() -> None:
+    """Else the trainings of one would be taken for those of the other."""
+    demo = PRESETS["demo"]
+    twice = (Variant(name="a"), Variant(name="a", sleep_passes=2))
+    with pytest.raises(ValueError, match=r"variants = \['a', 'a'\]: must be variants of different names"):
+        replace(demo, variants=twice)
+    taken = (Variant(name="winner"),)
+    with pytest.raises(ValueError, match=r"variants = \['winner'\]: .*as the search's winner has these"):
+        replace(demo, variants=taken)
+    assert replace(demo, variants=taken, search=None, champions=()).variants == taken
+
+
+def test_an_experiment_without_any_training_has_a_plan_too(tmp_path: Path) -> None:
+    untrained = replace(PRESETS["demo"], variants=(Variant(name="before", share_of_steps=0),), search=None)
+    assert done_share(untrained, plan(untrained, Services(untrained, tmp_path)), tmp_path) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from datagen import read_rows
 from datagen.errors import ShardCorruptError
 from datagen.schema import shard_path
 from pipelines.config.presets import PRESETS
+from pipelines.engine import locks
 from pipelines.engine.scheduler import StageFailed, execute
 from pipelines.engine.stage import Stage, StageContext, State, state
 from pipelines.stages.generate import dataset, generate_stage, repair_datasets
@@ -31,12 +33,12 @@ def test_a_damaged_shard_of_a_finished_stage_is_made_again(ray_cluster: str, tmp
     with pytest.raises(ShardCorruptError, match="part-00000"):
         read_rows(path, "train")
     assert state(data, tmp_path) is State.DONE
-    repair_datasets([train], tmp_path)
+    repair_datasets([train], tmp_path, "demo")
     assert [shard.read_bytes() for shard in shards] == sound
 
     execute([train], tmp_path, slots=1)
     shards[1].unlink()
-    repair_datasets([train], tmp_path)  # nothing has to be read any more
+    repair_datasets([train], tmp_path, "demo")  # nothing has to be read any more
     assert not shards[1].exists()
 
 
@@ -51,4 +53,20 @@ def test_a_repair_that_fails_is_a_failed_stage_and_no_refused_input(tmp_path: Pa
     train = Stage("train", {}, lambda run: None, (data,))
     execute([data], tmp_path, slots=1)
     with pytest.raises(StageFailed, match=r"stage generate failed in .*No space left"):
-        repair_datasets([train], tmp_path)
+        repair_datasets([train], tmp_path, "demo")
+
+
+def test_a_repair_waits_for_another_pipeline_that_repairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, ran = ExitStack(), list[bool]()
+    data = Stage("generate", {}, lambda run: ran.append(bool(waited)))
+    train, waited = Stage("train", {}, lambda run: None, (data,)), list[float]()
+    execute([data], tmp_path, slots=1)
+    held.enter_context(locks.hold_lock(locks.lock_file(data, tmp_path), tmp_path, "a repair", "preset", "demo"))
+
+    def ends_meanwhile(seconds: float) -> None:
+        waited.append(seconds)
+        held.close()
+
+    monkeypatch.setattr(locks.time, "sleep", ends_meanwhile)
+    repair_datasets([train], tmp_path, "demo")
+    assert ran == [False, True] and len(waited) == 1

@@ -160,7 +160,7 @@ def test_a_failure_lets_running_stages_finish_and_starts_no_other(tmp_path: Path
     bad, good = stage("bad", run=fail), stage("good", run=outlast)
     wanted = [bad, good, calls.stage("after-bad", bad), calls.stage("after-good", good), calls.stage("free")]
     ear = Ear()
-    with pytest.raises(StageFailed, match="Run the same command again") as caught:
+    with pytest.raises(StageFailed, match="the same command continues from it") as caught:
         execute(wanted, tmp_path, 2, PlainView(Console(file=ear, width=200)))
     assert "good: done" in ear.getvalue()  # what finishes after a failure is told too
     assert isinstance(caught.value.__cause__, OSError) and caught.value.stage is bad
@@ -226,7 +226,7 @@ class Heard(Observer):
     def finished(self, stage: Stage, seconds: float) -> None:
         self._hear(f"finished {stage.name}")
 
-    def failed(self, stage: Stage, seconds: float) -> None:
+    def failed(self, stage: Stage, seconds: float, error: BaseException) -> None:
         self._hear(f"failed {stage.name}")
 
 

@@ -93,6 +93,23 @@ def test_a_lease_is_taken_over_only_when_nobody_renews_it(store: Path, monkeypat
     assert not lease.exists()
 
 
+def test_who_hears_nothing_from_the_store_ends_before_another_takes_over(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store accepts the request to renew, and never answers."""
+    lease, killed = leases._Lease(store / LOCKS / "lease", {"pid": 1, "host": "here"}), list[int]()
+    lease.take()
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(leases.os, "kill", lambda pid, number: killed.append(number))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        lease.fs = S3FileSystem(endpoint_url=address, skip_instance_cache=True)
+        lease.renew_until(threading.Event())
+    assert lease.lost and killed == [signal.SIGTERM]
+
+
 @pytest.mark.parametrize("given_back", [False, True])
 def test_a_lease_is_renewed_and_who_has_lost_it_ends(store: Path, given_back: bool) -> None:
     """As after a laptop's sleep: another has taken the stage over, or even finished it, and two must not write."""

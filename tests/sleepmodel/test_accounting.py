@@ -137,3 +137,8 @@ def test_sizes_are_those_of_a_session(make_model: MakeModel, fields: dict[str, A
     assert caches and kv_bytes(model, 3, 5) == sum(tensor.nbytes for tensor in caches.values())
     assert fast and state_bytes(model, 3) == sum(tensor.nbytes for tensor in fast.values())
     assert n_params(model) == sum(weight.numel() for weight in model.state_dict().values())
+
+
+def test_more_windows_than_a_row_has_are_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match=r"asked = \[False, True\]: must be False behind the 1 windows of 3 tokens"):
+        flops(make_model(), 3, asked=[False, True])

@@ -164,10 +164,12 @@ def test_weights_in_bfloat16_learn_what_float32_learns(
     """The model that results has the float32 weights that the optimiser updated, and a resumed run is the same run."""
     config = replace(CONFIG, grad_clip=0.0, optimizer=optimizer, adam_lr=1e-2)
     expected = [at.loss for at in curve(LocalEngine(build_model(TINY, config), config), rows, config)]
-    low = replace(config, precision="bfloat16_weights")
+    low, licenses = replace(config, precision="bfloat16_weights"), list[str | None]()
 
     def run(save: Path | None = None, resume: Path | None = None) -> tuple[list[float], dict[str, torch.Tensor]]:
-        engine = DeepSpeedEngine(build_model(TINY, low), low, Scale(zero_stage=stage))
+        model = build_model(TINY, low)
+        model.license = "of the base"
+        engine = DeepSpeedEngine(model, low, Scale(zero_stage=stage))
 
         def report(at: Progress, write: Callable[[Path], None]) -> None:
             if save and at.step == 8:
@@ -177,6 +179,7 @@ def test_weights_in_bfloat16_learn_what_float32_learns(
         assert {weight.dtype for weight in engine.model.parameters()} == {torch.bfloat16}
         weights = dict[str, torch.Tensor]()
         engine.finish(lambda model: weights.update(model.state_dict()))
+        engine.finish(lambda model: licenses.append(model.license))
         return losses, weights
 
     losses, weights = run(save=tmp_path)
@@ -184,7 +187,7 @@ def test_weights_in_bfloat16_learn_what_float32_learns(
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert any((weight != weight.bfloat16()).any() for weight in weights.values())
     again, resumed = run(resume=tmp_path)
-    assert again == losses
+    assert again == losses and licenses == ["of the base"] * 2
     for name, weight in weights.items():
         assert torch.equal(resumed[name], weight), name
 

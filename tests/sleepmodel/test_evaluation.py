@@ -35,6 +35,12 @@ def test_exact_match_by_row_and_by_depth() -> None:
     assert (of_kinds.rows, of_kinds.answers) == (measured.rows, measured.answers)
 
 
+def test_an_answer_without_a_prediction_is_wrong(make_model: MakeModel) -> None:
+    assert score(np.full((3, 6), -1), ROWS).rows == Share(0, 3)
+    with pytest.raises(ValueError, match="batch_size = 0: must be an integer of at least 1"):
+        predict(make_model(vocab_size=10, window=8), ROWS, batch_size=0)
+
+
 def test_predictions_are_the_argmax_of_the_training_forward(make_model: MakeModel) -> None:
     model = make_model(vocab_size=10, window=8, dtype=torch.float32)
     mask = torch.from_numpy(ROWS.loss_mask())

@@ -53,6 +53,17 @@ def test_a_memory_resumes_elsewhere(
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_memory_of_a_session_under_autocast_is_restored() -> None:
+    """Its keys and values are bfloat16."""
+    model = build_small(dtype=torch.float32)
+    tokens = torch.randint(0, 5, (2, 9), generator=torch.Generator().manual_seed(3))
+    session = Session(model, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        session.read(tokens)
+    resumed = Session(model, memory=session.memory)
+    torch.testing.assert_close(resumed.read(tokens), session.read(tokens), rtol=0.05, atol=0.05)
+
+
 def test_a_memory_after_a_hard_sleep_is_fast_weights_and_little_else() -> None:
     model = build_small(mixers=("attention", "gated_delta") * 2, dtype=torch.float32)
     session = Session(model, ROWS)

@@ -133,3 +133,11 @@ def test_muon_has_the_precision_of_the_training(precision: Any, dtype: torch.dty
     optimizer.step()
     rate = optimizer.param_groups[0]["lr"]
     assert torch.equal(layer.weight, before - rate * orthogonalized(gradient[None], dtype)[0])
+
+
+def test_a_weight_that_is_no_matrix_is_refused_by_name() -> None:
+    model = torch.nn.Module()
+    model.kernels = torch.nn.Parameter(torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match=r"kernels has the shape \[2, 3, 4\]: Muon takes matrices"):
+        build_optimizer(model, TrainConfig())
+    assert build_optimizer(model, TrainConfig(optimizer="adamw")).param_groups[0]["params"] == [model.kernels]

@@ -128,6 +128,20 @@ def test_a_save_that_is_killed_leaves_a_model_or_what_is_refused(
         assert same(load(place), later)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_loaded_model_has_the_dtype_of_the_saved_one(
+    make_model: MakeModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """And so its fingerprint: a memory of one is a memory of the other."""
+    model = make_model().to(dtype)
+    save(model, tmp_path)
+    session = Session(model)
+    session.read(torch.tensor([[1, 2, 3]]))
+    resumed = Session(load(tmp_path), memory=session.memory)
+    assert resumed.model.embed.weight.dtype == dtype
+    assert torch.equal(resumed.generate(4), session.generate(4))
+
+
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no model here"):
         load(tmp_path)

@@ -303,6 +303,22 @@ def test_no_rows_and_no_tokens_are_read_and_said() -> None:
     assert torch.equal(one.read(torch.zeros(1, 0, dtype=torch.int64), last=True), torch.zeros(1, 5).double())
 
 
+def test_what_a_read_returns_is_the_callers() -> None:
+    session, other = (Session(build_small(), 2) for _ in range(2))
+    other.read(tokens_of(1, 2), last=True)
+    session.read(tokens_of(1, 2), last=True).fill_(0)  # as where tokens are masked out
+    assert torch.equal(session.generate(3), other.generate(3))
+
+
+def test_generation_ends_where_every_row_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, read = Session(build_small(), 2), list[Tensor]()
+    session.read(tokens_of(1, 2))
+    first = session.fork().generate(1)[:, 0]
+    monkeypatch.setattr(session, "read", lambda tokens, last: read.append(tokens))
+    said = session.generate(5, stop=tuple(first.tolist()))
+    assert said.tolist() == [[int(token), *[PAD] * 4] for token in first] and len(read) == 1
+
+
 def test_a_row_that_has_said_a_stop_token_says_and_reads_nothing_more() -> None:
     model = build_small()
     session = Session(model, ROWS)
@@ -337,6 +353,12 @@ def test_bad_tokens_are_refused_and_change_nothing(tokens: Tensor, message: str)
 def test_a_number_of_rows_without_meaning_is_refused(rows: Any) -> None:
     with pytest.raises(ValueError, match=rf"batch_size = {rows}: must be an integer of at least 0"):
         Session(build_small(), rows)
+
+
+@pytest.mark.parametrize("copies", [0, -1, 1.5])
+def test_a_number_of_copies_without_meaning_is_refused(copies: Any) -> None:
+    with pytest.raises(ValueError, match=f"copies = {copies}: must be an integer of at least 1"):
+        Session(build_small(), 2).fork(copies)
 
 
 def test_generation_out_of_nothing_is_refused() -> None:

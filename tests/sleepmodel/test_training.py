@@ -371,7 +371,45 @@ def test_a_model_begins_as_another_where_it_is_told_to() -> None:
     with pytest.raises(ValueError, match="conv = None in the model to start from: must be 4, as in this model"):
         warm_start(build_model(replace(hybrid, conv=4), CONFIG), grown)
     with pytest.raises(ValueError, match="has other sizes"):
-        warm_start(grown, build_model(replace(MODEL, mixers=("attention",) * 2, d_model=32), CONFIG))
+        warm_start(grown, build_model(replace(MODEL, mixers=("attention",) * 2, mlp_ratio=2), CONFIG))
+
+
+def test_a_model_does_not_begin_with_weights_that_mean_something_else() -> None:
+    """Of the same sizes: nothing would fail, and the model would compute something else."""
+    model = build_model(MODEL, CONFIG)
+    heads, key_dim = MODEL.fast_heads, MODEL.key_dim
+    others: dict[str, Any] = {
+        "n_heads": 2 * MODEL.n_heads,
+        "qk_norm": "none",
+        "rope_base": 5e5,
+        "norm_eps": 0.1,
+        "max_positions": 64,
+        "fast_heads": 2 * heads,
+    }
+    for name, value in others.items():
+        # as many weights in heads of half the size
+        halved = {"key_dim": key_dim // 2, "value_dim": MODEL.value_dim // 2} if name == "fast_heads" else {}
+        fields = {name: value, **halved}
+        with pytest.raises(ValueError, match=rf"{name} = .* in the model to start from: must be .*, as in this model"):
+            warm_start(model, build_model(replace(MODEL, **fields), CONFIG))
+    transformer = replace(MODEL, mixers=("attention",) * 2)
+    # a model without fast weights says nothing about their sizes
+    warm_start(build_model(INSERTED, CONFIG), build_model(replace(transformer, fast_heads=2 * heads), CONFIG))
+
+
+def test_a_hybrid_gets_further_layers() -> None:
+    """Its own inserted blocks keep their weights, and the new one begins as the identity."""
+    config = replace(MODEL, mixers=("attention", "gated_delta", "attention"), inserted=(1,))
+    hybrid = build_model(config, CONFIG)
+    with torch.no_grad():
+        for parameter in hybrid.parameters():
+            parameter.normal_(std=0.1)
+    mixers = ("attention", "gated_delta", "gated_delta", "attention")
+    grown = build_model(replace(config, mixers=mixers, inserted=(1, 2)), CONFIG)
+    assert warm_start(grown, hybrid) == [0, 1, 3]
+    tokens, mask = torch.randint(0, 3, (4, 8)), torch.zeros(4, 8, dtype=torch.bool)
+    mask[:, 7] = True
+    torch.testing.assert_close(grown(tokens, mask).logits, hybrid(tokens, mask).logits)
 
 
 def test_compiled_blocks_train_alike(rows: Rows) -> None:

@@ -350,3 +350,11 @@ def test_every_type_of_model_stands_among_the_cases() -> None:
 def test_load_names_what_reads_a_directory_of_hugging_face(llama: Path) -> None:
     with pytest.raises(ValueError, match=r"use sleepmodel.from_pretrained\('.*llama', window=\.\.\.\)"):
         load(llama)
+
+
+def test_a_directory_that_save_wrote_is_for_load(make_model: Any, tmp_path: Path) -> None:
+    save(make_model(), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"directory = .*must be of Hugging Face's layout; load what .*sleepmodel\.load"
+    ):
+        from_pretrained(tmp_path, 6)
