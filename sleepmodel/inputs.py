@@ -1,4 +1,4 @@
-"""Checks the batch that a model gets."""
+"""What a batch asks of a model, which windows are predicted and which are slept on, and checks of it."""
 
 from __future__ import annotations
 

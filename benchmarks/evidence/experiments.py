@@ -32,7 +32,7 @@ class Question:
     pairs: (variant, baseline) pairs whose tests ask the same questions; the page shows their differences.
     right: what the differences count. Where a row has questions of several depths, its deepest decides whether it is
         right, and answers say more.
-    told: the variants that the titles of its pictures compare, among those shown; (): the best and the first.
+    titled: the variants that the titles of its pictures compare, among those shown; (): the best and the first.
     shown: the variants in its pictures; (): all.
     depth: where the title by depth compares variants; None: at the greatest.
     by_depth: names of further pictures by depth, and the variants that each shows.
@@ -46,7 +46,7 @@ class Question:
     seeds: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...] = ()
     right: Right = "rows"
-    told: tuple[str, ...] = ()
+    titled: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     depth: int | None = None
     by_depth: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -63,12 +63,12 @@ class Question:
             require(len(own) == 1, "pairs", pair, "variants whose tests ask the same questions")
         testable = self.documents or len(self.seeds) > 1
         require(testable or not self.pairs, "pairs", self.pairs, "() with a single seed, which has no p-value")
-        lists = {"told": self.told, "shown": self.shown, **{f"by_depth.{k}": v for k, v in self.by_depth.items()}}
+        lists = {"titled": self.titled, "shown": self.shown, **{f"by_depth.{k}": v for k, v in self.by_depth.items()}}
         for where, names in lists.items():
             unknown = [name for name in names if name.partition("@")[0] not in tasks]
             require(not unknown, where, unknown, f"names of variants of {self.preset}")
-        hidden = [name for name in self.told if self.shown and name not in self.shown]
-        require(not hidden, "told", hidden, f"among those shown, {', '.join(self.shown)}")
+        hidden = [name for name in self.titled if self.shown and name not in self.shown]
+        require(not hidden, "titled", hidden, f"among those shown, {', '.join(self.shown)}")
 
     @property
     def experiment(self) -> Experiment:
@@ -146,40 +146,40 @@ EXPERIMENTS = {
         "rule110-fig2b-mini",
         (*THREE, 43, 44),
         (*GAINS, *CONTROLS, ("n2", "n1-same-compute"), ("n2", "n1-deep")),
-        told=("n4", "n1", "n1-same-compute"),
+        titled=("n4", "n1", "n1-same-compute"),
     ),
     "rows": Question(
         "rule110-rows-mini",
         THREE,
         (*GAINS, CONTROLS[0], ("n2", "n1-same-compute")),
-        told=("n4", "n1", "n1-same-compute"),
+        titled=("n4", "n1", "n1-same-compute"),
     ),
     "by-t": Question(
         "rule110-by-t-mini",
         (*THREE, 43, 44),
         tuple((f"n{n}-t{t}", f"n1-t{t}") for t in (2, 4, 8, 10) for n in (2, 4)),
-        told=("n4-t8", "n1-t8"),
+        titled=("n4-t8", "n1-t8"),
     ),
     "curriculum": Question(
         "curriculum-mini",
         THREE,
         (("n4", "n1"), ("pass-a-step", "n1"), ("n1", "n1-all-at-once")),
-        told=("pass-a-step", "n4", "n1", "n1-all-at-once"),
+        titled=("pass-a-step", "n4", "n1", "n1-all-at-once"),
     ),
     "eta": Question(
         "ablation-eta-mini",
         THREE,
         tuple((f"eta{eta}-n{n}", f"eta1-n{n}") for n in (1, 2, 4) for eta in (0.5, 1.5, 2))
         + tuple((f"eta{eta}-n{n}", f"eta{eta}-n1") for eta in (1, 2) for n in (2, 4)),
-        told=("eta2-n1", "eta1-n1", "eta2-n4", "eta1-n4"),
+        titled=("eta2-n1", "eta1-n1", "eta2-n4", "eta1-n4"),
     ),
     "rule": Question(
         "ablation-rule-mini",
         FRESH,
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
-        told=("gated_delta-n4", "gated_delta-n1", "linear-n4", "linear-n1"),
+        titled=("gated_delta-n4", "gated_delta-n1", "linear-n4", "linear-n1"),
     ),
-    "depo": Question("depo-fig3-mini", THREE, GAINS, told=("n4", "n2", "n1")),
+    "depo": Question("depo-fig3-mini", THREE, GAINS, titled=("n4", "n2", "n1")),
     "depo-hops": Question(
         "depo-hops-mini",
         (80, 81, 82, 83, 84),
@@ -193,7 +193,7 @@ EXPERIMENTS = {
             ("n4-uniform", "n1-uniform-same-compute-epochs"),
         ),
         right="answers",
-        told=("n3", "n1", "n1-same-compute", "n1-deep"),
+        titled=("n3", "n1", "n1-same-compute", "n1-deep"),
         shown=("n1", "n2", "n3", "n4", "n1-same-compute", "n1-deep", "n1-deep-narrow", "transformer-whole"),
         # the last one that the curriculum opened for most trainings
         depth=3,
@@ -203,7 +203,7 @@ EXPERIMENTS = {
         "depo-iterated",
         (85, 86, 87, 88, 89),
         tuple(("iterated", without) for without in ("hidden", "untraced", "unmarked", "begin-at-next", "without-conv")),
-        told=("iterated", "hidden"),
+        titled=("iterated", "hidden"),
         shown=(
             "iterated",
             "hidden",
@@ -216,7 +216,7 @@ EXPERIMENTS = {
         page=ITERATED_SLEEP,
     ),
     "depo-windows": Question("depo-iterated-windows", (85, 86, 87, 88, 89), page=ITERATED_SLEEP),
-    "gsm": Question("gsm-fig4-mini", THREE, GAINS, told=("n4", "n2", "n1")),
+    "gsm": Question("gsm-fig4-mini", THREE, GAINS, titled=("n4", "n2", "n1")),
     "gsm-traces": Question(
         "gsm-traces-mini",
         FRESH,
@@ -224,15 +224,15 @@ EXPERIMENTS = {
             *((better, n1) for better in ("n4", "n4-traces") for n1 in ("n1", "n1-same-compute")),
             ("n4-traces", "n4"),
         ),
-        told=("n4-traces", "n4", "n1-same-compute"),
+        titled=("n4-traces", "n4", "n1-same-compute"),
     ),
-    "facts": Question("facts-capacity-mini", (40,), told=("16kb", "8kb-2-heads", "n1")),
+    "facts": Question("facts-capacity-mini", (40,), titled=("16kb", "8kb-2-heads", "n1")),
     "retrofit": Question(
         "retrofit-recall-mini",
         THREE,
         (("n1", "transformer-evicted"), ("n2", "n1")),
         smollm2=True,
-        told=("n1", "transformer-evicted"),
+        titled=("n1", "transformer-evicted"),
     ),
     "text": Question(
         "text-positions-mini",
@@ -240,15 +240,15 @@ EXPERIMENTS = {
         POSITIONS,
         smollm2=True,
         documents=True,
-        told=("sleep", "transformer-evicted", "before-evicted"),
+        titled=("sleep", "transformer-evicted", "before-evicted"),
     ),
-    "sliding": Question("gsm-sliding-fig5-mini", (40,), told=("n4", "n1", "transformer-longer")),
+    "sliding": Question("gsm-sliding-fig5-mini", (40,), titled=("n4", "n1", "transformer-longer")),
     "throughput": Question("throughput-fig6-mini", (0,), speed=True),
     "iterated": Question(
         "rule110-iterated",
         tuple(range(90, 100)),
         tuple(("iterated", without) for without in WITHOUT),
-        told=("iterated", "hidden"),
+        titled=("iterated", "hidden"),
         shown=("iterated", "mixture", "hidden", "unmarked", "delta", "one-pass-compute", "one-pass-far"),
         page=ITERATED_SLEEP,
     ),
@@ -259,7 +259,7 @@ EXPERIMENTS = {
             *((f"{name}-whole", name) for name in ("iterated", "hidden", "untraced")),
             *(("iterated-whole", f"{name}-whole") for name in ("hidden", "untraced")),
         ),
-        told=("iterated-whole", "hidden-whole", "untraced-whole"),
+        titled=("iterated-whole", "hidden-whole", "untraced-whole"),
         page=ITERATED_SLEEP,
     ),
 }

@@ -74,21 +74,21 @@ def published_variants(directory: Path) -> list[VariantResults]:
 def render(
     directory: Path,
     shown: tuple[str, ...] = (),
-    told: tuple[str, ...] = (),
+    titled: tuple[str, ...] = (),
     depth: int | None = None,
     by_depth: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write the report and draw the pictures of published numbers again. Learning curves stay as they are, since
     histories are not published.
 
-    shown: the variants in the pictures, by default all; told: those that their titles compare; depth: where the title
+    shown: the variants in the pictures, by default all; titled: those that their titles compare; depth: where the title
         by depth compares them, by default at the greatest.
     by_depth: further pictures by depth, depths-<name>.png, and the variants that each shows and compares.
     """
     data = _data(PUBLISHED.load(directory))
     drawn = [variant for variant in data.variants if not shown or variant.name in shown]
     costs = [cost for cost in data.costs if not shown or cost.variant in shown]
-    sections(replace(data, variants=drawn, costs=costs, told=told, depth=depth), directory)
+    sections(replace(data, variants=drawn, costs=costs, titled=titled, depth=depth), directory)
     for name, names in (by_depth or {}).items():
         others = [variant for variant in data.variants if variant.name in names]
         style = plots.styles([variant.name for variant in others])

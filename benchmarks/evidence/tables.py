@@ -31,7 +31,7 @@ def fill_tables(page: Path, adjusted: Mapping[str, Tested]) -> None:
     """Draw the pictures of each published experiment of the page, and fill in its block."""
     for name in adjusted:
         question = EXPERIMENTS[name]
-        render(results_of(name), question.shown, question.told, question.depth, question.by_depth)
+        render(results_of(name), question.shown, question.titled, question.depth, question.by_depth)
     fill(page, blocks(page, adjusted))
 
 

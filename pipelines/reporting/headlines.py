@@ -12,35 +12,35 @@ from sleepmodel.training.progress import Progress
 PAPER_ETA = 1.0
 
 
-def compared(values: Mapping[str, float], told: Sequence[str] = (), most: bool = True) -> list[str]:
-    """The variants that a title compares: those `told` that have a value; by default the best and the first, or the
+def compared(values: Mapping[str, float], titled: Sequence[str] = (), most: bool = True) -> list[str]:
+    """The variants that a title compares: those `titled` that have a value; by default the best and the first, or the
     best and the worst where the first is the best. most: the most is best."""
-    if told:
-        return [name for name in told if name in values]
+    if titled:
+        return [name for name in titled if name in values]
     best, worst = (max, min) if most else (min, max)
     top, first = best(values, key=lambda name: values[name]), next(iter(values))
     other = worst(values, key=lambda name: values[name]) if top == first else first
     return list(dict.fromkeys((top, other)))
 
 
-def comparison(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
+def comparison(variants: Sequence[VariantResults], titled: Sequence[str] = ()) -> str:
     """The share of rows right of the variants that are compared; by default of those whose test rows have the depths of
-    the first one's. Without a variant that is told, a title is empty."""
+    the first one's. Without a variant that is titled, a title is empty."""
     asked = variants[0].answers.keys()
-    shares = {each.name: each.rows.value for each in variants if told or each.answers.keys() == asked}
-    return _right(shares, told, "test rows")
+    shares = {each.name: each.rows.value for each in variants if titled or each.answers.keys() == asked}
+    return _right(shares, titled, "test rows")
 
 
-def depths(variants: Sequence[VariantResults], told: Sequence[str] = (), depth: int | None = None) -> str:
-    """The same for answers at a depth; None: the greatest of all, or of those `told`."""
-    depth = depth or deepest(variants, told)
-    words = _right(at_depth(variants, depth), told, "answers")
+def depths(variants: Sequence[VariantResults], titled: Sequence[str] = (), depth: int | None = None) -> str:
+    """The same for answers at a depth; None: the greatest of all, or of those `titled`."""
+    depth = depth or deepest(variants, titled)
+    words = _right(at_depth(variants, depth), titled, "answers")
     return f"At depth {depth}, {words}" if words else ""
 
 
-def deepest(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> int:
-    """The greatest depth of all, or of those `told`; 0 if none is shown."""
-    return max((d for variant in variants if not told or variant.name in told for d in variant.answers), default=0)
+def deepest(variants: Sequence[VariantResults], titled: Sequence[str] = ()) -> int:
+    """The greatest depth of all, or of those `titled`; 0 if none is shown."""
+    return max((d for variant in variants if not titled or variant.name in titled for d in variant.answers), default=0)
 
 
 def at_depth(variants: Sequence[VariantResults], depth: int) -> dict[str, float]:
@@ -48,27 +48,27 @@ def at_depth(variants: Sequence[VariantResults], depth: int) -> dict[str, float]
     return {each.name: each.answers[depth].value for each in variants if depth in each.answers}
 
 
-def likelihood(variants: Sequence[VariantResults], kinds: Sequence[str], told: Sequence[str] = ()) -> str:
+def likelihood(variants: Sequence[VariantResults], kinds: Sequence[str], titled: Sequence[str] = ()) -> str:
     """The gap to the control, the widest being the best. If the task has no control, the nats in the `kinds` of rows
     that are drawn."""
     gaps = {variant.name: variant.gap for variant in variants if variant.gap}
     if gaps:
         name, _ = next(iter(gaps.values()))
         widths = {variant: gap.value for variant, (_, gap) in gaps.items()}
-        words = _nats({name: [widths[name]] for name in compared(widths, told)}, "answer token")
+        words = _nats({name: [widths[name]] for name in compared(widths, titled)}, "answer token")
         return f"{name}: {words}" if words else ""
     parts = {variant.name: variant.token_estimates for variant in variants}
-    names = compared({name: found["all"].nats.value for name, found in parts.items()}, told, most=False)
+    names = compared({name: found["all"].nats.value for name, found in parts.items()}, titled, most=False)
     nats = {name: [parts[name][kind].nats.value for kind in kinds if kind in parts[name]] for name in names}
     return _nats(nats, "answer token")
 
 
-def positions(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
+def positions(variants: Sequence[VariantResults], titled: Sequence[str] = ()) -> str:
     """The nats after the first token of a window."""
     starts = {variant.name: next(iter(variant.within.items())) for variant in variants}
     (first, _), *_ = starts.values()
     nats = {name: found.value for name, (_, found) in starts.items()}
-    words = _nats({name: [nats[name]] for name in compared(nats, told, most=False)}, "token")
+    words = _nats({name: [nats[name]] for name in compared(nats, titled, most=False)}, "token")
     return f"After {first.name} token{'s' * (first.last > 1)} of a window, {words}" if words else ""
 
 
@@ -88,10 +88,10 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]]) -> st
     return f"At the end of training, {_right(ends, (), 'validation rows')}"
 
 
-def etas(variants: Sequence[VariantResults], told: Sequence[str] = ()) -> str:
-    """The variants `told`; by default the best pair of N and eta, and the result of the paper's eta at that N."""
-    if told:
-        return comparison(variants, told)
+def etas(variants: Sequence[VariantResults], titled: Sequence[str] = ()) -> str:
+    """The variants `titled`; by default the best pair of N and eta, and the result of the paper's eta at that N."""
+    if titled:
+        return comparison(variants, titled)
     first = max(variants, key=lambda variant: variant.rows.value)
     words = f"{_setting(first)} is right in {_share(first.rows.value)} of test rows, the most of all"
     paper = [v for v in variants if v.sleep_passes == first.sleep_passes and _eta(v) == PAPER_ETA]
@@ -127,11 +127,11 @@ def memory(kinds: Mapping[str, InferenceCost], length: int) -> str:
     return f"{kept}; its KV cache would be {_bytes(cost.token_bytes * length)}" if cost.token_bytes else kept
 
 
-def _right(shares: Mapping[str, float], told: Sequence[str], of: str) -> str:
+def _right(shares: Mapping[str, float], titled: Sequence[str], of: str) -> str:
     """The shares of the variants that are compared."""
-    if not told and len(shares) > 1 and len(set(shares.values())) == 1:
+    if not titled and len(shares) > 1 and len(set(shares.values())) == 1:
         return f"every variant is right in {_share(next(iter(shares.values())))} of {of}"
-    names = compared(shares, told)
+    names = compared(shares, titled)
     if not names:
         return ""
     first, *others = names

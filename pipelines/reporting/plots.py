@@ -64,8 +64,8 @@ def _turn(i: int) -> Style:
     return Style(PALETTE[colour], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
 
 
-def comparison(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
-    """Share of rows right of each variant, and of always guessing the most frequent answer, as a grey bar. told: the
+def comparison(variants: Sequence[VariantResults], style: Styles, path: Path, titled: Sequence[str] = ()) -> None:
+    """Share of rows right of each variant, and of always guessing the most frequent answer, as a grey bar. titled: the
     variants that the title compares, by default the best and the first."""
     figure, axes = _rows(variants)
     for y, variant in enumerate(variants):
@@ -81,18 +81,18 @@ def comparison(variants: Sequence[VariantResults], style: Styles, path: Path, to
     dots = "; faint dots are seeds" if any(len(variant.values) > 1 for variant in variants) else ""
     axes.set_xlabel(f"share of held-out rows right, with its 95 % interval{dots}")
     figure.legend(loc="outside lower right", fontsize="small", markerscale=0.5, frameon=False)
-    write(figure, headlines.comparison(variants, told), path)
+    write(figure, headlines.comparison(variants, titled), path)
 
 
 def by_depth_or_passes(
-    variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = (), depth: int | None = None
+    variants: Sequence[VariantResults], style: Styles, path: Path, titled: Sequence[str] = (), depth: int | None = None
 ) -> None:
-    """Share of answers right over depth; over N if all answers have one depth. told, depth: the variants that the title
-    compares, and where; None: at the greatest depth."""
+    """Share of answers right over depth; over N if all answers have one depth. titled, depth: the variants that the
+    title compares, and where; None: at the greatest depth."""
     depths = sorted({depth for variant in variants for depth in variant.answers})
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     if len(depths) > 1:
-        front = told or headlines.compared(headlines.at_depth(variants, depth or headlines.deepest(variants)))
+        front = titled or headlines.compared(headlines.at_depth(variants, depth or headlines.deepest(variants)))
         _over_depth(axes, variants, depths, style, front)
     else:
         passes = [variant.sleep_passes for variant in variants]
@@ -103,7 +103,7 @@ def by_depth_or_passes(
     axes.grid(axis="y", alpha=0.3)
     legend(figure, len(axes.get_legend_handles_labels()[1]))
     _drop_overlapping(axes)
-    write(figure, headlines.depths(variants, told, depth), path)
+    write(figure, headlines.depths(variants, titled, depth), path)
 
 
 def _over_depth(
@@ -138,7 +138,7 @@ def curve(axes: Axes, estimates: Mapping[int, Estimate], look: Style, label: str
     axes.fill_between(x, low, high, color=look.colour, alpha=BAND, lw=0)
 
 
-def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
+def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path, titled: Sequence[str] = ()) -> None:
     """Nats per answer token of each variant; by kind of row where the task has several, as far as there are markers."""
     kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.kinds))
     kinds = kinds if 0 < len(kinds) <= len(MARKERS) else ["all"]
@@ -154,10 +154,10 @@ def likelihood(variants: Sequence[VariantResults], style: Styles, path: Path, to
     axes.set_xlabel("nats per answer token, with the 95 % interval; fewer are better")
     if len(kinds) > 1:
         legend(figure, len(kinds))
-    write(figure, headlines.likelihood(variants, kinds, told), path)
+    write(figure, headlines.likelihood(variants, kinds, titled), path)
 
 
-def positions(variants: Sequence[VariantResults], style: Styles, path: Path, told: Sequence[str] = ()) -> None:
+def positions(variants: Sequence[VariantResults], style: Styles, path: Path, titled: Sequence[str] = ()) -> None:
     """Nats per token of each variant: over the tokens of the window that it has read, at the end of each bin, and over
     the windows that it has read."""
     figure, (within, windows) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
@@ -176,7 +176,7 @@ def positions(variants: Sequence[VariantResults], style: Styles, path: Path, tol
     windows.set_xticks(range(len(names)), names)
     windows.set_xlabel("whole windows that have been read before")
     legend(figure, len(variants))
-    write(figure, headlines.positions(variants, told), path)
+    write(figure, headlines.positions(variants, titled), path)
 
 
 def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style: Styles, path: Path) -> None:
@@ -208,7 +208,7 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Progress]]], style
     write(figure, headlines.learning_curves(histories), path)
 
 
-def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path, told: Sequence[str] = ()) -> None:
+def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path, titled: Sequence[str] = ()) -> None:
     """Share of test rows right over eta, one curve for each N. variants: by N, in ascending order of eta.
 
     A curve joins several variants, so it has a style of its own.
@@ -224,7 +224,7 @@ def by_eta(variants: Mapping[int, Sequence[VariantResults]], path: Path, told: S
     _log_etas(axes, [variant.results[0].fast_weight_lr for group in variants.values() for variant in group])
     axes.set_ylabel("share of test rows right")
     legend(figure, len(variants))
-    write(figure, headlines.etas([variant for group in variants.values() for variant in group], told), path)
+    write(figure, headlines.etas([variant for group in variants.values() for variant in group], titled), path)
 
 
 def search(trials: Sequence[TrialResult], winner: TrialResult, path: Path) -> None:

@@ -47,8 +47,8 @@ class ReportData:
 
     histories: by variant, one for each seed; settings: by variant, the configs of its first seed.
     searches: trials and winner; costs: of each variant; mistakes: of the first seed of each variant.
-    told: the variants that the titles of pictures compare; (): the best and the first; depth: where the title by depth
-        compares them; None: at the greatest.
+    titled: the variants that the titles of pictures compare; (): the best and the first; depth: where the title by
+        depth compares them; None: at the greatest.
     """
 
     variants: list[VariantResults]
@@ -57,7 +57,7 @@ class ReportData:
     searches: list[tuple[list[TrialResult], TrialResult]]
     costs: list[InferenceCost]
     mistakes: list[Mistakes]
-    told: tuple[str, ...] = ()
+    titled: tuple[str, ...] = ()
     depth: int | None = None
 
 
@@ -83,7 +83,7 @@ def sections(data: ReportData, pictures: Path) -> list[Section]:
 
 def _comparison(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
     variants, file = data.variants, pictures / COMPARISON
-    plots.comparison(variants, style, file, data.told)
+    plots.comparison(variants, style, file, data.titled)
     words = (
         f"Share of held-out test rows with all answers right, with its {interval_of(variants)}. An answer is right "
         "when all its tokens are. Intervals over seeds are Student's, clipped to [0, 1]: how much trainings differ. "
@@ -104,7 +104,7 @@ def _documents(variants: list[VariantResults]) -> Section:
 
 def _depths(data: ReportData, style: plots.Styles, pictures: Path) -> Section:
     variants, file = data.variants, pictures / DEPTHS
-    plots.by_depth_or_passes(variants, style, file, data.told, data.depth)
+    plots.by_depth_or_passes(variants, style, file, data.titled, data.depth)
     rows = [
         (variant.name, variant.sleep_passes, depth, variant.results[0].accuracy.answers[depth].total, estimate)
         for variant in variants
@@ -125,7 +125,7 @@ def _likelihood(data: ReportData, style: plots.Styles, pictures: Path) -> list[S
     if not any(variant.tells_more for variant in measured):
         return []
     file = pictures / LIKELIHOOD
-    plots.likelihood(measured, style, file, data.told)
+    plots.likelihood(measured, style, file, data.titled)
     words = (
         "Nats per answer token: the mean cross-entropy of the right token, given all right tokens before it; guessing "
         "among V tokens costs ln V. Tokens right: the share of answer tokens that the model finds most likely. With "
@@ -156,7 +156,7 @@ def _positions(data: ReportData, style: plots.Styles, pictures: Path) -> list[Se
     if not measured:
         return []
     file = pictures / POSITIONS
-    plots.positions(measured, style, file, data.told)
+    plots.positions(measured, style, file, data.titled)
     words = (
         "Nats per token of documents. The first tokens of a window are predicted from what the model has kept of "
         "earlier windows, later ones also from the window itself. A model that reads whole rows in one window is "
@@ -203,7 +203,7 @@ def _etas(data: ReportData, pictures: Path) -> list[Section]:
     if max(len({variant.results[0].fast_weight_lr for variant in group}) for group in by_passes.values()) < 3:
         return []
     file = pictures / ETAS
-    plots.by_eta(dict(sorted(by_passes.items())), file, data.told)
+    plots.by_eta(dict(sorted(by_passes.items())), file, data.titled)
     return [("N and eta", picture(file, f"share of test rows right by eta and N, with its {interval_of(variants)}"))]
 
 

@@ -63,8 +63,10 @@ class Session:
     batch_size: number of rows; None is that of the memory, or 1 without one. memory: a memory of this model, to resume
     from. sleep_passes: N; None is the model's. halting: ends the sleep of each row when a further pass changes at most
     `change`, so that N is the most that it makes; None: all rows make N. Raises ValueError if one of them does not fit.
-    passes: int64 [B], the passes of each row's sleeps. A fork begins with those of its rows. A memory does not hold
-    them: after resuming from one, `sleeps` includes those of earlier sessions, and `passes` does not.
+
+    The attribute `passes`, int64 [B], counts the passes of each row's sleeps. A fork begins with those of its rows. A
+    memory does not hold them: after resuming from one, `sleeps` includes those of earlier sessions, and `passes` does
+    not.
     """
 
     def __init__(

@@ -43,8 +43,8 @@ def test_a_comparison_that_no_seed_can_test_is_no_pair():
 
 
 def test_what_a_title_compares_is_in_the_picture():
-    with pytest.raises(ValueError, match=r"told = \['normalized'\]: must be among those shown, iterated, mixture"):
-        replace(EXPERIMENTS["iterated"], told=("iterated", "normalized"))
+    with pytest.raises(ValueError, match=r"titled = \['normalized'\]: must be among those shown, iterated, mixture"):
+        replace(EXPERIMENTS["iterated"], titled=("iterated", "normalized"))
     with pytest.raises(ValueError, match=r"by_depth\.more = \['n9'\]: must be names of variants of rule110-iterated"):
         replace(EXPERIMENTS["iterated"], by_depth={"more": ("iterated", "n9")})
 
