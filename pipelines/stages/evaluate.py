@@ -78,17 +78,18 @@ def evaluate_stage(
             for variant, train, data in pairs
         }
         everything = [trained for group in found.values() for trained in group]
+        # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
+        first = {trained.variant: trained for trained in reversed(everything)}
+        shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
+        saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
+        # before the predictions, which would be lost where a machine has no memory for all models at once
+        (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
         test = {data: read_rows(data, "test") for data in dict.fromkeys(trained.data for trained in everything)}
         predicted = dict(zip(everything, predict_all(everything, test, services), strict=True))
         about = {data: read_dataset(data) for data in test}
         results = measure_all(predicted, test, about, context.root)
         for variant, train, _ in pairs:
             _log(services, variant, train, {trained: results[trained] for trained in found[train]})
-        # the models of a variant differ in their seeds alone: costs and mistakes are those of its first model
-        first = {trained.variant: trained for trained in reversed(everything)}
-        shown = [first[variant] for variant in dict.fromkeys(trained.variant for trained in everything)]
-        saved = [(trained.variant, trained.training / MODEL, trained.sleep_passes) for trained in shown]
-        (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
         wrong = [
             _mistakes(results[trained], test[trained.data], predicted[trained].tokens, about[trained.data])
             for trained in shown
