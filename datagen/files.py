@@ -51,16 +51,10 @@ def write_error(path: Path, error: OSError) -> OSError:
     trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return PermissionError(f"{trouble}: choose another place, or change its permissions")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OSError(error.errno, f"{trouble}: make room, and run the same again")
-    kind = (
-        TimeoutError
-        if isinstance(error, TimeoutError)
-        else ConnectionError
-        if isinstance(error, ConnectionError)
-        else OSError
-    )
-    return kind(f"{trouble}: look after the disk, or the store and the network, and run the same again")
+    for kind in (ConnectionError, TimeoutError):
+        if isinstance(error, kind):
+            return kind(f"{trouble}: check the object store and the network, and run the same command again")
+    return OSError(f"{trouble}: make room, and run the same command again")
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -15,15 +15,13 @@ def is_path(name: str) -> bool:
 def import_named(path: str) -> tuple[ModuleType, str]:
     """The module of a path, imported, and the name behind its colon.
 
-    Raises ValueError if there is no such module. Errors of the module itself pass through.
+    Raises ValueError if there is no such module, or if its own imports fail. Other errors of the module pass through.
     """
     module, _, name = path.partition(":")
     try:
         return import_module(module), name
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):  # one that the user's own imports
-            raise
-        raise ValueError(
-            f"{module} cannot be imported ({error}); it must lie in the directory where you type the command, or in "
-            "one on PYTHONPATH"
-        ) from error
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        where = "it must lie in the directory where you type the command, or in one on PYTHONPATH"
+        why = where if missing else "an import of its own fails"
+        raise ValueError(f"{module} cannot be imported ({error}); {why}") from error

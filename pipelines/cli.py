@@ -179,7 +179,7 @@ def _execute(stages: list[Stage], everything: list[Stage], services: Services, r
         stop_on_signals(services.stop, say, close),
     ):
         services.start(f"pipeline/{everything[-1].identity}")
-        repair_datasets(stages, root, services.experiment.name)
+        repair_datasets(stages, root, services.experiment.name, partial(_say, console))
         execute(stages, root, max_concurrent, _FlushProgress(mailbox), view, services)
 
 

@@ -41,7 +41,7 @@ def verdict(tested: Tested) -> str:
     found = [each for each, _ in tested if isinstance(each, PairedDifference)]
     if all(each.mean.mean > 0 for each in found) and all(is_clear(p) for _, p in tested):
         return "Yes"
-    return "Probably" if all(each.ahead == each.mean.seeds for each in found) else "Not settled"
+    return "Probably" if all(each.ahead == each.mean.seeds for each in found) else "Not shown"
 
 
 def _passes(adjusted: Tested) -> Row:
@@ -140,7 +140,7 @@ def _pretrained(documents: Tested) -> Row:
         if isinstance(each, PositionDifference)
     )
     answer = (
-        f"**{'Probably' if ahead_in_each else 'Not settled'}**: five new layers in SmolLM2-135M, trained for 120 "
+        f"**{'Probably' if ahead_in_each else 'Not shown'}**: five new layers in SmolLM2-135M, trained for 120 "
         f"steps, recall {sleep:.3f} of a passage's tokens once its window is gone; attention layers trained alike "
         f"recall {attention:.3f}. A second pass adds nothing there. On documents, after 30 steps, their loss is "
         f"{-ahead:.3f} nats a token below that of attention, where evicting the cache costs "

@@ -71,7 +71,7 @@ def _run_all(chosen: list[str], root: Path) -> None:
         try:
             outcomes[name] = run(name, root)
         except (ImportError, OSError, ValueError, subprocess.CalledProcessError) as error:  # the others go on
-            outcomes[name] = f"failed: {error}"
+            outcomes[name] = f"failed: {error}; then run it again"
     table = Table("experiment", "preset", "seeds", "outcome")
     for name, outcome in outcomes.items():
         question = EXPERIMENTS[name]

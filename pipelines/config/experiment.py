@@ -101,6 +101,7 @@ class Experiment:
         allowed = f"at least one batch of {self.train.batch_size}"
         require(rows is None or rows >= self.train.batch_size, "data.train_rows", rows, allowed)
         require_whole("train.steps", self.train.steps, 1)
+        require(self.train.seed == TrainConfig.seed, "train.seed", self.train.seed, f"{TrainConfig.seed}: set seeds")
         check_compatible(self.train, self.scale)
 
     def _check_fields_of(self, variant: Variant, before: list[str]) -> None:
@@ -209,7 +210,8 @@ class Experiment:
 
         before: the experiment that was changed.
         """
-        if self.search is not None or "variants" in fields:  # trials of a search have the experiment's own
+        # trials of a search have the experiment's own, and `compute_of` counts the steps of its training
+        if "variants" in fields or self.search or any(variant.compute_of for variant in self.variants):
             return
         pairs = list(zip(before.variants, self.variants, strict=True))
         own: dict[str, list[tuple[Any, Any]]] = {

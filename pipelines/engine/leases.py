@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -23,7 +23,7 @@ from datagen.storage import store_of
 from pipelines.engine.processes import has_ended_here, this_process
 
 RENEW_SECONDS, STALE_SECONDS = 15, 60
-ANSWER_SECONDS = 10  # for each request of a renewal
+ANSWER_SECONDS = 10  # for each request
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ def hold_lease(path: Path, owner: dict[str, Any]) -> Iterator[None]:
     """Hold the lease at `path`; a thread renews it. `owner`: host, pid, and whatever else identifies the holder.
 
     A lease is taken over when it was not renewed for STALE_SECONDS by the object store's clock, or when its process, on
-    this host, is dead. A process that loses its lease, as after a suspend, gets SIGTERM, so that it does not go on.
+    this host since it was booted, is dead. A process that loses its lease, as after a suspend, or cannot renew it for
+    STALE_SECONDS - RENEW_SECONDS, gets SIGTERM, so that it does not go on.
     Raises LeaseHeld where another process holds it, OSError where the object store ignores a write's conditions.
     """
     lease = _Lease(path, owner)
@@ -69,7 +70,7 @@ class _Lease:
         if not self._write(IfNoneMatch="*"):
             try:
                 etag, age = self._head()
-                content = self.path.read_bytes()
+                content = self._read()
             except FileNotFoundError:  # released in the meantime
                 return self.take()
             owner = json.loads(content)
@@ -103,7 +104,7 @@ class _Lease:
     def release(self) -> None:
         """Remove the lease if it is still ours. An error is only logged, so as not to hide how the work ended."""
         try:
-            if not self.lost and self.path.read_bytes() == self.body:
+            if not self.lost and self._read() == self.body:
                 self.path.unlink(missing_ok=True)
         except (OSError, BotoCoreError) as error:
             log.warning("%s cannot be released, and expires in %s s: %s", self.path, STALE_SECONDS, error)
@@ -112,7 +113,7 @@ class _Lease:
         if self._write(IfMatch=self.etag):
             return True
         self.etag, _ = self._head()
-        return self.path.read_bytes() == self.body  # our write succeeded, and its answer was lost
+        return self._read() == self.body  # our write succeeded, and its answer was lost
 
     def _write(self, **condition: str) -> bool:
         """Whether the lease was written: the condition held."""
@@ -132,8 +133,19 @@ class _Lease:
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         return head["ETag"], (now - head["LastModified"]).total_seconds()
 
+    def _read(self) -> bytes:
+        return bytes(self._answer(partial(self.fs._cat_file, f"{self.place['Bucket']}/{self.place['Key']}")))
+
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a request about the lease. Raises TimeoutError after ANSWER_SECONDS: a store that is silent
-        before it lets a write through has no other limit."""
-        request = partial(self.fs._call_s3, operation, **self.place, **arguments)
-        return dict(sync(self.fs.loop, request, timeout=ANSWER_SECONDS))
+        return dict(self._answer(partial(self.fs._call_s3, operation, **self.place, **arguments)))
+
+    def _answer(self, request: Callable[[], Any]) -> Any:
+        """The answer to a request, a coroutine function. Raises TimeoutError after ANSWER_SECONDS: a store that is
+        silent before it lets a write through has no other limit."""
+        try:
+            return sync(self.fs.loop, request, timeout=ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{self.path}: the object store did not answer within {ANSWER_SECONDS} s; check it and the network, "
+                "then run the same command again"
+            ) from error

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,14 +41,20 @@ def hold_locks(stages: Sequence[Stage], root: Path, preset: str) -> Iterator[Non
 
 
 @contextmanager
-def wait_for_lock(stage: Stage, root: Path, preset: str) -> Iterator[None]:
-    """Hold the lock of a stage, once no other pipeline does."""
+def hold_repair(stage: Stage, root: Path, preset: str, waits: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock for a repair of a finished stage's files, once no other pipeline does. It is not the stage's own
+    lock, which the pipeline that ran the stage holds to its end. waits: called once if another pipeline repairs."""
+    path, what = root / LOCKS / f"repair-{stage.name}-{stage.identity}.json", f"repair of {stage.name}"
     with ExitStack() as held:
+        told = False
         while True:
             try:
-                held.enter_context(hold_lock(lock_file(stage, root), root, f"stage {stage.name}", "preset", preset))
+                held.enter_context(hold_lock(path, root, what, "preset", preset))
                 break
-            except StageLocked:
+            except StageLocked as other:
+                if not told:
+                    waits(f"waiting: {other}")
+                told = True
                 time.sleep(WAIT_SECONDS)
         yield
 
@@ -108,7 +114,8 @@ def _leased(path: Path, owner: dict[str, object]) -> Iterator[None]:
         try:
             held.enter_context(hold_lease(path, owner))
         except LeaseHeld as other:
-            killed = f"; the lock of a process that was killed on another host expires after {STALE_SECONDS} s"
+            where = "on another host, or before a reboot"
+            killed = f"; the lock of a process that was killed {where}, expires after {STALE_SECONDS} s"
             raise _Held(json.dumps(other.owner), killed) from None
         yield
 

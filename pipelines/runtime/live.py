@@ -130,7 +130,9 @@ class LiveView(RunView):
 
 
 def _failure(stage: Stage, seconds: float, error: BaseException) -> str:
-    return redacted(f"{stage.name}: failed after {seconds:.1f} s: {type(error).__name__}: {error}")
+    # the end of the run has the whole text, and Ray's begins with a traceback
+    last = str(error).strip().splitlines()[-1:]
+    return redacted(": ".join([f"{stage.name}: failed after {seconds:.1f} s", type(error).__name__, *last]))
 
 
 def render(board: Board, width: int, height: int | None) -> RenderableType:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datagen import Task, generate
 from datagen.schema import fingerprint
 from pipelines.config.experiment import Experiment
-from pipelines.engine.locks import wait_for_lock
+from pipelines.engine.locks import hold_repair
 from pipelines.engine.scheduler import StageFailed
 from pipelines.engine.stage import Stage, StageContext, State, script_of, state
 from pipelines.runtime.services import FINGERPRINT
@@ -45,9 +45,9 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
     return Stage(name, config, run, slots=None)
 
 
-def repair_datasets(stages: Sequence[Stage], root: Path, preset: str) -> None:
-    """Write lost or damaged shards again, in the finished datasets that unfinished `stages` read. Waits for another
-    pipeline that does the same.
+def repair_datasets(stages: Sequence[Stage], root: Path, preset: str, waits: Callable[[str], None]) -> None:
+    """Write lost or damaged shards again, in the finished datasets that unfinished `stages` read. Where another
+    pipeline does the same, wait for it, and say so by `waits`.
 
     Raises StageFailed.
     """
@@ -57,7 +57,7 @@ def repair_datasets(stages: Sequence[Stage], root: Path, preset: str) -> None:
     ):
         if state(data, root) is State.DONE:
             try:
-                with wait_for_lock(data, root, preset):
+                with hold_repair(data, root, preset, waits):
                     data.run(StageContext(data, root))  # keeps each shard whose checksum is right
             except (OSError, ValueError) as error:
                 raise StageFailed(data, root, error) from error

@@ -136,7 +136,8 @@ def _judge(
     if present.tags.get(DATASET_TAG) != fingerprint:
         return False, f"champion v{present.version} was made for another dataset; compare and move the alias by hand"
     model = champion_model(services.store, name)
-    assert model is not None
+    if model is None:  # its alias was deleted meanwhile: `promote_if` asks again
+        return True, f"the first champion, {score}"
     predicted = predict(model, rows, curriculum=curriculum)
     right = score_of(predicted.tokens, rows).rows.value
     rival = Score(right, measure_likelihood(predicted, rows, resamples=1).tokens.nats.value)

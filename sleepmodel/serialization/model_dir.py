@@ -59,7 +59,11 @@ def load_directory(directory: Path) -> SleepModel:
     # so that a config cannot allocate more memory than the file justifies
     model = SleepModel.without_weights(config)
     sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    model.load_state_dict(checked_weights(weights, sizes, directory), assign=True)
+    weights = checked_weights(weights, sizes, directory)
+    dtypes = {str(tensor.dtype) for tensor in weights.values()}
+    if len(dtypes) > 1:
+        raise ValueError(f"{directory / WEIGHTS}: has weights of several dtypes, {sorted(dtypes)}; save it in one")
+    model.load_state_dict(weights, assign=True)
     if (directory / VOCABULARY).is_file():
         model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
     model.tokenizer, model.license = stored_tokenizer(directory), stated_license(directory)

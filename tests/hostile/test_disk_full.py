@@ -92,5 +92,5 @@ def test_a_store_that_breaks_off_is_no_full_disk(tmp_path: Path) -> None:
     for kind in (ConnectionResetError, TimeoutError):
         error = write_error(tmp_path / "x", kind("while writing"))
         assert isinstance(error, ConnectionError if kind is ConnectionResetError else TimeoutError)
-        assert "look after the disk, or the store and the network" in str(error) and "make room" not in str(error)
+        assert "check the object store and the network" in str(error) and "make room" not in str(error)
     assert "make room" in str(write_error(tmp_path / "x", OSError(errno.ENOSPC, "No space left on device")))

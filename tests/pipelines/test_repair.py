@@ -33,12 +33,12 @@ def test_a_damaged_shard_of_a_finished_stage_is_made_again(ray_cluster: str, tmp
     with pytest.raises(ShardCorruptError, match="part-00000"):
         read_rows(path, "train")
     assert state(data, tmp_path) is State.DONE
-    repair_datasets([train], tmp_path, "demo")
+    repair_datasets([train], tmp_path, "demo", print)
     assert [shard.read_bytes() for shard in shards] == sound
 
     execute([train], tmp_path, slots=1)
     shards[1].unlink()
-    repair_datasets([train], tmp_path, "demo")  # nothing has to be read any more
+    repair_datasets([train], tmp_path, "demo", print)  # nothing has to be read any more
     assert not shards[1].exists()
 
 
@@ -53,7 +53,7 @@ def test_a_repair_that_fails_is_a_failed_stage_and_no_refused_input(tmp_path: Pa
     train = Stage("train", {}, lambda run: None, (data,))
     execute([data], tmp_path, slots=1)
     with pytest.raises(StageFailed, match=r"stage generate failed in .*No space left"):
-        repair_datasets([train], tmp_path, "demo")
+        repair_datasets([train], tmp_path, "demo", print)
 
 
 def test_a_repair_waits_for_another_pipeline_that_repairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +61,18 @@ def test_a_repair_waits_for_another_pipeline_that_repairs(tmp_path: Path, monkey
     data = Stage("generate", {}, lambda run: ran.append(bool(waited)))
     train, waited = Stage("train", {}, lambda run: None, (data,)), list[float]()
     execute([data], tmp_path, slots=1)
-    held.enter_context(locks.hold_lock(locks.lock_file(data, tmp_path), tmp_path, "a repair", "preset", "demo"))
+    held.enter_context(locks.hold_locks([data], tmp_path, "demo"))  # as the pipeline that ran it does to its end
+    held.enter_context(locks.hold_repair(data, tmp_path, "demo", print))
 
     def ends_meanwhile(seconds: float) -> None:
         waited.append(seconds)
         held.close()
 
     monkeypatch.setattr(locks.time, "sleep", ends_meanwhile)
-    repair_datasets([train], tmp_path, "demo")
+    said = list[str]()
+    repair_datasets([train], tmp_path, "demo", said.append)
     assert ran == [False, True] and len(waited) == 1
+    assert len(said) == 1 and said[0].startswith("waiting: repair of generate: process ")
+    with locks.hold_lock(locks.lock_file(data, tmp_path), tmp_path, "stage generate", "preset", "other"):
+        repair_datasets([train], tmp_path, "demo", said.append)
+    assert ran == [False, True, True] and len(said) == 1
