@@ -75,7 +75,7 @@ REQUIRED: dict[Any, dict[str, Any]] = {
         (TrainConfig, {"steps": -1}, "steps = -1"),
         (TrainConfig, {"muon_lr": -1.0}, "muon_lr = -1.0"),
         (TrainConfig, {"precision": "float16"}, "precision = 'float16': must be one of float32, bfloat16"),
-        (Scale, {"zero_stage": 4}, "zero_stage = 4: must be 0, 1, 2 or 3"),
+        (Scale, {"zero_stage": 4}, "zero_stage = 4: must be an integer of at least 0, and at most 3"),
         (Search, {"sleep_passes": ()}, "sleep_passes"),
         (Search, {"eta_high": 2.5}, r"eta_high = 2.5: must be a number in \(0, 2\]"),
         (Search, {"eta_low": 1.5, "eta_high": 1.0}, r"eta_low = 1.5: must be a number in \(0, eta_high = 1.0\]"),

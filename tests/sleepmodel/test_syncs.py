@@ -197,8 +197,8 @@ def test_a_shape_tells_apart_what_runs_differently() -> None:
 SESSIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "greedy": ({}, {}),
     "sampled": ({}, {"temperature": 0.8, "top_p": 0.9}),
-    "stopping": ({}, {"stop": (1, 3)}),
-    "sliding": ({"eviction": "sliding", "mixers": EVERY_MIXER, "conv": 3}, {"stop": (2,)}),
+    "stopping": ({}, {"stop": (3,)}),
+    "sliding": ({"eviction": "sliding", "mixers": EVERY_MIXER, "conv": 3}, {"stop": (3,)}),
     "token": ({"carry": "token", "loop": (0, 1)}, {}),
 }
 
