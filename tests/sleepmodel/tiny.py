@@ -30,3 +30,4 @@ TRACED_CONFIG = replace(
     curriculum=Curriculum(threshold=0.5, review=True, front=0.5, steps_per_pass=1),
     truncation=Truncation(every=2),
 )
+INSERTED = replace(MODEL, mixers=("attention", "gated_delta", "jet", "attention"), inserted=(1, 2))
