@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -95,11 +96,24 @@ def done_share(experiment: Experiment, stages: Sequence[Stage], root: Path) -> f
 
 def training_seconds(experiment: Experiment) -> float:
     """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
-    few timed steps at N = 1; of few rows, tokens and blocks where the model is large."""
+    few timed steps at N = 1, on the cores of a worker; of few rows, tokens and blocks where the model is large."""
     large = experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source
     step, flops = timed_step(experiment, "float32", PROBE_TOKENS if large else None)
-    step()  # the first one also compiles the kernel
-    return training_cost(experiment).flops * min(seconds(step) for _ in range(TIMED_STEPS)) / flops
+    with torch_threads(experiment.scale.cores):
+        step()  # the first one also compiles the kernel
+        fastest = min(seconds(step) for _ in range(TIMED_STEPS))
+    return training_cost(experiment).flops * fastest / flops
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch uses `count` threads: more than a training has wait for each other where other work has the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def timed_step(

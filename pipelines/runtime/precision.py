@@ -14,7 +14,7 @@ from datagen.artifact import Artifact
 from datagen.canonical import fingerprint_of
 from pipelines.config.experiment import Experiment
 from pipelines.engine.canonical import canonical
-from pipelines.runtime.cost_estimate import seconds, timed_step
+from pipelines.runtime.cost_estimate import seconds, timed_step, torch_threads
 from sleepmodel.config.training import AUTO
 from sleepmodel.ops.machine import cache_directory, processor
 
@@ -105,11 +105,7 @@ def _cached(experiment: Experiment) -> Artifact[StepSeconds]:
 
 
 def _measured(experiment: Experiment, cores: int) -> StepSeconds:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(cores)
-    try:
+    with torch_threads(cores):
         steps = [timed_step(experiment, precision, PROBE_TOKENS)[0] for precision in ("float32", "bfloat16")]
         rounds = [[seconds(step) for step in steps] for _ in range(1 + ROUNDS)]  # the first one warms up
-    finally:
-        torch.set_num_threads(threads)
     return StepSeconds(*map(min, zip(*rounds[1:], strict=True)))

@@ -1,0 +1,28 @@
+"""Seconds of training, estimated before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipelines.config.experiment import Experiment
+from pipelines.config.presets import PRESETS
+from pipelines.runtime import cost_estimate
+from sleepmodel import Scale
+
+
+def test_steps_are_timed_on_the_cores_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def timed_step(experiment: Experiment, *_: object) -> tuple[Callable[[], object], float]:
+        return lambda: threads.append(torch.get_num_threads()), 1.0
+
+    monkeypatch.setattr(cost_estimate, "timed_step", timed_step)
+    before = torch.get_num_threads()
+    for cores in (1, 2):
+        cost_estimate.training_seconds(replace(PRESETS["smoke"], scale=Scale(cpus_per_worker=cores)))
+    assert set(threads[: len(threads) // 2]) == {1} and set(threads[len(threads) // 2 :]) == {2}
+    assert torch.get_num_threads() == before
