@@ -26,7 +26,7 @@ def print_summary(everything: list[Stage], root: Path, console: Console) -> None
         console.print(redacted(text), soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     if "evaluate" in done:
-        console.print(comparison_table(read_variants(done["evaluate"])))
+        console.print(comparison_table(read_variants(done["evaluate"]), console.width))
         say(f"results    {done['evaluate'] / RESULTS.name}")
     if "report" in done:
         say(f"report     {done['report'] / REPORT}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from pipelines.reporting.results import RESULTS, EvaluationResult
@@ -19,7 +20,8 @@ from sleepmodel.evaluation.statistics import Estimate
 COST_COLUMNS = ("tokens", "FLOPs", "tokens/s", "s")  # of a variant's training
 NATS, GAP = "nats", "gap"  # per answer token, and their difference to the task's control
 NAME_WIDTH = 12  # columns of a terminal that a variant's name keeps
-WIDE, MOST_PARTS = 3, 8  # a terminal has room for so many depths and kinds with their intervals, and without
+# what a terminal shows, if it has room: the shares of depths and kinds, the costs, and intervals
+ROOM = ((True, True, True), (True, True, False), (False, True, True), (False, True, False), (False, False, False))
 
 
 @dataclass(frozen=True)
@@ -274,17 +276,26 @@ def tokens_of_kinds(variants: Sequence[VariantResults]) -> tuple[list[str], list
     return columns, [[row.get(column, "") for column in columns] for row in cells]
 
 
-def comparison_table(variants: Sequence[VariantResults]) -> Table:
-    """The comparison as a table for a terminal."""
-    # documents have one column in place of those of the parts
-    parts = 1 if are_documents(variants) else len(all_depths(variants)) + max(len(each.kinds) for each in variants)
-    wide = parts <= WIDE
-    columns, rows = table_of(variants, intervals=wide, parts=parts <= MOST_PARTS)
-    shown = [i for i, column in enumerate(columns) if column != NATS or any(each.tells_more for each in variants)]
+def comparison_table(variants: Sequence[VariantResults], width: int) -> Table:
+    """The comparison for a terminal of `width` columns. Where it has no room, intervals are left out first, then the
+    shares of depths and kinds, then the costs."""
+    longest = max(len(variant.name) for variant in variants)
+    for parts, costs, intervals in ROOM:
+        table = _terminal_table(variants, parts, costs, intervals)
+        # long names take several lines before anything is left out
+        if Console(width=10**4).measure(table).maximum - max(0, longest - NAME_WIDTH) <= width:
+            break
+    return table
+
+
+def _terminal_table(variants: Sequence[VariantResults], parts: bool, costs: bool, intervals: bool) -> Table:
+    columns, rows = table_of(variants, intervals, parts)
+    left_out = {*(() if costs else COST_COLUMNS), *(() if any(each.tells_more for each in variants) else (NATS,))}
+    shown = [i for i, column in enumerate(columns) if column not in left_out]
     what = "held-out documents" if are_documents(variants) else "held-out test rows right"
-    table = Table(title=f"{what}{', mean and ' + interval_of(variants) if wide else ''}", box=SIMPLE_HEAD)
+    table = Table(title=f"{what}{', mean and ' + interval_of(variants) if intervals else ''}", box=SIMPLE_HEAD)
     for i in shown:
-        if i == 0:  # in a narrow terminal, long names take several lines before figures are cut
+        if i == 0:
             table.add_column(columns[i], overflow="fold", min_width=NAME_WIDTH)
         else:
             table.add_column(columns[i], no_wrap=True)

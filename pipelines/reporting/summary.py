@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pipelines.reporting.commits import commit_marks, commit_note
 from pipelines.reporting.comparison import (
-    MOST_PARTS,
     VariantResults,
     all_depths,
     are_documents,
@@ -31,6 +30,7 @@ from pipelines.reporting.sections import (
 )
 
 MARKDOWN = "report.md"
+MOST_DEPTHS = 8  # of the table of variants; more have a table of their own
 PICTURES = {  # some tasks lack some of them
     POSITIONS: "nats by position",
     ETAS: "rows right by N and eta",
@@ -45,7 +45,7 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
     """The table and the pictures, which lie in the directory `pictures`, the most telling one first; to be quoted in
     other pages."""
     variants = data.variants
-    many = len(all_depths(variants)) > MOST_PARTS and not are_documents(variants)
+    many = len(all_depths(variants)) > MOST_DEPTHS and not are_documents(variants)
     rest = (
         "Training FLOPs are those of the forward and the backward, without the readout of the answers."
         f"{nats_note(variants)} {commit_note(variants)}"

@@ -154,7 +154,27 @@ def test_a_long_name_takes_lines_of_a_narrow_terminal_and_cuts_no_figure() -> No
         for name in ("n1", long)
     ]
     printed = Console(width=LOG_WIDTH, record=True, file=io.StringIO())
-    printed.print(comparison_table(variants))
+    printed.print(comparison_table(variants, LOG_WIDTH))
     said = printed.export_text()
     assert "…" not in said and " N " in said and said.count("0.930") == 8
     assert "".join(line.split("  ")[1] for line in said.splitlines() if line.startswith("  ")).count(long) == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (200, ("0.930 [", "depth 4", "FLOPs")),
+        (LOG_WIDTH, ("0.930", "depth 4", "FLOPs")),
+        (80, ("0.500", "rows right", "FLOPs")),
+        (40, ("0.500", "rows right")),
+    ],
+)
+def test_what_a_terminal_has_no_room_for_is_left_out_whole(width: int, shown: tuple[str, ...]) -> None:
+    answers = dict.fromkeys((1, 2, 3, 4), share(93, 100))
+    variants = [VariantResults("n1", [replace(result("n1", 0, 1, 50), accuracy=Accuracy(share(50, 100), answers))])]
+    printed = Console(width=width, record=True, file=io.StringIO())
+    printed.print(comparison_table(variants, width))
+    said = printed.export_text()
+    assert "…" not in said and all(part in said for part in ("n1", " N ", *shown))
+    for left_out in {"0.930 [", "depth 4", "FLOPs"} - set(shown):
+        assert left_out not in said

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from pipelines.cli import LOG_WIDTH
 from pipelines.reporting import headlines
 from pipelines.reporting.comparison import VariantResults, comparison_table, table_of
 from pipelines.reporting.results import EvaluationResult
@@ -94,9 +95,10 @@ def test_an_answer_of_one_token_adds_one_column_and_no_section(tmp_path: Path) -
     assert rows[0][5] == "0.700 [0.650, 0.800]"
     headings = built(replace(data((3,)), variants=variants), tmp_path).texts["h2"]
     assert "Likelihood of the right answers" not in headings
-    terminal = [column.header for column in comparison_table(variants).columns]
+    terminal = [column.header for column in comparison_table(variants, 200).columns]
     assert terminal == [column for column in columns if column != "nats"]
-    assert {"nats", "gap", "tokens right"} <= {column.header for column in comparison_table(remembering((3,))).columns}
+    shown = comparison_table(remembering((3,)), 200).columns
+    assert {"nats", "gap", "tokens right"} <= {column.header for column in shown}
 
 
 def test_many_kinds_and_depths_are_for_the_page_alone(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_many_kinds_and_depths_are_for_the_page_alone(tmp_path: Path) -> None:
         for each in data().variants
     ]
     assert set(kinds) <= set(table_of(variants)[0])
-    terminal = [column.header for column in comparison_table(variants).columns]
+    terminal = [column.header for column in comparison_table(variants, LOG_WIDTH).columns]
     assert terminal == ["model", "N", "eta", "rows right", "tokens right", "nats", "tokens", "FLOPs", "tokens/s", "s"]
     page = built(replace(data(), variants=variants), tmp_path)
     assert set(kinds) <= set(page.texts["td"])
@@ -159,7 +161,7 @@ def test_documents_have_their_nats_by_position(figures: dict[str, Figure], tmp_p
     assert "n<2> - n1" in page.texts["td"] and "-0.465 [-0.529, -0.401]" in page.texts["td"]
     assert not {"Accuracy by depth and N", "Learning curves"} & set(page.texts["h2"])  # no document is right as a whole
     printed = Console(width=200, record=True, file=io.StringIO())
-    printed.print(comparison_table(variants))
+    printed.print(comparison_table(variants, printed.width))
     said = printed.export_text()
     assert "held-out documents" in said and "rows right" not in said and "depth" not in said
     one_right = replace(variants[0].results[0], accuracy=first.results[0].accuracy)
