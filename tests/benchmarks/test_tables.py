@@ -28,13 +28,14 @@ SAID_CLEAR = {
     "depo-hops": {
         *((f"n{n}", "n1") for n in (2, 3, 4)),
         *(("n3", control) for control in ("n1-same-compute", "transformer-whole")),
-        ("n4-uniform", "n1-uniform"),
+        *(("n4-uniform", f"n1-uniform{compute}") for compute in ("", "-same-compute-epochs")),
     },
+    "gsm-traces": {("n4-traces", "n1")},
     "iterated": {("iterated", without) for without in ("hidden", "normalized", "untraced", "delta")},
     "depo-iterated": {("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")},
 }
 # all pairs of which are said not to be clear
-SAID_UNCLEAR = {"rows", "by-t", "curriculum", "rule", "depo", "gsm", "gsm-traces", "retrofit"}
+SAID_UNCLEAR = {"rows", "by-t", "curriculum", "rule", "depo", "gsm", "retrofit"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
