@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import write_result
 from datagen.blocks import Blocks
 from datagen.rows import Rows
@@ -90,4 +91,5 @@ def _tokens(plan: BatchPlan) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    command_parser("buckets", __doc__).parse_args()
     main()

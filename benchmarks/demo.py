@@ -5,8 +5,7 @@ python -m benchmarks.demo --root runs
 
 from __future__ import annotations
 
-import argparse
-
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.pages import DEMO, fill
 from benchmarks.evidence.publish import publish, published_variants, render
 from benchmarks.results_file import ROOT
@@ -19,9 +18,7 @@ RESULTS = ROOT / "results" / "demo"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("demo", __doc__)
     add_root(parser)
     root = given_root(parser, parser.parse_args())
     try:

@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import ROOT, write_result
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
@@ -166,4 +167,5 @@ def _draw(memory: list[dict[str, Any]], norms: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    command_parser("depth", __doc__).parse_args()
     main()

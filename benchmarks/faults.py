@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import ROOT, write_result
 from sleepmodel import load
 from sleepmodel.distributed.checkpoints import latest
@@ -173,4 +174,5 @@ def _show(outcomes: list[Outcome]) -> None:
 
 
 if __name__ == "__main__":
+    command_parser("faults", __doc__).parse_args()
     main()

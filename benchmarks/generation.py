@@ -7,7 +7,6 @@ Writes benchmarks/results/generation.json.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import write_result
 from datagen import Depo, Facts, Gsm, Recall, Rule110, generate, read_rows
 from datagen.shard_size import SHARD_ROWS, rows_per_shard
@@ -66,9 +66,7 @@ def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.generation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("generation", __doc__)
     parser.add_argument(
         "--shards", type=positive, default=48, help="full shards to generate of each task (fewer for GSM and Facts)"
     )

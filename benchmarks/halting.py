@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.arguments import model_parser
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
-from benchmarks.model_arguments import model_arguments
 from benchmarks.results_file import write_result
 from datagen import Rows, read_rows
 from datagen.checks import require
@@ -45,7 +45,7 @@ LOOKS = {"fixed N": ("o-", PALETTE[-1]), "readout": ("^--", PALETTE[0]), "state"
 
 
 def main() -> None:
-    parser = model_arguments("halting", __doc__, "whose test rows are read")
+    parser = model_parser("halting", __doc__, "whose test rows are read")
     parser.add_argument("--most", type=positive, default=16, help="the passes after which a rule gives up; default: 16")
     given = parser.parse_args()
     fixed = [n for n in FIXED if n < given.most] + [given.most]

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import command_parser
 from benchmarks.reading import peak_bytes
 from benchmarks.results_file import ROOT, write_result
 from datagen import Gsm
@@ -72,9 +73,7 @@ def write_files(directory: Path, size: int) -> dict[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.importing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("importing", __doc__)
     parser.add_argument("--megabytes", type=positive, nargs="+", default=[200], help="sizes of the files, unzipped")
     parser.add_argument("--tokenizer", type=filled, help="a tokenizer.json, or a directory with one; default: bytes")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)

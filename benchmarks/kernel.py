@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import write_result
 from benchmarks.timing import interleaved, median_ratio
 from sleepmodel.ops.gated_delta import gated_delta_rule, recurrent
@@ -105,4 +106,5 @@ def _show(rows: list[dict[str, object]]) -> None:
 
 
 if __name__ == "__main__":
+    command_parser("kernel", __doc__).parse_args()
     main()

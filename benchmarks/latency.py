@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, write_result
 from pipelines.config.presets import PRESETS
@@ -113,4 +114,5 @@ def draw(rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
+    command_parser("latency", __doc__).parse_args()
     main()

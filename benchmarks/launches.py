@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import write_result
 from pipelines.config.presets import PRESETS
 from sleepmodel.config.model import ModelConfig
@@ -156,4 +157,5 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    command_parser("launches", __doc__).parse_args()
     main()

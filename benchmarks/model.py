@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.arguments import command_parser
 from benchmarks.peer import PeerModel
 from benchmarks.results_file import write_result
 from benchmarks.timing import MATMUL_FLOPS, Seconds, interleaved, matmul, median_ratio
@@ -152,4 +153,5 @@ def _row(experiment: Experiment, seconds: Seconds, prefix: str, n: int, tokens: 
 
 
 if __name__ == "__main__":
+    command_parser("model", __doc__).parse_args()
     main()

@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import ROOT, write_result
 from benchmarks.timing import Seconds, median_ratio
 from datagen import generate
@@ -179,4 +180,5 @@ def _show(seconds: dict[str, Seconds], over: dict[str, dict[str, float]], first:
 
 
 if __name__ == "__main__":
+    command_parser("overhead", __doc__).parse_args()
     main()

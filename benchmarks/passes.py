@@ -26,8 +26,8 @@ from matplotlib.image import AxesImage
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.arguments import model_parser
 from benchmarks.evidence.pages import EVIDENCE, fill
-from benchmarks.model_arguments import model_arguments
 from benchmarks.results_file import write_result
 from datagen import Rows, read_rows
 from datagen.checks import require
@@ -47,7 +47,7 @@ Points = Sequence[dict[str, Any]]
 
 
 def main() -> None:
-    parser = model_arguments("passes", __doc__, "that the models were trained on")
+    parser = model_parser("passes", __doc__, "that the models were trained on")
     parser.add_argument("--most", type=positive, help="the most passes; default: the models' N")
     given = parser.parse_args()
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.pages import PERFORMANCE, fill
 from benchmarks.gpu import page as gpu_page
 from benchmarks.results_file import read_result
@@ -80,4 +81,5 @@ def _kernels(shapes: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    command_parser("performance", __doc__).parse_args()
     main()

@@ -24,6 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import ROOT
 
 HOME = Path("/srv/sleep")
@@ -144,4 +145,5 @@ def _answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
+    command_parser("pictures", __doc__).parse_args()
     main()

@@ -21,6 +21,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import command_parser
 from benchmarks.results_file import ROOT, write_result
 from datagen import Rule110, generate, read_rows, stream
 from datagen.blocks import Blocks
@@ -55,9 +56,7 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.reading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("reading", __doc__)
     parser.add_argument("--rows", type=positive, nargs="+", default=list(SIZES), help="sizes of the datasets, in rows")
     parser.add_argument("--epoch", nargs=2, metavar=("WAY", "DATASET"), help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.pages import SCALING, fill
 from benchmarks.results_file import ROOT, read_result
 from pipelines.config.experiment import Experiment, step_flops
@@ -186,4 +187,5 @@ def _short(number: float) -> str:
 
 
 if __name__ == "__main__":
+    command_parser("scaling", __doc__).parse_args()
     main()

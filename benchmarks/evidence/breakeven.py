@@ -10,7 +10,6 @@ benchmarks/results/evidence/breakeven.json and breakeven.png, and fills the brea
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
@@ -23,6 +22,7 @@ import matplotlib.pyplot as plt
 import torch
 from rich.progress import track
 
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import ROOT, read_result, write_result
@@ -59,11 +59,7 @@ class Reader:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.evidence.breakeven",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("evidence.breakeven", __doc__)
     add_root(parser)
     root = given_root(parser, parser.parse_args())
     try:

@@ -12,7 +12,6 @@ cores, the cheapest first. You can interrupt it at any time and run it again.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import demo
+from benchmarks.arguments import command_parser
 from benchmarks.evidence import breakeven, unread
 from benchmarks.evidence.experiments import EXPERIMENTS, RESULTS
 from benchmarks.evidence.findings import fill_readme
@@ -35,9 +35,7 @@ from pipelines.config.presets import PRESETS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("evidence", __doc__)
     parser.add_argument(
         "experiments",
         nargs="*",

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.pages import EVIDENCE, fill
 from benchmarks.results_file import write_result
@@ -103,4 +104,5 @@ def _table(found: list[Guess], head: tuple[str, ...]) -> str:
 
 
 if __name__ == "__main__":
+    command_parser("evidence.shortcut", __doc__).parse_args()
     main()

@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.arguments import command_parser
 from benchmarks.evidence.experiments import EXPERIMENTS, results_of
 from benchmarks.evidence.pages import ITERATED_SLEEP, fill
 from benchmarks.evidence.publish import published_variants
@@ -97,4 +98,5 @@ def redraw(picture: Path = ROOT / "results" / "evidence" / "iterated-sleep.png")
 
 
 if __name__ == "__main__":
+    command_parser("evidence.unread", __doc__).parse_args()
     main()

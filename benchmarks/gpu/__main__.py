@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import command_parser
 from benchmarks.gpu.kernels import measure_kernels
 from benchmarks.gpu.latency import measure_latency
 from benchmarks.gpu.steps import FORMS, PASSES, Form, matmul_peak, measure_steps
@@ -33,9 +34,7 @@ TOKENS = 5_000_000_000  # of the paper's figure 2b
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("gpu", __doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--batches", type=positive, nargs="+", default=[256, 512], help="rows in a step")
     parser.add_argument("--rounds", type=positive, default=5, help="timed rounds of each step")

@@ -1,4 +1,4 @@
-"""The command line of a benchmark that reads trained models and a dataset."""
+"""The command lines of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import argparse
 from pipelines.arguments import positive
 
 
-def model_arguments(name: str, description: str | None, data: str) -> argparse.ArgumentParser:
-    """A parser of MODEL ... --data DATASET [--rows N]. data: what the dataset is, for the help."""
-    parser = argparse.ArgumentParser(
+def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.{name}`. One without arguments refuses any before it measures."""
+    return argparse.ArgumentParser(
         f"python -m benchmarks.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def model_parser(name: str, description: str | None, data: str) -> argparse.ArgumentParser:
+    """A parser of MODEL ... --data DATASET [--rows N]. data: what the dataset is, for the help."""
+    parser = command_parser(name, description)
     parser.add_argument("models", metavar="MODEL", nargs="+", help="a model's directory, or models:/<name>@<alias>")
     parser.add_argument(
         "--data",
