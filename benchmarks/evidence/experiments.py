@@ -112,7 +112,6 @@ def results_of(name: str) -> Path:
 
 
 THREE = (40, 41, 42)
-FRESH = (43, 44, 45, 46, 47)  # of questions that the seeds of THREE had left open
 GAINS = (("n2", "n1"), ("n4", "n1"), ("n4", "n2"))
 CONTROLS = tuple(("n4", control) for control in ("n1-same-compute", "n1-same-compute-epochs", "n1-deep"))
 WITHOUT = (
@@ -160,6 +159,12 @@ EXPERIMENTS = {
         tuple((f"n{n}-t{t}", f"n1-t{t}") for t in (2, 4, 8, 10) for n in (2, 4)),
         titled=("n4-t8", "n1-t8"),
     ),
+    "cells": Question(
+        "rule110-cells-mini",
+        (60, 61, 62, 63, 64),
+        (("n2", "n1"), ("n4", "n1"), ("n4", "n1-same-compute"), ("n4", "n4-without-conv")),
+        titled=("n4", "n1", "n1-same-compute"),
+    ),
     "curriculum": Question(
         "curriculum-mini",
         THREE,
@@ -175,7 +180,7 @@ EXPERIMENTS = {
     ),
     "rule": Question(
         "ablation-rule-mini",
-        FRESH,
+        THREE,
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
         titled=("gated_delta-n4", "gated_delta-n1", "linear-n4", "linear-n1"),
     ),
@@ -219,7 +224,7 @@ EXPERIMENTS = {
     "gsm": Question("gsm-fig4-mini", THREE, GAINS, titled=("n4", "n2", "n1")),
     "gsm-traces": Question(
         "gsm-traces-mini",
-        FRESH,
+        (43, 44, 45, 46, 47),  # chosen once 40 to 42 had left it open
         (
             *((better, n1) for better in ("n4", "n4-traces") for n1 in ("n1", "n1-same-compute")),
             ("n4-traces", "n4"),

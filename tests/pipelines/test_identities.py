@@ -14,7 +14,7 @@ from pipelines.engine.canonical import canonical
 from sleepmodel import ModelConfig, SleepModel, save
 from sleepmodel.accounting import fingerprint
 
-# of the configs of all variants, recorded when trainings lost `fresh_steps`
+# of the configs of all variants, recorded when trainings lost `fresh_steps`, or with a new preset
 CONFIGS = {
     "demo": "c0432c174d77d5b3",
     "smoke": "9e06fe02c81d6c73",
@@ -24,6 +24,7 @@ CONFIGS = {
     "rule110-fig2b-mini": "8a11157dd8070c97",
     "rule110-rows-mini": "0659d5a2b9a2f339",
     "rule110-by-t-mini": "12f3a07f515b7218",
+    "rule110-cells-mini": "a7316fec0e2fc509",
     "depo-fig3": "f3f6adfdaf095469",
     "depo-fig3-mini": "d4fd053f1b156ca4",
     "depo-hops-mini": "a4674cf527717e34",
