@@ -15,11 +15,10 @@ from torch import Tensor
 
 from datagen.checks import require, require_one_of, require_real
 from sleepmodel.mixers.base import Span
-from sleepmodel.model import Pass, SleepModel, States
+from sleepmodel.model import CHUNK_LOGITS, Pass, SleepModel, States
 from sleepmodel.states import merge_rows, named_tensors, select_rows
 
 MEASURES = ("readout", "state")
-CHUNK_LOGITS = 2**22  # 16 MiB in float32
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from sleepmodel.mixers.base import Span, product_dtype
 from sleepmodel.states import merge_rows, select_rows
 from sleepmodel.truncation import cut_between_passes, detached
 
+CHUNK_LOGITS = 2**22  # what a caller that keeps no logits reads out at a time: 16 MiB in float32
 States = tuple[Any, ...]  # the state of each block's mixer
 T = TypeVar("T")
 

@@ -17,12 +17,12 @@ from datagen.rows import Rows
 from datagen.wording import Control
 from sleepmodel.config.training import Curriculum
 from sleepmodel.evaluation.statistics import Int64, Share, bootstrap
-from sleepmodel.model import SleepModel
+from sleepmodel.model import CHUNK_LOGITS, SleepModel
 from sleepmodel.training.curriculum import levels_of
 
 NO_CURRICULUM = Curriculum()
 BATCH_ROWS, BATCH_TOKENS = 512, 2**16
-BATCH_LOGITS, CHUNK_LOGITS = 2**25, 2**22  # 128 MiB and 16 MiB in float32
+BATCH_LOGITS = 2**25  # 128 MiB in float32
 
 
 class Predictions(NamedTuple):
