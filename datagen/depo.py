@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_whole
 from datagen.depo_draws import SYMBOLS, Int64, UInt16, UInt64, drawn_names, hashes, shuffled
 from datagen.depo_text import Name, parse
 from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows, pad_id
@@ -110,7 +110,7 @@ class Depo(Task):
         require_whole("least", self.least, MIN_NODES, self.nodes)
         require_one_of("drawn", self.drawn, DRAWN)
         for name in ("stated", "traced"):
-            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+            require_bool(name, getattr(self, name))
         require(isinstance(self.test_hops, (tuple, list)), "test_hops", self.test_hops, "a list of numbers of hops")
         object.__setattr__(self, "test_hops", tuple(self.test_hops))  # a dataset.json holds a list
         # a number that the rows state must be in the vocabulary, which training rows have taught

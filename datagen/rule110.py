@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_whole
 from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows
 from datagen.splits import draw_contexts
 from datagen.task import Task, random_stream, raw_words
@@ -67,7 +67,7 @@ class Rule110(Task):
         require_one_of("labels", self.labels, LABELS)
         require_whole("frame", self.frame, 0, 4096)
         for name in ("traced", "stated"):
-            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+            require_bool(name, getattr(self, name))
         require(isinstance(self.test_steps, (tuple, list)), "test_steps", self.test_steps, "a list of numbers of steps")
         object.__setattr__(self, "test_steps", tuple(self.test_steps))  # a dataset.json holds a list
         # a number that the rows state must be in the vocabulary, which training rows have taught

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_whole
 from datagen.gsm.distractors import SHAPES, Distractors
 from datagen.gsm.encoder import ProblemEncoder, encoder_of
 from datagen.gsm.graph import MAX_NUMBER, Core, sample_core
@@ -101,15 +101,14 @@ class Gsm(GsmWording, Task):
     def __post_init__(self) -> None:
         for name, most in (("operations", MAX_OPERATIONS), ("tokens", MAX_TOKENS)):
             object.__setattr__(self, name, _checked_range(name, getattr(self, name), most))
-        if type(self.hard) is not bool:
-            raise ValueError(f"hard must be a bool, got {self.hard!r:.200}")
+        require_bool("hard", self.hard)
         require_whole("numbers", self.numbers, 2, MAX_STATED)
         require_one_of("distractors", self.distractors, tuple(SHAPES))
         if self.theme is not None:
             require_one_of("theme", self.theme, tuple(theme.name for theme in THEMES))
         self._check_names()
         for name in ("reverse", "traced"):
-            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+            require_bool(name, getattr(self, name))
         allowed = "false with a tokenizer: a label is one token, and it may write a number in several"
         require(self.tokenizer is None or not self.traced, "traced", self.traced, allowed)
         if self.tokenizer is None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from datagen.canonical import added_later, identifying_fields
-from datagen.checks import require, require_one_of, require_real, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_real, require_whole
 from datagen.user_code import is_path
 
 # the mixers of this package by their short names; any other mixer is named by its path
@@ -182,7 +182,7 @@ class ModelConfig:
         """Raise ValueError if a pass cannot begin with what `carry` and `reads_first` hand to it."""
         require_one_of("carry", self.carry, CARRIES)
         for field in ("reads_first", "pass_embed"):
-            require(type(getattr(self, field)) is bool, field, getattr(self, field), "true or false")
+            require_bool(field, getattr(self, field))
         if self.loop is not None and self.loop[0] > 0:
             why = f"where the loop begins at block {self.loop[0]}: tokens enter at block 0"
             require(self.carry not in ("token", "mixture"), "carry", self.carry, f"hidden or normalized {why}")
@@ -213,7 +213,7 @@ class ModelConfig:
         require_one_of("qk_norm", self.qk_norm, QK_NORMS)
         require_one_of("mlp", self.mlp, MLPS)
         for field in ("mlp_bias", "sandwich_norms", "loop_norm", "tied"):
-            require(type(getattr(self, field)) is bool, field, getattr(self, field), "true or false")
+            require_bool(field, getattr(self, field))
         require_real("rope_base", self.rope_base, 1.0, 1e12, "a number from 1 to 1e12")
         scaled = self.rope_scaling is None or isinstance(self.rope_scaling, RopeScaling)
         require(scaled, "rope_scaling", self.rope_scaling, "null or a RopeScaling")
