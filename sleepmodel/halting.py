@@ -50,7 +50,8 @@ class Halting:
         allowed = f"such that a further pass of the loop leaves something, under {model.config.eviction} eviction"
         require(repeats, "mixers", model.config.mixers, f"{allowed}, for halting")
         if self.measure == "state":
-            kept = bool(_fast_weights(model, model.initial_states(1)))
+            start, end = model.loop
+            kept = any(block.mixer.has_fast_weights for block in model.stack[start:end])
             require(kept, "halting.measure", self.measure, '"readout" for a model whose loop has no fast weights')
 
     def look(self, model: SleepModel, h: Tensor, states: States) -> tuple[Tensor, ...]:

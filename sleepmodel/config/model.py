@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -40,6 +41,13 @@ def check_convolution(config: ModelConfig, source: str, width: int) -> None:
         "tokens before each token"
     )
     require(config.eviction != "sliding" or config.window >= width - 1, "window", config.window, allowed)
+
+
+def have_fast_weights(mixers: Iterable[str]) -> bool:
+    """Whether any of these mixers, by their names, has fast weights; one of your own counts as such.
+
+    Of a built mixer, ask `Mixer.has_fast_weights`."""
+    return not set(mixers) <= ATTENTION
 
 
 def _names_mixer(name: object) -> bool:

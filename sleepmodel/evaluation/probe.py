@@ -22,7 +22,6 @@ from datagen.checks import require
 from datagen.rows import Rows
 from sleepmodel.evaluation.accuracy import batch_rows
 from sleepmodel.evaluation.statistics import RESAMPLES, Float64, Int64, Share, bootstrap
-from sleepmodel.mixers.attention import Attention
 from sleepmodel.mixers.base import Mixer
 from sleepmodel.model import SleepModel
 
@@ -147,7 +146,7 @@ def _latest_outputs(model: SleepModel) -> Iterator[dict[Mixer, Tensor]]:
 
 
 def _fast_weights(model: SleepModel) -> list[Mixer]:
-    return [block.mixer for block in model.stack if not isinstance(block.mixer, Attention)]
+    return [block.mixer for block in model.stack if block.mixer.has_fast_weights]
 
 
 def _answers(rows: Rows) -> Int64:

@@ -65,6 +65,11 @@ class Mixer(nn.Module):
         """Whether any part of the state outlives a window under this eviction, "hard" or "sliding"."""
         raise NotImplementedError
 
+    @property
+    def has_fast_weights(self) -> bool:
+        """Whether any part of the state outlives a window even under hard eviction, as fast weights alone do."""
+        return self.keeps_state("hard")
+
     def initial_state(self, batch: int) -> Any:
         """The state of `batch` rows that have read nothing."""
         raise NotImplementedError
