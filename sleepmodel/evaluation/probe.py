@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datagen.checks import require
 from datagen.rows import Rows
-from sleepmodel.evaluation.accuracy import batch_rows
+from sleepmodel.evaluation.accuracy import batch_rows, check_rows
 from sleepmodel.evaluation.statistics import RESAMPLES, Float64, Int64, Share, bootstrap
 from sleepmodel.mixers.base import Mixer
 from sleepmodel.model import SleepModel
@@ -76,8 +76,9 @@ def measure_held(
 
 
 def check_probed(model: SleepModel, rows: Rows) -> None:
-    """Raise ValueError unless each row asks for one token, in the same window and behind one to sleep on, and unless
-    fast weights are all that it can be answered from."""
+    """Raise ValueError if there are no rows, and unless each asks for one token, in the same window and behind one to
+    sleep on, and unless fast weights are all that it can be answered from."""
+    check_rows(rows)
     config, (start, length, _) = model.config, rows.answers()
     require(config.eviction == "hard", "eviction", config.eviction, "hard: else the cache answers too")
     require(bool(_fast_weights(model)), "mixers", config.mixers, "such that a block has fast weights, to be probed")

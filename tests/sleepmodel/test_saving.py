@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,15 @@ def test_a_loaded_model_has_the_dtype_of_the_saved_one(
     resumed = Session(load(tmp_path), memory=session.memory)
     assert resumed.model.embed.weight.dtype == dtype
     assert torch.equal(resumed.generate(4), session.generate(4))
+
+
+@pytest.mark.parametrize("source", [None, 3])
+def test_what_is_no_path_is_refused(make_model: MakeModel, source: Any) -> None:
+    message = f"path = {source}: must be a str or a Path: give a directory, or s3://bucket/prefix"
+    with pytest.raises(ValueError, match=message):
+        load(source)
+    with pytest.raises(ValueError, match=message):
+        save(make_model(), source)
 
 
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
