@@ -52,7 +52,7 @@ def write_error(path: Path, error: OSError) -> OSError:
     """The error for `path`, which could not be written because of `error`: with its name and a remedy."""
     trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return PermissionError(f"{trouble}: choose another place, or change its permissions")
+        return PermissionError(f"{trouble}: choose another directory, or change its permissions")
     for kind in (ConnectionError, TimeoutError):
         if isinstance(error, kind):
             return kind(f"{trouble}: check the object store and the network, and run the same command again")

@@ -76,8 +76,8 @@ def first_compared(model: SleepModel) -> int:
 
 
 class _Sleepers(NamedTuple):
-    """Rows that are still asleep. rows: int64 [b], their places in the batch; woken: their states after the first pass;
-    seen: what the rule looked at after the pass before."""
+    """Rows that are still asleep. rows: int64 [b], their indices in the batch; woken: their states after the first
+    pass; seen: what the rule looked at after the pass before."""
 
     rows: Tensor
     h: Tensor

@@ -94,7 +94,7 @@ class ModelConfig:
     carry: what a pass of a sleep hands to the next, computed from h, the vectors after the last block of the loop.
         "hidden": h (the paper). "normalized": h over its RMS. "token": the embedding of the token that the readout of h
         finds most likely, with the gradient of "mixture" in place of its own (straight-through). "mixture": the mean of
-        all embeddings, weighted by the readout's probabilities. The last two get the place's absolute position again,
+        all embeddings, weighted by the readout's probabilities. The last two get the token's absolute position again,
         and enter where tokens do: the loop must begin at block 0.
     reads_first: the second pass begins with the window's tokens again, so that the first only writes fast weights. N
         passes then make N - 1 steps, and N = 1 none.

@@ -88,8 +88,8 @@ def predict(
         for passes, which in _by_passes(rows[part], sleep_passes, curriculum, model.config.reads_first):
             tokens, mask = rows.batch(part[which])
             row, column = mask.nonzero()
-            places = part[which][row], column
-            found.tokens[places], found.nats[places] = _predict_batch(model, tokens, mask, passes)
+            at = part[which][row], column
+            found.tokens[at], found.nats[at] = _predict_batch(model, tokens, mask, passes)
     return found
 
 

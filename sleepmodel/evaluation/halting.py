@@ -146,9 +146,9 @@ def _read(
         if asked[i]:
             row, column = predicting[:, here].nonzero(as_tuple=True)
             answers = row, column + begin + 1
-            places = rows[row.numpy()], answers[1].numpy()
+            at = rows[row.numpy()], answers[1].numpy()
             of_answers = judged(logits[row, column], tokens[answers].to(logits.device))
-            found.predicted.tokens[places], found.predicted.nats[places] = of_answers
+            found.predicted.tokens[at], found.predicted.nats[at] = of_answers
 
 
 def _mean(found: HaltedPredictions, rows: npt.NDArray[np.bool_]) -> float:

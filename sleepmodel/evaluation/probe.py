@@ -67,10 +67,10 @@ def measure_held(
     depths = sorted(tested)
     known, right = (np.stack([_answers(rows[depth]) for depth in depths], axis=1) for rows in (fitted, tested))
     for n in passes:
-        for place, asked in enumerate(depths):
+        for column, asked in enumerate(depths):
             reading = read_after(model, tested[asked], n)
             decoded = decode(read_after(model, fitted[asked], n).given, known, reading.given)
-            hits = np.concatenate((reading.likely[:, None] == right[:, [place]], decoded == right), axis=1)
+            hits = np.concatenate((reading.likely[:, None] == right[:, [column]], decoded == right), axis=1)
             answered, *shares = _shares(hits, together, resamples)
             yield Held(n, asked, answered, dict(zip(depths, shares, strict=True)))
 

@@ -243,14 +243,14 @@ def test_a_directory_that_may_not_be_written_is_not_called_full(
 ) -> None:
     with (
         as_nobody(),
-        pytest.raises(PermissionError, match=r"cannot be written .*: choose another place, or change its"),
+        pytest.raises(PermissionError, match=r"cannot be written .*: choose another directory, or change its"),
     ):
         write(make_model(dtype=torch.float32), str(shared / "new"))
     assert list(shared.iterdir()) == []
 
 
 def test_a_disk_that_is_only_read_is_not_called_full(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match=r"choose another place"), replacing(tmp_path / "file"):
+    with pytest.raises(PermissionError, match=r"choose another directory"), replacing(tmp_path / "file"):
         raise OSError(errno.EROFS, "Read-only file system")
 
 
