@@ -8,7 +8,6 @@ Writes benchmarks/results/depth.json and depth.png.
 from __future__ import annotations
 
 import statistics
-import time
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -30,6 +29,7 @@ from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.config.training import RECOMPUTE, Truncation
 from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.inference.stopwatch import seconds_of
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model, train
@@ -86,9 +86,7 @@ def one_step(passes: int, recompute: str) -> dict[str, Any]:
     experiment = PRESETS["rule110-fig2b"]
     model = SleepModel(replace(experiment.model, d_model=WIDTH, sleep_passes=passes), recompute)
     tokens, mask = map(torch.from_numpy, experiment.task.sample("train", 0, 0, BATCH).batch())
-    start = time.perf_counter()
-    model(tokens, mask).loss.backward()
-    seconds = time.perf_counter() - start
+    seconds = seconds_of(lambda: model(tokens, mask).loss.backward())
     with LiveTensors() as live:
         model(tokens, mask).loss.backward()
     return {"passes": passes, "recompute": recompute, "megabytes": live.peak / 2**20, "seconds": seconds}

@@ -8,8 +8,6 @@ Writes benchmarks/results/generation.json.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,6 +22,7 @@ from datagen import Depo, Facts, Gsm, Recall, Rule110, generate, read_rows
 from datagen.shard_size import SHARD_ROWS, rows_per_shard
 from datagen.task import Task
 from pipelines.arguments import positive
+from sleepmodel.inference.stopwatch import seconds_of
 
 # task -> its shards, as a fraction of --shards: a GSM row takes about a thousand times as long as a row of the others
 TASKS: dict[Task, float] = {
@@ -39,20 +38,14 @@ TASKS: dict[Task, float] = {
 SAMPLED = 5  # repetitions of the single-process measurement, of which the fastest counts
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
     """Rows per second of sampling (one process, the fastest of SAMPLED shards), of generation on a running Ray, and of
     reading all shards."""
     shard_rows = rows_per_shard(task)
     rows = shards * shard_rows
     sampled = min(shard_rows, 1024) if isinstance(task, Gsm) else shard_rows
-    sampling = min(seconds(partial(task.sample, "train", 0, shard, sampled)) for shard in range(SAMPLED))
-    generation = seconds(lambda: generate(task, "train", rows, 0, root))
+    sampling = min(seconds_of(partial(task.sample, "train", 0, shard, sampled)) for shard in range(SAMPLED))
+    generation = seconds_of(lambda: generate(task, "train", rows, 0, root))
     path = generate(task, "train", rows, 0, root)
     return {
         "task": task.name,
@@ -60,7 +53,7 @@ def measure(task: Task, shards: int, root: str) -> dict[str, Any]:
         "config": asdict(task),
         "sample_rows_per_s": round(sampled / sampling),
         "generate_rows_per_s": round(rows / generation),
-        "read_rows_per_s": round(rows / seconds(lambda: read_rows(path, "train"))),
+        "read_rows_per_s": round(rows / seconds_of(lambda: read_rows(path, "train"))),
         "bytes_per_row": round(sum(file.stat().st_size for file in path.glob("train/*.parquet")) / rows, 1),
     }
 

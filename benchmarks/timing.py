@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from sleepmodel.inference.stopwatch import seconds_of
+
 Seconds = dict[str, list[float]]
 MATMUL_SIZE = 2048
 MATMUL_FLOPS = 2 * MATMUL_SIZE**3
@@ -28,10 +30,9 @@ def interleaved(
         if turn >= warmup + LEAST_ROUNDS and time.perf_counter() - begin > limit:
             break
         for name, call in contestants.items():
-            start = time.perf_counter()
-            call()
+            taken = seconds_of(call)
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return seconds
 
 

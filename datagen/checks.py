@@ -23,6 +23,11 @@ def require_real(field: str, value: object, low: float, high: float, allowed: st
     require(type(value) in (int, float) and low <= value <= high, field, value, allowed)  # type: ignore[operator]
 
 
+def require_bool(field: str, value: object) -> None:
+    """Raise ValueError unless the value is True or False. An integer is not a bool here."""
+    require(type(value) is bool, field, value, "true or false")
+
+
 def require_one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless the value is one of `allowed`."""
     require(value in allowed, field, value, f"one of {', '.join(allowed)}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_whole
 from datagen.depo_draws import SYMBOLS, Int64, UInt16, UInt64, drawn_names, hashes, shuffled
 from datagen.depo_text import Name, parse
 from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows, pad_id
@@ -54,7 +54,7 @@ class Depo(Task):
     stated     whether a question states its k. If not, it is `? a = b`, and the number of passes tells the k of the
                row, which must be drawn "alike".
     test_hops  the k of test rows, if they are other than below.
-    pointers   null, or which tokens have a place in which passes can keep how far they followed the cycle; it needs
+    pointers   null, or which tokens have a position at which passes can keep how far they followed the cycle; it needs
                `names`. "edges": an edge is `a b : c` instead of `a b`, with c = b. The window must hold the whole
                context, as pointers cannot follow edges that are read later. "questions": an edge is `a b :`, and the
                context ends with a window of `? a : c` for each question, after any number of windows of whole edges.
@@ -110,7 +110,7 @@ class Depo(Task):
         require_whole("least", self.least, MIN_NODES, self.nodes)
         require_one_of("drawn", self.drawn, DRAWN)
         for name in ("stated", "traced"):
-            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+            require_bool(name, getattr(self, name))
         require(isinstance(self.test_hops, (tuple, list)), "test_hops", self.test_hops, "a list of numbers of hops")
         object.__setattr__(self, "test_hops", tuple(self.test_hops))  # a dataset.json holds a list
         # a number that the rows state must be in the vocabulary, which training rows have taught
@@ -136,7 +136,7 @@ class Depo(Task):
     def _symbols(self) -> tuple[str, ...]:
         if self.names is not None:
             return tuple(f"y{symbol}" for symbol in range(1, self.names + 1))
-        return tuple(f"{place}{symbol}" for place in "xy" for symbol in range(1, SYMBOLS + 1))
+        return tuple(f"{letter}{symbol}" for letter in "xy" for symbol in range(1, SYMBOLS + 1))
 
     @property
     def _name_length(self) -> int:
@@ -257,8 +257,9 @@ class Depo(Task):
         labels[..., : self.context_length] = np.where(
             moved == len(self.vocabulary) - 1, NO_LABEL, moved.astype(np.int32)
         )
-        steps, places = np.arange(self.hops)[:, None], np.arange(lengths.max())
-        return Ragged.of(labels[(steps < depths[:, None, None]) & (places < lengths[:, None, None])], depths * lengths)
+        steps, positions = np.arange(self.hops)[:, None], np.arange(lengths.max())
+        real = (steps < depths[:, None, None]) & (positions < lengths[:, None, None])
+        return Ragged.of(labels[real], depths * lengths)
 
     def _draft(self, words: UInt64, split: str) -> Draft:
         """Rows from raw words, uint64 [n, 1 + 4 * nodes + queries], queries at most nodes (here and below); one word
@@ -270,7 +271,7 @@ class Depo(Task):
             if split == "train":
                 ahead += (ahead_words % np.uint64(self.ahead)).astype(np.int64)
         size = self._sizes(size_words, split)
-        # Short names tend to be drawn first, so their places on the cycle are shuffled.
+        # Short names tend to be drawn first, so their positions on the cycle are shuffled.
         names = drawn_names(node_words[0], self.names or ONE_TOKEN, self.names or NAMES)
         return self._laid_out(
             spelling=self._spelling[np.take_along_axis(names, shuffled(node_words[1], size), axis=1)],
@@ -319,8 +320,8 @@ class Depo(Task):
         n, query = len(spelling), len(self._symbols)
         marker = query + (self.hops if self.stated else 1)
 
-        def spell(places: Int64) -> UInt16:
-            return np.take_along_axis(spelling, (places % size)[..., None], axis=1)
+        def spell(positions: Int64) -> UInt16:
+            return np.take_along_axis(spelling, (positions % size)[..., None], axis=1)
 
         def context(moved: int | Int64) -> UInt16:
             """The edges, with pointers that have moved so many hops."""

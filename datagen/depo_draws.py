@@ -27,11 +27,11 @@ def drawn_names(words: UInt64, one_token: int, names: int) -> UInt16:
     for column in range(m):
         ticket = (words[:, column] % (SYMBOLS * short + long).astype(np.uint64)).astype(np.int64)
         is_short = ticket < SYMBOLS * short
-        place = np.where(is_short, ticket // SYMBOLS, one_token + ticket - SYMBOLS * short)
+        index = np.where(is_short, ticket // SYMBOLS, one_token + ticket - SYMBOLS * short)
         short -= is_short
         long -= ~is_short
-        drawn[:, column] = urn[row, place]
-        urn[row, place] = urn[row, np.where(is_short, short, one_token + long)]
+        drawn[:, column] = urn[row, index]
+        urn[row, index] = urn[row, np.where(is_short, short, one_token + long)]
     return drawn
 
 

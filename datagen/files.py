@@ -1,4 +1,4 @@
-"""Writes files atomically: a reader sees the old file or the new one, never a part. Checksums of files."""
+"""Writes files atomically: a reader sees the old file or the new one, never a part. Checksums and stamps of files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from datagen.storage import in_store, put, remove_tree
+
+Stamp = tuple[int, int]  # of a file: the time of its last change, in nanoseconds, and its size in bytes
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def write_error(path: Path, error: OSError) -> OSError:
     """The error for `path`, which could not be written because of `error`: with its name and a remedy."""
     trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return PermissionError(f"{trouble}: choose another place, or change its permissions")
+        return PermissionError(f"{trouble}: choose another directory, or change its permissions")
     for kind in (ConnectionError, TimeoutError):
         if isinstance(error, kind):
             return kind(f"{trouble}: check the object store and the network, and run the same command again")
@@ -64,6 +66,14 @@ def remove_temporaries(directory: Path) -> None:
             remove_tree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """The stamp of a file: a cache with it in the key reads a changed file again. None if there is no file."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def sha256(path: Path) -> str:

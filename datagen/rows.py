@@ -220,10 +220,10 @@ class Rows:
             return None
         traces, width = rows.traces, rows.lengths
         of_row = np.repeat(np.arange(len(rows)), traces.lengths)
-        place = np.arange(len(of_row)) - np.repeat(traces.offsets[:-1], traces.lengths)
+        column = np.arange(len(of_row)) - np.repeat(traces.offsets[:-1], traces.lengths)
         shape = (len(rows), rows.trace_counts.max(initial=0), width.max(initial=0))
         found = np.full(shape, NO_LABEL, dtype=np.int64)
-        found[of_row, place // width[of_row], place % width[of_row]] = traces.values
+        found[of_row, column // width[of_row], column % width[of_row]] = traces.values
         return found
 
     @property

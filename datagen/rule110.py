@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_whole
 from datagen.rows import NO_LABEL, PAD_NAME, Ragged, Rows
 from datagen.splits import draw_contexts
 from datagen.task import Task, random_stream, raw_words
@@ -39,9 +39,9 @@ class Rule110(Task):
                 a pad if it does not begin with the number of steps. "each": every cell of every state, with a window
                 for each state, and then one for `?` and the labels of each; before each state stands the number of
                 steps, or `|`.
-    frame       cells by which the labels move to the right with each step: at place p of a state they then stand for
+    frame       cells by which the labels move to the right with each step: at position p of a state they then stand for
                 cell p - frame * steps. Attention is causal, so with a frame of 1 each label depends on cells before it.
-    traced      whether training rows have traces: the cells after 1, 2, ... steps, each in the place of its label.
+    traced      whether training rows have traces: the cells after 1, 2, ... steps, each at the position of its label.
 
     No two splits share a context, whatever their seeds. Up to 40 bits (cells * states) a hash assigns each context to
     one split, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn independently, as collisions
@@ -67,7 +67,7 @@ class Rule110(Task):
         require_one_of("labels", self.labels, LABELS)
         require_whole("frame", self.frame, 0, 4096)
         for name in ("traced", "stated"):
-            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+            require_bool(name, getattr(self, name))
         require(isinstance(self.test_steps, (tuple, list)), "test_steps", self.test_steps, "a list of numbers of steps")
         object.__setattr__(self, "test_steps", tuple(self.test_steps))  # a dataset.json holds a list
         # a number that the rows state must be in the vocabulary, which training rows have taught
@@ -125,8 +125,8 @@ class Rule110(Task):
         # A row asks for the same number of cells of each state, in one answer or several, state by state.
         state, part = divmod(asked.number, len(asked.starts) // self.states)
         first, last = (
-            (place - self.frame * asked.depth) % self.cells + 1
-            for place in (part * asked.length, (part + 1) * asked.length - 1)
+            (position - self.frame * asked.depth) % self.cells + 1
+            for position in (part * asked.length, (part + 1) * asked.length - 1)
         )
         cell = f"Cell {first}" if asked.length == 1 else f"Cells {first} to {last}"
         which = f"State {state + 1} of {self.states}: " if self.states > 1 else ""
@@ -157,12 +157,12 @@ class Rule110(Task):
         context = draw_contexts(split, stream, rows, self.cells * self.states)
         states = context.reshape(-1, self.cells)
         cells = self.cells * self.states // self._windows
-        marks, places = np.split(self._windows_of(0, self.context_length), [-cells], 1)
+        marks, positions = np.split(self._windows_of(0, self.context_length), [-cells], 1)
         queries, answers = np.split(self._windows_of(self.context_length, self.row_length), [1], 1)
         tokens = np.empty((rows, self.row_length), dtype=np.uint16)
         least = self.steps if self.shallowest is None else self.shallowest
         tokens[:, marks.ravel()] = FRONT + (depth[:, None] - least if self._states_steps else 0)
-        tokens[:, places.ravel()] = context
+        tokens[:, positions.ravel()] = context
         tokens[:, queries.ravel()] = QUERY
         for steps in np.unique(depth):
             which = depth == steps
@@ -175,11 +175,11 @@ class Rule110(Task):
             answer_length=np.ones(shape, dtype=np.int32),
             answer_depth=np.broadcast_to(depth[:, None], shape).copy(),
             pad=FRONT if self.labels == "all" and not self._states_steps else None,
-            traces=self._traces(context, depth, places.ravel()) if self.traced and split == "train" else None,
+            traces=self._traces(context, depth, positions.ravel()) if self.traced and split == "train" else None,
         )
 
     def _windows_of(self, start: int, end: int) -> npt.NDArray[np.int32]:
-        """Places start..end - 1 of a row, int32 [windows, places of each]."""
+        """Positions start..end - 1 of a row, int32 [windows, positions of each]."""
         return np.arange(start, end, dtype=np.int32).reshape(self._windows, -1)
 
     def _depths(self, split: str, stream: np.random.Philox, rows: int) -> npt.NDArray[np.int32]:
@@ -190,8 +190,8 @@ class Rule110(Task):
         words = raw_words(stream.jumped(), rows)
         return np.array(drawn, np.int32)[words % np.uint64(len(drawn))]
 
-    def _traces(self, context: UInt8, depth: npt.NDArray[np.int32], places: npt.NDArray[np.int32]) -> Ragged:
-        """The states of each row after 1, 2, ..., `depth` steps, at the places of its cells."""
+    def _traces(self, context: UInt8, depth: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> Ragged:
+        """The states of each row after 1, 2, ..., `depth` steps, at the positions of its cells."""
         lengths = depth.astype(np.int64) * self.row_length
         traces = Ragged.of(np.full(lengths.sum(), NO_LABEL, np.int32), lengths)
         states = context.reshape(-1, self.cells)
@@ -199,7 +199,7 @@ class Rule110(Task):
             states, which = evolved(states, 1, self.cells), depth >= step
             moved = np.roll(states, self.frame * step, axis=1).reshape(context.shape)
             starts = traces.offsets[:-1][which] + (step - 1) * self.row_length
-            traces.values[starts[:, None] + places] = moved[which]
+            traces.values[starts[:, None] + positions] = moved[which]
         return traces
 
 

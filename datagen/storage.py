@@ -25,9 +25,11 @@ ANSWER_SECONDS, ATTEMPTS = 3, 2  # of the first request to an object store
 def as_path(where: str | Path) -> Path:
     """A local path, with ~ expanded, or a path in an object store if `where` begins with s3://.
 
-    Raises ValueError if the scheme is another one, if the URL contains credentials, if a package that S3 needs is not
-    installed, or if ~ stands for the home of a user who does not exist.
+    Raises ValueError if `where` is neither text nor a path, if the scheme is another one, if the URL contains
+    credentials, if a package that S3 needs is not installed, or if ~ stands for the home of a user who does not exist.
     """
+    if not isinstance(where, (str, Path)) and not hasattr(where, "fs"):  # which a UPath has
+        raise ValueError(f"path = {where!r:.200}: must be a str or a Path: give a directory, or s3://bucket/prefix")
     if not isinstance(where, str) or "://" not in where:
         return cast(Path, where) if in_store(where) else local_path(where)
     scheme, _, rest = where.partition("://")

@@ -17,7 +17,7 @@ from typing import Any
 
 from datagen.canonical import canonical_json
 from datagen.chat import Message, render_chat
-from datagen.files import write_texts
+from datagen.files import Stamp, stamp, write_texts
 from datagen.storage import as_path, local_path
 
 FILES = TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -52,7 +52,7 @@ class Tokenizer:
             raise ValueError(
                 f"tokenizer must be a tokenizer.json or a directory with one, but {missing!r} does not exist"
             )
-        return _read(file, tuple(_stamp(file.with_name(name)) for name in (file.name, SETTINGS, TEMPLATE)))
+        return _read(file, tuple(stamp(file.with_name(name)) for name in (file.name, SETTINGS, TEMPLATE)))
 
     def write(self, directory: Path) -> None:
         """Write `files`, and remove those of another tokenizer. Raises OSError."""
@@ -138,7 +138,7 @@ class Tokenizer:
 
 
 @lru_cache(maxsize=4)
-def _read(file: Path, _stamps: tuple[tuple[int, int] | None, ...]) -> Tokenizer:
+def _read(file: Path, _stamps: tuple[Stamp | None, ...]) -> Tokenizer:
     """The tokenizer in a file, which had these stamps, as had those beside it: it takes a second to parse."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -153,14 +153,6 @@ def _read(file: Path, _stamps: tuple[tuple[int, int] | None, ...]) -> Tokenizer:
             "another tokenizer.json"
         )
     return found
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    """The time of a file's last change and its size; None if there is no file."""
-    if not file.is_file():
-        return None
-    stat = file.stat()
-    return stat.st_mtime_ns, stat.st_size
 
 
 def stored_tokenizer(directory: str | Path) -> Tokenizer | None:

@@ -51,7 +51,7 @@ LOG_WIDTH = 120  # columns of tables where the output is a pipe or a job's log
 
 
 class Refused(ValueError):
-    """The input, or the place where the run was to work, is refused. No work was begun."""
+    """The input, or the directory of the run, is refused. No work was begun."""
 
 
 def main(script: str, description: str | None) -> NoReturn:

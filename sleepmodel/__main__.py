@@ -96,7 +96,7 @@ def _start(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[
     """Load the model, and say what it is. Exits with 2 if the arguments are wrong."""
     from rich.console import Console
 
-    from sleepmodel.accounting import n_params, state_bytes
+    from sleepmodel.accounting import n_params
     from sleepmodel.inference.memory import writable_path
     from sleepmodel.inference.session import Session
     from sleepmodel.inference.terminal import Terminal, resumed_session
@@ -126,7 +126,7 @@ def _start(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[
     terminal.count = given.tokens or terminal.count
     config = model.config
     aside.print(f"{given.model}: {n_params(model):,} weights, {config.eviction} eviction every {config.window} tokens")
-    if config.eviction == "hard" and not state_bytes(model, 1):
+    if config.eviction == "hard" and not any(block.mixer.has_fast_weights for block in model.stack):
         aside.print("it has no fast weights: a sleep keeps nothing of its window")
     if model.tokenizer is None:
         aside.print(f"tokens: {' '.join(terminal.words[:20])}")

@@ -152,24 +152,24 @@ def _group(part: _Part, wanted: Tensor, awake: bool, asleep: bool, passes: int) 
     return Group(
         rows=rows,
         span=_span(part.real[:, :length], part.start),
-        at=_places(part.predicting[:, :length]) if awake else None,
+        at=_indices(part.predicting[:, :length]) if awake else None,
         passes=passes if asleep else 1,
         labels=None if labels is None else tuple(map(_labels, labels)),
     )
 
 
 def _labels(told: Tensor) -> Labels:
-    at = _places(told >= 0)
+    at = _indices(told >= 0)
     return Labels(at, told.flatten()[at])
 
 
-def _places(wanted: Tensor) -> Tensor:
-    """Where a mask [B, T] is true, int64 [n], flattened to [B * T]."""
+def _indices(wanted: Tensor) -> Tensor:
+    """The indices of what is true in a mask [B, T], flattened to [B * T]: int64 [n]."""
     return wanted.flatten().nonzero()[:, 0]
 
 
 def _span(real: Tensor, start: Tensor) -> Span:
-    """The span of a window from its first place on; real: bool [B, T]."""
+    """The span of a window from its first token on; real: bool [B, T]."""
     return Span.whole(real.shape[1], real.device, start) if real.all() else Span.of(real, start=start)
 
 

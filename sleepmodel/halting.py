@@ -15,11 +15,10 @@ from torch import Tensor
 
 from datagen.checks import require, require_one_of, require_real
 from sleepmodel.mixers.base import Span
-from sleepmodel.model import Pass, SleepModel, States
+from sleepmodel.model import CHUNK_LOGITS, Pass, SleepModel, States
 from sleepmodel.states import merge_rows, named_tensors, select_rows
 
 MEASURES = ("readout", "state")
-CHUNK_LOGITS = 2**22  # 16 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Halting:
         allowed = f"such that a further pass of the loop leaves something, under {model.config.eviction} eviction"
         require(repeats, "mixers", model.config.mixers, f"{allowed}, for halting")
         if self.measure == "state":
-            kept = bool(_fast_weights(model, model.initial_states(1)))
+            start, end = model.loop
+            kept = any(block.mixer.has_fast_weights for block in model.stack[start:end])
             require(kept, "halting.measure", self.measure, '"readout" for a model whose loop has no fast weights')
 
     def look(self, model: SleepModel, h: Tensor, states: States) -> tuple[Tensor, ...]:
@@ -76,8 +76,8 @@ def first_compared(model: SleepModel) -> int:
 
 
 class _Sleepers(NamedTuple):
-    """Rows that are still asleep. rows: int64 [b], their places in the batch; woken: their states after the first pass;
-    seen: what the rule looked at after the pass before."""
+    """Rows that are still asleep. rows: int64 [b], their indices in the batch; woken: their states after the first
+    pass; seen: what the rule looked at after the pass before."""
 
     rows: Tensor
     h: Tensor

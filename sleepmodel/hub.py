@@ -41,11 +41,11 @@ def load(source: str | Path) -> SleepModel:
 class Base:
     """A model to start from, as it was found.
 
-    place: its directory, on a disk or in an object store; fields: of ModelConfig, which it gives (`base_fields`);
-    weights: a checksum of its tensors; tokenizer: `place`, if a tokenizer.json lies there.
+    directory: where it is, on a disk or in an object store; fields: of ModelConfig, which it gives (`base_fields`);
+    weights: a checksum of its tensors; tokenizer: `directory`, if a tokenizer.json lies there.
     """
 
-    place: str
+    directory: str
     fields: dict[str, Any]
     weights: str
     tokenizer: str | None
@@ -62,21 +62,21 @@ def find_base(source: str) -> Base:
     if source.startswith(REGISTRY):
         from sleepmodel.tracking.registry import model_directory
 
-        place = str(model_directory(source))
+        directory = str(model_directory(source))
     else:
-        place = source
-    with local_copy(as_path(place)) as copy:
-        tokenizer = place if (copy / TOKENIZER).is_file() else None
-        return Base(place, base_fields(copy), tensors_sha256(weight_files(copy)), tokenizer)
+        directory = source
+    with local_copy(as_path(directory)) as copy:
+        tokenizer = directory if (copy / TOKENIZER).is_file() else None
+        return Base(directory, base_fields(copy), tensors_sha256(weight_files(copy)), tokenizer)
 
 
-def load_base(place: str, window: int, weights: str | None = None) -> SleepModel:
+def load_base(directory: str, window: int, weights: str | None = None) -> SleepModel:
     """Load a model to start from: as `load`, or from a directory of Hugging Face's layout, with this window.
 
     weights: the checksum that `find_base` found; None: any. Raises the errors of `load` and `from_pretrained`, and
     ValueError if the weights have changed.
     """
-    with local_copy(as_path(place)) as copy:
+    with local_copy(as_path(directory)) as copy:
         if weights is not None and tensors_sha256(weight_files(copy)) != weights:
-            raise ValueError(f"{place}: its weights have changed since the run began; run the same command again")
+            raise ValueError(f"{directory}: its weights have changed since the run began; run the same command again")
         return from_pretrained(copy, window) if is_pretrained(copy) else load_directory(copy)

@@ -34,6 +34,7 @@ from sleepmodel.mixers.base import Span, product_dtype
 from sleepmodel.states import merge_rows, select_rows
 from sleepmodel.truncation import cut_between_passes, detached
 
+CHUNK_LOGITS = 2**22  # what a caller that keeps no logits reads out at a time: 16 MiB in float32
 States = tuple[Any, ...]  # the state of each block's mixer
 T = TypeVar("T")
 
@@ -211,7 +212,7 @@ class SleepModel(nn.Module):
 
     def embedded(self, tokens: Tensor, span: Span) -> Tensor:
         """Embed tokens [B, T] as h [B, T, d]."""
-        return self._placed(self.embed(tokens.clamp(min=0)), span)
+        return self._with_positions(self.embed(tokens.clamp(min=0)), span)
 
     def handed_on(self, h: Tensor, span: Span) -> Tensor:
         """What a later pass begins with, from h [B, T, d] after the loop of the one before, as `config.carry` says:
@@ -223,14 +224,14 @@ class SleepModel(nn.Module):
         logits = self.readout(h)
         likely, embeddings = torch.softmax(_wide(logits), -1).to(h.dtype), self.embed.weight
         if self.config.carry == "mixture":
-            return self._again(self._placed((likely @ embeddings).to(h.dtype), span))
+            return self._again(self._with_positions((likely @ embeddings).to(h.dtype), span))
         vectors = self.embed(logits.argmax(-1))
         if torch.is_grad_enabled():
             soft = likely @ embeddings.detach()
             vectors = vectors + (soft - soft.detach())  # exactly 0, with the gradient of the mixture
-        return self._again(self._placed(vectors, span))
+        return self._again(self._with_positions(vectors, span))
 
-    def _placed(self, vectors: Tensor, span: Span) -> Tensor:
+    def _with_positions(self, vectors: Tensor, span: Span) -> Tensor:
         if self.config.max_positions is None:
             return vectors
         return vectors + self.position_embed((span.start + span.place).clamp(min=0))

@@ -109,7 +109,7 @@ def handed_on(model: SleepModel, h: Tensor, begin: int) -> Tensor:
     share = readout(model, h).softmax(-1)
     if config.carry == "token":  # straight-through: the likeliest token, with the gradient of the mixture
         share = F.one_hot(share.argmax(-1), len(weight)) + share - share.detach()
-    return again(model, placed(model, share @ weight, begin))
+    return again(model, with_positions(model, share @ weight, begin))
 
 
 def again(model: SleepModel, vectors: Tensor) -> Tensor:
@@ -222,10 +222,10 @@ def convolved(inputs: list[Tensor], kernel: Tensor) -> Tensor:
 
 def embedded(model: SleepModel, tokens: Tensor, begin: int) -> Tensor:
     """Embed tokens [T] as vectors [T, d]; the first is token `begin` of the row."""
-    return placed(model, model.embed.weight[tokens], begin)
+    return with_positions(model, model.embed.weight[tokens], begin)
 
 
-def placed(model: SleepModel, vectors: Tensor, begin: int) -> Tensor:
+def with_positions(model: SleepModel, vectors: Tensor, begin: int) -> Tensor:
     """The embeddings of tokens, [T, d], with those of their positions; the first is token `begin` of the row."""
     if model.config.max_positions is None:
         return vectors

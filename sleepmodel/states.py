@@ -43,7 +43,7 @@ def select_rows(tree: Any, rows: Tensor) -> Any:
 def merge_rows(tree: Any, part: Any, rows: Tensor | None) -> Any:
     """`tree` with `part` in place of these rows; None is all of them.
 
-    If one of them has fewer tokens, it is padded on the left: places with FAR, everything else with zeros.
+    If one of them has fewer tokens, it is padded on the left: positions with FAR, everything else with zeros.
     """
     if rows is None:
         return part

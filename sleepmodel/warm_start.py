@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sleepmodel.config.model import ATTENTION, ModelConfig
+from sleepmodel.config.model import ModelConfig, have_fast_weights
 from sleepmodel.model import SleepModel
 
 
@@ -53,7 +53,7 @@ def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:
         )
     if source.pass_embed and not model.pass_embed:
         raise ValueError("pass_embed = True in the model to start from: must be as in this model, which has False")
-    fast = not set(source.mixers) <= ATTENTION
+    fast = have_fast_weights(source.mixers)
     own, theirs = _meaning(model, fast), _meaning(source, fast)
     for name, value in theirs.items():
         if value != own[name]:

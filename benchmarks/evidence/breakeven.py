@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from pipelines.runtime.services import Services
 from sleepmodel import SleepModel, load
 from sleepmodel.distributed.job import MODEL
 from sleepmodel.inference.session import Session
+from sleepmodel.inference.stopwatch import seconds_of
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 QUESTION = 16
@@ -113,13 +112,13 @@ def measure(models: dict[str, SleepModel], length: int) -> tuple[float, list[Rea
     for turn in range(WARMUP + ROUNDS):
         seconds: dict[str, Any] = {}
         fresh = Session(models[WHOLE], 1)
-        seconds["again"] = timed(lambda: fresh.read(both, last=True))  # noqa: B023
+        seconds["again"] = seconds_of(lambda: fresh.read(both, last=True))  # noqa: B023
         for variant, model in models.items():
             session = Session(model, 1)
-            read = timed(lambda: session.read(context, last=True))  # noqa: B023
+            read = seconds_of(lambda: session.read(context, last=True))  # noqa: B023
             kept[variant] = sum(tensor.nbytes for tensor in session.memory.tensors.values())
             asked = session.fork(1)
-            seconds[variant] = read, timed(lambda: asked.read(question, last=True))  # noqa: B023
+            seconds[variant] = read, seconds_of(lambda: asked.read(question, last=True))  # noqa: B023
         if turn >= WARMUP:
             again.append(seconds.pop("again"))
             for variant, (read, ask) in seconds.items():
@@ -163,12 +162,6 @@ def redraw(path: Path = ROOT / "results" / RESULTS / "breakeven.png") -> Path:
     )
     plots.write(figure, title, path)
     return path
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _ms(seconds: list[float]) -> float:

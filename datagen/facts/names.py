@@ -29,7 +29,7 @@ TOWNS = _made_up(
 )
 QUALIFIERS = _made_up("Black Broad East Far Great High Little Long Lower Near North Old South Upper West White")
 
-# (sort, words) -> the words that names have at each place
+# (sort, words) -> the words that names have at each position
 WORDS: dict[tuple[Sort, int], tuple[tuple[str, ...], ...]] = {
     ("person", 1): (FIRST_NAMES,),
     ("person", 2): (FIRST_NAMES, LAST_NAMES),

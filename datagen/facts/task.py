@@ -197,10 +197,10 @@ class Facts(FactsWording, Task):
         gap = self.context_length - sum(len(tokens) for _, tokens in sentences)
         sentences += [(None, tokens) for tokens in encoder.fill(rng, gap, names)]
         sentences = rng.shuffled(sentences)
-        place = {label: at for at, (label, _) in enumerate(sentences)}
+        index = {label: at for at, (label, _) in enumerate(sentences)}
         for i, fact in enumerate(story.facts):
-            if fact.earlier is not None and place[~i] > place[i]:
-                sentences[place[i]], sentences[place[~i]] = sentences[place[~i]], sentences[place[i]]
+            if fact.earlier is not None and index[~i] > index[i]:
+                sentences[index[i]], sentences[index[~i]] = sentences[index[~i]], sentences[index[i]]
         document, ends = list[int](), dict[int | None, int]()
         for label, tokens in sentences:
             document += tokens

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_whole
 from datagen.gsm.distractors import SHAPES, Distractors
 from datagen.gsm.encoder import ProblemEncoder, encoder_of
 from datagen.gsm.graph import MAX_NUMBER, Core, sample_core
@@ -77,14 +77,14 @@ class Gsm(GsmWording, Task):
     reverse      whether half of the problems are reverse.
     theme        null, or the name of the only theme: "crazy_zootopia", "movie_festival_awards", "teachers_in_school".
     names        how many things, and how many places, of a theme occur; up to 32.
-    traced       whether training rows have traces: the number of each quantity, distractors included, in the place of
-                 the full stop of its sentence, and the answer in that of the question mark. A number is there from the
-                 pass on after which it can be known: one that is stated from the first, one that is computed from the
-                 next after those of all its operands, and the answer from the next after that of its quantity. A total
-                 takes a pass too, though no sentence defines it. What depends on the unknown of a reverse problem has
-                 no label. A row of k operations has k + 1 traces, enough for the answer. All contexts have pads on
-                 their left up to tokens[1] - 3 tokens, which fill one window: a place cannot know what depends on a
-                 later window. A label is one token, so there may be no tokenizer, which writes numbers in several.
+    traced       whether training rows have traces: the number of each quantity, distractors included, at the full
+                 stop of its sentence, and the answer at the question mark. A number is there from the pass on after
+                 which it can be known: one that is stated from the first, one that is computed from the next after
+                 those of all its operands, and the answer from the next after that of its quantity. A total takes a
+                 pass too, though no sentence defines it. What depends on the unknown of a reverse problem has no label.
+                 A row of k operations has k + 1 traces, enough for the answer. All contexts have pads on their left up
+                 to tokens[1] - 3 tokens, which fill one window: a token cannot know what depends on a later window. A
+                 label is one token, so there may be no tokenizer, which writes numbers in several.
     """
 
     operations: tuple[int, int] = (1, 8)
@@ -101,15 +101,14 @@ class Gsm(GsmWording, Task):
     def __post_init__(self) -> None:
         for name, most in (("operations", MAX_OPERATIONS), ("tokens", MAX_TOKENS)):
             object.__setattr__(self, name, _checked_range(name, getattr(self, name), most))
-        if type(self.hard) is not bool:
-            raise ValueError(f"hard must be a bool, got {self.hard!r:.200}")
+        require_bool("hard", self.hard)
         require_whole("numbers", self.numbers, 2, MAX_STATED)
         require_one_of("distractors", self.distractors, tuple(SHAPES))
         if self.theme is not None:
             require_one_of("theme", self.theme, tuple(theme.name for theme in THEMES))
         self._check_names()
         for name in ("reverse", "traced"):
-            require(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
+            require_bool(name, getattr(self, name))
         allowed = "false with a tokenizer: a label is one token, and it may write a number in several"
         require(self.tokenizer is None or not self.traced, "traced", self.traced, allowed)
         if self.tokenizer is None:
@@ -153,7 +152,7 @@ class Gsm(GsmWording, Task):
 
     def check_window(self, window: int) -> None:
         if self.traced:
-            allowed = f"the whole context of {self.context_length} tokens, as no place knows what a later window states"
+            allowed = f"the whole context of {self.context_length} tokens, as no token knows what a later window states"
             return require(window == self.context_length, "window", window, allowed)
         if window % WINDOW_STEP:
             raise ValueError(

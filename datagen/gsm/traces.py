@@ -16,9 +16,9 @@ from datagen.rows import NO_LABEL
 
 
 class Known(NamedTuple):
-    """What a place of a row can know after so many passes: a number, or in a row of tokens the token of one."""
+    """What a position of a row can know after so many passes: a number, or in a row of tokens the token of one."""
 
-    place: int
+    position: int
     number: int
     passes: int
 
@@ -26,14 +26,14 @@ class Known(NamedTuple):
 def known_numbers(
     core: Core, distractors: Distractors, question: int, sentences: Iterable[tuple[int, Statement]]
 ) -> Iterator[Known]:
-    """What the places of a question and of sentences can know. sentences: their places and statements."""
+    """What the positions of a question and of sentences can know. sentences: their positions and statements."""
     levels = levels_of(distractors.definitions, core.last if core.reverse else None)
     if core.asked in levels:
         yield Known(question, core.answer, levels[core.asked] + 1)
-    for place, (quantity, expression) in sentences:
+    for position, (quantity, expression) in sentences:
         level = level_of(expression, levels)
         if level is not None:
-            yield Known(place, distractors.values[quantity], level)
+            yield Known(position, distractors.values[quantity], level)
 
 
 def levels_of(definitions: Mapping[Quantity, Expression], stated: Quantity | None) -> dict[Quantity, int]:
@@ -61,6 +61,6 @@ def level_of(expression: Expression, levels: Mapping[Quantity, int]) -> int | No
 def labels_of(known: Sequence[Known], passes: int, tokens: int) -> npt.NDArray[np.int32]:
     """The traces of a row, int32 [passes * tokens]: once known, a number stays. Of each, `known` has the token."""
     labels = np.full((passes, tokens), NO_LABEL, np.int32)
-    for place, token, first in known:
-        labels[first - 1 :, place] = token
+    for position, token, first in known:
+        labels[first - 1 :, position] = token
     return labels.reshape(-1)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from datagen.canonical import canonical_json
+from datagen.files import Stamp, stamp
 from datagen.storage import local_path
 
 SUFFIXES = (".txt", ".md")
@@ -51,13 +52,12 @@ class Documents:
             )
         if not files:
             raise ValueError(f"text {where}: has no {' or '.join(SUFFIXES)} file; give another folder, or one file")
-        stats = [file.stat() for file in files]
-        return _read(str(where), tuple(files), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+        return _read(str(where), tuple(files), tuple(map(stamp, files)))
 
 
 @lru_cache(maxsize=4)
-def _read(source: str, files: tuple[Path, ...], _stamps: tuple[tuple[int, int], ...]) -> Documents:
-    """The documents in files, which had those times and sizes."""
+def _read(source: str, files: tuple[Path, ...], _stamps: tuple[Stamp | None, ...]) -> Documents:
+    """The documents in files, which had these stamps."""
     contents = [file.read_bytes() for file in files]
     texts = tuple(_text(file, content) for file, content in zip(files, contents, strict=True))
     sums = canonical_json([hashlib.sha256(content).hexdigest() for content in contents])

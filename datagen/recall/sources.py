@@ -32,7 +32,8 @@ UInt32 = npt.NDArray[np.uint32]
 
 
 class Excerpt(NamedTuple):
-    """tokens: running text, in which a passage begins at a given place; elsewhere: another passage, from outside it."""
+    """tokens: running text, in which a passage begins at a given position; elsewhere: another passage, from outside
+    it."""
 
     tokens: list[int]
     elsewhere: list[int]

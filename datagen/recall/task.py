@@ -194,7 +194,7 @@ class Recall(Task):
             if excerpt is not None:
                 own, end = excerpt.tokens, at + self.passage
                 other, passage = [*own[:at], *excerpt.elsewhere, *own[end:]], own[at:end]
-                if places(own, passage) == [at] and not places(other, passage):
+                if occurrences(own, passage) == [at] and not occurrences(other, passage):
                     return own, other, passage
         raise ValueError(
             f"passage = {self.passage}: none of {TRIES} passages stood only once in its row: take longer passages, or "
@@ -211,14 +211,14 @@ class Recall(Task):
 
     def kinds(self, rows: Iterable[Sequence[str]]) -> list[str]:
         """ "own" for each row whose passage stands in its text, else "other"."""
-        return [OWN if places(row[: self.span], row[-self.passage :]) else OTHER for row in rows]
+        return [OWN if occurrences(row[: self.span], row[-self.passage :]) else OTHER for row in rows]
 
     def _decoded(self, words: Iterable[str]) -> str:
         """The text that words of the vocabulary stand for; needs neither the tokenizer nor the text."""
         return joined(words) if self.tokenizer is None and self.text is None else byte_level_text(words)
 
 
-def places(tokens: Sequence[Any], passage: Sequence[Any]) -> list[int]:
+def occurrences(tokens: Sequence[Any], passage: Sequence[Any]) -> list[int]:
     """Where the passage begins in the tokens, each time."""
     most = len(tokens) - len(passage) + 1
     return [i for i in range(most) if tokens[i] == passage[0] and tokens[i : i + len(passage)] == passage]

@@ -59,10 +59,10 @@ class Encoder:
         if self.options.loss == "completions":
             raise ValueError("is plain text, which has no completion: import it with --loss all")
         ids, ends = self.vocabulary.encode_with_ends(text)
-        tokens, places = np.array(ids, np.uint32), np.array(ends, np.int64)
+        tokens, token_ends = np.array(ids, np.uint32), np.array(ends, np.int64)
         start = begin = 0  # in tokens and in characters
-        for stop in cuts(text, places, self.options.max_tokens):
-            end = int(places[stop - 1])
+        for stop in cuts(text, token_ends, self.options.max_tokens):
+            end = int(token_ends[stop - 1])
             if stop - start > 1 and text[begin:end].strip():
                 yield self._document(tokens[start:stop], [(1, stop - start - 1)], about, text[begin:end])
             start, begin = stop, end
@@ -127,7 +127,7 @@ def cuts(text: str, ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[in
     start = 0
     while len(ends) - start > max_tokens:
         limit = start + max_tokens
-        start = next((cut for places in (paragraphs, lines) if (cut := _last(places, limit)) > start), 0) or _between(
+        start = next((cut for breaks in (paragraphs, lines) if (cut := _last(breaks, limit)) > start), 0) or _between(
             ends, start, limit
         )
         yield start
@@ -135,14 +135,14 @@ def cuts(text: str, ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[in
         yield len(ends)
 
 
-def _last(places: npt.NDArray[np.intp], limit: int) -> int:
-    """The last of the places up to `limit`; 0 if there is none."""
-    found = int(np.searchsorted(places, limit, side="right"))
-    return int(places[found - 1]) if found else 0
+def _last(breaks: npt.NDArray[np.intp], limit: int) -> int:
+    """The last of the breaks up to `limit`; 0 if there is none."""
+    found = int(np.searchsorted(breaks, limit, side="right"))
+    return int(breaks[found - 1]) if found else 0
 
 
 def _between(ends: npt.NDArray[np.int64], start: int, limit: int) -> int:
-    """The last place up to `limit` that is not inside a character; `limit` where there is none behind `start`."""
+    """The last position up to `limit` that is not inside a character; `limit` where there is none behind `start`."""
     cut = limit
     while cut > start and ends[cut - 1] == ends[cut]:
         cut -= 1

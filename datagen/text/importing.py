@@ -72,11 +72,11 @@ class TextImport:
     def _records(self) -> list[PartRecord]:
         """The record of each part, whose shards are there: in its directory, or in the dataset."""
         standing = [_standing_record(self.part(number)) for number in range(len(self.parts))]
-        places = self._places(standing)
+        targets = self._targets(standing)
         missing = [
             number
             for number, record in enumerate(standing)
-            if record is None or not _are_there(record, self.part(number), places[number])
+            if record is None or not _are_there(record, self.part(number), targets[number])
         ]
         if missing:
             connect_to_ray()
@@ -88,17 +88,17 @@ class TextImport:
                 standing[number] = record
         return [record for record in standing if record is not None]
 
-    def _places(self, records: Sequence[PartRecord | None]) -> list[dict[str, list[Path]]]:
+    def _targets(self, records: Sequence[PartRecord | None]) -> list[dict[str, list[Path]]]:
         """Where the shards of each part belong in the dataset; unknown, and empty, behind a part without a record."""
-        places, counts, known = [], dict.fromkeys(SPLITS, 0), True
+        targets, counts, known = [], dict.fromkeys(SPLITS, 0), True
         for record in records:
             known = known and record is not None
-            place: dict[str, list[Path]] = {}
+            target: dict[str, list[Path]] = {}
             for split, shards in record.shards.items() if record is not None and known else ():
-                place[split] = [shard_path(self.path, split, counts[split] + i) for i in range(len(shards))]
+                target[split] = [shard_path(self.path, split, counts[split] + i) for i in range(len(shards))]
                 counts[split] += len(shards)
-            places.append(place)
-        return places
+            targets.append(target)
+        return targets
 
     def part(self, number: int) -> Path:
         """The directory of a part."""
@@ -125,12 +125,12 @@ class TextImport:
         return named(found[:NAMED_LINES]) + (f"\nand {more:,} more" if more else ""), count
 
     def _publish(self, records: Sequence[PartRecord], skipped: int) -> Dataset:
-        for number, (record, place) in enumerate(zip(records, self._places(records), strict=True)):
+        for number, (record, target) in enumerate(zip(records, self._targets(records), strict=True)):
             for split in record.shards:
-                for i, target in enumerate(place[split]):
+                for i, path in enumerate(target[split]):
                     written = written_shard(self.part(number), split, i)
                     if written.exists():
-                        move(written, target)
+                        move(written, path)
         shards = {split: [shard for record in records for shard in record.shards.get(split, [])] for split in SPLITS}
         longest, deepest = max(r.longest for r in records), max(r.deepest for r in records)
         dataset = Dataset(
@@ -188,7 +188,7 @@ def import_text(
     split; all other files are plain text, such as .txt and .md; each may be gzipped. tokenizer: a tokenizer.json or a
     directory with one; None makes each byte of the UTF-8 text one token.
 
-    The fingerprint is a hash of the files' contents, the options and the tokenizer: not of names, places or the order
+    The fingerprint is a hash of the files' contents, the options and the tokenizer: not of names, paths or the order
     of files. Raises as `plan_import` and `TextImport.write`.
     """
     found = plan_import(files, root, tokenizer, options)
@@ -207,11 +207,11 @@ def _standing_record(part: Path) -> PartRecord | None:
         return None  # not finished, or damaged: written again
 
 
-def _are_there(record: PartRecord, part: Path, places: dict[str, list[Path]]) -> bool:
-    """Whether each shard of a part is whole, in the part's directory or in its place in the dataset."""
+def _are_there(record: PartRecord, part: Path, targets: dict[str, list[Path]]) -> bool:
+    """Whether each shard of a part is whole, in the part's directory or in the dataset."""
     return all(
-        any(file.exists() and sha256(file) == shard.sha256 for file in (written_shard(part, split, i), *place))
+        any(file.exists() and sha256(file) == shard.sha256 for file in (written_shard(part, split, i), *target))
         for split, shards in record.shards.items()
         for i, shard in enumerate(shards)
-        for place in ([places[split][i]] if split in places else [],)
+        for target in ([targets[split][i]] if split in targets else [],)
     )

@@ -184,6 +184,6 @@ def read_rows(span: Span) -> Iterator[dict[str, Any]]:
 
 def _check_unchanged(source: Source) -> None:
     if not os.path.isfile(source.path):
-        raise ValueError(f"{source.name} is gone: all nodes of a cluster must see it at this place during the import")
+        raise ValueError(f"{source.name} is gone: all nodes of a cluster must see it at this path during the import")
     if source.path.stat().st_size != source.size:
         raise ValueError(f"{source.name} has changed during the import: run it again")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.canonical import fingerprint_of
 from datagen.checks import require
+from datagen.files import Stamp, stamp
 from datagen.rows import Rows
 from datagen.shard_size import rows_per_shard
 from datagen.storage import as_path, in_store
@@ -53,8 +54,7 @@ class Text(Task):
     def dataset(self) -> Dataset:
         """Raises DatasetNotFoundError, a ValueError, if there is none."""
         file = as_path(self.path) / "dataset.json"
-        stat = file.stat() if not in_store(file) and file.is_file() else None
-        return _dataset(self.path, stat and (stat.st_mtime_ns, stat.st_size))
+        return _dataset(self.path, None if in_store(file) else stamp(file))
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -113,8 +113,8 @@ def _shortened(text: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _dataset(path: str, _stamp: tuple[int, int] | None) -> Dataset:
-    """The description of the dataset in a directory, whose dataset.json had that time and size."""
+def _dataset(path: str, _stamp: Stamp | None) -> Dataset:
+    """The description of the dataset in a directory, whose dataset.json had that stamp."""
     from datagen.reader import read_dataset
 
     return read_dataset(path)

@@ -14,7 +14,7 @@ from pipelines.config.pretrained import Pretrained
 from pipelines.config.variant import WINNER, WINNER_AT_N1, Variant, with_own
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
-from sleepmodel.config.model import ATTENTION
+from sleepmodel.config.model import have_fast_weights
 from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
 from sleepmodel.training.optim import freeze
 from sleepmodel.training.traces import PROBE_ROWS, check_trainable
@@ -124,7 +124,7 @@ class Experiment:
             fits = self.pretrained.model is None or _base_mixers(model) == _base_mixers(self.model)
             allowed = f"those of {self.pretrained.model}, and inserted ones"
             require(fits, f"mixers of {variant.name}", model.mixers, allowed)
-            weights = self.pretrained.model is not None and not set(_base_mixers(self.model)) <= ATTENTION
+            weights = self.pretrained.model is not None and have_fast_weights(_base_mixers(self.model))
             allowed = f"{self.model.conv}, as in {self.pretrained.model}"
             require(model.conv == self.model.conv or not weights, f"conv of {variant.name}", model.conv, allowed)
             return

@@ -20,7 +20,7 @@ class Pretrained:
     """The pretrained model that every training without a `start` begins with, and its new layers.
 
     model: its directory, of Hugging Face's layout or one that `sleepmodel.save` wrote, on a disk or in an object store,
-        or models:/<name>@<alias>. Identities have the checksum of its weights, not its place. A task without a
+        or models:/<name>@<alias>. Identities have the checksum of its weights, not its path. A task without a
         tokenizer gets the one beside the weights. None: there is no such model, and weights are random.
     source: which model the experiment is made for, and where to get it; without `model` it can be planned, but not run.
     insert: layers of the model after which a new one stands, counted from 0; mixer: of the new ones.
@@ -62,7 +62,7 @@ class Pretrained:
 
     def _check_tokenizer(self, task: Task, base: Base) -> None:
         """Raise ValueError if the task's rows are tokens of another tokenizer than the model's."""
-        ours, theirs = task.read_tokenizer(), stored_tokenizer(base.place)
+        ours, theirs = task.read_tokenizer(), stored_tokenizer(base.directory)
         if ours is not None and theirs is not None and ours.tokens != theirs.tokens:
             raise ValueError(
                 f"task: its tokens are of {ours.source}, not of the tokenizer of {self.model}: make the dataset with "
@@ -74,7 +74,7 @@ class Pretrained:
         if self.model is None:
             return {}
         base = find_base(self.model)
-        return {"start": base.place, "weights": base.weights, "init": self.init}
+        return {"start": base.directory, "weights": base.weights, "init": self.init}
 
     def identity(self) -> dict[str, Any]:
         """What trainings begin with, for the identities of their stages: empty for random weights."""

@@ -62,7 +62,7 @@ class _Lease:
     def __init__(self, path: Path, owner: dict[str, Any]) -> None:
         self.path = path
         self.fs, bucket, key = store_of(path)
-        self.place = {"Bucket": bucket, "Key": key}
+        self.object = {"Bucket": bucket, "Key": key}
         self.body = json.dumps({**owner, **this_process(), "lease": uuid4().hex}).encode()
         self.etag, self.lost = "", False
 
@@ -134,10 +134,10 @@ class _Lease:
         return head["ETag"], (now - head["LastModified"]).total_seconds()
 
     def _read(self) -> bytes:
-        return bytes(self._answer(partial(self.fs._cat_file, f"{self.place['Bucket']}/{self.place['Key']}")))
+        return bytes(self._answer(partial(self.fs._cat_file, f"{self.object['Bucket']}/{self.object['Key']}")))
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        return dict(self._answer(partial(self.fs._call_s3, operation, **self.place, **arguments)))
+        return dict(self._answer(partial(self.fs._call_s3, operation, **self.object, **arguments)))
 
     def _answer(self, request: Callable[[], Any]) -> Any:
         """The answer to a request, a coroutine function. Raises TimeoutError after ANSWER_SECONDS: a store that is

@@ -72,8 +72,8 @@ def confusion_counts(predicted: Int64, rows: Rows, vocabulary: Sequence[str]) ->
     tokens, _ = rows.batch()
     start, length, depth = rows.answers()
     row, number = np.nonzero(length == 1)
-    place = row, start[row, number]
-    pairs = np.stack([depth[row, number], tokens[place], predicted[place]], axis=1)  # depth, right, given
+    at = row, start[row, number]
+    pairs = np.stack([depth[row, number], tokens[at], predicted[at]], axis=1)  # depth, right, given
     asked = {tuple(k): n for k, n in _counted(pairs[:, :2])}
     wrong = [(*k, n) for k, n in _counted(pairs[pairs[:, 1] != pairs[:, 2]])]
     found: list[ConfusionCount] = []
@@ -116,8 +116,8 @@ def _wrong(predicted: Int64, rows: Rows, words: Words) -> Iterator[tuple[int, An
 
 def _shown(depths: Int64) -> list[int]:
     """At most MOST_DEPTHS of the depths, the least and the greatest among them."""
-    places = np.linspace(0, len(depths) - 1, min(MOST_DEPTHS, len(depths))).round().astype(int)
-    shown: list[int] = depths[places].tolist()
+    indices = np.linspace(0, len(depths) - 1, min(MOST_DEPTHS, len(depths))).round().astype(int)
+    shown: list[int] = depths[indices].tolist()
     return shown
 
 

@@ -96,8 +96,8 @@ def by_depth_or_passes(
         _over_depth(axes, variants, depths, style, front)
     else:
         passes = [variant.sleep_passes for variant in variants]
-        for place, variant in zip(_beside(passes), variants, strict=True):
-            _bars(axes, [place], variant.answers.values(), style[variant.name], variant.name)
+        for x, variant in zip(_beside(passes), variants, strict=True):
+            _bars(axes, [x], variant.answers.values(), style[variant.name], variant.name)
         _log_passes(axes, passes)
     axes.set_ylabel("share of answers right, with its 95 % interval")
     axes.grid(axis="y", alpha=0.3)
@@ -167,8 +167,8 @@ def positions(variants: Sequence[VariantResults], style: Styles, path: Path, tit
         look = style[variant.name]
         read = variant.within
         _bars(within, [found.last for found in read], read.values(), look, label)
-        places = [names.index(found.name) + 0.5 * _offset(i, len(variants)) for found in variant.windows]
-        _bars(windows, places, variant.windows.values(), look)
+        xs = [names.index(found.name) + 0.5 * _offset(i, len(variants)) for found in variant.windows]
+        _bars(windows, xs, variant.windows.values(), look)
     within.set_xscale("log", base=2)
     within.xaxis.set_major_formatter("{x:g}")
     within.set_xlabel("tokens of the window that have been read, after the first window")
@@ -251,11 +251,11 @@ def costs(measured: Sequence[InferenceCost], style: Styles, path: Path) -> None:
     """Milliseconds per token awake and per window asleep, of each variant, over N."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     passes = [cost.sleep_passes for cost in measured]
-    for place, cost in zip(_beside(passes), measured, strict=True):
+    for x, cost in zip(_beside(passes), measured, strict=True):
         look = style[cost.variant]
         for axis, milliseconds in zip(axes, (cost.awake_ms, cost.sleep_ms), strict=True):
             label = cost.variant if axis is axes[0] else None
-            axis.plot([place], [milliseconds], look.marker, color=look.colour, label=label)
+            axis.plot([x], [milliseconds], look.marker, color=look.colour, label=label)
     for axis, words in zip(axes, ("awake: ms per token", "asleep: ms per window"), strict=True):
         _log_passes(axis, passes)
         axis.set_ylabel(words)
@@ -285,12 +285,12 @@ def memory(kinds: Mapping[str, InferenceCost], lengths: Sequence[int], style: St
 
 
 def _offset(i: int, count: int) -> float:
-    """The offset of the i-th of `count` marks at one place, so that their intervals do not overlap."""
+    """The offset of the i-th of `count` marks at one x, so that their intervals do not overlap."""
     return (i - (count - 1) / 2) / max(count, SIDE_BY_SIDE)
 
 
 def _beside(passes: Sequence[int]) -> list[float]:
-    """The place of each mark on a logarithmic axis of N, beside the others with its N."""
+    """The x of each mark on a logarithmic axis of N, beside the others with its N."""
     earlier = [passes[:i].count(n) for i, n in enumerate(passes)]
     return [n * 2 ** (0.5 * _offset(i, passes.count(n))) for n, i in zip(passes, earlier, strict=True)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pipelines.config.experiment import Experiment, step_flops
 from pipelines.engine.stage import Stage, State, state
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
+from sleepmodel.inference.stopwatch import seconds_of
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 
@@ -101,7 +101,7 @@ def training_seconds(experiment: Experiment) -> float:
     step, flops = timed_step(experiment, "float32", PROBE_TOKENS if large else None)
     with torch_threads(experiment.scale.cores):
         step()  # the first one also compiles the kernel
-        fastest = min(seconds(step) for _ in range(TIMED_STEPS))
+        fastest = min(seconds_of(step) for _ in range(TIMED_STEPS))
     return training_cost(experiment).flops * fastest / flops
 
 
@@ -131,10 +131,3 @@ def timed_step(
     tokens, mask = map(torch.from_numpy, experiment.task.sample("train", 0, 0, train.batch_size).batch())
     tokens = torch.where(tokens < 0, tokens, tokens % model.vocab_size)
     return lambda: engine.backward(tokens, mask), step_flops(model, train, experiment.task)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.monotonic()
-    work()
-    return time.monotonic() - start

@@ -28,8 +28,8 @@ def ask(
     Raises ConnectionError, which names the node, where the task's process cannot run or dies.
     """
     task = ray.remote(num_cpus=0, num_gpus=gpus)(question)
-    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    asked = [task.options(scheduling_strategy=place).remote(*arguments) for place in places]
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    asked = [task.options(scheduling_strategy=strategy).remote(*arguments) for strategy in strategies]
     answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS) if asked else ([], [])
     found: list[tuple[Node, T | None]] = []
     for node, answer in zip(nodes, asked, strict=True):

@@ -14,8 +14,9 @@ from datagen.artifact import Artifact
 from datagen.canonical import fingerprint_of
 from pipelines.config.experiment import Experiment
 from pipelines.engine.canonical import canonical
-from pipelines.runtime.cost_estimate import seconds, timed_step, torch_threads
+from pipelines.runtime.cost_estimate import timed_step, torch_threads
 from sleepmodel.config.training import AUTO
+from sleepmodel.inference.stopwatch import seconds_of
 from sleepmodel.ops.machine import cache_directory, processor
 
 PROBE_TOKENS = 2**11  # in a timed step: seconds, also where bfloat16 is slow
@@ -107,5 +108,5 @@ def _cached(experiment: Experiment) -> Artifact[StepSeconds]:
 def _measured(experiment: Experiment, cores: int) -> StepSeconds:
     with torch_threads(cores):
         steps = [timed_step(experiment, precision, PROBE_TOKENS)[0] for precision in ("float32", "bfloat16")]
-        rounds = [[seconds(step) for step in steps] for _ in range(1 + ROUNDS)]  # the first one warms up
+        rounds = [[seconds_of(step) for step in steps] for _ in range(1 + ROUNDS)]  # the first one warms up
     return StepSeconds(*map(min, zip(*rounds[1:], strict=True)))

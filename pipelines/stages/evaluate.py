@@ -259,9 +259,9 @@ def majority_share(rows: Rows) -> float:
     """The share of rows whose answers are the most frequent ones: what a constant guess gets right."""
     tokens, _ = rows.batch()
     start, length, _ = rows.answers()
-    place = start[:, :, None] + np.arange(length.max())
-    inside = place < (start + length)[:, :, None]
-    answered = np.take_along_axis(tokens[:, None], np.where(inside, place, 0), axis=2)
+    position = start[:, :, None] + np.arange(length.max())
+    inside = position < (start + length)[:, :, None]
+    answered = np.take_along_axis(tokens[:, None], np.where(inside, position, 0), axis=2)
     answers = np.where(inside, answered, NO_TOKEN).reshape(len(rows), -1)
     return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
 

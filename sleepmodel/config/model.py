@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from datagen.canonical import added_later, identifying_fields
-from datagen.checks import require, require_one_of, require_real, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_real, require_whole
 from datagen.user_code import is_path
 
 # the mixers of this package by their short names; any other mixer is named by its path
@@ -40,6 +41,13 @@ def check_convolution(config: ModelConfig, source: str, width: int) -> None:
         "tokens before each token"
     )
     require(config.eviction != "sliding" or config.window >= width - 1, "window", config.window, allowed)
+
+
+def have_fast_weights(mixers: Iterable[str]) -> bool:
+    """Whether any of these mixers, by their names, has fast weights; one of your own counts as such.
+
+    Of a built mixer, ask `Mixer.has_fast_weights`."""
+    return not set(mixers) <= ATTENTION
 
 
 def _names_mixer(name: object) -> bool:
@@ -86,7 +94,7 @@ class ModelConfig:
     carry: what a pass of a sleep hands to the next, computed from h, the vectors after the last block of the loop.
         "hidden": h (the paper). "normalized": h over its RMS. "token": the embedding of the token that the readout of h
         finds most likely, with the gradient of "mixture" in place of its own (straight-through). "mixture": the mean of
-        all embeddings, weighted by the readout's probabilities. The last two get the place's absolute position again,
+        all embeddings, weighted by the readout's probabilities. The last two get the token's absolute position again,
         and enter where tokens do: the loop must begin at block 0.
     reads_first: the second pass begins with the window's tokens again, so that the first only writes fast weights. N
         passes then make N - 1 steps, and N = 1 none.
@@ -182,7 +190,7 @@ class ModelConfig:
         """Raise ValueError if a pass cannot begin with what `carry` and `reads_first` hand to it."""
         require_one_of("carry", self.carry, CARRIES)
         for field in ("reads_first", "pass_embed"):
-            require(type(getattr(self, field)) is bool, field, getattr(self, field), "true or false")
+            require_bool(field, getattr(self, field))
         if self.loop is not None and self.loop[0] > 0:
             why = f"where the loop begins at block {self.loop[0]}: tokens enter at block 0"
             require(self.carry not in ("token", "mixture"), "carry", self.carry, f"hidden or normalized {why}")
@@ -213,7 +221,7 @@ class ModelConfig:
         require_one_of("qk_norm", self.qk_norm, QK_NORMS)
         require_one_of("mlp", self.mlp, MLPS)
         for field in ("mlp_bias", "sandwich_norms", "loop_norm", "tied"):
-            require(type(getattr(self, field)) is bool, field, getattr(self, field), "true or false")
+            require_bool(field, getattr(self, field))
         require_real("rope_base", self.rope_base, 1.0, 1e12, "a number from 1 to 1e12")
         scaled = self.rope_scaling is None or isinstance(self.rope_scaling, RopeScaling)
         require(scaled, "rope_scaling", self.rope_scaling, "null or a RopeScaling")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from datagen.canonical import added_later
-from datagen.checks import require, require_one_of, require_real, require_whole
+from datagen.checks import require, require_bool, require_one_of, require_real, require_whole
 from sleepmodel.config.model import MAX_SIZE
 
 RECOMPUTE = ("nothing", "block", "pass", "window", "both")
@@ -88,7 +88,7 @@ class Curriculum:
             require_real("threshold", self.threshold, 1e-9, 1.0, "a number in (0, 1], or null")
         if self.steps_per_pass is not None:
             require_whole("steps_per_pass", self.steps_per_pass, 1)
-        require(type(self.review) is bool, "review", self.review, "true or false")
+        require_bool("review", self.review)
         require_real("front", self.front, 0.0, 1.0, "a number from 0 to 1")
         require(self.front == 0 or self.review, "front", self.front, "0 without review")
 
@@ -231,7 +231,7 @@ class Scale:
             require_whole(field, getattr(self, field), 1)
         if self.cpus_per_worker is not None:
             require_whole("cpus_per_worker", self.cpus_per_worker, 1)
-        require(type(self.compile) is bool, "compile", self.compile, "true or false")
+        require_bool("compile", self.compile)
         require(self.gpu is None or type(self.gpu) is bool, "gpu", self.gpu, "true, false or null")
         require_whole("zero_stage", self.zero_stage, 0, 3)
         require_one_of("recompute", self.recompute, RECOMPUTE)

@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datagen.checks import require_whole
+from datagen.checks import require, require_whole
 from datagen.rows import Rows
 from datagen.wording import Control
 from sleepmodel.config.training import Curriculum
 from sleepmodel.evaluation.statistics import Int64, Share, bootstrap
-from sleepmodel.model import SleepModel
+from sleepmodel.model import CHUNK_LOGITS, SleepModel
 from sleepmodel.training.curriculum import levels_of
 
 NO_CURRICULUM = Curriculum()
 BATCH_ROWS, BATCH_TOKENS = 512, 2**16
-BATCH_LOGITS, CHUNK_LOGITS = 2**25, 2**22  # 128 MiB and 16 MiB in float32
+BATCH_LOGITS = 2**25  # 128 MiB in float32
 
 
 class Predictions(NamedTuple):
@@ -50,10 +50,17 @@ class Accuracy:
     kinds: dict[str, Share] = field(default_factory=dict)
 
 
+def check_rows(rows: Rows) -> None:
+    """Raise ValueError if there are no rows."""
+    require(len(rows) > 0, "rows", len(rows), "at least 1: without rows there is nothing to predict")
+
+
 def batch_rows(rows: Rows, vocab_size: int) -> int:
     """The batch size of `predict`, in rows: at most BATCH_ROWS, BATCH_TOKENS tokens when padded to the longest row, and
     BATCH_LOGITS logits if every row had as many answer tokens as any. A row beyond these limits is a batch of its own.
+    Raises ValueError if there are no rows.
     """
+    check_rows(rows)
     answers = int(rows.answers()[1].sum(1).max())
     fitting = min(BATCH_TOKENS // int(rows.lengths.max()), BATCH_LOGITS // (answers * vocab_size))
     return min(BATCH_ROWS, max(1, fitting))
@@ -70,8 +77,9 @@ def predict(
     """A model's predictions at each answer position.
 
     sleep_passes: N; None is the model's. A `curriculum` with steps_per_pass sets N by level instead. batch_size: in
-    rows; None is `batch_rows`.
+    rows; None is `batch_rows`. Raises ValueError if there are no rows, or if a number is out of range.
     """
+    check_rows(rows)
     found = no_predictions((len(rows), int(rows.lengths.max())))
     size = batch_rows(rows, model.config.vocab_size) if batch_size is None else batch_size
     require_whole("batch_size", size, 1)
@@ -80,8 +88,8 @@ def predict(
         for passes, which in _by_passes(rows[part], sleep_passes, curriculum, model.config.reads_first):
             tokens, mask = rows.batch(part[which])
             row, column = mask.nonzero()
-            places = part[which][row], column
-            found.tokens[places], found.nats[places] = _predict_batch(model, tokens, mask, passes)
+            at = part[which][row], column
+            found.tokens[at], found.nats[at] = _predict_batch(model, tokens, mask, passes)
     return found
 
 

@@ -19,6 +19,7 @@ from sleepmodel.evaluation.accuracy import (
     Accuracy,
     Predictions,
     batch_rows,
+    check_rows,
     judged,
     no_predictions,
     predict,
@@ -80,7 +81,8 @@ def measure_passes(
 
 
 def check_measurable(model: SleepModel, rows: Rows, rules: Iterable[Halting], most: int) -> None:
-    """Raise ValueError if no row has a window to sleep on, or if a rule can have no effect within `most` passes."""
+    """Raise ValueError if there are no rows, if none has a window to sleep on, or if a rule can have no effect within
+    `most` passes."""
     for halting in rules:
         halting.check(model, most)
     config = model.config
@@ -93,7 +95,9 @@ def check_measurable(model: SleepModel, rows: Rows, rules: Iterable[Halting], mo
 def predict_halting(
     model: SleepModel, rows: Rows, halting: Halting, most: int, batch_size: int | None = None
 ) -> HaltedPredictions:
-    """As `predict`, but each sleep of a row ends by the rule, or after `most` passes."""
+    """As `predict`, but each sleep of a row ends by the rule, or after `most` passes. Raises ValueError as `predict`
+    does, and as `Halting.check`."""
+    check_rows(rows)
     counts = (np.zeros(len(rows), np.int64) for _ in range(2))
     found = HaltedPredictions(no_predictions((len(rows), int(rows.lengths.max()))), *counts)
     size = _batch_rows(rows, model.config) if batch_size is None else batch_size
@@ -142,9 +146,9 @@ def _read(
         if asked[i]:
             row, column = predicting[:, here].nonzero(as_tuple=True)
             answers = row, column + begin + 1
-            places = rows[row.numpy()], answers[1].numpy()
+            at = rows[row.numpy()], answers[1].numpy()
             of_answers = judged(logits[row, column], tokens[answers].to(logits.device))
-            found.predicted.tokens[places], found.predicted.nats[places] = of_answers
+            found.predicted.tokens[at], found.predicted.nats[at] = of_answers
 
 
 def _mean(found: HaltedPredictions, rows: npt.NDArray[np.bool_]) -> float:

@@ -15,7 +15,7 @@ from sleepmodel.evaluation.statistics import RESAMPLES, Estimate, Float64, Int64
 
 LEAST_ANSWERS = 0.5  # of the tokens of all rows
 
-Places = dict[tuple[int, int], npt.NDArray[np.bool_]]  # first and last of a bin -> its tokens, [n, T]
+Bins = dict[tuple[int, int], npt.NDArray[np.bool_]]  # first and last of a bin -> its tokens, [n, T]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def measure_by_position(
     A token is predicted from the one before it, which for the first token of a window lies in the window before.
     Intervals are bootstrapped over rows.
     """
-    within, windows = _places(rows, window)
+    within, windows = _read_before(rows, window)
     if not within.any():
         return None
 
-    def measured(places: Places) -> list[PositionBin]:
-        (means,), drawn = _resampled([predicted.nats], places, resamples)
-        return _bins(places, means, drawn[:, 0])
+    def measured(bins: Bins) -> list[PositionBin]:
+        (means,), drawn = _resampled([predicted.nats], bins, resamples)
+        return _bins(bins, means, drawn[:, 0])
 
     return NatsByPosition(window, measured(_by_tokens(within, window)), measured(_by_windows(windows)))
 
@@ -82,33 +82,33 @@ def differences_by_position(
     All models predict the same tokens, and each resample of the rows is one for all of them, so the intervals are of
     paired differences.
     """
-    within, _ = _places(rows, window)
+    within, _ = _read_before(rows, window)
     if not within.any():
         return []
-    places = {**_by_tokens(within, window), (1, window): within > 0}
-    means, drawn = _resampled([each.nats for each in predicted], places, resamples)
+    bins = {**_by_tokens(within, window), (1, window): within > 0}
+    means, drawn = _resampled([each.nats for each in predicted], bins, resamples)
     return [
-        [_bins(places, means[i] - means[j], drawn[:, i] - drawn[:, j]) for j in range(i)] for i in range(len(predicted))
+        [_bins(bins, means[i] - means[j], drawn[:, i] - drawn[:, j]) for j in range(i)] for i in range(len(predicted))
     ]
 
 
-def _places(rows: Rows, window: int) -> tuple[Int64, Int64]:
+def _read_before(rows: Rows, window: int) -> tuple[Int64, Int64]:
     """What is read when each token is predicted, int64 [n, T]: the tokens of the current window, 0 in the first one;
     and the whole windows, -1 where the token is no answer."""
     mask, pads = rows.loss_mask(), rows.pads[:, None]
-    before = np.arange(mask.shape[1]) - 1  # the place that predicts
+    before = np.arange(mask.shape[1]) - 1  # the position that predicts
     begin = before // window * window
     windows = np.where(mask, begin // window - pads // window, -1)
     return np.where(windows > 0, before - np.maximum(begin, pads) + 1, 0), windows
 
 
-def _by_tokens(within: Int64, window: int) -> Places:
+def _by_tokens(within: Int64, window: int) -> Bins:
     """1, 2, 3-4, 5-8, ... tokens, which end at L if it is a power of two."""
     bins = np.where(within > 0, _doublings(within - 1), -1)
     return {(2**k // 2 + 1, min(2**k, window)): bins == k for k in _numbers(bins)}
 
 
-def _by_windows(windows: Int64) -> Places:
+def _by_windows(windows: Int64) -> Bins:
     """0, 1, 2-3, 4-7, ... windows."""
     bins = np.where(windows >= 0, _doublings(windows), -1)
     return {(2**k // 2, max(2**k - 1, 0)): bins == k for k in _numbers(bins)}
@@ -125,19 +125,19 @@ def _doublings(values: Int64) -> Int64:
     return np.frexp(values.clip(min=0))[1].astype(np.int64)
 
 
-def _resampled(nats: Sequence[npt.NDArray[np.float32]], places: Places, resamples: int) -> tuple[Float64, Float64]:
+def _resampled(nats: Sequence[npt.NDArray[np.float32]], bins: Bins, resamples: int) -> tuple[Float64, Float64]:
     """The mean nats of each model [models, bins], and those in each resample of the rows [resamples, models, bins].
     nats: of each model, [n, T]."""
-    sums = np.stack([(each * mask).sum(1, dtype=np.float64) for each in nats for mask in places.values()], axis=1)
-    counts = np.tile(np.stack([mask.sum(1) for mask in places.values()], axis=1), len(nats))
+    sums = np.stack([(each * mask).sum(1, dtype=np.float64) for each in nats for mask in bins.values()], axis=1)
+    counts = np.tile(np.stack([mask.sum(1) for mask in bins.values()], axis=1), len(nats))
     drawn = resampled_ratios(sums, counts, resamples)
-    shape = len(nats), len(places)
+    shape = len(nats), len(bins)
     return (sums.sum(0) / counts.sum(0)).reshape(shape), drawn.reshape(-1, *shape)
 
 
-def _bins(places: Places, means: Float64, drawn: Float64) -> list[PositionBin]:
+def _bins(bins: Bins, means: Float64, drawn: Float64) -> list[PositionBin]:
     """means: of each bin; drawn: [resamples, bins]."""
     return [
         PositionBin(*bounds, int(mask.sum()), Estimate(mean, interval))
-        for (bounds, mask), mean, interval in zip(places.items(), means.tolist(), intervals_of(drawn), strict=True)
+        for (bounds, mask), mean, interval in zip(bins.items(), means.tolist(), intervals_of(drawn), strict=True)
     ]

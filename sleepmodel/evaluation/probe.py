@@ -20,9 +20,8 @@ from torch import Tensor
 
 from datagen.checks import require
 from datagen.rows import Rows
-from sleepmodel.evaluation.accuracy import batch_rows
+from sleepmodel.evaluation.accuracy import batch_rows, check_rows
 from sleepmodel.evaluation.statistics import RESAMPLES, Float64, Int64, Share, bootstrap
-from sleepmodel.mixers.attention import Attention
 from sleepmodel.mixers.base import Mixer
 from sleepmodel.model import SleepModel
 
@@ -68,17 +67,18 @@ def measure_held(
     depths = sorted(tested)
     known, right = (np.stack([_answers(rows[depth]) for depth in depths], axis=1) for rows in (fitted, tested))
     for n in passes:
-        for place, asked in enumerate(depths):
+        for column, asked in enumerate(depths):
             reading = read_after(model, tested[asked], n)
             decoded = decode(read_after(model, fitted[asked], n).given, known, reading.given)
-            hits = np.concatenate((reading.likely[:, None] == right[:, [place]], decoded == right), axis=1)
+            hits = np.concatenate((reading.likely[:, None] == right[:, [column]], decoded == right), axis=1)
             answered, *shares = _shares(hits, together, resamples)
             yield Held(n, asked, answered, dict(zip(depths, shares, strict=True)))
 
 
 def check_probed(model: SleepModel, rows: Rows) -> None:
-    """Raise ValueError unless each row asks for one token, in the same window and behind one to sleep on, and unless
-    fast weights are all that it can be answered from."""
+    """Raise ValueError if there are no rows, and unless each asks for one token, in the same window and behind one to
+    sleep on, and unless fast weights are all that it can be answered from."""
+    check_rows(rows)
     config, (start, length, _) = model.config, rows.answers()
     require(config.eviction == "hard", "eviction", config.eviction, "hard: else the cache answers too")
     require(bool(_fast_weights(model)), "mixers", config.mixers, "such that a block has fast weights, to be probed")
@@ -147,7 +147,7 @@ def _latest_outputs(model: SleepModel) -> Iterator[dict[Mixer, Tensor]]:
 
 
 def _fast_weights(model: SleepModel) -> list[Mixer]:
-    return [block.mixer for block in model.stack if not isinstance(block.mixer, Attention)]
+    return [block.mixer for block in model.stack if block.mixer.has_fast_weights]
 
 
 def _answers(rows: Rows) -> Int64:

@@ -25,9 +25,9 @@ class SessionState(NamedTuple):
 
     states: of the blocks; before: of the blocks after the loop, at the start of the window;
     h: [B, J, d_model], the vectors of the window's tokens from which a sleep goes on (the first result of
-    `SleepModel.wake`); place: int64 [B, J], their places in the window (see Span);
-    filled, skipped, read, slept: int64 [B, 1], tokens in the window, places of the window that left pads take, tokens
-    read in all, and sleeps;
+    `SleepModel.wake`); place: int64 [B, J], their positions in the window (see Span);
+    filled, skipped, read, slept: int64 [B, 1], tokens in the window, positions of it that left pads take, tokens read
+    in all, and sleeps;
     logits: [B, vocab], after the last token; zeros before the first.
 
     The integers from `place` to `slept` are on the CPU, where a session decides what to do; the rest is on the model's
@@ -159,7 +159,7 @@ class Session:
         """Read tokens, int64 [B, T], and sleep whenever a row's window is full.
 
         Negative tokens are pads, for rows with fewer tokens than others. Pads are skipped, except that pads before a
-        row's first token, in this read or an earlier one, take places of its first window, as in training.
+        row's first token, in this read or an earlier one, take positions of its first window, as in training.
 
         Returns the logits after each token, [B, T, vocab], zeros at pads. With `last`, returns only those after each
         row's last token so far, [B, vocab], zeros before its first. Raises ValueError for other shapes or dtypes,
@@ -186,8 +186,8 @@ class Session:
             logits = self._wake(piece, reading, last)
             if out:
                 row, column = reading.nonzero(as_tuple=True)
-                places = row * tokens.shape[1] + order[row, at[row, column]], row * piece.shape[1] + column
-                found, of = moved(places, self.device)
+                indices = row * tokens.shape[1] + order[row, at[row, column]], row * piece.shape[1] + column
+                found, of = moved(indices, self.device)
                 out[0].flatten(0, 1).index_copy_(0, found, logits.flatten(0, 1)[of].to(out[0].dtype))
             done = done + part
             self._sleep_where(self._room()[:, 0] == 0, self.sleep_passes)
@@ -310,10 +310,10 @@ class Session:
         counts = state.place, state.filled, state.read
         place, filled, read = counts if rows is None else select_rows(counts, rows)
         longest = int(filled.max())
-        places, position = place[:, -longest:], read - filled
-        span = Span(places, places >= 0, position)
+        place, start = place[:, -longest:], read - filled
+        span = Span(place, place >= 0, start)
         if (filled == longest).all():
-            span = Span.whole(longest, places.device, position)
+            span = Span.whole(longest, place.device, start)
         span, chosen = moved((span, rows), self.device)
         with self._asleep.running():
             every = state.states, state.before, state.h
@@ -355,7 +355,7 @@ def _restored_state(memory: Memory, model: SleepModel) -> SessionState:
     lengths: dict[str, int] = {}
     for name, leaf in wanted.items():
         found = memory.tensors[name]
-        # rows may share their places, if these are equal, and a cache without tokens
+        # rows may share their positions, if these are equal, and a cache without tokens
         alike = name.endswith(".place") or not found.numel()
         # under autocast, keys and values have its dtype
         low = found.dtype in (torch.bfloat16, torch.float16) and leaf.is_floating_point()

@@ -193,16 +193,16 @@ class Terminal:
         """Encode text as tokens, int64 [1, T]. Raises ValueError for text that is not a token of the model."""
         if self.model.tokenizer is not None:
             return torch.tensor([encode_text(self.model, text)])
-        places = {word: token for token, word in enumerate(self.words)}
+        token_of = {word: token for token, word in enumerate(self.words)}
         words = text.split()
         if all(len(word) == 1 for word in self.words):
             words = [character for word in words for character in word]
-        unknown = [word for word in words if word not in places]
+        unknown = [word for word in words if word not in token_of]
         if unknown or not words:
             known = " ".join(self.words[:20]) + (" ..." if len(self.words) > 20 else "")
             what = f"{unknown[0]!r} is not a token" if unknown else "there are no tokens"
             raise ValueError(f"{what}; this model's tokens are: {known}")
-        return torch.tensor([[places[word] for word in words]])
+        return torch.tensor([[token_of[word] for word in words]])
 
     def decode(self, tokens: list[int]) -> str:
         """The text of generated tokens."""

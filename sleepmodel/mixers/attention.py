@@ -13,17 +13,19 @@ from sleepmodel.config.model import ModelConfig, RopeScaling
 from sleepmodel.mixers.base import FAR, Mixer, RMSNorm, Rotation, Span, zero_linear
 
 
-def rotation(place: Tensor, size: int, dtype: torch.dtype, base: float, scaling: RopeScaling | None = None) -> Rotation:
-    """Rotary position embedding at these places [B or 1, T or 1], for vectors of `size` numbers, which is even."""
+def rotation(
+    position: Tensor, size: int, dtype: torch.dtype, base: float, scaling: RopeScaling | None = None
+) -> Rotation:
+    """Rotary position embedding at these positions [B or 1, T or 1], for vectors of `size` numbers, which is even."""
     half = size // 2
     wide = torch.promote_types(dtype, torch.float32)
-    frequency = base ** -(torch.arange(half, device=place.device, dtype=wide) / half)
+    frequency = base ** -(torch.arange(half, device=position.device, dtype=wide) / half)
     if scaling is not None:
         turns = scaling.original_positions * frequency / (2 * math.pi)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         unchanged = ((turns - low) / (high - low)).clamp(0, 1)
         frequency = frequency * (unchanged + (1 - unchanged) / scaling.factor)
-    angle = place[:, None, :, None] * frequency
+    angle = position[:, None, :, None] * frequency
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
@@ -31,7 +33,7 @@ def rotation(place: Tensor, size: int, dtype: torch.dtype, base: float, scaling:
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Apply rotary position embedding to x [B, H, T, D]. Same shape and dtype as x.
 
-    It is a rotation for every frequency, so that the places of two rotations add up, as sliding eviction needs.
+    It is a rotation for every frequency, so that the positions of two rotations add up, as sliding eviction needs.
     """
     # in this order, as the sum has the layout of its first term, and roll gives a contiguous one
     return x.roll(x.shape[-1] // 2, -1) * by.swapped + x * by.straight
@@ -40,8 +42,8 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 class KV(NamedTuple):
     """Keys and values of J tokens, oldest first.
 
-    k, v: [B, H, J, D], k with RoPE for its place; place: int64 [B or 1, J], as in Span, negative for tokens of earlier
-    windows.
+    k, v: [B, H, J, D], k with RoPE for its position; place: the positions, int64 [B or 1, J], as in Span, negative for
+    tokens of earlier windows.
     """
 
     k: Tensor
@@ -57,7 +59,7 @@ class KV(NamedTuple):
         return KV(torch.cat((self.k, new.k), 2), torch.cat((self.v, new.v), 2), place)
 
     def sort(self) -> KV:
-        """Sort the tokens of each row by place, after pads have broken the order; FAR comes first."""
+        """Sort the tokens of each row by position, after pads have broken the order; FAR comes first."""
         place, order = self.place.sort(dim=1, stable=True)
         gather = order[:, None, :, None].expand(len(self.k), self.k.shape[1], -1, self.k.shape[3])
         return KV(self.k.gather(2, gather), self.v.gather(2, gather), place)
@@ -96,8 +98,8 @@ class Attention(Mixer):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
-    def _rotation(self, place: Tensor, dtype: torch.dtype) -> Rotation:
-        return rotation(place, self.head_size, dtype, self.base, self.scaling)
+    def _rotation(self, position: Tensor, dtype: torch.dtype) -> Rotation:
+        return rotation(position, self.head_size, dtype, self.base, self.scaling)
 
     def _rotated(self, x: Tensor, span: Span) -> Tensor:
         by = span.rotation
@@ -131,7 +133,7 @@ class Attention(Mixer):
             y = F.scaled_dot_product_attention(q, seen.k, seen.v, is_causal=True, enable_gqa=self.grouped)
         else:
             distance = span.place[:, :, None] - seen.place[:, None, :]
-            # all pads have the place FAR, so that a pad attends only to pads and no softmax is empty
+            # all pads have the position FAR, so that a pad attends only to pads and no softmax is empty
             visible = (distance >= 0) & (distance < self.window)
             mask = visible[:, None]
             y = F.scaled_dot_product_attention(q, seen.k, seen.v, attn_mask=mask, enable_gqa=self.grouped)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PAD = -1  # any negative token is a pad
-FAR = -(2**40)  # the place of pads and of empty slots; no token attends to it
+FAR = -(2**40)  # the position of pads and of empty slots; no token attends to it
 
 
 class Rotation(NamedTuple):
@@ -24,12 +24,12 @@ class Rotation(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The places of T tokens in their window; they may be all of its tokens or a part.
+    """The positions of T tokens in their window; they may be all of its tokens or a part.
 
-    place: int64 [B, T], or [1, T] if the rows agree: 0 at the first token of a row's window, FAR at a pad;
+    place: the positions, int64 [B, T], or [1, T] if the rows agree: 0 at the first token of a window, FAR at a pad;
     real: bool [B, T], False at pads; None if there are no pads;
     start: the number of tokens of each row before its window, int or int64 [B or 1, 1];
-    rotation: RoPE at these places, as the model's config says; None if it has not been computed.
+    rotation: RoPE at these positions, as the model's config says; None if it has not been computed.
     """
 
     place: Tensor
@@ -64,6 +64,11 @@ class Mixer(nn.Module):
     def keeps_state(self, eviction: str) -> bool:
         """Whether any part of the state outlives a window under this eviction, "hard" or "sliding"."""
         raise NotImplementedError
+
+    @property
+    def has_fast_weights(self) -> bool:
+        """Whether any part of the state outlives a window even under hard eviction, as fast weights alone do."""
+        return self.keeps_state("hard")
 
     def initial_state(self, batch: int) -> Any:
         """The state of `batch` rows that have read nothing."""

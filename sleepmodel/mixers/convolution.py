@@ -39,8 +39,8 @@ def convolve(inputs: Tensor, kernel: Tensor) -> Tensor:
     # W products are up to four times as fast as conv1d or unfold on a CPU
     tokens, kernel = inputs.shape[1] - len(kernel) + 1, kernel.to(inputs.dtype)
     total = inputs[:, :tokens] * kernel[0]
-    for place in range(1, len(kernel)):
-        total = torch.addcmul(total, inputs[:, place : place + tokens], kernel[place])
+    for tap in range(1, len(kernel)):
+        total = torch.addcmul(total, inputs[:, tap : tap + tokens], kernel[tap])
     return total
 
 

@@ -42,7 +42,8 @@ def gated_delta_rule(
     log_decay, beta: [B, T, H]; alpha = exp(log_decay), with log_decay <= 0 and beta in [0, 2];
     initial_state: [B, H, K, V], float32 (float64 for float64 inputs); None is zero.
     Returns o [B, T, H, V] in v's dtype, or on a GPU in autocast's, and the final state [B, H, K, V] in float32
-    (float64). Raises ValueError for inputs of other shapes where the CPU kernel runs.
+    (float64). Without tokens, o is empty and the state is the initial one. Raises ValueError for inputs of other shapes
+    where the CPU kernel runs.
     """
     return _rule(q, k, v, log_decay, beta, initial_state)
 
@@ -72,8 +73,8 @@ def kernel_for(
 def recurrent(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The rule token by token. It is the reference that all other forms are tested against. Arguments and result as in
-    `gated_delta_rule`."""
+    """The rule token by token, of at least one. It is the reference that all other forms are tested against. Arguments
+    and result as in `gated_delta_rule`."""
     dtype, out_dtype = _state_dtype(v), v.dtype
     q, k, v, log_decay, beta = (x.to(dtype) for x in (q, k, v, log_decay, beta))
     state = _start(initial_state, k, v)
@@ -106,7 +107,8 @@ def chunkwise(
     initial_state: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The rule in chunks of `chunk` tokens; None: `chunk_length`. Arguments and result as in `gated_delta_rule`."""
+    """The rule in chunks of `chunk` tokens; None: `chunk_length`. Arguments, of at least one token, and result as in
+    `gated_delta_rule`."""
     return _chunks(q, k, v, log_decay, beta, initial_state, chunk or chunk_length(q.shape[1]))
 
 
@@ -116,6 +118,8 @@ def _rule(
     (batch, tokens, heads, key_dim), value_dim = k.shape, v.shape[-1]
     on_gpu = k.device.type == "cuda"
     dtype = torch.get_autocast_dtype("cuda") if on_gpu and torch.is_autocast_enabled("cuda") else v.dtype
+    if tokens == 0:  # which no kernel takes
+        return None if q is None else v.to(dtype), _start(initial_state, k, v)
     # torch.compile cannot trace the C++ kernel
     traced = torch.compiler.is_compiling() and not on_gpu
     kernel = "torch" if traced else kernel_for(k.device, dtype, key_dim, value_dim, tokens, batch * heads)

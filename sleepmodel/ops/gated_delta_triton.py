@@ -37,9 +37,9 @@ def rule(
 
 
 @triton.jit
-def _loaded(x_from, place, real, columns, size: tl.constexpr):
+def _loaded(x_from, offset, real, columns, size: tl.constexpr):
     """Where vectors of `size` numbers are, which of their numbers are real, and the vectors, in float32."""
-    x_at, x_real = place[:, None] * size + columns[None, :], real[:, None] & (columns[None, :] < size)
+    x_at, x_real = offset[:, None] * size + columns[None, :], real[:, None] & (columns[None, :] < size)
     return x_at, x_real, tl.load(x_from + x_at, mask=x_real, other=0.0).to(tl.float32)
 
 
@@ -72,19 +72,19 @@ def _forward(
     READS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0).to(tl.int64)  # of all rows
-    first = (head // H) * T * H + head % H  # the place of token 0 in [B, T, H]
+    first = (head // H) * T * H + head % H  # the offset of token 0 in [B, T, H]
     at, keys, values = tl.arange(0, C), tl.arange(0, BK), tl.arange(0, BV)
     square = keys[:, None] * V + values[None, :]
     inside = (keys[:, None] < K) & (values[None, :] < V)
     S = tl.load(start_from + head * K * V + square, mask=inside, other=0.0)
     chunks = tl.cdiv(T, C)
     for i in range(chunks):
-        place = first + (i * C + at) * H
+        offset = first + (i * C + at) * H
         real = i * C + at < T
-        k_at, k_real, k = _loaded(k_from, place, real, keys, K)
-        v_at, v_real, v = _loaded(v_from, place, real, values, V)
-        beta = tl.load(beta_from + place, mask=real, other=0.0).to(tl.float32)
-        e, f, decay, D = _cumulated(g_from + place, at, real)
+        k_at, k_real, k = _loaded(k_from, offset, real, keys, K)
+        v_at, v_real, v = _loaded(v_from, offset, real, values, V)
+        beta = tl.load(beta_from + offset, mask=real, other=0.0).to(tl.float32)
+        e, f, decay, D = _cumulated(g_from + offset, at, real)
         KD = tl.where(at[:, None] > at[None, :], tl.dot(k, tl.trans(k), input_precision=PRECISION) * D, 0.0)
         inverse = _inverse(KD * beta[None, :], at, C)
         tl.store(states_to + (head * chunks + i) * K * V + square, S, mask=inside)
@@ -118,12 +118,12 @@ def _backward(
     chunks = tl.cdiv(T, C)
     for step in range(chunks):
         i = chunks - 1 - step
-        place = first + (i * C + at) * H
+        offset = first + (i * C + at) * H
         real = i * C + at < T
-        k_at, k_real, k = _loaded(k_from, place, real, keys, K)
-        v_at, v_real, v = _loaded(v_from, place, real, values, V)
-        beta = tl.load(beta_from + place, mask=real, other=0.0).to(tl.float32)
-        e, f, decay, D = _cumulated(g_from + place, at, real)
+        k_at, k_real, k = _loaded(k_from, offset, real, keys, K)
+        v_at, v_real, v = _loaded(v_from, offset, real, values, V)
+        beta = tl.load(beta_from + offset, mask=real, other=0.0).to(tl.float32)
+        e, f, decay, D = _cumulated(g_from + offset, at, real)
         S = tl.load(states_from + (head * chunks + i) * K * V + square, mask=inside, other=0.0)
         inverse = tl.load(inverses_from + (head * chunks + i) * C * C + at[:, None] * C + at[None, :])
         W = tl.dot(inverse, v - e[:, None] * tl.dot(k, S, input_precision=PRECISION), input_precision=PRECISION)
@@ -151,7 +151,7 @@ def _backward(
         tl.store(dv_to + v_at, Z.to(dv_to.dtype.element_ty), mask=v_real)
         KD = tl.where(lower, tl.dot(k, tl.trans(k), input_precision=PRECISION) * D, 0.0)
         dbeta = tl.sum((dU - tl.dot(tl.trans(KD), Z, input_precision=PRECISION)) * W, 1)
-        tl.store(dbeta_to + place, dbeta.to(dbeta_to.dtype.element_ty), mask=real)
+        tl.store(dbeta_to + offset, dbeta.to(dbeta_to.dtype.element_ty), mask=real)
         dKK = tl.where(lower, -tl.dot(Z, tl.trans(U), input_precision=PRECISION) * D, 0.0)
         dR = -e[:, None] * Z
         dk_read = tl.dot(dR, tl.trans(S), input_precision=PRECISION) + tl.dot(dKK, k, input_precision=PRECISION)
@@ -161,7 +161,7 @@ def _backward(
         dG += tl.sum(k * (dk_read - dk_write), 1)
         dG += tl.where(at == C - 1, dlast, 0.0)
         dg = tl.cumsum(dG, reverse=True)
-        tl.store(dg_to + place, dg.to(dg_to.dtype.element_ty), mask=real)
+        tl.store(dg_to + offset, dg.to(dg_to.dtype.element_ty), mask=real)
     tl.store(dstart_to + head * K * V + square, dS, mask=inside)
 
 

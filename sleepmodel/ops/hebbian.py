@@ -14,7 +14,8 @@ from sleepmodel.ops.gated_delta import chunk_length
 def recurrent(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule token by token, with the arguments and result of `hebbian_rule`, which is tested against it."""
+    """The rule token by token, of at least one, with the arguments and result of `hebbian_rule`, which is tested
+    against it."""
     state, outputs = initial_state, []
     for t in range(q.shape[1]):
         write = torch.einsum("bhk,bhv->bhkv", k[:, t], beta[:, t, :, None] * v[:, t])
@@ -28,6 +29,8 @@ def hebbian_rule(
 ) -> tuple[Tensor, Tensor]:
     """Write T tokens to the fast weights, and read them at each token. Shapes, dtypes and ranges as in
     `gated_delta_rule`."""
+    if k.shape[1] == 0:
+        return v, initial_state
     with torch.autocast(k.device.type, enabled=False):  # the state is float32
         state, outputs = initial_state, []
         for qc, kc, vc, gc, bc in zip(*(_chunks(x, initial_state) for x in (q, k, v, log_decay, beta)), strict=True):
@@ -42,6 +45,8 @@ def hebbian_rule(
 
 def hebbian_write(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, initial_state: Tensor) -> Tensor:
     """The final state of `hebbian_rule`, without computing its outputs."""
+    if k.shape[1] == 0:
+        return initial_state
     with torch.autocast(k.device.type, enabled=False):
         state = initial_state
         for kc, vc, gc, bc in zip(*(_chunks(x, initial_state) for x in (k, v, log_decay, beta)), strict=True):

@@ -30,10 +30,10 @@ _BLOCKS: dict[int, np.dtype[Any]] = {
 
 
 class _Cursor:
-    """A place in the bytes of a file, from which little-endian values are read one after the other."""
+    """A position in the bytes of a file, from which little-endian values are read one after the other."""
 
     def __init__(self, content: npt.NDArray[np.uint8]) -> None:
-        self.content, self.place = content, 0
+        self.content, self.position = content, 0
 
     def number(self, form: str) -> Any:
         (value,) = struct.unpack(f"<{form}", self._bytes(struct.calcsize(f"<{form}")))
@@ -51,10 +51,10 @@ class _Cursor:
         return self.number(_SCALARS[kind])
 
     def _bytes(self, length: int) -> bytes:
-        start, self.place = self.place, self.place + length
-        if self.place > len(self.content):
+        start, self.position = self.position, self.position + length
+        if self.position > len(self.content):
             raise ValueError("ends too early")
-        return self.content[start : self.place].tobytes()
+        return self.content[start : self.position].tobytes()
 
 
 def read_gguf(path: Path, *further: Path) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -85,7 +85,7 @@ def _read(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, Array]]:
         listed.append((name, shape[::-1], cursor.number("I"), cursor.number("Q")))
     alignment = facts.get("general.alignment", 32)
     require_whole("general.alignment", alignment, 1)
-    begin = -(-cursor.place // alignment) * alignment
+    begin = -(-cursor.position // alignment) * alignment
     return facts, {
         name: _tensor(cursor.content[begin + offset :], name, shape, kind) for name, shape, kind, offset in listed
     }

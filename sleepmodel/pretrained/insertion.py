@@ -29,7 +29,7 @@ def check_init(init: str) -> None:
 
 def layer_blocks(insert: Mapping[int, str], layers: int) -> list[int]:
     """The block that each layer of the base becomes, as an inserted block moves all after it by one."""
-    return [layer + sum(place < layer for place in insert) for layer in range(layers)]
+    return [layer + sum(after < layer for after in insert) for layer in range(layers)]
 
 
 def attention_sources(model: SleepModel, new: Iterable[int]) -> dict[int, int]:

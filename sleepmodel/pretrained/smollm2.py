@@ -151,8 +151,8 @@ def _renamed(name: str, array: Array, heads: dict[str, int]) -> tuple[str, Tenso
         raise ValueError(f"{name} {list(array.shape)}: is no tensor of a llama that is read here")
     if part in heads:
         array = array.reshape(heads[part], -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-    place = "" if layer is None else f"model.layers.{layer}."
-    return f"{place}{known[part]}.weight", torch.from_numpy(np.ascontiguousarray(array))
+    prefix = "" if layer is None else f"model.layers.{layer}."
+    return f"{prefix}{known[part]}.weight", torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _tokenizer(facts: _Facts) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def tensors_sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     with ExitStack() as stack:
         opened = [stack.enter_context(_opened(path)) for path in files]
-        places = {name: file for file in opened for name in list(file.keys())}
-        for name in sorted(places):
-            _add(digest, name, places[name].get_tensor(name))
+        file_of = {name: file for file in opened for name in list(file.keys())}
+        for name in sorted(file_of):
+            _add(digest, name, file_of[name].get_tensor(name))
     return digest.hexdigest()
 
 

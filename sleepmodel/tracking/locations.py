@@ -91,8 +91,8 @@ def correct_locations(uri: str, root: Path, experiment: str) -> None:
     with engine.begin() as connection:
         known = inspect(connection)
         if known.has_table("experiments"):
-            place, name = column("artifact_location", String), column("name", String)
-            chosen = select(place).select_from(table("experiments", place, name)).where(name == experiment)
+            location, name = column("artifact_location", String), column("name", String)
+            chosen = select(location).select_from(table("experiments", location, name)).where(name == experiment)
             old = connection.execute(chosen).scalar()
             new = _moved_artifacts(old, root, uri) if old else None
             for each in set(_COLUMNS) & set(known.get_table_names()) if new else ():
@@ -116,9 +116,10 @@ def _moved_artifacts(location: str, root: Path, uri: str) -> str | None:
 
 def _replacing(name: str, field: str, old: str, new: str) -> Update:
     """The statement that replaces `old` by `new` at the beginning of a table's locations."""
-    place: Any = column(field, String)
-    inside = func.substr(place, 1, len(old) + 1).in_([old, f"{old}/"])
-    return update(table(name, place)).where(inside).values({place: literal(new) + func.substr(place, len(old) + 1)})
+    location: Any = column(field, String)
+    inside = func.substr(location, 1, len(old) + 1).in_([old, f"{old}/"])
+    moved = literal(new) + func.substr(location, len(old) + 1)
+    return update(table(name, location)).where(inside).values({location: moved})
 
 
 def check_database(uri: str, seconds: int) -> None:

@@ -42,7 +42,7 @@ def check_prompts(config: ModelConfig, tokens: npt.NDArray[np.int64], n: int) ->
         )
     real = tokens >= 0
     lengths, pads = real.sum(1), (real.cumsum(1) == 0).sum(1)
-    # pads before a row's first token fill places of its first window
+    # pads before a row's first token fill positions of its first window
     rooms = -(lengths + pads) % config.window
     for row, (length, room) in enumerate(zip(lengths.tolist(), rooms.tolist(), strict=True)):
         if length == 0:
@@ -82,7 +82,7 @@ def _check_answer(n: int) -> None:
 
 
 def _check_room(window: int, row: int, length: int, room: int, n: int) -> None:
-    """Of models that answer in one window. room: the places behind the prompt in its last window."""
+    """Of models that answer in one window. room: the positions behind the prompt in its last window."""
     if room == 0:
         limit = f"the last window of {window}: the answer's window must begin with a prompt token"
         raise ValueError(f"row {row}: its {length} tokens fill {limit}; add one, such as a query token")

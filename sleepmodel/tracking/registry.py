@@ -161,15 +161,15 @@ def champion_model(store: TrackingStore, name: str) -> SleepModel | None:
     found = _by_alias(client, name, CHAMPION)
     if found is None:
         return None
-    place = client.get_model_version_download_uri(name, found.version)
+    location = client.get_model_version_download_uri(name, found.version)
     try:
-        with _local(store.uri, place) as directory:
+        with _local(store.uri, location) as directory:
             return load_directory(directory)
     except (FileNotFoundError, ValueError) as error:
         code = f"import mlflow; mlflow.MlflowClient().delete_registered_model_alias({name!r}, {CHAMPION!r})"
         command = store_command(store.uri, "-c", code)
         raise ChampionUnavailable(
-            f"champion v{found.version} of {name} cannot be loaded from {redacted(place)}: {error}. Restore these "
+            f"champion v{found.version} of {name} cannot be loaded from {redacted(location)}: {error}. Restore these "
             f"files, or let the next model become the champion without a comparison: {command}"
         ) from error
 
@@ -183,10 +183,10 @@ def model_files(uri: str) -> Iterator[Path]:
     ValueError for another form of URI, FileNotFoundError if there is no such model, and ConnectionError if the store
     does not answer.
     """
-    store_uri, place, version = _found(uri)
+    store_uri, location, version = _found(uri)
     with ExitStack() as held:
         try:
-            directory = held.enter_context(_local(store_uri, place))
+            directory = held.enter_context(_local(store_uri, location))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{uri}: the files of version {version} are missing: {error}") from error
         yield directory
@@ -195,10 +195,10 @@ def model_files(uri: str) -> Iterator[Path]:
 def model_directory(uri: str) -> Path:
     """As `model_files`, for a model whose files every worker can read. Raises ValueError if they are not on a
     disk."""
-    _, place, version = _found(uri)
-    if artifact_path(place) is None:
+    _, location, version = _found(uri)
+    if artifact_path(location) is None:
         raise ValueError(
-            f"{uri}: the files of version {version} are at {redacted(place)}, not on a disk: download them, as with "
+            f"{uri}: the files of version {version} are at {redacted(location)}, not on a disk: download them, as with "
             "`mlflow artifacts download`, and give their directory"
         )
     with model_files(uri) as directory:
@@ -206,7 +206,7 @@ def model_directory(uri: str) -> Path:
 
 
 def _found(uri: str) -> tuple[str, str, str]:
-    """The store, the place of the files, and the version that a "models:/" URI names. Raises as `model_files`."""
+    """The store, the location of the files, and the version that a "models:/" URI names. Raises as `model_files`."""
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if parts is None:
         raise ValueError(f"{uri!r}: must be models:/<name>@<alias> or models:/<name>/<version>")
@@ -222,8 +222,8 @@ def _found(uri: str) -> tuple[str, str, str]:
         found = _by_alias(client, name, alias) if alias else _by_number(client, name, number)
         if found is None:
             raise FileNotFoundError(f"{uri}: the MLflow store {redacted(store_uri)} has no such model; {help_text}")
-        place = client.get_model_version_download_uri(name, found.version)
-    return store_uri, under_root(place, database.parent if database else root), str(found.version)
+        location = client.get_model_version_download_uri(name, found.version)
+    return store_uri, under_root(location, database.parent if database else root), str(found.version)
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -244,16 +244,16 @@ def _if_there(get: Callable[[], ModelVersion]) -> ModelVersion | None:
 
 
 @contextmanager
-def _local(uri: str, place: str) -> Iterator[Path]:
-    """The directory of config and weights in a version's files at `place`; a temporary copy where they are not on a
+def _local(uri: str, location: str) -> Iterator[Path]:
+    """The directory of config and weights in a version's files at `location`; a temporary copy where they are not on a
     disk. Raises FileNotFoundError if they are not there, ConnectionError if they cannot be downloaded."""
-    if local := artifact_path(place):
+    if local := artifact_path(location):
         directory = local / "artifacts" / WEIGHTS_FOLDER
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory} does not exist; it was deleted or moved")
         yield directory
         return
-    where = f"{place}/artifacts/{WEIGHTS_FOLDER}"
+    where = f"{location}/artifacts/{WEIGHTS_FOLDER}"
     with tempfile.TemporaryDirectory() as temporary:
         try:
             if not list_artifacts(where, tracking_uri=uri):

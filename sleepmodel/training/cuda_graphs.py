@@ -97,7 +97,7 @@ class GraphedUpdate:
     """Calls `update`, after some calls by replaying its graph.
 
     update: changes `weights` and what belongs to them by their gradients, without waiting for the GPU, and returns the
-    norm of the gradient. What it reads besides must stay at its place in memory, as the learning rates of MuonAdamW do.
+    norm of the gradient. What it reads besides must stay at its address, as the learning rates of MuonAdamW do.
     """
 
     def __init__(self, update: Callable[[], Tensor], weights: Iterable[nn.Parameter]) -> None:
@@ -118,7 +118,7 @@ class GraphedUpdate:
 
 
 class _UpdateGraph:
-    """The graph of an update of these weights. It reads their gradients from a place of its own, as each backward puts
+    """The graph of an update of these weights. It reads their gradients from buffers of its own, as each backward puts
     them elsewhere."""
 
     def __init__(self, update: Callable[[], Tensor], weights: list[nn.Parameter]) -> None:

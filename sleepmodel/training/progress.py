@@ -55,7 +55,7 @@ class Progress:
 class ProgressEvent:
     """An event of a training, a trial, or other work that has steps.
 
-    id: unique among all work whose events go to the same place; name: for people; step: how many of `steps` are done;
+    id: unique among all work whose events go to the same mailbox; name: for people; step: how many of `steps` are done;
     report: the progress after a validation; ended: this is the last event; message: why it ended early.
     """
 

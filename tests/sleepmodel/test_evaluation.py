@@ -76,6 +76,13 @@ class Oracle(torch.nn.Module):
         return Output(self.weight, torch.nn.functional.one_hot(tokens[mask], 10))
 
 
+def test_no_rows_are_refused(make_model: MakeModel) -> None:
+    none = random_rows(np.random.default_rng(0), 2)[slice(0, 0)]
+    for size in (None, 2):
+        with pytest.raises(ValueError, match=r"rows = 0: must be at least 1: .* nothing to predict"):
+            predict(make_model(), none, batch_size=size)
+
+
 def test_rows_of_unequal_length() -> None:
     rows = Rows.of(
         tokens=[[9, 1, 9, 2], [1, 2, 9, 4, 5, 9, 3], [9, 6, 3]],

@@ -226,6 +226,19 @@ def test_without_a_start_the_state_is_zero() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_without_tokens_the_state_stays(dtype: torch.dtype) -> None:
+    inputs = [x.detach().to(dtype) for x in random_inputs(3, 0)]
+    start = inputs.pop().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+    o, state = gated_delta_rule(*inputs, start)
+    assert (o.shape, o.dtype) == ((2, 0, 3, 5), dtype) and torch.equal(state, start)
+    assert torch.equal(gated_delta_write(*inputs[1:], start), start)
+    (o.sum() + state.sum()).backward()
+    assert torch.equal(start.grad, torch.ones_like(start))  # type: ignore[arg-type]
+    empty, zeros = gated_delta_rule(*inputs)
+    assert empty.shape == o.shape and torch.equal(zeros, torch.zeros_like(start))
+
+
 def test_bfloat16_inputs_keep_a_float32_state() -> None:
     q, k, v, log_decay, beta, _ = (x.detach().bfloat16() for x in random_inputs(2, 30))
     with torch.autocast("cpu", torch.bfloat16):

@@ -82,3 +82,11 @@ def test_what_cannot_be_measured_is_refused_before_the_first_setting(asked: int,
     rows = as_rows(tokens, torch.arange(9)[None] == asked)
     with pytest.raises(ValueError, match=message):
         next(measure_passes(build_small(), rows, (1, 2), [Halting()], most))
+
+
+def test_no_rows_are_refused() -> None:
+    none = as_rows(torch.ones(1, 9, dtype=torch.int64), torch.arange(9)[None] == 7)[slice(0, 0)]
+    with pytest.raises(ValueError, match="rows = 0: must be at least 1"):
+        next(measure_passes(build_small(), none, (1,), [Halting()], 3))
+    with pytest.raises(ValueError, match="rows = 0: must be at least 1"):
+        predict_halting(build_small(), none, Halting(), 3)

@@ -173,6 +173,13 @@ def test_the_hebbian_rule_in_float32_stays_near_float64(tokens: int) -> None:
         assert (g.double() - e).norm() / e.norm() < 2e-5
 
 
+def test_the_hebbian_rule_keeps_the_state_without_tokens() -> None:
+    inputs = random_inputs(4, 0)
+    o, state = hebbian.hebbian_rule(*inputs)
+    assert o.shape == (2, 0, 3, 5) and torch.equal(state, inputs[-1])
+    assert torch.equal(hebbian.hebbian_write(*inputs[1:]), inputs[-1])
+
+
 def test_the_hebbian_rule_keeps_a_float32_state_under_autocast() -> None:
     inputs = random_inputs(3, 24, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

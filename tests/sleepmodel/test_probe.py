@@ -155,6 +155,7 @@ def row(tokens: int, *answers: int, length: int = 1) -> Rows:
     [
         ({"eviction": "sliding"}, row(9, 8), "eviction = 'sliding': must be hard"),
         ({"mixers": ("attention",)}, row(9, 8), "mixers = .*: must be such that a block has fast weights"),
+        ({}, row(9, 8)[slice(0, 0)], "rows = 0: must be at least 1"),
         ({}, row(9, 7, length=2), "answer tokens = 2: must be 1 in each row, for a probe; this is row 0"),
         ({}, Rows.joined([row(9, 8), row(9, 7, 8)]), "answer tokens = 2: must be 1 in each row, .*; this is row 1"),
         ({}, row(9, 5), r"window = 6: must be such that .* not in the windows \[0\]"),

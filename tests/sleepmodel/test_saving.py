@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,6 +143,15 @@ def test_a_loaded_model_has_the_dtype_of_the_saved_one(
     assert torch.equal(resumed.generate(4), session.generate(4))
 
 
+@pytest.mark.parametrize("source", [None, 3])
+def test_what_is_no_path_is_refused(make_model: MakeModel, source: Any) -> None:
+    message = f"path = {source}: must be a str or a Path: give a directory, or s3://bucket/prefix"
+    with pytest.raises(ValueError, match=message):
+        load(source)
+    with pytest.raises(ValueError, match=message):
+        save(make_model(), source)
+
+
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no model here"):
         load(tmp_path)
@@ -233,14 +243,14 @@ def test_a_directory_that_may_not_be_written_is_not_called_full(
 ) -> None:
     with (
         as_nobody(),
-        pytest.raises(PermissionError, match=r"cannot be written .*: choose another place, or change its"),
+        pytest.raises(PermissionError, match=r"cannot be written .*: choose another directory, or change its"),
     ):
         write(make_model(dtype=torch.float32), str(shared / "new"))
     assert list(shared.iterdir()) == []
 
 
 def test_a_disk_that_is_only_read_is_not_called_full(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match=r"choose another place"), replacing(tmp_path / "file"):
+    with pytest.raises(PermissionError, match=r"choose another directory"), replacing(tmp_path / "file"):
         raise OSError(errno.EROFS, "Read-only file system")
 
 

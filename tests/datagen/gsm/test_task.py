@@ -191,7 +191,7 @@ def test_config_split_seed_and_shard_all_change_the_rows() -> None:
         ({"tokens": (2000, 9000)}, r"tokens\[1\] = 9000: must be an integer of at least 1, and at most 8192"),
         ({"tokens": (2000, 2010)}, r"tokens\[1\] must be at least tokens\[0\] \+ \d+, the longest sentence"),
         ({"tokens": (100, 2000)}, r"tokens\[0\] must be at least \d+ to hold a problem of 8 operations, got 100"),
-        ({"hard": 1}, "hard must be a bool, got 1"),
+        ({"hard": 1}, "hard = 1: must be true or false"),
         ({"tokenizer": 1}, "tokenizer must be a path as a str, or None, got 1"),
     ],
 )

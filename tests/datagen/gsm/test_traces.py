@@ -168,5 +168,5 @@ def test_refuses_bad_configs(config: dict[str, Any], why: str) -> None:
 def test_refuses_traces_whose_labels_no_model_could_use(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="traced = True: must be false with a tokenizer: a label is one token"):
         Gsm(tokenizer=str(train_tokenizer(tmp_path)), traced=True)
-    with pytest.raises(ValueError, match=r"window = 128: must be the whole context of 257 tokens, as no place knows"):
+    with pytest.raises(ValueError, match=r"window = 128: must be the whole context of 257 tokens, as no token knows"):
         Gsm(**SMALL, traced=True).check_window(128)
