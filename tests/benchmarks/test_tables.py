@@ -28,7 +28,7 @@ SAID_CLEAR = {
     "depo-hops": {
         *((f"n{n}", "n1") for n in (2, 3, 4)),
         *(("n3", control) for control in ("n1-same-compute", "transformer-whole")),
-        *(("n4-uniform", f"n1-uniform{compute}") for compute in ("", "-same-compute-epochs")),
+        ("n4-uniform", "n1-uniform"),
     },
     "gsm-traces": {("n4-traces", "n1")},
     "iterated": {("iterated", without) for without in ("hidden", "normalized", "untraced", "delta")},
