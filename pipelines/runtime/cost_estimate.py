@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,11 +26,13 @@ TIMED_STEPS = 5  # other work on the machine slows some of them
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by step_flops."""
+    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by step_flops; longest: the most
+    flops of one training."""
 
     rows: int
     tokens: int
     flops: float
+    longest: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ def training_cost(experiment: Experiment) -> TrainingCost:
         ]
     rows = [runs * train.steps * train.batch_size for _, train, _, runs in trainings]
     tokens = [count * task.row_length for count, (_, _, task, _) in zip(rows, trainings, strict=True)]
-    flops = sum(runs * train.steps * step_flops(model, train, task) for model, train, task, runs in trainings)
-    return TrainingCost(sum(rows), sum(tokens), flops)
+    flops = [train.steps * step_flops(model, train, task) for model, train, task, _ in trainings]
+    total = sum(runs * one for one, (*_, runs) in zip(flops, trainings, strict=True))
+    return TrainingCost(sum(rows), sum(tokens), total, max(flops))
 
 
 def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, StageTrainings]:
@@ -95,14 +99,15 @@ def done_share(experiment: Experiment, stages: Sequence[Stage], root: Path) -> f
 
 
 def training_seconds(experiment: Experiment) -> float:
-    """Seconds that all training would take on this machine's CPU, one after the other, at the rate of the fastest of a
-    few timed steps at N = 1, on the cores of a worker; of few rows, tokens and blocks where the model is large."""
+    """Seconds that all training would take on this machine's CPU, as many trainings at once as have cores, at the rate
+    of the fastest of a few timed steps at N = 1; of few rows, tokens and blocks where the model is large."""
     large = experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source
     step, flops = timed_step(experiment, "float32", PROBE_TOKENS if large else None)
     with torch_threads(experiment.scale.cores):
         step()  # the first one also compiles the kernel
         fastest = min(seconds_of(step) for _ in range(TIMED_STEPS))
-    return training_cost(experiment).flops * fastest / flops
+    cost, at_once = training_cost(experiment), max(1, (os.cpu_count() or 1) // experiment.scale.cores)  # workers
+    return max(cost.flops / at_once, cost.longest / experiment.scale.workers) * fastest / flops
 
 
 @contextmanager

@@ -14,6 +14,23 @@ from pipelines.runtime import cost_estimate
 from sleepmodel import Scale
 
 
+def test_trainings_that_run_at_once_take_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many at once as have cores; a single one takes its time whatever there is."""
+    monkeypatch.setattr(cost_estimate, "timed_step", lambda *_: (lambda: None, 1.0))
+    monkeypatch.setattr(cost_estimate, "seconds_of", lambda _: 1.0)
+    preset = PRESETS["rule110-rows-mini"]
+    one = replace(preset, variants=preset.variants[:1], seeds=(1,))
+    four = replace(one, seeds=(1, 2, 3, 4))
+
+    def seconds(experiment: Experiment, cores: int) -> float:
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        return cost_estimate.training_seconds(experiment)
+
+    alone = seconds(one, 1)
+    assert [seconds(four, cores) / alone for cores in (1, 2, 4, 8)] == [4, 2, 1, 1]
+    assert seconds(one, 8) == alone
+
+
 def test_steps_are_timed_on_the_cores_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
 
