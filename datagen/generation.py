@@ -11,7 +11,7 @@ from datagen.checks import require_whole
 from datagen.cluster import connect_to_ray
 from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
-from datagen.ray_tasks import progress_bar, run_tasks, shared
+from datagen.ray_tasks import WAIT_MINUTES, progress_bar, run_tasks, shared
 from datagen.reader import read_dataset
 from datagen.schema import (
     DATASET_FILE,
@@ -30,7 +30,14 @@ from datagen.task import Task
 
 
 def generate(
-    task: Task, split: str, rows: int, seed: int, root: str | Path, *, watch: Callable[[int, int], None] | None = None
+    task: Task,
+    split: str,
+    rows: int,
+    seed: int,
+    root: str | Path,
+    *,
+    watch: Callable[[int, int], None] | None = None,
+    wait_minutes: float = WAIT_MINUTES,
 ) -> Path:
     """Generate at least `rows` rows of one split of a task's dataset, and return the dataset's directory.
 
@@ -41,7 +48,7 @@ def generate(
     a time may generate a split.
 
     watch: called with the rows that are done and the rows of the split after each shard, instead of the bar on the
-    terminal.
+    terminal. wait_minutes: how long to wait for a node with a core, if there is none, until it is a TimeoutError.
 
     Raises, before any work: ValueError for a bad split, number of rows, seed or root, or for traces too long for a
     shard; ForeignDatasetError if the directory holds another dataset; DatasetNotFoundError if its dataset.json is not
@@ -56,7 +63,7 @@ def generate(
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
     job = SplitJob(task, split, seed, path, max(rows, listed.rows), listed)
     if not job.finished():
-        shards = tuple(_run(job, watch))
+        shards = tuple(_run(job, watch, wait_minutes))
         if (tokenizer := task.read_tokenizer()) is not None:
             tokenizer.write(path)
         # Read it again, as another process may have added another split.
@@ -121,7 +128,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
     return standing
 
 
-def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]:
+def _run(job: SplitJob, watch: Callable[[int, int], None] | None, wait_minutes: float) -> list[Shard]:
     """Run one Ray task per shard; returns the shards in order."""
     connect_to_ray()
     task = shared(job.task)
@@ -139,4 +146,4 @@ def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]
             (shard_path(job.path, job.split, number), task, job.split, job.seed, number, rows, job.listed_shard(number))
             for number, rows in enumerate(job.shard_rows)
         )
-        return run_tasks(ensure_shard, calls, collected)
+        return run_tasks(ensure_shard, calls, collected, wait_minutes)
