@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datagen.checks import require_whole
-from datagen.cluster import connect_to_ray
+from datagen.cluster import connect_to_ray, connected_to_ray
 from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
 from datagen.ray_tasks import WAIT_MINUTES, progress_bar, run_tasks, shared
@@ -28,6 +28,8 @@ from datagen.shards import ensure_shard, finished_shard
 from datagen.storage import as_path
 from datagen.task import Task
 
+CHECKED_HERE = 8  # shards of a split that this process checks sooner than tasks of a Ray would
+
 
 def generate(
     task: Task,
@@ -43,7 +45,8 @@ def generate(
 
     The directory is `<root>/<task>/<fingerprint>/`; the root may be s3://bucket/prefix. The shards are generated on the
     Ray cluster that this process is connected to, else on $RAY_ADDRESS, else on a local Ray, which is started and left
-    running. Finished shards are kept, and Ray is not used if all are finished. A split never shrinks: if it has more
+    running. Finished shards are kept if their checksums are right. They are read here, or those of a large split in Ray
+    tasks if this process is connected; no Ray is started if all are finished. A split never shrinks: if it has more
     rows than requested, `read_rows(path, split, rows)` reads the first `rows`, which are the same. Only one process at
     a time may generate a split.
 
@@ -62,8 +65,11 @@ def generate(
     remove_temporaries(path / split)
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
     job = SplitJob(task, split, seed, path, max(rows, listed.rows), listed)
-    if not job.finished():
+    in_tasks = len(listed.shards) > CHECKED_HERE and connected_to_ray()
+    if in_tasks or not job.finished():
         shards = tuple(_run(job, watch, wait_minutes))
+        if Split(job.rows, shards) == listed:
+            return path
         if (tokenizer := task.read_tokenizer()) is not None:
             tokenizer.write(path)
         # Read it again, as another process may have added another split.
@@ -129,7 +135,7 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
 
 
 def _run(job: SplitJob, watch: Callable[[int, int], None] | None, wait_minutes: float) -> list[Shard]:
-    """Run one Ray task per shard; returns the shards in order."""
+    """Run one Ray task per shard, which keeps a finished one; returns the shards in order."""
     connect_to_ray()
     task = shared(job.task)
     done = 0
