@@ -37,6 +37,11 @@ def connect_to_ray(**options: Any) -> None:
         ray.init(address, **options)
 
 
+def connected_to_ray() -> bool:
+    """Whether this process is connected to a Ray."""
+    return bool(ray.is_initialized())
+
+
 def ray_address() -> str | None:
     """The host:port that $RAY_ADDRESS, or Ray's file where it is empty, stands for; None: a new Ray. Raises
     ConnectionError and ValueError as `connect_to_ray`."""

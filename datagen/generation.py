@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datagen.checks import require_whole
-from datagen.cluster import connect_to_ray
+from datagen.cluster import connect_to_ray, connected_to_ray
 from datagen.errors import ForeignDatasetError
 from datagen.files import remove_temporaries, replacing
-from datagen.ray_tasks import progress_bar, run_tasks, shared
+from datagen.ray_tasks import WAIT_MINUTES, progress_bar, run_tasks, shared
 from datagen.reader import read_dataset
 from datagen.schema import (
     DATASET_FILE,
@@ -28,20 +28,30 @@ from datagen.shards import ensure_shard, finished_shard
 from datagen.storage import as_path
 from datagen.task import Task
 
+CHECKED_HERE = 8  # shards of a split that this process checks sooner than tasks of a Ray would
+
 
 def generate(
-    task: Task, split: str, rows: int, seed: int, root: str | Path, *, watch: Callable[[int, int], None] | None = None
+    task: Task,
+    split: str,
+    rows: int,
+    seed: int,
+    root: str | Path,
+    *,
+    watch: Callable[[int, int], None] | None = None,
+    wait_minutes: float = WAIT_MINUTES,
 ) -> Path:
     """Generate at least `rows` rows of one split of a task's dataset, and return the dataset's directory.
 
     The directory is `<root>/<task>/<fingerprint>/`; the root may be s3://bucket/prefix. The shards are generated on the
     Ray cluster that this process is connected to, else on $RAY_ADDRESS, else on a local Ray, which is started and left
-    running. Finished shards are kept, and Ray is not used if all are finished. A split never shrinks: if it has more
+    running. Finished shards are kept if their checksums are right. They are read here, or those of a large split in Ray
+    tasks if this process is connected; no Ray is started if all are finished. A split never shrinks: if it has more
     rows than requested, `read_rows(path, split, rows)` reads the first `rows`, which are the same. Only one process at
     a time may generate a split.
 
     watch: called with the rows that are done and the rows of the split after each shard, instead of the bar on the
-    terminal.
+    terminal. wait_minutes: how long to wait for a node with a core, if there is none, until it is a TimeoutError.
 
     Raises, before any work: ValueError for a bad split, number of rows, seed or root, or for traces too long for a
     shard; ForeignDatasetError if the directory holds another dataset; DatasetNotFoundError if its dataset.json is not
@@ -55,8 +65,11 @@ def generate(
     remove_temporaries(path / split)
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
     job = SplitJob(task, split, seed, path, max(rows, listed.rows), listed)
-    if not job.finished():
-        shards = tuple(_run(job, watch))
+    in_tasks = len(listed.shards) > CHECKED_HERE and connected_to_ray()
+    if in_tasks or not job.finished():
+        shards = tuple(_run(job, watch, wait_minutes))
+        if Split(job.rows, shards) == listed:
+            return path
         if (tokenizer := task.read_tokenizer()) is not None:
             tokenizer.write(path)
         # Read it again, as another process may have added another split.
@@ -121,8 +134,8 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
     return standing
 
 
-def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]:
-    """Run one Ray task per shard; returns the shards in order."""
+def _run(job: SplitJob, watch: Callable[[int, int], None] | None, wait_minutes: float) -> list[Shard]:
+    """Run one Ray task per shard, which keeps a finished one; returns the shards in order."""
     connect_to_ray()
     task = shared(job.task)
     done = 0
@@ -139,4 +152,4 @@ def _run(job: SplitJob, watch: Callable[[int, int], None] | None) -> list[Shard]
             (shard_path(job.path, job.split, number), task, job.split, job.seed, number, rows, job.listed_shard(number))
             for number, rows in enumerate(job.shard_rows)
         )
-        return run_tasks(ensure_shard, calls, collected)
+        return run_tasks(ensure_shard, calls, collected, wait_minutes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,17 +18,33 @@ from rich.text import Text
 T = TypeVar("T")
 
 IN_FLIGHT_PER_CPU = 2  # one task runs, one waits
+LOOK_SECONDS = 10  # between two looks at the cluster while tasks run
+WAIT_MINUTES = 30  # for a node on which a task can run
+
+log = logging.getLogger(__name__)
 
 
-def run_tasks(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], collected: Callable[[T], None]) -> list[T]:
-    """The results of `function(*call)` for each call, in their order, each of one Ray task. This process is connected
-    to Ray. collected: called with each result as it comes."""
+def run_tasks(
+    function: Callable[..., T],
+    calls: Iterable[tuple[Any, ...]],
+    collected: Callable[[T], None],
+    wait_minutes: float = WAIT_MINUTES,
+) -> list[T]:
+    """The results of `function(*call)` for each call, in their order, each of one Ray task with one core. This process
+    is connected to Ray. collected: called with each result as it comes.
+
+    Raises TimeoutError if no node of the cluster has had a core for `wait_minutes`: Ray would wait for ever.
+    """
     remote = ray.remote(function)
     results: dict[int, T] = {}
     running: dict[ray.ObjectRef[T], int] = {}
+    room = WaitForRoom(wait_minutes)
 
     def collect() -> None:
-        (ref,), _ = ray.wait(list(running))
+        while not (ready := ray.wait(list(running), timeout=LOOK_SECONDS)[0]):
+            room.look(_lacking())
+        (ref,) = ready
+        room.look("")
         with raising_io_errors():
             result = results[running.pop(ref)] = ray.get(ref)
         collected(result)
@@ -38,6 +56,34 @@ def run_tasks(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], coll
     while running:
         collect()
     return [results[number] for number in sorted(results)]
+
+
+class WaitForRoom:
+    """A wait for a cluster that has become too small for a task, which says so and ends after `minutes`."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self._since: float | None = None  # when it was first seen to be too small
+
+    def look(self, lacking: str) -> None:
+        """Note what the cluster lacks now, in words; "": nothing. Logs a warning when it begins to lack something, and
+        raises TimeoutError when it has for too long."""
+        if not lacking:
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+            log.warning("%s; waiting for a node, for %g minutes at most", lacking, self.minutes)
+        elif time.monotonic() - self._since > 60 * self.minutes:
+            raise TimeoutError(f"{lacking}; no node came in wait_minutes = {self.minutes:g}")
+
+
+def _lacking() -> str:
+    """Why no node of the cluster can run a task with one core; "" if one can."""
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    if any(count >= 1 for count in cores):
+        return ""
+    nodes = f"{len(cores)} node{'s' * (len(cores) != 1)}"
+    return f"a task takes 1 CPU, but Ray has {sum(cores):g} CPU on {nodes}: add a node, or start Ray with more"
 
 
 @contextmanager

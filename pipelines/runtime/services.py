@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datagen.cluster import connect_to_ray
 from datagen.files import replacing
-from datagen.ray_tasks import raising_io_errors
+from datagen.ray_tasks import LOOK_SECONDS, WaitForRoom, raising_io_errors
 from datagen.storage import as_path, check_reachable, in_store, local_copy
 from pipelines.config.experiment import Experiment
 from pipelines.engine.locks import LOCKS
@@ -48,7 +47,6 @@ from sleepmodel.training.progress import Progress
 
 T = TypeVar("T")
 RETRIES = 3  # of a task whose process or node dies
-LOOK_SECONDS = 10  # between two looks at the cluster while a task runs
 FINGERPRINT = "fingerprint"  # the field in a generate stage's config that names its dataset
 
 
@@ -174,20 +172,21 @@ class Services(Observer):
             own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             task = task.options(scheduling_strategy=own)
         results = [task.remote(*arguments) for arguments in calls]
-        scale, large_enough = self.resources.scale, time.monotonic()
+        room = WaitForRoom(self.resources.scale.wait_minutes)
         while True:
             try:
                 with raising_io_errors():
                     return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
             except GetTimeoutError:
-                try:
-                    plan_resources_on_ray(scale)
-                    large_enough = time.monotonic()
-                except ValueError as error:
-                    if time.monotonic() - large_enough > 60 * scale.wait_minutes:
-                        raise TimeoutError(
-                            f"{error}; no node came in scale.wait_minutes = {scale.wait_minutes}"
-                        ) from error
+                room.look(self._lacking())
+
+    def _lacking(self) -> str:
+        """Why the cluster cannot hold a training; "" if it can."""
+        try:
+            plan_resources_on_ray(self.resources.scale)
+            return ""
+        except ValueError as error:
+            return str(error)
 
 
 def check_shared_root(root: Path) -> None:

@@ -37,7 +37,8 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
             def watch(done: int, all_rows: int, split: str = split) -> None:
                 send(ProgressEvent(split, f"{context.stage.name}-{split}", done, all_rows))
 
-            generate(task, split, count, data.seed, context.output, watch=watch)
+            wait_minutes = experiment.scale.wait_minutes
+            generate(task, split, count, data.seed, context.output, watch=watch, wait_minutes=wait_minutes)
 
     own = experiment.data_name(task)
     name = f"generate-{own}" if own else "generate"

@@ -12,14 +12,15 @@ import numpy.typing as npt
 from datagen import PAD, Rows, read_rows
 from datagen.artifact import Artifact
 from datagen.reader import read_dataset
+from datagen.storage import remove_tree
 from pipelines.engine.stage import Stage, StageContext
 from pipelines.reporting.results import RESULTS, EvaluationResult
 from pipelines.runtime.services import Services
+from pipelines.stages.evaluate import TrainedVariant, predict_all
 from pipelines.stages.generate import dataset
-from sleepmodel import SleepModel, load
+from sleepmodel import SleepModel, load, save
 from sleepmodel.config.training import Curriculum
-from sleepmodel.distributed.job import read_training
-from sleepmodel.evaluation.accuracy import predict
+from sleepmodel.distributed.job import MODEL, read_training
 from sleepmodel.evaluation.accuracy import score as score_of
 from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.hub import find_base
@@ -71,7 +72,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         found = [result for variant in candidates for result in results if result.variant == variant]
         index, chosen = max(enumerate(found), key=lambda pair: _rank(pair[1], context.root))
         path = dataset(context.path(data))
-        rows, fingerprint = read_rows(path, "test"), path.name
+        rows = read_rows(path, "test")
         name = f"sleep-{read_dataset(path).task}"
         model = load(context.root / chosen.path)
         prompts, answers = _prompts(rows, None if model.config.sleep_on == "all" else model.config.window)
@@ -83,7 +84,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
             prompts,
             answers,
             {
-                DATASET_TAG: fingerprint,
+                DATASET_TAG: path.name,
                 "test/accuracy": f"{chosen.accuracy.rows.value:.4f}",
                 "preset": services.experiment.name,
                 **_about_base(services.experiment.pretrained.model, model),
@@ -91,7 +92,7 @@ def register_stage(candidates: dict[str, list[Stage]], evaluation: Stage, servic
         )
         services.end(trained[index], "FINISHED")  # register opened it again
         curriculum = read_training((context.root / chosen.path).parent).train.curriculum
-        judge = partial(_judge, services, name, version, chosen, rows, fingerprint, curriculum)
+        judge = partial(_judge, services, name, version, chosen, rows, path, curriculum, context.output)
         won, reason = promote_if(services.store, name, version, judge)
         REGISTRATION.save(context.output, Registration(name, version, won, reason))
 
@@ -120,25 +121,34 @@ def _judge(
     version: str,
     challenger: EvaluationResult,
     rows: Rows,
-    fingerprint: str,
+    data: Path,
     curriculum: Curriculum,
+    output: Path,
     present: Version | None,
 ) -> tuple[bool, str]:
     """Whether a version takes the alias: it must beat the champion on the same test rows, in nats where as many are
-    right, such as none of long answers. curriculum: that of the challenger's training, by which both get their N where
-    it has steps_per_pass; present: the champion."""
+    right, such as none of long answers. rows: the test rows of the dataset directory `data`; curriculum: that of the
+    challenger's training, by which both get their N where it has steps_per_pass; output: a directory that every node
+    sees; present: the champion."""
     assert challenger.likelihood is not None
     score = Score(challenger.accuracy.rows.value, challenger.likelihood.tokens.nats.value)
     if present is None:
         return True, f"the first champion, {score}"
     if present.version == version:
         return True, f"the champion already, {score}"
-    if present.tags.get(DATASET_TAG) != fingerprint:
+    if present.tags.get(DATASET_TAG) != data.name:
         return False, f"champion v{present.version} was made for another dataset; compare and move the alias by hand"
     model = champion_model(services.store, name)
     if model is None:  # its alias was deleted meanwhile: `promote_if` asks again
         return True, f"the first champion, {score}"
-    predicted = predict(model, rows, curriculum=curriculum)
+    # a copy, as the store may keep its files where the nodes cannot read them; the next run removes one that is left
+    standing = output / f".champion-v{present.version}.tmp"
+    save(model, standing / MODEL)
+    try:
+        champion = TrainedVariant("champion", model.config.sleep_passes, standing, data, model.config, "", curriculum)
+        (predicted,) = predict_all([champion], {data: rows}, services)
+    finally:
+        remove_tree(standing)
     right = score_of(predicted.tokens, rows).rows.value
     rival = Score(right, measure_likelihood(predicted, rows, resamples=1).tokens.nats.value)
     won = score.beats(rival)

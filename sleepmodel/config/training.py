@@ -212,8 +212,8 @@ class Scale:
     cuda_graphs: replay the forward and backward of a batch as one launch ("on"). It is what makes small models fast on
         a GPU. "auto": where it is possible; `no_cuda_graphs` says where it is not. "step": as "on", and without
         DeepSpeed also the optimiser's step, clipping included. It has not run on a GPU, so "auto" leaves it out.
-    wait_minutes: how long to wait for the resources of a training, as when a node was lost, until it is an error. A
-        cluster that starts nodes on demand must be able to start them in this time.
+    wait_minutes: how long to wait for the resources of a training or of a task, as when a node was lost, until it is
+        an error. A cluster that starts nodes on demand must be able to start them in this time.
     """
 
     workers: int = 1

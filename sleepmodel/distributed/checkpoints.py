@@ -8,12 +8,14 @@ workers exist and every file matches its checksum.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from datagen.artifact import Artifact
 from datagen.files import sha256
-from datagen.storage import remove_tree
+from datagen.storage import local_copy, remove_tree
 from sleepmodel.config.training import Scale
 
 KEPT = 2  # complete checkpoints of a run: the latest, and the one before in case the latest gets damaged
@@ -37,7 +39,8 @@ class Manifest:
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A complete checkpoint. step: number of finished steps; workers, zero_stage: of the run that wrote it."""
+    """A checkpoint as its manifests describe it. step: number of finished steps; workers, zero_stage: of the run that
+    wrote it."""
 
     path: Path
     step: int
@@ -51,36 +54,59 @@ def write_manifest(directory: Path, rank: int, step: int, scale: Scale) -> None:
     _manifest(rank).save(directory, Manifest(step, scale.workers, scale.zero_stage, files))
 
 
-def read(directory: Path) -> SavedCheckpoint:
-    """Verify the checkpoint in a directory. Raises IncompleteCheckpointError, which names the file."""
-    first = _read_manifest(directory, 0)
-    for rank in range(first.workers):
-        for name, expected in _read_manifest(directory, rank).files.items():
-            try:
-                found = sha256(directory / name)
-            except FileNotFoundError:
-                raise IncompleteCheckpointError(f"{name} is missing") from None
-            if found != expected:
-                raise IncompleteCheckpointError(f"{name} has another checksum than when it was written")
-    return SavedCheckpoint(directory, first.step, first.workers, first.zero_stage)
+@contextmanager
+def opened(saved: SavedCheckpoint) -> Iterator[Path]:
+    """Yields a local directory with the files of a checkpoint, after it has verified them: its own, or a download.
+
+    Raises IncompleteCheckpointError, which names the file that is missing or has changed.
+    """
+    with local_copy(saved.path) as copy:
+        for rank in range(saved.workers):
+            for name, expected in _read_manifest(copy, rank).files.items():
+                try:
+                    found = sha256(copy / name)
+                except FileNotFoundError:
+                    raise IncompleteCheckpointError(f"{name} is missing") from None
+                if found != expected:
+                    raise IncompleteCheckpointError(f"{name} has another checksum than when it was written")
+        yield copy
+
+
+def open_latest(checkpoints: Path, held: ExitStack, discard: bool = False) -> tuple[SavedCheckpoint, Path] | None:
+    """The latest complete checkpoint in a directory and its local files, which `held` keeps; None if there is none.
+
+    Reads the latest one, and an earlier one only if that is damaged. Logs a warning for each incomplete one.
+    discard: have `prune` remove the damaged ones, which are not read again. Only while no worker writes, as an
+    unfinished checkpoint looks like a damaged one.
+    """
+    for saved in reversed(_listed(checkpoints)):
+        try:
+            return saved, held.enter_context(opened(saved))
+        except IncompleteCheckpointError as error:
+            _warn(saved.path, error)
+            if discard:  # not the directory, which Ray Train's controller may know and remove later
+                (saved.path / _manifest(0).name).unlink(missing_ok=True)
+    return None
 
 
 def latest(checkpoints: Path) -> SavedCheckpoint | None:
-    """The latest complete checkpoint in a directory, or None. Logs a warning for each incomplete one."""
-    complete = _complete(checkpoints)
-    return complete[-1] if complete else None
+    """The latest complete checkpoint in a directory, or None. Reads as `open_latest`."""
+    with ExitStack() as held:
+        found = open_latest(checkpoints, held)
+    return found[0] if found else None
 
 
 def prune(checkpoints: Path) -> SavedCheckpoint | None:
-    """As `latest`, but first remove the incomplete checkpoints and all complete ones except the latest `KEPT`.
+    """The latest checkpoint in a directory that has all manifests, or None. Removes those that lack one, and of the
+    others all except the latest `KEPT` + 1: it does not read them, and the last one may have been cut off.
 
     Call it only while no worker writes, as an unfinished checkpoint looks like an incomplete one.
     """
-    complete = _complete(checkpoints)[-KEPT:]
+    listed = _listed(checkpoints)[-(KEPT + 1) :]
     for path in _directories(checkpoints):
-        if path not in [saved.path for saved in complete]:
+        if path not in [saved.path for saved in listed]:
             remove_tree(path)
-    return complete[-1] if complete else None
+    return listed[-1] if listed else None
 
 
 def check_resumable(saved: SavedCheckpoint, scale: Scale) -> None:
@@ -100,14 +126,22 @@ def check_resumable(saved: SavedCheckpoint, scale: Scale) -> None:
     )
 
 
-def _complete(checkpoints: Path) -> list[SavedCheckpoint]:
+def _listed(checkpoints: Path) -> list[SavedCheckpoint]:
+    """The checkpoints with the manifests of all workers, the latest last. Logs a warning for each that lacks one."""
     found = []
     for path in _directories(checkpoints):
         try:
-            found.append(read(path))
+            first = _read_manifest(path, 0)
+            for rank in range(1, first.workers):
+                _read_manifest(path, rank)
+            found.append(SavedCheckpoint(path, first.step, first.workers, first.zero_stage))
         except IncompleteCheckpointError as error:
-            log.warning("%s is incomplete, so an earlier checkpoint is used instead: %s", path, error)
+            _warn(path, error)
     return sorted(found, key=lambda saved: (saved.step, saved.path.name))
+
+
+def _warn(path: Path, error: IncompleteCheckpointError) -> None:
+    log.warning("%s is incomplete, so an earlier checkpoint is used instead: %s", path, error)
 
 
 def _directories(checkpoints: Path) -> list[Path]:

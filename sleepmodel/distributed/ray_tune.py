@@ -15,7 +15,7 @@ import math
 import os
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
-from datagen.storage import as_path, for_ray, local_copy, remove_tree
+from datagen.storage import as_path, for_ray, remove_tree
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
@@ -176,10 +176,11 @@ def _train(job: TrainingJob) -> list[Progress]:
     model = job.build()
     model = model.to("cuda" if job.scale.gpu else "cpu")
     engine = LocalEngine(model, job.train, job.scale.accumulation, job.scale.cuda_graphs)
-    # not tune.get_checkpoint(), which may be older than the last report
-    latest = checkpoints.latest(as_path(job.output))
-    ticker.step(latest.step if latest else 0)
-    with local_copy(latest.path) if latest else nullcontext() as resume:
+    with ExitStack() as held:
+        # not tune.get_checkpoint(), which may be older than the last report
+        found = checkpoints.open_latest(as_path(job.output), held)
+        ticker.step(found[0].step if found else 0)
+        resume = found[1] if found else None
         return train(engine, job.rows(), job.train, job.validate(), report, resume, between)
 
 

@@ -9,7 +9,7 @@ import functools
 import logging
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from ray.train import Checkpoint
 from ray.train.collective import broadcast_from_rank_zero
 
 from datagen.files import write_error
-from datagen.storage import as_path, local_copy
+from datagen.storage import as_path, in_store
 from sleepmodel.distributed import checkpoints
+from sleepmodel.distributed.checkpoints import SavedCheckpoint
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.training.loop import NonFiniteError, Save, train
@@ -84,14 +85,25 @@ def _train(job: TrainingJob) -> None:
         # one worker may see the reason a step before the others, or alone, but all must save at the same step
         return engine.mean(job.asked_to_stop() or _draining(int(time.monotonic() / DRAIN_SECONDS))) > 0
 
-    # one worker chooses, so that all resume from the same checkpoint
-    latest = checkpoints.latest(as_path(job.output) / CHECKPOINTS) if engine.rank == 0 else None
-    latest = broadcast_from_rank_zero(latest)
-    if ticker:
-        ticker.step(latest.step if latest else 0)
-    with local_copy(latest.path) if latest else nullcontext() as resume:
+    with ExitStack() as held:
+        found = _open_checkpoint(as_path(job.output) / CHECKPOINTS, engine.rank, held)
+        if ticker:
+            ticker.step(found[0].step if found else 0)
+        resume = found[1] if found else None
         history = train(engine, job.rows(), job.train, job.validate(), report, resume, between)
     engine.finish(lambda model: job.finish(model, history))
+
+
+def _open_checkpoint(directory: Path, rank: int, held: ExitStack) -> tuple[SavedCheckpoint, Path] | None:
+    """The checkpoint from which all workers resume, and its local files, which `held` keeps; None if there is none."""
+    # one worker chooses, so that all resume from the same one
+    found = checkpoints.open_latest(directory, held, discard=True) if rank == 0 else None
+    chosen = broadcast_from_rank_zero(found[0] if found else None)
+    if found or chosen is None:
+        return found
+    # on a disk, the files are those that the first worker has verified
+    files = held.enter_context(checkpoints.opened(chosen)) if in_store(chosen.path) else chosen.path
+    return chosen, files
 
 
 @functools.lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from sleepmodel.training.cuda_graphs import GraphedUpdate, graphed
 from sleepmodel.training.optim import build_optimizer, freeze, peak_rates, set_rates
 
 CHECKPOINT, CHECKPOINT_SUM = "checkpoint.pt", "checkpoint.pt.sha256"  # of a model that is not partitioned
+REMEDY = "resume from an earlier checkpoint"
 
 
 class WeightedTraces(NamedTuple):
@@ -137,6 +138,7 @@ class LocalEngine:
         save_whole(self.model, self.optimizer, directory, state)
 
     def load(self, directory: Path) -> dict[str, Any]:
+        verify_whole(directory)
         state = load_whole(self.model, self.optimizer, directory)
         self.update = self._update()  # a graph would go on with the optimiser's state of before
         return state
@@ -174,18 +176,25 @@ def save_whole(model: SleepModel, optimizer: Optimizer, directory: Path, state: 
         fresh.write_text(sha256(directory / CHECKPOINT))
 
 
-def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict[str, Any]:
-    """Restore what `save_whole` wrote, and return its `state`. Raises the errors of Engine.load."""
+def verify_whole(directory: Path) -> None:
+    """Raise the errors of Engine.load unless what `save_whole` wrote is there and unchanged."""
     file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
     if not file.is_file() or not listed.is_file():
         raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")
-    remedy = "resume from an earlier checkpoint"
     if listed.read_bytes() != sha256(file).encode():
-        raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {remedy}")
+        raise ValueError(f"checkpoint {file}: changed since it was written (its sha256 differs); {REMEDY}")
+
+
+def load_whole(model: SleepModel, optimizer: Optimizer, directory: Path) -> dict[str, Any]:
+    """Restore what `save_whole` wrote, and return its `state`. Raises the errors of Engine.load, but does not look for
+    changes: `verify_whole` does."""
+    file = directory / CHECKPOINT
+    if not file.is_file():
+        raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT})")
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {remedy}") from error
+        raise ValueError(f"checkpoint {file}: holds more than tensors and plain values; {REMEDY}") from error
     states = saved["optimizers"]
     if len(states) != 1:
         raise ValueError(f"checkpoint {file}: has {len(states)} optimisers, as versions before 0.2 wrote; begin anew")

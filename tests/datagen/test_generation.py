@@ -116,6 +116,28 @@ def test_broken_shards_are_made_again(ray_cluster: str, tmp_path: Path) -> None:
     assert times(path)["train/part-00001.parquet"] == kept
 
 
+def test_a_large_split_is_checked_in_ray_tasks(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process would read terabytes for hours."""
+    path = generate(TASK, "train", 3 * SHARD_ROWS, 0, tmp_path)
+    sound, before, listed = contents(path), times(path), (path / "dataset.json").stat().st_mtime_ns
+
+    def in_the_driver(*_: object) -> None:
+        raise AssertionError("the driver reads a shard")
+
+    monkeypatch.setattr("datagen.generation.CHECKED_HERE", 2)
+    monkeypatch.setattr("datagen.generation.finished_shard", in_the_driver)
+    generate(TASK, "train", 3 * SHARD_ROWS, 0, tmp_path)
+    assert times(path) == before and (path / "dataset.json").stat().st_mtime_ns == listed
+
+    damaged = shard_path(path, "train", 1)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    generate(TASK, "train", 3 * SHARD_ROWS, 0, tmp_path)
+    assert contents(path) == sound
+    assert times(path) == {**before, "train/part-00001.parquet": damaged.stat().st_mtime_ns}
+
+
 def test_leftovers_of_a_killed_run(ray_cluster: str, tmp_path: Path) -> None:
     """Without dataset.json: a temporary file goes, a shard of another length or none at all is made again."""
     sound = generate(TASK, "train", 2 * SHARD_ROWS, 0, tmp_path / "sound")

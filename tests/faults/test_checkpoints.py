@@ -4,12 +4,23 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from datagen.files import sha256
+from datagen.storage import in_store, put
 from sleepmodel import Scale
-from sleepmodel.distributed.checkpoints import KEPT, SavedCheckpoint, check_resumable, latest, prune, write_manifest
+from sleepmodel.distributed.checkpoints import (
+    KEPT,
+    SavedCheckpoint,
+    check_resumable,
+    latest,
+    open_latest,
+    prune,
+    write_manifest,
+)
 from sleepmodel.training.engine import LocalEngine
 from sleepmodel.training.loop import build_model
 from tests.sleepmodel.tiny import CONFIG, MODEL
@@ -84,13 +95,70 @@ def test_a_worker_that_did_not_finish_is_missed_whatever_the_others_wrote(checkp
     assert found is not None and found.step == 4
 
 
-def test_cleaning_leaves_the_last_whole_ones(checkpoints: Path) -> None:
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are read to verify them."""
+    files = list[Path]()
+
+    def noted(path: Path) -> str:
+        files.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr("sleepmodel.distributed.checkpoints.sha256", noted)
+    return files
+
+
+def test_a_resume_verifies_the_latest_once_and_the_one_before_only_if_it_is_damaged(
+    checkpoints: Path, read: list[Path]
+) -> None:
+    """They may have many gigabytes, and the driver reads none."""
+    whole, torn = (checkpoints / f"checkpoint_2026-01-01_00-00-{step}" for step in ("08", "12"))
+    names = ("checkpoint.pt", "checkpoint.pt.sha256")
+    assert prune(checkpoints) == SavedCheckpoint(torn, 12, 2, 0) and not read
+    with ExitStack() as held:
+        assert open_latest(checkpoints, held) == (SavedCheckpoint(torn, 12, 2, 0), torn)
+    assert read == [torn / name for name in names]
+    read.clear()
+    truncate(torn / "checkpoint.pt")
+    with ExitStack() as held:
+        assert open_latest(checkpoints, held) == (SavedCheckpoint(whole, 8, 2, 0), whole)
+    assert read == [torn / "checkpoint.pt", *(whole / name for name in names)]
+
+
+def test_cleaning_leaves_the_last_ones_and_one_more_that_may_be_torn(checkpoints: Path) -> None:
+    unfinished = write(checkpoints / "checkpoint_2026-01-01_00-00-20", 20)
+    (unfinished / "worker-1.json").unlink()
     torn = write(checkpoints / "checkpoint_2026-01-01_00-00-16", 16)
     truncate(torn / "checkpoint.pt")
-    found = prune(checkpoints)
-    assert found is not None and found.step == 12
-    assert [path.name[-2:] for path in sorted(checkpoints.iterdir())] == ["08", "12"] and KEPT == 2
+    prune(checkpoints)
+    assert [path.name[-2:] for path in sorted(checkpoints.iterdir())] == ["08", "12", "16"] and KEPT == 2
     assert prune(checkpoints / "nowhere") is None
+
+
+def test_a_run_that_is_killed_at_each_save_keeps_the_last_whole_one(checkpoints: Path) -> None:
+    """Each time it leaves a checkpoint that is cut off, beside all its lists."""
+    whole = checkpoints / "checkpoint_2026-01-01_00-00-12"
+    for second in range(16, 24):
+        prune(checkpoints)
+        with ExitStack() as held:
+            assert open_latest(checkpoints, held, discard=True) == (SavedCheckpoint(whole, 12, 2, 0), whole)
+        truncate(write(checkpoints / f"checkpoint_2026-01-01_00-00-{second}", 16) / "checkpoint.pt")
+    assert len(list(checkpoints.iterdir())) == KEPT + 2  # one that was found to be torn, and the last
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_an_object_store_is_downloaded_once(checkpoints: Path, store: Path, read: list[Path]) -> None:
+    for file in checkpoints.rglob("*.*"):
+        if file.is_file():
+            put(file, store / file.relative_to(checkpoints).as_posix())
+    flipped = store / "checkpoint_2026-01-01_00-00-12"
+    (flipped / "checkpoint.pt").write_bytes(b"another")
+    with ExitStack() as held:
+        found = open_latest(store, held, discard=True)
+        assert found is not None and found[0] == SavedCheckpoint(store / "checkpoint_2026-01-01_00-00-08", 8, 2, 0)
+        assert {file.name for file in found[1].iterdir()} == set(FILES)
+        assert read and not any(map(in_store, read))  # what is verified is what will be loaded
+    assert not found[1].exists() and not (flipped / "worker-0.json").exists()
 
 
 def test_the_steps_decide_which_is_last_not_the_clock(checkpoints: Path) -> None:

@@ -1,15 +1,26 @@
-"""The register stage's example: prompts that the registered model can be asked as they are."""
+"""The register stage: the example of a registered model, prompts that it can be asked as they are, and the comparison
+with the champion."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from datagen import PAD, Depo, Facts, Gsm, Recall, Rows, Rule110
+from datagen import PAD, Depo, Facts, Gsm, Recall, Rows, Rule110, generate, read_rows
 from datagen.task import Task
 from pipelines.config.overrides import apply_overrides
 from pipelines.config.presets import PRESETS
-from pipelines.stages.register import Score, _prompts
-from sleepmodel import ModelConfig
+from pipelines.reporting.results import EvaluationResult
+from pipelines.runtime.services import Services
+from pipelines.stages.register import DATASET_TAG, Score, _judge, _prompts
+from sleepmodel import ModelConfig, SleepModel
+from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, predict, score
+from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.tracking.pyfunc import MAX_ANSWER, check_prompts
+from sleepmodel.tracking.registry import champion, promote, register
+from sleepmodel.tracking.runs import start_run
+from tests.sleepmodel.conftest import build_small
 
 TASKS = [
     Rule110(cells=6, states=1, steps=1),
@@ -68,3 +79,39 @@ def test_where_no_row_is_right_the_champion_is_beaten_in_nats() -> None:
     champion = Score(0.0, 2.5)
     assert Score(0.0, 2.4).beats(champion) and not Score(0.0, 2.6).beats(champion) and not champion.beats(champion)
     assert Score(0.1, 9.0).beats(champion) and not champion.beats(Score(0.1, 9.0))
+
+
+def test_the_champion_predicts_in_rays_workers(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of the paper's largest size would take days on the driver's CPU."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    task = Rule110(cells=6, states=2, steps=1)
+    data, output = generate(task, "test", 300, 0, tmp_path), tmp_path / "register"
+    rows, services = read_rows(data, "test"), Services(PRESETS["smoke"], tmp_path)
+    services.connect([])
+    model = build_small(dtype=torch.float32, vocab_size=len(task.vocabulary)).eval()
+    run = start_run(services.store, "train", "abc", None, {}, {})
+    standing = register(services.store, run, model, "sleep-judged", *_prompts(rows, 6), {DATASET_TAG: data.name})
+    promote(services.store, "sleep-judged", standing)
+    present = champion(services.store, "sleep-judged")
+    predicted = predict(model, rows)
+
+    def challenger(found: Predictions) -> EvaluationResult:
+        exact, nats = score(found.tokens, rows), measure_likelihood(found, rows)
+        return EvaluationResult("n1", 0, 1, 1.0, 1, 1.0, 1, 0.5, 1.0, None, 0.0, exact, "n1/model", likelihood=nats)
+
+    def judged(found: Predictions) -> tuple[bool, str]:
+        made = challenger(found)
+        return _judge(services, "sleep-judged", "2", made, rows, data, NO_CURRICULUM, output, present)
+
+    def in_the_driver(*_: object) -> None:
+        raise AssertionError("the driver computes a forward pass")
+
+    monkeypatch.setattr(SleepModel, "forward", in_the_driver)
+    alike = challenger(predicted)
+    assert alike.likelihood is not None
+    champions = Score(alike.accuracy.rows.value, alike.likelihood.tokens.nats.value)
+    assert judged(predicted) == (False, f"{champions} does not beat champion v{standing} with {champions}")
+    assert judged(predicted._replace(nats=predicted.nats / 2))[0]
+    assert not list(output.iterdir())  # no copy of the champion stays

@@ -270,6 +270,22 @@ def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) ->
             engine.load(tmp_path)
 
 
+def test_what_was_verified_before_is_not_read_once_more(
+    process_group: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that chooses a checkpoint has verified all its files, which may have many gigabytes."""
+    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
+    engine.save(tmp_path, {"step": 4})
+
+    def again(path: Path) -> str:
+        raise AssertionError(f"{path} is read to verify it")
+
+    monkeypatch.setattr("sleepmodel.training.engine.sha256", again)
+    assert engine.load(tmp_path) == {"step": 4}
+    with pytest.raises(AssertionError, match=r"checkpoint\.pt is read"):  # of a plain loop, nobody has verified it
+        LocalEngine(build_model(TINY, CONFIG), CONFIG).load(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     root = tmp_path_factory.mktemp("job")
