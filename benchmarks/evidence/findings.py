@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.evidence.experiments import GAINS, results_of
-from benchmarks.evidence.pages import EVIDENCE, README, fill
+from benchmarks.evidence.pages import README, fill
 from benchmarks.evidence.publish import published_variants
-from benchmarks.evidence.tables import Tested, family_of
+from benchmarks.evidence.tables import Tested
 from benchmarks.results_file import read_result
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.differences import Difference, PairedDifference, PositionDifference, is_clear
 from pipelines.reporting.markdown import markdown_table
 
 PAGE = "docs/evidence.md"
+HOPS = f"[hops]({PAGE}#which-hops-need-passes)"
 ALIKE = 1.1  # a token that takes up to this many times as long takes no longer
 SLEEP_OR_ATTENTION = ("n1", "transformer-evicted")  # variants of the pretrained model
 
@@ -27,6 +28,8 @@ def fill_readme(adjusted: Mapping[str, Tested]) -> Path:
         _passes(adjusted["rule110"]),
         _compute(adjusted["rule110"]),
         _hops(adjusted["depo-hops"]),
+        _uniform(adjusted["depo-hops"]),
+        _blocks(adjusted["depo-hops"]),
         _eta(adjusted["eta"]),
         _latency(),
         _pretrained(adjusted["text"]),
@@ -51,8 +54,7 @@ def _passes(adjusted: Tested) -> Row:
     p_values = [f"{p:.3f} for {_passes_of(gain)}" for gain, p in gains]
     answer = (
         f"**{verdict(_pairs(adjusted, ('n4', 'n1')))}** on Rule 110 at t = 6: {n1}, {n2} and {n4} for N = 1, 2 and 4 "
-        f"({len(rows['n4'].results)} seeds). Corrected for the {family_of(EVIDENCE)} comparisons of {PAGE}, p is "
-        f"{', '.join(p_values[:-1])} and {p_values[-1]}"
+        f"({len(rows['n4'].results)} seeds). p is {', '.join(p_values[:-1])} and {p_values[-1]}"
     )
     link = f"[more passes]({PAGE}#rule-110-more-passes-at-equal-tokens-and-at-equal-compute)"
     return "Are more passes more accurate after the same training tokens?", answer, link
@@ -75,32 +77,37 @@ def _compute(adjusted: Tested) -> Row:
 
 
 def _hops(adjusted: Tested) -> Row:
-    rows, controls = _variants("depo-hops"), ("n1", "n1-same-compute")
-    tested = _pairs(adjusted, *(("n3", control) for control in controls))
-    deeper = _pairs(adjusted, ("n3", "n1-deep"), ("n3", "n1-deep-narrow"))
-    mixed = _pairs(adjusted, ("n4-uniform", "n1-uniform"), ("n4-uniform", "n1-uniform-same-compute-epochs"))
-    two, three = ({name: f"{row.answers[hops].value:.3f}" for name, row in rows.items()} for hops in (2, 3))
-    ahead, (p, p_compute) = _seeds_ahead(tested), (p for _, p in tested)
-    p_mixed, p_mixed_compute = (p for _, p in mixed)
+    two = _answers("depo-hops", 2)
+    tested = _pairs(adjusted, ("n3", "n1"), ("n3", "n1-same-compute"))
     answer = (
         f"**{verdict(tested)}** on Depo, where a question asks for the node k hops along a cycle, and training goes "
-        f"from k = 1 to 4: at k = 2, N = 3 has {two['n3']} of the answers right, N = 1 {two['n1']} after the same "
-        f"tokens and {two['n1-same-compute']} after the same FLOPs. N = 3 has more right at all k together with "
-        f"{ahead} (p = {p:.3f} and {p_compute:.3f} after the correction). Twice the blocks, with the FLOPs of N = 3, "
-        f"have {two['n1-deep']}, and {two['n1-deep-narrow']} if they are narrower, with hardly more parameters than "
-        f"N = 3, which is {_clear(deeper)} of them. With all k mixed from the start, as in the paper, N = 1, 2 and 4 "
-        f"have {three['n1-uniform']}, {three['n2-uniform']} and {three['n4-uniform']} at k = 3, and N = 1 has "
-        f"{three['n1-uniform-same-compute-epochs']} with the FLOPs of N = 4. At all k together N = 4 is ahead of N = 1 "
-        f"with {_seeds_ahead(mixed)}, after the same tokens (p = {p_mixed:.3f} after the correction, "
-        f"{_clear(mixed[:1])} of 0) and after the same FLOPs (p = {p_mixed_compute:.4f}, {_clear(mixed[1:])})"
+        f"from k = 1 to 4. At k = 2, N = 3 has {two['n3']} of the answers right, N = 1 {two['n1']} after the same "
+        f"tokens and {two['n1-same-compute']} after the same FLOPs. Over all k, N = 3 is {_ahead_of_both(tested)}"
     )
-    return "Do more passes answer deeper questions?", answer, f"[hops]({PAGE}#which-hops-need-passes)"
+    return "Do more passes answer deeper questions?", answer, HOPS
 
 
-def _clear(tested: Tested) -> str:
-    """Whether the differences are clear of 0, as a word."""
-    clear = [is_clear(p) for _, p in tested]
-    return "clear" if all(clear) else "partly clear" if any(clear) else "not clear"
+def _uniform(adjusted: Tested) -> Row:
+    three = _answers("depo-hops", 3)
+    pairs = ("n4-uniform", "n1-uniform"), ("n4-uniform", "n1-uniform-same-compute-epochs")
+    same_tokens, same_flops = ([each] for each in _pairs(adjusted, *pairs))
+    answer = (
+        f"**{verdict(same_tokens)}**: at k = 3, N = 1, 2 and 4 have {three['n1-uniform']}, {three['n2-uniform']} and "
+        f"{three['n4-uniform']}. Over all k, N = 4 is {_sure(same_tokens)}. **{verdict(same_flops)}** after the same "
+        f"FLOPs, with which N = 1 has {three['n1-uniform-same-compute-epochs']}: N = 4 is {_sure(same_flops)}"
+    )
+    return "The same, with all k from the start, as in the paper?", answer, HOPS
+
+
+def _blocks(adjusted: Tested) -> Row:
+    two = _answers("depo-hops", 2)
+    tested = _pairs(adjusted, ("n3", "n1-deep"), ("n3", "n1-deep-narrow"))
+    answer = (
+        f"**{verdict(tested)}** on Depo, beyond two hops. At k = 2, N = 3 has {two['n3']}, twice the blocks with its "
+        f"FLOPs {two['n1-deep']}, and narrower ones, with hardly more parameters than N = 3, {two['n1-deep-narrow']}. "
+        f"Over all k, N = 3 is {_ahead_of_both(tested)}"
+    )
+    return "Are more passes better than more blocks?", answer, HOPS
 
 
 def _eta(adjusted: Tested) -> Row:
@@ -109,7 +116,7 @@ def _eta(adjusted: Tested) -> Row:
     tested, ((_, p_second),) = _pairs(adjusted, pair), _pairs(adjusted, ("eta2-n2", "eta1-n2"))
     answer = (
         f"**{verdict(tested)}**: eta = 2 instead of 1 takes N = 1 from {one.rows.value:.3f} to {two.rows.value:.3f} at "
-        f"no cost, and is better with {_seeds_ahead(tested)} (p = {tested[0][1]:.2f} after the correction); it takes "
+        f"no cost, and is better with {_seeds_ahead(tested)} (p = {tested[0][1]:.2f}); it takes "
         f"N = 2 from {found['eta1-n2'].rows.value:.3f} to {found['eta2-n2'].rows.value:.3f} (p = {p_second:.2f})"
     )
     question = "Does the learning rate of the fast weights, eta, matter?"
@@ -156,13 +163,12 @@ def _gsm(adjusted: Tested) -> Row:
     others = ("n1", "n1-same-compute")
     traced, plain = ([_pairs(adjusted, (name, other)) for other in others] for name in ("n4-traces", "n4"))
     answer = (
-        f"**{verdict(traced[0])}** on a variant of GSM-Infinite, where the most frequent number is seldom the answer, "
-        f"if each pass is trained to compute what can be known by then: N = 4 is right in {found['n4-traces']}, N = 1 "
-        f"in {found['n1']} after the same tokens (N = 4 is {_sure(traced[0])} after the correction) and in "
-        f"{found['n1-same-compute']} after the same FLOPs ({_sure(traced[1])}). **{verdict(plain[0])}** with the "
-        f"paper's loss: N = 4 is right in {found['n4']} (after the same tokens {_sure(plain[0])}; against N = 1 with "
-        f"more FLOPs {_sure(plain[1])}). On the official problems, models of any N do little more than guess that "
-        f"number ({min(official):.3f} to {max(official):.3f})"
+        f"**{verdict(traced[0])}**, on problems whose most frequent number is seldom the answer, if each pass is "
+        f"trained to compute what can be known by then: N = 4 is right in {found['n4-traces']}, N = 1 in {found['n1']} "
+        f"after the same tokens ({_sure(traced[0])}) and in {found['n1-same-compute']} after the same FLOPs "
+        f"({_sure(traced[1])}). **{verdict(plain[0])}** with the paper's loss, where N = 4 is right in {found['n4']} "
+        f"({_sure(plain[0])}; against N = 1 with more FLOPs {_sure(plain[1])}). On the official problems, models of "
+        f"any N do little more than guess that number ({min(official):.3f} to {max(official):.3f})"
     )
     return "Do passes help on GSM-Infinite?", answer, f"[GSM]({PAGE}#traces-from-the-solution)"
 
@@ -171,6 +177,16 @@ def _sure(tested: Tested) -> str:
     """With how many seeds the difference is above 0, and its adjusted p."""
     ((_, p),) = tested
     return f"ahead with {_seeds_ahead(tested)}, p = {p:.3f}"
+
+
+def _ahead_of_both(tested: Tested) -> str:
+    (_, first), (_, second) = tested
+    return f"ahead of both with {_seeds_ahead(tested)}, p = {first:.3f} and {second:.3f}"
+
+
+def _answers(name: str, depth: int) -> dict[str, str]:
+    """Variant -> the share of answers right at a depth, as text."""
+    return {variant: f"{found.answers[depth].value:.3f}" for variant, found in _variants(name).items()}
 
 
 def _variants(name: str) -> dict[str, VariantResults]:
