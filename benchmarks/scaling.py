@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.presets import PRESETS
 from pipelines.config.variant import Variant
 from pipelines.reporting.markdown import markdown_table
+from pipelines.runtime.cost_estimate import longest_chain
 from sleepmodel.accounting import n_params
 from sleepmodel.config.training import Search
 from sleepmodel.model import SleepModel
@@ -144,14 +144,6 @@ def _training(rate: float) -> str:
         *(f"{gpus} GPU{'s' * (gpus > 1)}, h" for gpus in GPUS),
     )
     return markdown_table(head, rows)
-
-
-def longest_chain(variants: Sequence[Variant], hours: Mapping[str, float]) -> float:
-    """The hours of the longest chain of trainings, each of which starts from the one before."""
-    ended = dict[str, float]()
-    for variant in variants:  # a variant stands behind the one that it starts from
-        ended[variant.name] = hours[variant.name] + (ended[variant.start] if variant.start else 0)
-    return max(ended.values())
 
 
 def _parallel(rate: float) -> str:

@@ -54,7 +54,7 @@ class Depo(Task):
     stated     whether a question states its k. If not, it is `? a = b`, and the number of passes tells the k of the
                row, which must be drawn "alike".
     test_hops  the k of test rows, if they are other than below.
-    pointers   null, or which tokens have a position at which passes can keep how far they followed the cycle; it needs
+    pointers   null, or which tokens get a slot in which passes can keep how far they followed the cycle; it needs
                `names`. "edges": an edge is `a b : c` instead of `a b`, with c = b. The window must hold the whole
                context, as pointers cannot follow edges that are read later. "questions": an edge is `a b :`, and the
                context ends with a window of `? a : c` for each question, after any number of windows of whole edges.

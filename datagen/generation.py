@@ -68,10 +68,10 @@ def generate(
     in_tasks = len(listed.shards) > CHECKED_HERE and connected_to_ray()
     if in_tasks or not job.finished():
         shards = tuple(_run(job, watch, wait_minutes))
-        if Split(job.rows, shards) == listed:
-            return path
         if (tokenizer := task.read_tokenizer()) is not None:
             tokenizer.write(path)
+        if Split(job.rows, shards) == listed:
+            return path
         # Read it again, as another process may have added another split.
         dataset = _dataset(path, task, seed)
         splits = {**dataset.splits, split: Split(job.rows, shards)}

@@ -74,7 +74,8 @@ class WaitForRoom:
             self._since = time.monotonic()
             log.warning("%s; waiting for a node, for %g minutes at most", lacking, self.minutes)
         elif time.monotonic() - self._since > 60 * self.minutes:
-            raise TimeoutError(f"{lacking}; no node came in wait_minutes = {self.minutes:g}")
+            hint = "scale.wait_minutes of a pipeline sets how long it waits"
+            raise TimeoutError(f"{lacking}; no node came in {self.minutes:g} minutes ({hint})")
 
 
 def _lacking() -> str:

@@ -41,7 +41,8 @@ class Rule110(Task):
                 steps, or `|`.
     frame       cells by which the labels move to the right with each step: at position p of a state they then stand for
                 cell p - frame * steps. Attention is causal, so with a frame of 1 each label depends on cells before it.
-    traced      whether training rows have traces: the cells after 1, 2, ... steps, each at the position of its label.
+    traced      whether training rows have traces: the cells after 1, 2, ... steps, each at the position of the cell
+                that its label stands for.
 
     No two splits share a context, whatever their seeds. Up to 40 bits (cells * states) a hash assigns each context to
     one split, about 1/8 to test and 1/8 to validation. Above 40 bits contexts are drawn independently, as collisions

@@ -29,7 +29,7 @@ def fill_readme(adjusted: Mapping[str, Tested]) -> Path:
         _compute(adjusted["rule110"]),
         _hops(adjusted["depo-hops"]),
         _uniform(adjusted["depo-hops"]),
-        _blocks(adjusted["depo-hops"]),
+        _blocks(adjusted["depo-hops"], adjusted["rule110"]),
         _eta(adjusted["eta"]),
         _latency(),
         _pretrained(adjusted["text"]),
@@ -99,13 +99,16 @@ def _uniform(adjusted: Tested) -> Row:
     return "The same, with all k from the start, as in the paper?", answer, HOPS
 
 
-def _blocks(adjusted: Tested) -> Row:
-    two = _answers("depo-hops", 2)
-    tested = _pairs(adjusted, ("n3", "n1-deep"), ("n3", "n1-deep-narrow"))
+def _blocks(depo: Tested, rule110: Tested) -> Row:
+    tested = _pairs(depo, ("n3", "n1-deep"), ("n3", "n1-deep-narrow"))
+    two, three = (_answers("depo-hops", depth) for depth in (2, 3))
+    deep, four = (_variants("rule110")[name].rows.value for name in ("n1-deep", "n4"))
+    words = "No" if deep >= four else verdict(_pairs(rule110, ("n4", "n1-deep")))
     answer = (
-        f"**{verdict(tested)}** on Depo, beyond two hops. At k = 2, N = 3 has {two['n3']}, twice the blocks with its "
-        f"FLOPs {two['n1-deep']}, and narrower ones, with hardly more parameters than N = 3, {two['n1-deep-narrow']}. "
-        f"Over all k, N = 3 is {_ahead_of_both(tested)}"
+        f"**{verdict(tested)}** on Depo: at k = 3, N = 3 has {three['n3']}, twice the blocks with its FLOPs "
+        f"{three['n1-deep']}, and narrower ones, with hardly more parameters than N = 3, {three['n1-deep-narrow']}; at "
+        f"k = 2 they are alike ({two['n3']}, {two['n1-deep']}, {two['n1-deep-narrow']}). Over all k, N = 3 is "
+        f"{_ahead_of_both(tested)}. **{words}** on Rule 110, where four times the blocks reach {deep:.3f}"
     )
     return "Are more passes better than more blocks?", answer, HOPS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from datagen import Task
 from pipelines.config.experiment import Experiment, step_flops
+from pipelines.config.variant import Variant
 from pipelines.engine.stage import Stage, State, state
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
@@ -26,8 +27,8 @@ TIMED_STEPS = 5  # other work on the machine slows some of them
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by step_flops; longest: the most
-    flops of one training."""
+    """Upper bounds over all trainings. tokens: as if all rows were the longest; flops: by step_flops; longest: those of
+    the longest chain of trainings, each of which needs the one before."""
 
     rows: int
     tokens: int
@@ -66,7 +67,19 @@ def training_cost(experiment: Experiment) -> TrainingCost:
     tokens = [count * task.row_length for count, (_, _, task, _) in zip(rows, trainings, strict=True)]
     flops = [train.steps * step_flops(model, train, task) for model, train, task, _ in trainings]
     total = sum(runs * one for one, (*_, runs) in zip(flops, trainings, strict=True))
-    return TrainingCost(sum(rows), sum(tokens), total, max(flops))
+    count = len(experiment.variants)
+    by_variant = {variant.name: one for variant, one in zip(experiment.variants, flops[:count], strict=True)}
+    searched = 2 * flops[count] if experiment.search else 0.0  # a trial, then its winner
+    longest = max(longest_chain(experiment.variants, by_variant), searched)
+    return TrainingCost(sum(rows), sum(tokens), total, longest)
+
+
+def longest_chain(variants: Sequence[Variant], cost: Mapping[str, float]) -> float:
+    """The cost of the longest chain of trainings, each of which starts from the one before."""
+    ended = dict[str, float]()
+    for variant in variants:  # a variant stands behind the one that it starts from
+        ended[variant.name] = cost[variant.name] + (ended[variant.start] if variant.start else 0)
+    return max(ended.values())
 
 
 def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, StageTrainings]:
@@ -99,20 +112,27 @@ def done_share(experiment: Experiment, stages: Sequence[Stage], root: Path) -> f
 
 
 def training_seconds(experiment: Experiment) -> float:
-    """Seconds that all training would take on this machine's CPU, as many trainings at once as have cores, at the rate
-    of the fastest of a few timed steps at N = 1; of few rows, tokens and blocks where the model is large."""
+    """Seconds that all training would take on this machine's CPU, with as many workers at once as there are cores for,
+    at the rate of the fastest of a few timed steps at N = 1; of few rows, tokens and blocks where the model is large.
+    """
     large = experiment.paper_scale or experiment.pretrained.model or experiment.pretrained.source
     step, flops = timed_step(experiment, "float32", PROBE_TOKENS if large else None)
     with torch_threads(experiment.scale.cores):
         step()  # the first one also compiles the kernel
         fastest = min(seconds_of(step) for _ in range(TIMED_STEPS))
-    cost, at_once = training_cost(experiment), max(1, (os.cpu_count() or 1) // experiment.scale.cores)  # workers
-    return max(cost.flops / at_once, cost.longest / experiment.scale.workers) * fastest / flops
+    cost, workers = training_cost(experiment), experiment.scale.workers
+    at_once = max(1, _cores() // (experiment.scale.cores * workers))  # trainings
+    return max(cost.flops / at_once, cost.longest) / workers * fastest / flops
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch uses `count` threads: more than a training has wait for each other where other work has the cores."""
+    """Torch uses `count` threads, as a training will: more of them would wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import ray
 import torch
@@ -160,14 +160,16 @@ class Services(Observer):
         cores: int,
         gpus: int = 0,
         retries: int = RETRIES,
+        environment: dict[str, Any] | None = None,
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order. A task without cores runs on this node. retries: of a task whose process or node dies.
+        results in order. A task without cores runs on this node. retries: of a task whose process or node dies;
+        environment: Ray's runtime environment of the tasks, beside the pipeline's own.
 
         Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
         `scale.wait_minutes`: Ray would wait for ever.
         """
-        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries)(function)
+        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries, runtime_env=environment or {})(function)
         if cores == 0:  # it drives Tune: a node that is lost must not take it away from its workers
             own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             task = task.options(scheduling_strategy=own)

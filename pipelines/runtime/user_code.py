@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from datagen.user_code import is_path
 from pipelines.config.experiment import Experiment
 
 PACKAGES = ("datagen", "sleepmodel", "pipelines")
@@ -20,15 +22,22 @@ def import_from_working_directory() -> None:
 
 
 def runtime_env(experiment: Experiment) -> dict[str, Any] | None:
-    """The runtime environment in which Ray's workers can import the user's code; None where an experiment has none.
+    """As `mixers_env`, of the mixers and the task of an experiment."""
+    models = [experiment.model, *map(experiment.variant_model, experiment.variants)]
+    own_task = type(experiment.task).__module__.partition(".")[0] not in PACKAGES
+    return _environment() if own_task else mixers_env(mixer for model in models for mixer in model.mixers)
+
+
+def mixers_env(mixers: Iterable[str]) -> dict[str, Any] | None:
+    """The runtime environment in which Ray's workers can import the user's own among these mixers; None if none is.
 
     Workers get this process's PYTHONPATH and working directory. Workers on other nodes must see it too: with
     `ray job submit --working-dir .`, Ray sends a copy to every node.
     """
-    models = [experiment.model, *map(experiment.variant_model, experiment.variants)]
-    named = {mixer for model in models for mixer in model.mixers if ":" in mixer}
-    if type(experiment.task).__module__.partition(".")[0] in PACKAGES and not named:
-        return None
+    return _environment() if any(map(is_path, mixers)) else None
+
+
+def _environment() -> dict[str, Any]:
     given = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([os.getcwd(), *([given] if given else []), "${PYTHONPATH}"])
     return {"env_vars": {"PYTHONPATH": path}}

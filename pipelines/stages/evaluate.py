@@ -21,6 +21,7 @@ from pipelines.reporting.questions import control_of, kinds_of
 from pipelines.reporting.results import COSTS, MISTAKES, READABLE, RESULTS, EvaluationResult
 from pipelines.runtime.saved_models import predict_range, saved_inference_costs
 from pipelines.runtime.services import Services
+from pipelines.runtime.user_code import mixers_env
 from pipelines.stages.generate import dataset
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Curriculum
@@ -153,7 +154,9 @@ def predict_all(
             end = min(start + task_batches * size, len(rows))
             calls.append((model, trained.data, start, end, trained.sleep_passes, size, gpu, trained.curriculum))
             owners.append(i)
-    parts = services.map(predict_range, calls, cores=1, gpus=int(gpu))
+    # a champion may have mixers that the experiment does not name
+    environment = mixers_env(mixer for trained in variants for mixer in trained.config.mixers)
+    parts = services.map(predict_range, calls, cores=1, gpus=int(gpu), environment=environment)
     predicted = []
     for i, trained in enumerate(variants):
         mask = test[trained.data].loss_mask()

@@ -60,15 +60,20 @@ def opened(saved: SavedCheckpoint) -> Iterator[Path]:
 
     Raises IncompleteCheckpointError, which names the file that is missing or has changed.
     """
-    with local_copy(saved.path) as copy:
+    with ExitStack() as held:
+        try:
+            copy = held.enter_context(local_copy(saved.path))
+        except FileNotFoundError:  # in a store, as another process removes it
+            raise IncompleteCheckpointError(f"{saved.path}: files are missing") from None
         for rank in range(saved.workers):
             for name, expected in _read_manifest(copy, rank).files.items():
                 try:
                     found = sha256(copy / name)
                 except FileNotFoundError:
-                    raise IncompleteCheckpointError(f"{name} is missing") from None
+                    raise IncompleteCheckpointError(f"{saved.path}: {name} is missing") from None
                 if found != expected:
-                    raise IncompleteCheckpointError(f"{name} has another checksum than when it was written")
+                    changed = f"{saved.path}: {name} has another checksum than when it was written"
+                    raise IncompleteCheckpointError(changed)
         yield copy
 
 
@@ -76,14 +81,14 @@ def open_latest(checkpoints: Path, held: ExitStack, discard: bool = False) -> tu
     """The latest complete checkpoint in a directory and its local files, which `held` keeps; None if there is none.
 
     Reads the latest one, and an earlier one only if that is damaged. Logs a warning for each incomplete one.
-    discard: have `prune` remove the damaged ones, which are not read again. Only while no worker writes, as an
-    unfinished checkpoint looks like a damaged one.
+    discard: remove the first manifest of each damaged one, so that it is not read again and the next `prune` removes
+    it. Only while no worker writes, as an unfinished checkpoint looks like a damaged one.
     """
     for saved in reversed(_listed(checkpoints)):
         try:
             return saved, held.enter_context(opened(saved))
         except IncompleteCheckpointError as error:
-            _warn(saved.path, error)
+            _warn(error)
             if discard:  # not the directory, which Ray Train's controller may know and remove later
                 (saved.path / _manifest(0).name).unlink(missing_ok=True)
     return None
@@ -98,7 +103,7 @@ def latest(checkpoints: Path) -> SavedCheckpoint | None:
 
 def prune(checkpoints: Path) -> SavedCheckpoint | None:
     """The latest checkpoint in a directory that has all manifests, or None. Removes those that lack one, and of the
-    others all except the latest `KEPT` + 1: it does not read them, and the last one may have been cut off.
+    others all except the latest `KEPT` + 1: it does not read them, so that any of them may turn out to be damaged.
 
     Call it only while no worker writes, as an unfinished checkpoint looks like an incomplete one.
     """
@@ -136,12 +141,12 @@ def _listed(checkpoints: Path) -> list[SavedCheckpoint]:
                 _read_manifest(path, rank)
             found.append(SavedCheckpoint(path, first.step, first.workers, first.zero_stage))
         except IncompleteCheckpointError as error:
-            _warn(path, error)
+            _warn(error)
     return sorted(found, key=lambda saved: (saved.step, saved.path.name))
 
 
-def _warn(path: Path, error: IncompleteCheckpointError) -> None:
-    log.warning("%s is incomplete, so an earlier checkpoint is used instead: %s", path, error)
+def _warn(error: IncompleteCheckpointError) -> None:
+    log.warning("%s; this checkpoint is not used, but the one before it, if there is one", error)
 
 
 def _directories(checkpoints: Path) -> list[Path]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks.scaling import longest_chain, training_loads
+from benchmarks.scaling import training_loads
 from pipelines.config.presets import PRESETS
+from pipelines.runtime.cost_estimate import longest_chain
 
 
 def test_a_chain_of_trainings_is_as_long_as_all_of_them() -> None:

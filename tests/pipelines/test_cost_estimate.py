@@ -23,12 +23,15 @@ def test_trainings_that_run_at_once_take_the_time_of_one(monkeypatch: pytest.Mon
     four = replace(one, seeds=(1, 2, 3, 4))
 
     def seconds(experiment: Experiment, cores: int) -> float:
-        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        monkeypatch.setattr(cost_estimate, "_cores", lambda: cores)
         return cost_estimate.training_seconds(experiment)
 
     alone = seconds(one, 1)
     assert [seconds(four, cores) / alone for cores in (1, 2, 4, 8)] == [4, 2, 1, 1]
     assert seconds(one, 8) == alone
+    chain = replace(one, variants=(*one.variants, replace(one.variants[0], name="further", start=one.variants[0].name)))
+    assert seconds(chain, 8) == 2 * alone  # one begins with the weights of the other
+    assert [seconds(replace(four, scale=Scale(workers=2)), cores) / alone for cores in (2, 3, 4)] == [2, 2, 1]
 
 
 def test_steps_are_timed_on_the_cores_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,16 +81,22 @@ def test_where_no_row_is_right_the_champion_is_beaten_in_nats() -> None:
     assert Score(0.1, 9.0).beats(champion) and not champion.beats(Score(0.1, 9.0))
 
 
+@pytest.mark.parametrize("mixer", ["gated_delta", "my_rules:Oja"])
 def test_the_champion_predicts_in_rays_workers(
-    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixer: str, ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model of the paper's largest size would take days on the driver's CPU."""
+    """A model of the paper's largest size would take days on the driver's CPU. One with a mixer of the user's own is
+    judged in an experiment that names none."""
+    examples = str(Path(__file__).parents[2] / "examples")
+    monkeypatch.syspath_prepend(examples)
+    monkeypatch.setenv("PYTHONPATH", examples)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     task = Rule110(cells=6, states=2, steps=1)
     data, output = generate(task, "test", 300, 0, tmp_path), tmp_path / "register"
     rows, services = read_rows(data, "test"), Services(PRESETS["smoke"], tmp_path)
     services.connect([])
-    model = build_small(dtype=torch.float32, vocab_size=len(task.vocabulary)).eval()
+    mixers = "attention", mixer
+    model = build_small(dtype=torch.float32, vocab_size=len(task.vocabulary), mixers=mixers).eval()
     run = start_run(services.store, "train", "abc", None, {}, {})
     standing = register(services.store, run, model, "sleep-judged", *_prompts(rows, 6), {DATASET_TAG: data.name})
     promote(services.store, "sleep-judged", standing)
