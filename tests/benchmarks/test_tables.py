@@ -24,6 +24,7 @@ PAGES = [EVIDENCE, ITERATED_SLEEP]
 # experiment -> pairs of which the prose of the pages says that they are clear of 0 after the correction
 SAID_CLEAR = {
     "rule110": {("n4", "n1")},
+    "cells": {("n4", "n1-same-compute")},
     "eta": {("eta2-n2", "eta1-n2")},
     "depo-hops": {
         *((f"n{n}", "n1") for n in (2, 3, 4)),
