@@ -67,9 +67,8 @@ def training_cost(experiment: Experiment) -> TrainingCost:
     tokens = [count * task.row_length for count, (_, _, task, _) in zip(rows, trainings, strict=True)]
     flops = [train.steps * step_flops(model, train, task) for model, train, task, _ in trainings]
     total = sum(runs * one for one, (*_, runs) in zip(flops, trainings, strict=True))
-    count = len(experiment.variants)
-    by_variant = {variant.name: one for variant, one in zip(experiment.variants, flops[:count], strict=True)}
-    searched = 2 * flops[count] if experiment.search else 0.0  # a trial, then its winner
+    by_variant = {variant.name: one for variant, one in zip(experiment.variants, flops, strict=False)}
+    searched = 2 * flops[len(by_variant)] if experiment.search else 0.0  # a trial, then its winner
     longest = max(longest_chain(experiment.variants, by_variant), searched)
     return TrainingCost(sum(rows), sum(tokens), total, longest)
 

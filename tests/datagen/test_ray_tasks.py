@@ -41,5 +41,6 @@ def test_a_cluster_without_a_core_is_said_and_not_waited_for_without_end(tmp_pat
     lacking = "a task takes 1 CPU, but Ray has 0 CPU on 1 node: add a node, or start Ray with more"
     assert f"{lacking}; waiting for a node, for 0.02 minutes at most" in done.stderr
     ended, path = done.stdout.splitlines()
-    assert ended.startswith(f"ended: {lacking}; no node came in 0.02 minutes (scale.wait_minutes ")
+    hint = "scale.wait_minutes of a pipeline sets how long it waits"
+    assert ended == f"ended: {lacking}; no node came in 0.02 minutes ({hint})"
     assert len(read_rows(path, "test")) == 10
