@@ -180,7 +180,7 @@ EXPERIMENTS = {
     ),
     "rule": Question(
         "ablation-rule-mini",
-        THREE,
+        (43, 44, 45, 46, 47),  # chosen once 40 to 42 had left it open
         tuple((f"{rule}-n4", f"{rule}-n1") for rule in RULES),
         titled=("gated_delta-n4", "gated_delta-n1", "linear-n4", "linear-n1"),
     ),
