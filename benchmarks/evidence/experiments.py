@@ -204,6 +204,7 @@ EXPERIMENTS = {
         depth=3,
         by_depth={"uniform": ("n4-uniform", "n2-uniform", "n1-uniform", "n1-uniform-same-compute-epochs")},
     ),
+    "depo-sizes": Question("depo-sizes-mini", (80,), titled=("n3", "n1")),
     "depo-iterated": Question(
         "depo-iterated",
         (85, 86, 87, 88, 89),

@@ -28,6 +28,7 @@ def build() -> dict[str, Experiment]:
         depo.fig3(),
         depo.fig3_mini(),
         depo.hops_mini(),
+        depo.sizes_mini(),
         depo.iterated(),
         depo.iterated_mini(),
         depo.iterated_windows(),

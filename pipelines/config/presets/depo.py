@@ -101,6 +101,32 @@ def hops_mini() -> Experiment:
     )
 
 
+def sizes_mini() -> Experiment:
+    """`hops_mini` one size up, with up to 3 hops: 16 and 24 nodes, in one window and in several, and the official names
+    of one or two tokens on 8 nodes. Where are hops no longer learned?"""
+    base = hops_mini()
+    task = replace(base.task, nodes=16, least=16, hops=3, test_hops=(1, 2, 3))
+
+    def variant(name: str, passes: int = 3, **fields: Any) -> Variant:
+        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
+
+    more_nodes = {"nodes": 24, "least": 24}
+    return replace(
+        base,
+        name="depo-sizes-mini",
+        task=task,
+        model=_model(task, key_dim=32, value_dim=32),
+        train=replace(base.train, steps=4000),
+        variants=(
+            variant("n1", 1),
+            variant("n3"),
+            variant("n3-two-windows", window=16),
+            variant("n3-24-nodes", task=more_nodes, window=48),
+            variant("n3-long-names", task={"nodes": 8, "least": 8, "names": None}, window=32),
+        ),
+    )
+
+
 def iterated() -> Experiment:
     """Each pass follows the cycle one hop further: training on k <= 4, tests up to k = 64; without each of its parts,
     and against one pass."""
