@@ -87,7 +87,7 @@ def test_the_table_of_readme_is_the_one_of_the_results(tmp_path: Path, monkeypat
     ("differences", "p", "said"),
     [
         ([0.2, 0.1, 0.3], 0.04, "Yes"),
-        ([0.2, 0.1, 0.3], 0.06, "Probably"),
+        ([0.2, 0.1, 0.3], 0.06, "Perhaps"),
         ([0.2, -0.1, 0.3], 0.06, "Not shown"),
         ([-0.2, -0.1, -0.3], 0.04, "Not shown"),
     ],

@@ -28,7 +28,7 @@ CONFIGS = {
     "depo-fig3": "f3f6adfdaf095469",
     "depo-fig3-mini": "d4fd053f1b156ca4",
     "depo-hops-mini": "a4674cf527717e34",
-    "depo-sizes-mini": "2a295c757f68a204",
+    "depo-sizes-mini": "ec1690b3440298ef",
     "depo-iterated": "d55d487046860515",
     "depo-iterated-mini": "728a49d6981b2461",
     "depo-iterated-windows": "e379ffe7fc077023",

@@ -116,7 +116,6 @@ def sizes_mini() -> Experiment:
         name="depo-sizes-mini",
         task=task,
         model=_model(task, key_dim=32, value_dim=32),
-        train=replace(base.train, steps=4000),
         variants=(
             variant("n1", 1),
             variant("n3"),
