@@ -16,6 +16,7 @@ from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP, README, fill
 from benchmarks.evidence.publish import PUBLISHED
 from benchmarks.evidence.schedule import NIGHT_HOURS, schedule
 from benchmarks.evidence.tables import adjusted_comparisons, blocks, family_of
+from pipelines.config.presets import RULES
 from pipelines.reporting.differences import PairedDifference, is_clear
 from sleepmodel.evaluation.statistics import Mean, holm
 
@@ -30,13 +31,15 @@ SAID_CLEAR = {
         *((f"n{n}", "n1") for n in (2, 3, 4)),
         *(("n3", control) for control in ("n1-same-compute", "transformer-whole")),
         ("n4-uniform", "n1-uniform"),
+        ("n4-uniform", "n1-uniform-same-compute-epochs"),
     },
     "gsm-traces": {("n4-traces", "n1")},
+    "rule": {(f"{rule}-n4", f"{rule}-n1") for rule in RULES},
     "iterated": {("iterated", without) for without in ("hidden", "normalized", "untraced", "delta")},
     "depo-iterated": {("iterated", without) for without in ("hidden", "untraced", "unmarked", "without-conv")},
 }
 # all pairs of which are said not to be clear
-SAID_UNCLEAR = {"rows", "by-t", "curriculum", "rule", "depo", "gsm", "retrofit"}
+SAID_UNCLEAR = {"rows", "by-t", "curriculum", "depo", "gsm", "retrofit"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
