@@ -76,6 +76,7 @@ class DeepSpeedEngine:
             self.engine.optimizer.refresh_fp32_params()
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.hosts = torch.distributed.new_group(backend="gloo")
         self.peaks = peak_rates(self.engine.optimizer)
         self.forward = graphed(model, self.engine, config, scale)
 
@@ -114,6 +115,13 @@ class DeepSpeedEngine:
         total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
         torch.distributed.all_reduce(total)
         return float(total) / self.workers
+
+    def any(self, here: bool) -> bool:
+        """Whether `here` is true on any worker. Every worker must call it. The hosts ask each other, so that none waits
+        for its GPU."""
+        found = torch.tensor(int(here))
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, self.hosts)
+        return bool(found)
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         if self.scale.zero_stage > 0:

@@ -24,6 +24,7 @@ from sleepmodel.training.engine import LocalEngine, Losses
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
+from tests.sleepmodel.accelerator import DEVICE, counted_waits
 from tests.sleepmodel.tiny import CONFIG, ITERATED, TASK, TRACED, TRACED_CONFIG
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
@@ -241,6 +242,15 @@ def test_replayed_graphs_train_the_same_under_deepspeed(
     calls.clear()
     assert curve_of(DeepSpeedEngine(build_model(TINY, config), config, Scale())) == expected
     assert (len(calls), len(captures)) == (1, 1)
+
+
+def test_workers_are_asked_without_waiting_for_their_gpus(process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/sleepmodel/test_two_workers.py has what they answer."""
+    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
+    engine.engine.device = DEVICE
+    with counted_waits(monkeypatch) as waits:
+        assert engine.any(True) and not engine.any(False)
+    assert waits.lines == []
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -1,0 +1,42 @@
+"""Two workers under DeepSpeed, without Ray: what one of them alone sees is decided by both, at the same step."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+from sleepmodel import Scale
+from sleepmodel.distributed.deepspeed import DeepSpeedEngine
+from sleepmodel.training.loop import build_model
+from tests.sleepmodel.tiny import CONFIG, MODEL
+
+pytestmark = pytest.mark.slow
+
+WORKERS = 2
+
+
+def run_workers(work: Callable[[int], None], place: Path) -> None:
+    """Call `work` with its rank in each of two processes of a group. Raises what one of them raises."""
+    torch.multiprocessing.spawn(_join, (work, str(place / "store")), WORKERS)
+
+
+def _join(rank: int, work: Callable[[int], None], store: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(WORKERS), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = "0"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", store=distributed.FileStore(store, WORKERS), rank=rank, world_size=WORKERS)
+    work(rank)
+    distributed.destroy_process_group()
+
+
+def test_what_one_worker_is_told_all_know(tmp_path: Path) -> None:
+    run_workers(_ask, tmp_path)
+
+
+def _ask(rank: int) -> None:
+    engine = DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale(workers=WORKERS))
+    answers = [engine.any(rank == 1 and step == 2) for step in range(4)]
+    assert answers == [False, False, True, False]
