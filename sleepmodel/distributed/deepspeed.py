@@ -109,12 +109,10 @@ class DeepSpeedEngine:
             return torch.full((), math.nan if found is None else float(found), device=self.engine.device)
         return norm
 
-    def mean(self, value: float) -> float:
-        if self.workers == 1:  # a GPU would be waited for
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
+    def mean(self, values: Tensor) -> Tensor:
+        total = values.clone()
         torch.distributed.all_reduce(total)
-        return float(total) / self.workers
+        return total / self.workers
 
     def any(self, here: bool) -> bool:
         """Whether `here` is true on any worker. Every worker must call it. The hosts ask each other, so that none waits

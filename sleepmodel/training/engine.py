@@ -65,8 +65,8 @@ class Engine(Protocol):
         clipping, a scalar on the model's device. A gradient that is not finite is not applied, except with ZeRO stage 1
         or higher: the step is left out, or made with zeros where `reads_every_step` is false."""
 
-    def mean(self, value: float) -> float:
-        """The mean of `value` over the workers."""
+    def mean(self, values: Tensor) -> Tensor:
+        """The means of `values` over the workers, on their device. Every worker must call it."""
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         """Write weights, optimiser state and `state` to an empty directory."""
@@ -131,8 +131,8 @@ class LocalEngine:
             self.optimizer.step()
         return norm
 
-    def mean(self, value: float) -> float:
-        return value
+    def mean(self, values: Tensor) -> Tensor:
+        return values
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         save_whole(self.model, self.optimizer, directory, state)

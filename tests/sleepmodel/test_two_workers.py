@@ -1,8 +1,10 @@
 """Two workers under DeepSpeed, without Ray: what one of them alone sees is decided by both, at the same step."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from torch import distributed
 
 from sleepmodel import Scale
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
-from sleepmodel.training.loop import build_model
-from tests.sleepmodel.tiny import CONFIG, MODEL
+from sleepmodel.training.engine import Losses
+from sleepmodel.training.loop import NonFiniteError, build_model, train
+from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 pytestmark = pytest.mark.slow
 
 WORKERS = 2
+ROWS = TASK.sample("train", 0, 0, 64)
 
 
 def run_workers(work: Callable[[int], None], place: Path) -> None:
@@ -40,3 +44,21 @@ def _ask(rank: int) -> None:
     engine = DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale(workers=WORKERS))
     answers = [engine.any(rank == 1 and step == 2) for step in range(4)]
     assert answers == [False, False, True, False]
+
+
+def test_a_loss_that_is_not_finite_on_one_worker_stops_both(tmp_path: Path) -> None:
+    run_workers(_diverge, tmp_path)
+
+
+def _diverge(rank: int) -> None:
+    """The second worker's loss of step 5 is not finite, and its gradient is."""
+    engine, steps = DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale(workers=WORKERS)), iter(range(100))
+    backward = engine.backward
+
+    def spoil(*batch: Any) -> Losses:
+        losses = backward(*batch)
+        return Losses(losses.answers * (math.inf if next(steps) == 5 and rank == 1 else 1.0))
+
+    engine.backward = spoil  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match=r"step 5: loss inf, gradient norm \d"):
+        train(engine, ROWS, CONFIG, lambda model, level: 0.0, lambda at, write: None)
