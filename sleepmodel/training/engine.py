@@ -62,8 +62,8 @@ class Engine(Protocol):
 
     def step(self, rate: float) -> Tensor:
         """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
-        clipping, a scalar on the model's device. A gradient that is not finite is not applied, except with ZeRO stage 1
-        or higher: the step is left out, or made with zeros where `reads_every_step` is false."""
+        clipping, a scalar on the model's device. A gradient that is not finite is not applied: the step is left out, or
+        without ZeRO made with zeros where `reads_every_step` is false."""
 
     def mean(self, values: Tensor) -> Tensor:
         """The means of `values` over the workers, on their device. Every worker must call it."""

@@ -3,15 +3,17 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
-from sleepmodel import Scale
+from sleepmodel import Scale, TrainConfig
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
+from sleepmodel.training.batches import split_batch
 from sleepmodel.training.engine import Losses
 from sleepmodel.training.loop import NonFiniteError, build_model, train
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -19,6 +21,12 @@ from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 pytestmark = pytest.mark.slow
 
 WORKERS = 2
+PARTITIONED = [
+    (1, "muon", "float32"),
+    (2, "muon", "bfloat16"),
+    (2, "adamw", "bfloat16_weights"),
+    (3, "adamw", "float32"),
+]
 ROWS = TASK.sample("train", 0, 0, 64)
 
 
@@ -62,3 +70,39 @@ def _diverge(rank: int) -> None:
     engine.backward = spoil  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match=r"step 5: loss inf, gradient norm \d"):
         train(engine, ROWS, CONFIG, lambda model, level: 0.0, lambda at, write: None)
+
+
+def test_a_batch_that_zero_skips_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither in weights nor in the optimiser's state, on which the batch after it depends. The gradient is not finite
+    on one worker, in the first of two micro-batches, and of one weight, Muon's or AdamW's."""
+    run_workers(_skip, tmp_path)
+
+
+def _skip(rank: int) -> None:
+    for stage, optimizer, precision in PARTITIONED:
+        scale = Scale(workers=WORKERS, zero_stage=stage, accumulation=2)
+        config = replace(
+            CONFIG, grad_clip=0.0, skips=1, optimizer=optimizer, precision=precision, batch_size=16, warmup_steps=0
+        )
+        expected = _weights(rank, config, scale, (0, 1, 3))
+        for spoiled in ("norm.weight", "blocks.0.mlp.up.weight"):
+            found = _weights(rank, config, scale, (0, 1, 2, 3), spoiled)
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], weight) for name, weight in expected.items()), (scale, optimizer)
+
+
+def _weights(
+    rank: int, config: TrainConfig, scale: Scale, batches: tuple[int, ...], spoiled: str = ""
+) -> dict[str, Tensor]:
+    """The weights, on the first worker, after these batches, of which 2 is spoiled."""
+    engine, spoils = DeepSpeedEngine(build_model(MODEL, config), config, scale), False
+    if spoiled and rank == 1:
+        engine.model.get_parameter(spoiled).register_hook(lambda gradient: gradient * (math.inf if spoils else 1.0))
+    for batch in batches:
+        for i, part in enumerate(split_batch(ROWS[16 * batch : 16 * (batch + 1)], rank, WORKERS, 2)):
+            spoils = batch == 2 and i == 0
+            engine.backward(*map(torch.from_numpy, part.batch()))
+        assert bool(engine.step(0.5).isfinite()) == (batch != 2)
+    weights = dict[str, Tensor]()
+    engine.finish(lambda model: weights.update({name: w.clone() for name, w in model.state_dict().items()}))
+    return weights
