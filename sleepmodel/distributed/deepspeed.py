@@ -122,6 +122,7 @@ class DeepSpeedEngine:
         return bool(found)
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
+        """As Engine.save, but without checksums: checkpoints.py lists those of all files."""
         if self.scale.zero_stage > 0:
             self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
         elif self.rank == 0:  # all workers hold the same, so any number of workers can resume from one copy

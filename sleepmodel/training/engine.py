@@ -136,6 +136,8 @@ class LocalEngine:
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         save_whole(self.model, self.optimizer, directory, state)
+        with replacing(directory / CHECKPOINT_SUM) as fresh:
+            fresh.write_text(sha256(directory / CHECKPOINT))
 
     def load(self, directory: Path) -> dict[str, Any]:
         verify_whole(directory)
@@ -166,18 +168,17 @@ def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:
 
 
 def save_whole(model: SleepModel, optimizer: Optimizer, directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of a model whose weights and optimiser state are not partitioned. Raises OSError."""
+    """Write a checkpoint of a model whose weights and optimiser state are not partitioned, without its checksum. Raises
+    OSError."""
     with replacing(directory / CHECKPOINT) as fresh:
         try:
             torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "state": state}, fresh)
         except RuntimeError as error:  # torch's form of an OSError
             raise OSError(str(error)) from error
-    with replacing(directory / CHECKPOINT_SUM) as fresh:
-        fresh.write_text(sha256(directory / CHECKPOINT))
 
 
 def verify_whole(directory: Path) -> None:
-    """Raise the errors of Engine.load unless what `save_whole` wrote is there and unchanged."""
+    """Raise the errors of Engine.load unless what LocalEngine.save wrote is there and unchanged."""
     file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
     if not file.is_file() or not listed.is_file():
         raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")

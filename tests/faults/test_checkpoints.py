@@ -25,19 +25,21 @@ from sleepmodel.distributed.checkpoints import (
 )
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
-from sleepmodel.training.engine import LocalEngine
+from sleepmodel.training.engine import save_whole
 from sleepmodel.training.loop import build_model
+from sleepmodel.training.optim import build_optimizer
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
 SCALE = Scale(workers=2)
-FILES = ("checkpoint.pt", "checkpoint.pt.sha256", "worker-0.json", "worker-1.json")
+FILES = ("checkpoint.pt", "worker-0.json", "worker-1.json")
 
 
 def write(directory: Path, step: int) -> Path:
     """A checkpoint as two workers of ZeRO 0 write it."""
     directory.mkdir(parents=True)
     write_manifest(directory, 1, step, SCALE)
-    LocalEngine(build_model(MODEL, CONFIG), CONFIG).save(directory, {"step": step})
+    model = build_model(MODEL, CONFIG)
+    save_whole(model, build_optimizer(model, CONFIG), directory, {"step": step})
     seal_first(directory, step)
     return directory
 
@@ -117,18 +119,17 @@ def test_a_resume_verifies_the_latest_once_and_the_one_before_only_if_it_is_dama
 ) -> None:
     """They may have many gigabytes, and the driver reads none."""
     whole, torn = (checkpoints / f"checkpoint_2026-01-01_00-00-{step}" for step in ("08", "12"))
-    names = ("checkpoint.pt", "checkpoint.pt.sha256")
     prune(checkpoints)
     check_resumable(checkpoints, Scale(workers=1))
     assert not read
     with ExitStack() as held:
         assert open_latest(checkpoints, held) == (SavedCheckpoint(torn, 12, 2, 0), torn)
-    assert read == [torn / name for name in names]
+    assert read == [torn / "checkpoint.pt"]
     read.clear()
     truncate(torn / "checkpoint.pt")
     with ExitStack() as held:
         assert open_latest(checkpoints, held) == (SavedCheckpoint(whole, 8, 2, 0), whole)
-    assert read == [torn / "checkpoint.pt", *(whole / name for name in names)]
+    assert read == [torn / "checkpoint.pt", whole / "checkpoint.pt"]
 
 
 def test_cleaning_leaves_the_last_ones_and_one_more_that_may_be_torn(checkpoints: Path) -> None:

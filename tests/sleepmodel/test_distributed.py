@@ -280,20 +280,24 @@ def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) ->
             engine.load(tmp_path)
 
 
-def test_what_was_verified_before_is_not_read_once_more(
+def test_what_others_sum_and_verify_is_not_read_once_more(
     process_group: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker that chooses a checkpoint has verified all its files, which may have many gigabytes."""
-    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
-    engine.save(tmp_path, {"step": 4})
+    """A worker lists the files that it has saved with their checksums, and the one that chooses a checkpoint verifies
+    all of them, which may have many gigabytes."""
+    local = LocalEngine(build_model(TINY, CONFIG), CONFIG)
+    (tmp_path / "local").mkdir()
+    local.save(tmp_path / "local", {"step": 4})
 
     def again(path: Path) -> str:
-        raise AssertionError(f"{path} is read to verify it")
+        raise AssertionError(f"{path} is read once more")
 
     monkeypatch.setattr("sleepmodel.training.engine.sha256", again)
+    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
+    engine.save(tmp_path, {"step": 4})
     assert engine.load(tmp_path) == {"step": 4}
     with pytest.raises(AssertionError, match=r"checkpoint\.pt is read"):  # of a plain loop, nobody has verified it
-        LocalEngine(build_model(TINY, CONFIG), CONFIG).load(tmp_path)
+        local.load(tmp_path / "local")
 
 
 @pytest.fixture(scope="module")
