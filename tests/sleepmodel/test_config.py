@@ -130,7 +130,7 @@ def test_a_momentum_that_deepspeed_rounds_is_refused() -> None:
         check_compatible(low, Scale(zero_stage=1))
 
 
-def test_skipping_where_deepspeed_would_skip_too_late_is_refused() -> None:
+def test_skipping_where_deepspeed_moves_the_momentum_is_refused() -> None:
     with pytest.raises(ValueError, match=r"skips = 2: must be 0 with zero_stage = 3 and muon"):
         check_compatible(TrainConfig(skips=2, grad_clip=0.0), Scale(zero_stage=3))
     check_compatible(TrainConfig(skips=2, grad_clip=0.0, optimizer="adamw"), Scale(zero_stage=3))
