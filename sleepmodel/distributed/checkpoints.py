@@ -101,9 +101,9 @@ def latest(checkpoints: Path) -> SavedCheckpoint | None:
     return found[0] if found else None
 
 
-def prune(checkpoints: Path) -> SavedCheckpoint | None:
-    """The latest checkpoint in a directory that has all manifests, or None. Removes those that lack one, and of the
-    others all except the latest `KEPT` + 1: it does not read them, so that any of them may turn out to be damaged.
+def prune(checkpoints: Path) -> None:
+    """Remove the checkpoints in a directory that lack a manifest, and of the others all except the latest `KEPT` + 1.
+    It does not read them, so that any of them may turn out to be damaged.
 
     Call it only while no worker writes, as an unfinished checkpoint looks like an incomplete one.
     """
@@ -111,16 +111,20 @@ def prune(checkpoints: Path) -> SavedCheckpoint | None:
     for path in _directories(checkpoints):
         if path not in [saved.path for saved in listed]:
             remove_tree(path)
-    return listed[-1] if listed else None
 
 
-def check_resumable(saved: SavedCheckpoint, scale: Scale) -> None:
-    """Raise ValueError if workers of this scale cannot resume from a checkpoint.
+def check_resumable(checkpoints: Path, scale: Scale) -> None:
+    """Raise ValueError if workers of this scale cannot resume from the latest complete checkpoint in a directory.
 
     With ZeRO stage 0 any number of workers can. From stage 1 on, DeepSpeed's files hold one partition per worker, and
     DeepSpeed cannot repartition Muon's momentum.
     """
-    if saved.zero_stage == scale.zero_stage and (scale.zero_stage == 0 or saved.workers == scale.workers):
+
+    def fits(saved: SavedCheckpoint) -> bool:
+        return saved.zero_stage == scale.zero_stage and (scale.zero_stage == 0 or saved.workers == scale.workers)
+
+    # they are read only if one of them does not fit, which may turn out to be damaged and so will not be used
+    if all(map(fits, _listed(checkpoints))) or (saved := latest(checkpoints)) is None or fits(saved):
         return
     was = f"{saved.workers} workers with zero_stage = {saved.zero_stage}"
     wanted = f"{scale.workers} workers with zero_stage = {scale.zero_stage}"

@@ -76,6 +76,7 @@ class DeepSpeedEngine:
             self.engine.optimizer.refresh_fp32_params()
         self.model = model
         self.rank, self.workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.hosts = torch.distributed.new_group(backend="gloo")
         self.peaks = peak_rates(self.engine.optimizer)
         self.forward = graphed(model, self.engine, config, scale)
 
@@ -108,14 +109,20 @@ class DeepSpeedEngine:
             return torch.full((), math.nan if found is None else float(found), device=self.engine.device)
         return norm
 
-    def mean(self, value: float) -> float:
-        if self.workers == 1:  # a GPU would be waited for
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
+    def mean(self, values: Tensor) -> Tensor:
+        total = values.clone()
         torch.distributed.all_reduce(total)
-        return float(total) / self.workers
+        return total / self.workers
+
+    def any(self, here: bool) -> bool:
+        """Whether `here` is true on any worker. Every worker must call it. The hosts ask each other, so that none waits
+        for its GPU."""
+        found = torch.tensor(int(here))
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, self.hosts)
+        return bool(found)
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
+        """As Engine.save, but without checksums: checkpoints.py lists those of all files."""
         if self.scale.zero_stage > 0:
             self.engine.save_checkpoint(str(directory), tag="checkpoint", client_state=state)
         elif self.rank == 0:  # all workers hold the same, so any number of workers can resume from one copy

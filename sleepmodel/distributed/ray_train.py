@@ -58,8 +58,8 @@ def fit(job: TrainingJob, callbacks: Sequence[UserCallback] = ()) -> None:
     diverged.unlink(missing_ok=True)
     deaths = 0  # of controllers
     while not has_model(output):
-        if latest := checkpoints.prune(output / CHECKPOINTS):
-            checkpoints.check_resumable(latest, job.scale)
+        checkpoints.prune(output / CHECKPOINTS)
+        checkpoints.check_resumable(output / CHECKPOINTS, job.scale)
         (output / CHECKPOINTS / RAY_SNAPSHOT).unlink(missing_ok=True)
         try:
             _trainer(job, callbacks).fit()

@@ -83,7 +83,7 @@ def _train(job: TrainingJob) -> None:
 
     def must_stop() -> bool:
         # one worker may see the reason a step before the others, or alone, but all must save at the same step
-        return engine.mean(job.asked_to_stop() or _draining(int(time.monotonic() / DRAIN_SECONDS))) > 0
+        return engine.any(job.asked_to_stop() or _draining(int(time.monotonic() / DRAIN_SECONDS)))
 
     with ExitStack() as held:
         found = _open_checkpoint(as_path(job.output) / CHECKPOINTS, engine.rank, held)

@@ -62,11 +62,11 @@ class Engine(Protocol):
 
     def step(self, rate: float) -> Tensor:
         """Clip the gradient, step at `rate` times the peak rates, and clear the gradient. Returns its norm before
-        clipping, a scalar on the model's device. A gradient that is not finite is not applied, except with ZeRO stage 1
-        or higher: the step is left out, or made with zeros where `reads_every_step` is false."""
+        clipping, a scalar on the model's device. A gradient that is not finite is not applied: the step is left out, or
+        without ZeRO made with zeros where `reads_every_step` is false."""
 
-    def mean(self, value: float) -> float:
-        """The mean of `value` over the workers."""
+    def mean(self, values: Tensor) -> Tensor:
+        """The means of `values` over the workers, on their device. Every worker must call it."""
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         """Write weights, optimiser state and `state` to an empty directory."""
@@ -131,11 +131,13 @@ class LocalEngine:
             self.optimizer.step()
         return norm
 
-    def mean(self, value: float) -> float:
-        return value
+    def mean(self, values: Tensor) -> Tensor:
+        return values
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         save_whole(self.model, self.optimizer, directory, state)
+        with replacing(directory / CHECKPOINT_SUM) as fresh:
+            fresh.write_text(sha256(directory / CHECKPOINT))
 
     def load(self, directory: Path) -> dict[str, Any]:
         verify_whole(directory)
@@ -166,18 +168,17 @@ def whole_loss(losses: Losses, config: TrainConfig) -> Tensor:
 
 
 def save_whole(model: SleepModel, optimizer: Optimizer, directory: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of a model whose weights and optimiser state are not partitioned. Raises OSError."""
+    """Write a checkpoint of a model whose weights and optimiser state are not partitioned, without its checksum. Raises
+    OSError."""
     with replacing(directory / CHECKPOINT) as fresh:
         try:
             torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "state": state}, fresh)
         except RuntimeError as error:  # torch's form of an OSError
             raise OSError(str(error)) from error
-    with replacing(directory / CHECKPOINT_SUM) as fresh:
-        fresh.write_text(sha256(directory / CHECKPOINT))
 
 
 def verify_whole(directory: Path) -> None:
-    """Raise the errors of Engine.load unless what `save_whole` wrote is there and unchanged."""
+    """Raise the errors of Engine.load unless what LocalEngine.save wrote is there and unchanged."""
     file, listed = directory / CHECKPOINT, directory / CHECKPOINT_SUM
     if not file.is_file() or not listed.is_file():
         raise FileNotFoundError(f"{directory}: no checkpoint here ({CHECKPOINT} and {CHECKPOINT_SUM})")

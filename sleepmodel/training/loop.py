@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,12 +76,12 @@ def train(
     clock = _Clock(state)
 
     def save(directory: Path) -> None:
-        _read(unread, state, config)
+        _read(engine, unread, state, config)
         state.seconds = clock.seconds()
         _save(engine, history, state, directory)
 
     def report_progress(rate: float) -> None:
-        _read(unread, state, config)
+        _read(engine, unread, state, config)
         progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
         sampler.validated(progress.accuracy)
         state.forget()
@@ -95,7 +95,7 @@ def train(
         losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
         unread.append(_Step(step, rate, losses, engine.step(rate)))
         if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
-            _read(unread, state, config)
+            _read(engine, unread, state, config)
         state.step += 1
         state.tokens += int((batch.lengths - batch.pads).sum())
         state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
@@ -128,10 +128,10 @@ class _Step(NamedTuple):
     norm: Tensor
 
 
-def _read(unread: list[_Step], state: _TrainState, config: TrainConfig) -> None:
-    """Count the latest steps, and forget them. On a GPU this waits for them."""
-    for step, (loss, trace_loss, norm) in zip(unread, _values(unread), strict=True):
-        # all workers have the same norm, and so skip the same batches; each has its own loss
+def _read(engine: Engine, unread: list[_Step], state: _TrainState, config: TrainConfig) -> None:
+    """Count the latest steps, and forget them. Every worker must call it, after the same step. On a GPU this waits for
+    the steps."""
+    for step, (loss, trace_loss, norm) in zip(unread, _values(engine, unread), strict=True):
         if not math.isfinite(norm) and state.skipped < config.skips:
             state.skipped += 1
         elif not math.isfinite(loss + (trace_loss or 0.0) + norm):
@@ -141,10 +141,11 @@ def _read(unread: list[_Step], state: _TrainState, config: TrainConfig) -> None:
     unread.clear()
 
 
-def _values(steps: list[_Step]) -> list[tuple[float, float | None, float]]:
+def _values(engine: Engine, steps: list[_Step]) -> list[tuple[float, float | None, float]]:
     """The loss, the loss of the traces, or None, and the norm of each step, read together."""
     tensors = [torch.stack([x.double() for x in (*step.losses, step.norm) if x is not None]) for step in steps]
-    found = torch.stack(tensors).cpu().tolist() if tensors else []
+    # each worker has its own losses, but all must skip or stop at the same step: a mean shows what is not finite to all
+    found = engine.mean(torch.stack(tensors)).cpu().tolist() if tensors else []
     return [(loss, traces[0] if traces else None, norm) for loss, *traces, norm in found]
 
 
@@ -180,8 +181,8 @@ def _accumulate_gradient(engine: Engine, batch: Rows, passes: int | None, traced
 
 @dataclass
 class _TrainState:
-    """The counters of a run; checkpoints contain them. losses, trace_losses: of this worker, for each step since the
-    last report that was not skipped; norm: of the gradient of the last such step."""
+    """The counters of a run; checkpoints contain them. losses, trace_losses: the workers' means, for each step since
+    the last report that was not skipped; norm: of the gradient of the last such step."""
 
     step: int = 0
     tokens: int = 0
@@ -229,21 +230,21 @@ def _progress(
     level: int | None,
     validate: Callable[[SleepModel, int | None], float],
 ) -> Progress:
-    """Validate, and return the report. Every worker must call it, as it takes means over the workers."""
+    """Validate, and return the report. Every worker must call it, as ZeRO stage 3 gathers weights for a forward."""
     return Progress(
         step=state.step,
         steps=config.steps,
         tokens=state.tokens,
         seconds=clock.seconds(),
         tokens_per_second=clock.tokens_per_second(state),
-        loss=engine.mean(_mean(state.losses)),
+        loss=_mean(state.losses),
         grad_norm=state.norm,
         rate=rate,
         accuracy=validate(engine.model, level),
         flops=state.flops,
         level=level,
         skipped=state.skipped,
-        trace_loss=engine.mean(_mean(state.trace_losses)) if config.trace_weight else None,
+        trace_loss=_mean(state.trace_losses) if config.trace_weight else None,
     )
 
 
@@ -269,9 +270,6 @@ def _sampler(rows: Rows | Blocks, config: TrainConfig, model: ModelConfig, histo
 
 
 def _save(engine: Engine, history: list[Progress], state: _TrainState, directory: Path) -> None:
-    # losses as means over the workers, as a resumed run may have another number of them
-    losses, trace_losses = ([engine.mean(loss) for loss in each] for each in (state.losses, state.trace_losses))
-    state = replace(state, losses=losses, trace_losses=trace_losses)
     reports = [asdict(progress) for progress in history]
     engine.save(directory, {"history": reports, "done": asdict(state), "rng": torch.get_rng_state()})
 

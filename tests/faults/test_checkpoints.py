@@ -4,7 +4,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from datagen.files import sha256
 from datagen.storage import in_store, put
 from sleepmodel import Scale
+from sleepmodel.distributed import ray_train
 from sleepmodel.distributed.checkpoints import (
     KEPT,
     SavedCheckpoint,
@@ -21,19 +23,23 @@ from sleepmodel.distributed.checkpoints import (
     prune,
     write_manifest,
 )
-from sleepmodel.training.engine import LocalEngine
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.distributed.ray_worker import CHECKPOINTS
+from sleepmodel.training.engine import save_whole
 from sleepmodel.training.loop import build_model
+from sleepmodel.training.optim import build_optimizer
 from tests.sleepmodel.tiny import CONFIG, MODEL
 
 SCALE = Scale(workers=2)
-FILES = ("checkpoint.pt", "checkpoint.pt.sha256", "worker-0.json", "worker-1.json")
+FILES = ("checkpoint.pt", "worker-0.json", "worker-1.json")
 
 
 def write(directory: Path, step: int) -> Path:
     """A checkpoint as two workers of ZeRO 0 write it."""
     directory.mkdir(parents=True)
     write_manifest(directory, 1, step, SCALE)
-    LocalEngine(build_model(MODEL, CONFIG), CONFIG).save(directory, {"step": step})
+    model = build_model(MODEL, CONFIG)
+    save_whole(model, build_optimizer(model, CONFIG), directory, {"step": step})
     seal_first(directory, step)
     return directory
 
@@ -113,16 +119,17 @@ def test_a_resume_verifies_the_latest_once_and_the_one_before_only_if_it_is_dama
 ) -> None:
     """They may have many gigabytes, and the driver reads none."""
     whole, torn = (checkpoints / f"checkpoint_2026-01-01_00-00-{step}" for step in ("08", "12"))
-    names = ("checkpoint.pt", "checkpoint.pt.sha256")
-    assert prune(checkpoints) == SavedCheckpoint(torn, 12, 2, 0) and not read
+    prune(checkpoints)
+    check_resumable(checkpoints, Scale(workers=1))
+    assert not read
     with ExitStack() as held:
         assert open_latest(checkpoints, held) == (SavedCheckpoint(torn, 12, 2, 0), torn)
-    assert read == [torn / name for name in names]
+    assert read == [torn / "checkpoint.pt"]
     read.clear()
     truncate(torn / "checkpoint.pt")
     with ExitStack() as held:
         assert open_latest(checkpoints, held) == (SavedCheckpoint(whole, 8, 2, 0), whole)
-    assert read == [torn / "checkpoint.pt", *(whole / name for name in names)]
+    assert read == [torn / "checkpoint.pt", whole / "checkpoint.pt"]
 
 
 def test_cleaning_leaves_the_last_ones_and_one_more_that_may_be_torn(checkpoints: Path) -> None:
@@ -132,7 +139,7 @@ def test_cleaning_leaves_the_last_ones_and_one_more_that_may_be_torn(checkpoints
     truncate(torn / "checkpoint.pt")
     prune(checkpoints)
     assert [path.name[-2:] for path in sorted(checkpoints.iterdir())] == ["08", "12", "16"] and KEPT == 2
-    assert prune(checkpoints / "nowhere") is None
+    prune(checkpoints / "nowhere")
 
 
 def test_a_run_that_is_killed_at_each_save_keeps_the_last_whole_one(checkpoints: Path) -> None:
@@ -173,15 +180,60 @@ def test_the_steps_decide_which_is_last_not_the_clock(checkpoints: Path) -> None
     [(0, 2, 0, 1, True), (0, 1, 0, 3, True), (2, 2, 2, 2, True), (2, 2, 2, 1, False), (0, 2, 1, 2, False)],
 )
 def test_another_scale_goes_on_or_is_refused_before_any_work(
-    stage: int, workers: int, other_stage: int, other_workers: int, fits: bool
+    tmp_path: Path, stage: int, workers: int, other_stage: int, other_workers: int, fits: bool
 ) -> None:
-    saved = SavedCheckpoint(Path("checkpoint_1"), 4, workers, stage)
+    write_partitions(tmp_path / "checkpoint_1", 4, Scale(workers=workers, zero_stage=stage))
     scale = Scale(workers=other_workers, zero_stage=other_stage)
     if fits:
-        check_resumable(saved, scale)
+        check_resumable(tmp_path, scale)
         return
     with pytest.raises(ValueError, match=rf"checkpoint_1: was written by {workers} workers with zero_stage = {stage}"):
-        check_resumable(saved, scale)
+        check_resumable(tmp_path, scale)
+
+
+def write_partitions(directory: Path, step: int, scale: Scale) -> None:
+    """A checkpoint of workers that wrote a file each."""
+    for rank in range(scale.workers):
+        own = directory.with_name(f".{rank}") / directory.name
+        own.mkdir(parents=True)
+        (own / f"partition-{rank}").write_text(directory.name)
+        write_manifest(own, rank, step, scale)
+        shutil.copytree(own, directory, dirs_exist_ok=True)
+        shutil.rmtree(own.parent)
+
+
+def begins(root: Path, scale: Scale, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether `fit` begins to train at this scale; it raises if the checkpoints do not fit."""
+
+    class Begun(Exception):
+        pass
+
+    def trainer(*_: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(ray_train, "_trainer", trainer)
+    job = TrainingJob("t", MODEL, replace(CONFIG, grad_clip=0.0), dataset="", output=str(root), scale=scale)
+    with suppress(Begun):
+        ray_train.fit(job)
+        return False
+    return True
+
+
+def test_a_damaged_checkpoint_of_another_scale_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It will not be used: the training begins anew, or goes on from the one before it."""
+    two, one = (Scale(workers=workers, zero_stage=1) for workers in (2, 1))
+    before, torn = (tmp_path / CHECKPOINTS / f"checkpoint_2026-01-01_00-00-{step:02}" for step in (4, 8))
+    write_partitions(torn, 8, two)
+    with pytest.raises(ValueError, match="08: was written by 2 workers with zero_stage = 1, and 1 workers"):
+        begins(tmp_path, one, monkeypatch)
+    truncate(torn / "partition-1")
+    assert begins(tmp_path, one, monkeypatch)
+    write_partitions(before, 4, one)
+    assert begins(tmp_path, one, monkeypatch)
+    shutil.rmtree(before)
+    write_partitions(before, 4, two)
+    with pytest.raises(ValueError, match="04: was written by 2 workers with zero_stage = 1, and 1 workers"):
+        begins(tmp_path, one, monkeypatch)
 
 
 def test_lists_are_json_that_says_who_wrote(checkpoints: Path) -> None:

@@ -130,10 +130,11 @@ def test_a_momentum_that_deepspeed_rounds_is_refused() -> None:
         check_compatible(low, Scale(zero_stage=1))
 
 
-def test_skipping_where_deepspeed_would_skip_too_late_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"skips = 2: must be 0 with zero_stage = 1"):
-        check_compatible(TrainConfig(skips=2, grad_clip=0.0), Scale(zero_stage=1))
-    check_compatible(TrainConfig(skips=2), Scale())
+def test_skipping_where_deepspeed_moves_the_momentum_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"skips = 2: must be 0 with zero_stage = 3 and muon"):
+        check_compatible(TrainConfig(skips=2, grad_clip=0.0), Scale(zero_stage=3))
+    check_compatible(TrainConfig(skips=2, grad_clip=0.0, optimizer="adamw"), Scale(zero_stage=3))
+    check_compatible(TrainConfig(skips=2, grad_clip=0.0), Scale(zero_stage=2))
 
 
 def test_a_captured_step_whose_norm_is_read_is_refused() -> None:

@@ -24,6 +24,7 @@ from sleepmodel.training.engine import LocalEngine, Losses
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
+from tests.sleepmodel.accelerator import DEVICE, counted_waits
 from tests.sleepmodel.tiny import CONFIG, ITERATED, TASK, TRACED, TRACED_CONFIG
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
@@ -243,6 +244,15 @@ def test_replayed_graphs_train_the_same_under_deepspeed(
     assert (len(calls), len(captures)) == (1, 1)
 
 
+def test_workers_are_asked_without_waiting_for_their_gpus(process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/sleepmodel/test_two_workers.py has what they answer."""
+    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
+    engine.engine.device = DEVICE
+    with counted_waits(monkeypatch) as waits:
+        assert engine.any(True) and not engine.any(False)
+    assert waits.lines == []
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_resumed_engine_is_the_same_run(process_group: None, rows: Rows, tmp_path: Path, stage: int) -> None:
     config = replace(CONFIG, grad_clip=0.0)
@@ -270,20 +280,24 @@ def test_an_empty_checkpoint_is_an_error(process_group: None, tmp_path: Path) ->
             engine.load(tmp_path)
 
 
-def test_what_was_verified_before_is_not_read_once_more(
+def test_what_others_sum_and_verify_is_not_read_once_more(
     process_group: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker that chooses a checkpoint has verified all its files, which may have many gigabytes."""
-    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
-    engine.save(tmp_path, {"step": 4})
+    """A worker lists the files that it has saved with their checksums, and the one that chooses a checkpoint verifies
+    all of them, which may have many gigabytes."""
+    local = LocalEngine(build_model(TINY, CONFIG), CONFIG)
+    (tmp_path / "local").mkdir()
+    local.save(tmp_path / "local", {"step": 4})
 
     def again(path: Path) -> str:
-        raise AssertionError(f"{path} is read to verify it")
+        raise AssertionError(f"{path} is read once more")
 
     monkeypatch.setattr("sleepmodel.training.engine.sha256", again)
+    engine = DeepSpeedEngine(build_model(TINY, CONFIG), CONFIG, Scale())
+    engine.save(tmp_path, {"step": 4})
     assert engine.load(tmp_path) == {"step": 4}
     with pytest.raises(AssertionError, match=r"checkpoint\.pt is read"):  # of a plain loop, nobody has verified it
-        LocalEngine(build_model(TINY, CONFIG), CONFIG).load(tmp_path)
+        local.load(tmp_path / "local")
 
 
 @pytest.fixture(scope="module")

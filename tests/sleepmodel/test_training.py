@@ -1,5 +1,6 @@
 """The plain loop: what it optimises, in which order, and how it stops and goes on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,14 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
         train(engine, rows, config, lambda model, level: 0.0, lambda at, write: kept.append(at.step))
     assert kept == [4]
     assert all(p.isfinite().all() for name, p in engine.model.named_parameters() if name != "norm.weight")
+
+
+def test_a_loss_that_is_not_finite_on_another_worker_stops_this_one(rows: Rows) -> None:
+    """At the same step. tests/sleepmodel/test_two_workers.py has both."""
+    engine, steps = LocalEngine(build_model(MODEL, CONFIG), CONFIG), iter(range(100))
+    engine.mean = lambda values: values + (math.nan if next(steps) == 5 else 0.0)  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match="step 5: loss nan"):
+        train(engine, rows, CONFIG, lambda model, level: 0.0, lambda at, write: None)
 
 
 def skipping(
