@@ -152,6 +152,15 @@ def base_fields(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in SLEEP_FIELDS}
 
 
+def base_config(directory: Path, window: int) -> ModelConfig:
+    """The config of a model to start from. directory, and errors: as of `base_fields`; window: L, if its layout is
+    Hugging Face's, as a model that `save` wrote has its own."""
+    fields = base_fields(directory)
+    if is_pretrained(directory):
+        return hybrid_config(fields, {}, {"window": window}, directory / CONFIG)
+    return ModelConfig.from_dict(read_json(directory / CONFIG))
+
+
 def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict[str, Tensor]:
     """The base's weights by our names, float32."""
     found: dict[str, Tensor] = {}

@@ -105,7 +105,7 @@ def test_sliding_presets_grow_a_transformer() -> None:
     with pytest.raises(ValueError, match=r"start of n1-new-blocks = 'gone': must be one of the variants before it"):
         replace(experiment, variants=(first, replace(grown[0], start="gone")))
     with pytest.raises(ValueError, match=r"variant n1-new-blocks, which starts from transformer: mixers = .* must be"):
-        replace(experiment, variants=(first, replace(grown[0], inserted=(1,))))
+        replace(experiment, variants=(first, replace(grown[0], inserted=(1,)))).check_starts()
     for wrong in ({"share_of_steps": -3.0}, {"share_of_steps": 1.5}, {"share_of_steps": 0.5, "compute_of": 2}):
         with pytest.raises(
             ValueError, match=r"share_of_steps of transformer = .*: must be a number in \[0, 1\], and 1"
