@@ -9,12 +9,13 @@ from typing import Any
 
 from datagen import Task, check_task
 from datagen.checks import require, require_whole
+from datagen.rows import Ragged
 from datagen.shard_size import rows_per_shard
 from pipelines.config.pretrained import Pretrained
 from pipelines.config.variant import WINNER, WINNER_AT_N1, Variant, with_own
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
-from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
+from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible, check_equal_blocks
 from sleepmodel.training.optim import freeze
 from sleepmodel.training.traces import PROBE_ROWS, check_trainable
 from sleepmodel.warm_start import warm_start
@@ -72,6 +73,9 @@ class Experiment:
                 task, model, train = self.variant_task(variant), self.variant_model(variant), self._step_config(variant)
                 _check_fits(task, model, variant.whole)
                 check_compatible(train, self.scale)
+                if self.scale.zero_stage == 3:
+                    row = task.sample("train", self.data.seed, shard=0, rows=1)
+                    check_equal_blocks(self.scale, isinstance(row.tokens, Ragged))
                 if train.rows is not None and self.data.train_rows is not None:
                     allowed = f"at most data.train_rows = {self.data.train_rows}"
                     require(train.rows <= self.data.train_rows, "train.rows", train.rows, allowed)

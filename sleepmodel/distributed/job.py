@@ -19,7 +19,7 @@ from datagen.rows import Ragged
 from datagen.storage import as_path, in_store, publishing
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
-from sleepmodel.config.training import Scale, TrainConfig
+from sleepmodel.config.training import Scale, TrainConfig, check_equal_blocks
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import load_base
 from sleepmodel.model import SleepModel
@@ -75,12 +75,10 @@ class TrainingJob:
     watch: ProgressCallback = print_progress
 
     def rows(self) -> Blocks:
-        """The training rows. Raises ValueError where ZeRO stage 3 would deadlock: it needs every worker to run the same
-        blocks, and rows of unequal length do not."""
+        """The training rows. Raises ValueError where ZeRO stage 3 would deadlock on them."""
         rows = stream(self.dataset, "train")
-        together = self.scale.zero_stage < 3 or self.scale.workers == 1
-        ragged = not together and isinstance(rows.read(0).tokens, Ragged)
-        require(not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
+        if self.scale.zero_stage == 3:
+            check_equal_blocks(self.scale, isinstance(rows.read(0).tokens, Ragged))
         return rows
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:

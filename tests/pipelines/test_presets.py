@@ -383,3 +383,11 @@ def test_an_experiment_of_ones_own_is_named_by_its_function(tmp_path: Path, monk
             experiment_named(name)
     with pytest.raises(KeyError, match="a fault of its own"):
         experiment_named("own_experiment:broken")
+
+
+def test_what_would_deadlock_is_refused_before_any_work() -> None:
+    """Workers of ZeRO stage 3 wait for each other in each block, and rows of unequal length have different ones."""
+    assignments = ["scale.zero_stage=3", "scale.workers=2", "train.grad_clip=0"]
+    apply_overrides(PRESETS["demo"], assignments)
+    with pytest.raises(ValueError, match=r"zero_stage = 3: must be at most 2 with several workers and rows of unequal"):
+        apply_overrides(PRESETS["gsm-fig4-mini"], assignments)
