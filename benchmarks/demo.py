@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from benchmarks.arguments import command_parser
 from benchmarks.evidence.pages import DEMO, fill
-from benchmarks.evidence.publish import publish, published_variants, render
+from benchmarks.evidence.publish import PUBLISHED, Published, publish, render
 from benchmarks.results_file import ROOT
 from pipelines.arguments import add_root, given_root
 from pipelines.config.presets import PRESETS
@@ -32,7 +32,16 @@ def main() -> None:
 def redraw() -> None:
     """Write the report and draw the pictures of the published demo again, and fill in the table of its page."""
     render(RESULTS)
-    fill(DEMO, {"demo": markdown_table(*table_of(published_variants(RESULTS)))})
+    found = PUBLISHED.load(RESULTS)
+    fill(DEMO, {"demo": markdown_table(*table_of(found.comparison)) + duration(found)})
+
+
+def duration(found: Published) -> str:
+    """A paragraph that says how long the run took; "" where that was not published."""
+    if found.wall_seconds is None:
+        return ""
+    machine = f"{found.provenance['cpu_count']} cores ({found.provenance['cpu']})"
+    return f"\n\nThe stages took {found.wall_seconds / 60:.1f} minutes together, on {machine}."
 
 
 if __name__ == "__main__":

@@ -17,7 +17,11 @@ from pipelines.stages.tune import tune_stage
 
 
 def plan(experiment: Experiment, services: Services) -> list[Stage]:
-    """The stages; each has a name that begins with that of its script, such as train-n1-seed0."""
+    """The stages; each has a name that begins with that of its script, such as train-n1-seed0.
+
+    Raises ValueError where a training could not begin with the model that it is to start from.
+    """
+    experiment.check_starts()
     data = {task: generate_stage(experiment, task) for task in experiment.tasks()}
     baselines: dict[str, list[Stage]] = {}
     for variant in experiment.variants:

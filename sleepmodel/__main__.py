@@ -126,7 +126,7 @@ def _start(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[
     terminal.count = given.tokens or terminal.count
     config = model.config
     aside.print(f"{given.model}: {n_params(model):,} weights, {config.eviction} eviction every {config.window} tokens")
-    if config.eviction == "hard" and not any(block.mixer.has_fast_weights for block in model.stack):
+    if config.eviction == "hard" and not model.has_fast_weights:
         aside.print("it has no fast weights: a sleep keeps nothing of its window")
     if model.tokenizer is None:
         aside.print(f"tokens: {' '.join(terminal.words[:20])}")

@@ -9,8 +9,9 @@ from typing import Any
 
 from datagen.storage import as_path, local_copy
 from datagen.tokenizer import TOKENIZER
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
-from sleepmodel.pretrained.reading import base_fields, from_pretrained, is_pretrained, weight_files
+from sleepmodel.pretrained.reading import base_config, base_fields, from_pretrained, is_pretrained, weight_files
 from sleepmodel.serialization.model_dir import load_directory
 from sleepmodel.serialization.tensors import tensors_sha256
 
@@ -42,11 +43,13 @@ class Base:
     """A model to start from, as it was found.
 
     directory: where it is, on a disk or in an object store; fields: of ModelConfig, which it gives (`base_fields`);
+    config: its own, whose window has no meaning if it is of Hugging Face's layout;
     weights: a checksum of its tensors; tokenizer: `directory`, if a tokenizer.json lies there.
     """
 
     directory: str
     fields: dict[str, Any]
+    config: ModelConfig
     weights: str
     tokenizer: str | None
 
@@ -67,7 +70,8 @@ def find_base(source: str) -> Base:
         directory = source
     with local_copy(as_path(directory)) as copy:
         tokenizer = directory if (copy / TOKENIZER).is_file() else None
-        return Base(directory, base_fields(copy), tensors_sha256(weight_files(copy)), tokenizer)
+        weights = tensors_sha256(weight_files(copy))
+        return Base(directory, base_fields(copy), base_config(copy, window=2), weights, tokenizer)
 
 
 def load_base(directory: str, window: int, weights: str | None = None) -> SleepModel:

@@ -106,6 +106,11 @@ class SleepModel(nn.Module):
         return cast(list[Block], list(self.blocks))
 
     @property
+    def has_fast_weights(self) -> bool:
+        """Whether any block has fast weights."""
+        return any(block.mixer.has_fast_weights for block in self.stack)
+
+    @property
     def loop(self) -> tuple[int, int]:
         """The half-open range of blocks that every pass of a sleep runs."""
         return self.config.loop or (0, len(self.blocks))

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sleepmodel.config.model import ATTENTION, JET_KERNEL, ModelConfig
+from sleepmodel.config.model import JET_KERNEL, ModelConfig
 from sleepmodel.model import SleepModel
+
+ATTENTION = {"attention", "local_attention"}  # the mixers without fast weights
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sleepmodel.config.model import ModelConfig, have_fast_weights
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 
 
@@ -15,7 +15,7 @@ def warm_start(model: SleepModel, source: SleepModel) -> list[int]:
     Inserted blocks and the `pass_embed` that `source` lacks keep their initial weights, with which they change nothing.
     Raises ValueError if the other blocks differ in their mixers, or a weight in its size or in what it computes.
     """
-    kept = kept_blocks(model.config, source.config)
+    kept = _kept_blocks(model.config, source.config, source.has_fast_weights)
     if model.config.tied != source.config.tied:
         raise ValueError(f"tied = {source.config.tied} in the model to start from: must be as in this model")
     pairs: list[tuple[nn.Module, nn.Module]] = [(model.embed, source.embed), (model.norm, source.norm)]
@@ -34,9 +34,10 @@ def warm_start(model: SleepModel, source: SleepModel) -> list[int]:
     return kept
 
 
-def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:
-    """The blocks of a model, one for each block of the source that it begins with, in order. Raises ValueError if the
-    source has other blocks, a `pass_embed` that the model lacks, or a field by which its weights mean something else.
+def _kept_blocks(model: ModelConfig, source: ModelConfig, fast: bool) -> list[int]:
+    """The blocks of a model, one for each block of the source that it begins with, in order. fast: whether the source
+    has fast weights. Raises ValueError if the source has other blocks, a `pass_embed` that the model lacks, or a field
+    by which its weights mean something else.
     """
     kept = list[int]()
     for i, mixer in enumerate(model.mixers):
@@ -53,7 +54,6 @@ def kept_blocks(model: ModelConfig, source: ModelConfig) -> list[int]:
         )
     if source.pass_embed and not model.pass_embed:
         raise ValueError("pass_embed = True in the model to start from: must be as in this model, which has False")
-    fast = have_fast_weights(source.mixers)
     own, theirs = _meaning(model, fast), _meaning(source, fast)
     for name, value in theirs.items():
         if value != own[name]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results_file import ROOT, provenance
 from datagen.artifact import Artifact
 from pipelines.config.experiment import Experiment
-from pipelines.engine.stage import SUCCESS, State, script_of, state
+from pipelines.engine.stage import SUCCESS, State, Success, script_of, state
 from pipelines.plan import plan
 from pipelines.reporting import plots
 from pipelines.reporting.comparison import VariantResults, read_variants
@@ -26,7 +27,8 @@ from sleepmodel.evaluation.latency import InferenceCost
 
 @dataclass(frozen=True)
 class Published:
-    """What a finished pipeline found. variants: each one's results by seed; trials: of its search, if it has one."""
+    """What a finished pipeline found. variants: each one's results by seed; trials: of its search, if it has one;
+    wall_seconds: from the start of its first stage to the end of the last, None where it was not published."""
 
     provenance: dict[str, Any]
     preset: str
@@ -34,6 +36,7 @@ class Published:
     costs: list[InferenceCost]
     stage_seconds: dict[str, float]
     trials: list[TrialResult] | None = None
+    wall_seconds: float | None = None
 
     @property
     def comparison(self) -> list[VariantResults]:
@@ -50,13 +53,15 @@ def publish(experiment: Experiment, root: Path, name: str) -> Path:
     if waiting:
         raise ValueError(f"{experiment.name}: {waiting[0]} is not finished in {root}; run pipelines/full.py first")
     outputs = {script_of(stage): stage.output(root) for stage in stages}
+    done = {stage.name: SUCCESS.load(stage.output(root)) for stage in stages}
     found = Published(
         provenance=provenance(),
         preset=experiment.name,
         variants={variant.name: variant.results for variant in read_variants(outputs["evaluate"])},
         costs=COSTS.load(outputs["evaluate"]),
-        stage_seconds={stage.name: SUCCESS.load(stage.output(root)).seconds for stage in stages},
+        stage_seconds={name: success.seconds for name, success in done.items()},
         trials=TRIALS.load(outputs["tune"]) if "tune" in outputs else None,
+        wall_seconds=wall_seconds(done.values()),
     )
     directory = ROOT / "results" / name
     PUBLISHED.save(directory, found)
@@ -64,6 +69,12 @@ def publish(experiment: Experiment, root: Path, name: str) -> Path:
         if (outputs["report"] / file).exists():
             shutil.copy(outputs["report"] / file, directory / file)
     return directory
+
+
+def wall_seconds(stages: Collection[Success]) -> float:
+    """The seconds from the start of the first of these stages to the end of the last; they may run side by side."""
+    ends = [datetime.fromisoformat(stage.finished).timestamp() for stage in stages]
+    return max(ends) - min(end - stage.seconds for end, stage in zip(ends, stages, strict=True))
 
 
 def published_variants(directory: Path) -> list[VariantResults]:

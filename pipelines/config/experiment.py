@@ -9,16 +9,16 @@ from typing import Any
 
 from datagen import Task, check_task
 from datagen.checks import require, require_whole
+from datagen.rows import Ragged
 from datagen.shard_size import rows_per_shard
 from pipelines.config.pretrained import Pretrained
 from pipelines.config.variant import WINNER, WINNER_AT_N1, Variant, with_own
 from sleepmodel import ModelConfig, Scale, SleepModel, TrainConfig
 from sleepmodel.accounting import training_flops
-from sleepmodel.config.model import have_fast_weights
-from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible
+from sleepmodel.config.training import MAX_SEED, Curriculum, Search, check_compatible, check_equal_blocks
 from sleepmodel.training.optim import freeze
 from sleepmodel.training.traces import PROBE_ROWS, check_trainable
-from sleepmodel.warm_start import kept_blocks
+from sleepmodel.warm_start import warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,14 @@ class Experiment:
                 task, model, train = self.variant_task(variant), self.variant_model(variant), self._step_config(variant)
                 _check_fits(task, model, variant.whole)
                 check_compatible(train, self.scale)
+                if self.scale.zero_stage == 3:
+                    row = task.sample("train", self.data.seed, shard=0, rows=1)
+                    check_equal_blocks(self.scale, isinstance(row.tokens, Ragged))
                 if train.rows is not None and self.data.train_rows is not None:
                     allowed = f"at most data.train_rows = {self.data.train_rows}"
                     require(train.rows <= self.data.train_rows, "train.rows", train.rows, allowed)
             self._check_fields_of(variant, [earlier.name for earlier in self.variants[:i]])
-            self._check_start(variant)
+            self._check_seeds(variant)
             self._check_curriculum(variant)
             with _prefixed(f"variant {variant.name}"):
                 self._check_traces(task, model, train)
@@ -117,23 +120,14 @@ class Experiment:
         allowed = "all without inserted blocks"
         require(trained == "all" or bool(inserted), f"trained of {variant.name}", trained, allowed)
 
-    def _check_start(self, variant: Variant) -> None:
-        """Raise ValueError where a variant cannot begin with the model of its `start`, or the pretrained one."""
-        model = self.variant_model(variant)
+    def _check_seeds(self, variant: Variant) -> None:
+        """Raise ValueError where a variant has a seed that its `start` lacks."""
         if variant.start is None:
-            fits = self.pretrained.model is None or _base_mixers(model) == _base_mixers(self.model)
-            allowed = f"those of {self.pretrained.model}, and inserted ones"
-            require(fits, f"mixers of {variant.name}", model.mixers, allowed)
-            weights = self.pretrained.model is not None and have_fast_weights(_base_mixers(self.model))
-            allowed = f"{self.model.conv}, as in {self.pretrained.model}"
-            require(model.conv == self.model.conv or not weights, f"conv of {variant.name}", model.conv, allowed)
             return
         earlier = next(other for other in self.variants if other.name == variant.start)
         seeds, theirs = self.variant_seeds(variant), self.variant_seeds(earlier)
         allowed = f"at most {len(theirs)}, not null, as {variant.name} starts from {earlier.name}, which has no more"
         require(seeds == theirs[: len(seeds)], f"most_seeds of {variant.name}", variant.most_seeds, allowed)
-        with _prefixed(f"variant {variant.name}, which starts from {earlier.name}"):
-            kept_blocks(model, self.variant_model(earlier))
 
     def _check_curriculum(self, variant: Variant) -> None:
         """Raise ValueError where a variant's N is not the one that its curriculum has for the deepest rows."""
@@ -232,6 +226,20 @@ class Experiment:
                 f"pretrained.model = None: {self.name} begins with {self.pretrained.source}. Then give its directory: "
                 "--set pretrained.model=DIRECTORY"
             )
+
+    def check_starts(self) -> None:
+        """Raise ValueError where a variant cannot begin with the model of its `start`, or the pretrained one. Not a
+        part of making an Experiment, as it builds their models, without weights."""
+        models = {variant.name: self.variant_model(variant) for variant in self.variants}
+        for variant in self.variants:
+            with _prefixed(f"variant {variant.name}, which starts from {variant.start or self.pretrained.model}"):
+                if variant.start is None:
+                    self.pretrained.check_start(models[variant.name])
+                else:
+                    warm_start(*map(SleepModel.without_weights, (models[variant.name], models[variant.start])))
+        if self.search:
+            with _prefixed(f"search, whose trials start from {self.pretrained.model}"):
+                self.pretrained.check_start(self.model)
 
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
@@ -368,11 +376,6 @@ def _prefixed(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
-
-
-def _base_mixers(model: ModelConfig) -> tuple[str, ...]:
-    """The mixers of a model without its inserted blocks."""
-    return tuple(mixer for i, mixer in enumerate(model.mixers) if i not in model.inserted)
 
 
 def _check_fits(task: Task, model: ModelConfig, whole: bool = False) -> None:

@@ -10,8 +10,9 @@ from datagen.checks import require
 from datagen.storage import local_path
 from datagen.task import TOKENIZER_FIELD
 from datagen.tokenizer import stored_tokenizer
-from sleepmodel import ModelConfig
+from sleepmodel import ModelConfig, SleepModel
 from sleepmodel.hub import REGISTRY, Base, find_base
+from sleepmodel.pretrained.insertion import begin_with
 from sleepmodel.pretrained.reading import hybrid_config
 
 
@@ -68,6 +69,12 @@ class Pretrained:
                 f"task: its tokens are of {ours.source}, not of the tokenizer of {self.model}: make the dataset with "
                 f"--tokenizer {self.model}, or leave task.{TOKENIZER_FIELD} out"
             )
+
+    def check_start(self, model: ModelConfig) -> None:
+        """Raise ValueError where a model of this config cannot begin with the pretrained one, if there is one."""
+        if self.model is not None:
+            base = SleepModel.without_weights(find_base(self.model).config)
+            begin_with(SleepModel.without_weights(model), base, self.init)
 
     def start(self) -> dict[str, Any]:
         """The fields of a TrainingJob that make it begin with this model."""

@@ -94,10 +94,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage's run function gets. Its paths are absolute."""
+    """What a stage's run function gets. Its paths are absolute.
+
+    parts: which parts of its output a repair needs, as the stage names them; None: all.
+    """
 
     stage: Stage
     root: Path
+    parts: frozenset[str] | None = None
 
     @property
     def output(self) -> Path:

@@ -108,9 +108,10 @@ class Board:
     ) -> None:
         self.stages: dict[str, StageState] = {}
         self.clock, self.begin = clock, clock()
-        self._expected, self._slots = trainings, slots
+        self._expected, self._slots, self._planned = trainings, slots, False
 
     def planned(self, todo: Sequence[str], done: Sequence[str]) -> None:
+        self._planned = True
         self.stages = {name: StageState(name, Standing.DONE) for name in done}
         self.stages |= {name: StageState(name, expected=self._expected.get(name, NO_TRAININGS)) for name in todo}
 
@@ -121,10 +122,13 @@ class Board:
         self.stages[stage].standing, self.stages[stage].seconds = standing, seconds
 
     def progressed(self, stage: str, event: ProgressEvent) -> None:
-        """A training of a stage has sent an event. Events of stages that are not on the board are ignored."""
+        """A training of a stage has sent an event. A dataset that is verified before there is a plan gets a row until
+        then. Later events of stages that are not on the board are ignored."""
         now = self.clock()
         if stage not in self.stages:
-            return
+            if self._planned:
+                return
+            self.stages[stage] = StageState(stage, Standing.RUNNING, begin=now)
         trainings = self.stages[stage].trainings
         if event.id not in trainings:
             trainings[event.id] = TrainingState(event, now, now, event.step)

@@ -161,10 +161,12 @@ class Services(Observer):
         gpus: int = 0,
         retries: int = RETRIES,
         environment: dict[str, Any] | None = None,
+        watch: Callable[[int, int], None] | None = None,
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
         results in order. A task without cores runs on this node. retries: of a task whose process or node dies;
-        environment: Ray's runtime environment of the tasks, beside the pipeline's own.
+        environment: Ray's runtime environment of the tasks, beside the pipeline's own; watch: called every LOOK_SECONDS
+        with the number of tasks that are done, and of all.
 
         Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
         `scale.wait_minutes`: Ray would wait for ever.
@@ -181,6 +183,9 @@ class Services(Observer):
                     return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
             except GetTimeoutError:
                 room.look(self._lacking())
+            if watch:
+                done, _ = ray.wait(results, num_returns=len(results), timeout=0)
+                watch(len(done), len(results))
 
     def _lacking(self) -> str:
         """Why the cluster cannot hold a training; "" if it can."""

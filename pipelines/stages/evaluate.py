@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,11 +26,13 @@ from pipelines.stages.generate import dataset
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Curriculum
 from sleepmodel.distributed.job import MODEL, read_training
+from sleepmodel.distributed.progress import SendProgress
 from sleepmodel.evaluation.accuracy import NO_CURRICULUM, Predictions, batch_rows, no_predictions, score
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.positions import are_documents, differences_by_position, measure_by_position
 from sleepmodel.evaluation.statistics import RESAMPLES, Int64
+from sleepmodel.training.progress import ProgressEvent
 
 T = TypeVar("T")
 NO_TOKEN = -2
@@ -86,7 +88,12 @@ def evaluate_stage(
         # before the predictions, which would be lost where a machine has no memory for all models at once
         (costs,) = services.map(saved_inference_costs, [(saved,)], cores=1)
         test = {data: read_rows(data, "test") for data in dict.fromkeys(trained.data for trained in everything)}
-        predicted = dict(zip(everything, predict_all(everything, test, services), strict=True))
+        send, name = SendProgress(context.stage.name), context.stage.name
+
+        def watch(done: int, tasks: int) -> None:
+            send(ProgressEvent(name, name, done, tasks))
+
+        predicted = dict(zip(everything, predict_all(everything, test, services, watch=watch), strict=True))
         about = {data: read_dataset(data) for data in test}
         results = measure_all(predicted, test, about, context.root)
         for variant, train, _ in pairs:
@@ -139,8 +146,10 @@ def predict_all(
     test: dict[Path, Rows],
     services: Services,
     task_batches: int = TASK_BATCHES,
+    watch: Callable[[int, int], None] | None = None,
 ) -> list[Predictions]:
-    """`predict` for each trained variant on all its test rows, in Ray tasks of `task_batches` batches each.
+    """`predict` for each trained variant on all its test rows, in Ray tasks of `task_batches` batches each. watch: as
+    in `Services.map`.
 
     The batches do not depend on the number of tasks, so neither does any bit of the result.
     """
@@ -156,7 +165,7 @@ def predict_all(
             owners.append(i)
     # a champion may have mixers that the experiment does not name
     environment = mixers_env(mixer for trained in variants for mixer in trained.config.mixers)
-    parts = services.map(predict_range, calls, cores=1, gpus=int(gpu), environment=environment)
+    parts = services.map(predict_range, calls, cores=1, gpus=int(gpu), environment=environment, watch=watch)
     predicted = []
     for i, trained in enumerate(variants):
         mask = test[trained.data].loss_mask()

@@ -15,6 +15,14 @@ from pipelines.runtime.services import FINGERPRINT
 from sleepmodel.distributed.progress import SendProgress
 from sleepmodel.training.progress import ProgressEvent
 
+# the splits that the stages of a script read
+READS = {
+    "train": {"train", "validation"},
+    "tune": {"train", "validation"},
+    "evaluate": {"test"},
+    "register": {"test"},
+}
+
 
 def dataset(output: Path) -> Path:
     """The dataset directory that a finished generate stage holds."""
@@ -33,6 +41,8 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
     def run(context: StageContext) -> None:
         send = SendProgress(context.stage.name)
         for split, count in rows.items():
+            if context.parts is not None and split not in context.parts:
+                continue
 
             def watch(done: int, all_rows: int, split: str = split) -> None:
                 send(ProgressEvent(split, f"{context.stage.name}-{split}", done, all_rows))
@@ -47,18 +57,21 @@ def generate_stage(experiment: Experiment, task: Task) -> Stage:
 
 
 def repair_datasets(stages: Sequence[Stage], root: Path, preset: str, waits: Callable[[str], None]) -> None:
-    """Write lost or damaged shards again, in the finished datasets that unfinished `stages` read. Where another
-    pipeline does the same, wait for it, and say so by `waits`.
+    """Write lost or damaged shards again, in those splits of finished datasets that unfinished `stages` read. Where
+    another pipeline does the same, wait for it, and say so by `waits`.
 
     Raises StageFailed.
     """
-    unfinished = [stage for stage in stages if state(stage, root) is not State.DONE]
-    for data in dict.fromkeys(
-        dependency for stage in unfinished for dependency in stage.inputs if script_of(dependency) == "generate"
-    ):
+    needed: dict[Stage, set[str]] = {}
+    for stage in stages:
+        if state(stage, root) is not State.DONE:
+            for dependency in stage.inputs:
+                if script_of(dependency) == "generate":
+                    needed.setdefault(dependency, set()).update(READS[script_of(stage)])
+    for data, splits in needed.items():
         if state(data, root) is State.DONE:
             try:
                 with hold_repair(data, root, preset, waits):
-                    data.run(StageContext(data, root))  # keeps each shard whose checksum is right
+                    data.run(StageContext(data, root, frozenset(splits)))  # keeps each shard whose checksum is right
             except (OSError, ValueError) as error:
                 raise StageFailed(data, root, error) from error

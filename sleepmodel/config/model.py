@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ MIXERS = {
     "jet": "sleepmodel.mixers.jet:Jet",
     "jet_nemotron": "sleepmodel.mixers.jet:JetNemotron",
 }
-ATTENTION = {"attention", "local_attention"}  # without fast weights
 EVICTIONS = ("hard", "sliding")
 SLEEP_ON = ("prompts", "all")
 CARRIES = ("hidden", "normalized", "token", "mixture")
@@ -41,13 +39,6 @@ def check_convolution(config: ModelConfig, source: str, width: int) -> None:
         "tokens before each token"
     )
     require(config.eviction != "sliding" or config.window >= width - 1, "window", config.window, allowed)
-
-
-def have_fast_weights(mixers: Iterable[str]) -> bool:
-    """Whether any of these mixers, by their names, has fast weights; one of your own counts as such.
-
-    Of a built mixer, ask `Mixer.has_fast_weights`."""
-    return not set(mixers) <= ATTENTION
 
 
 def _names_mixer(name: object) -> bool:

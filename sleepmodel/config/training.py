@@ -299,6 +299,13 @@ def check_compatible(train: TrainConfig, scale: Scale) -> None:
     require(not rounded, "optimizer", train.optimizer, allowed)
 
 
+def check_equal_blocks(scale: Scale, ragged: bool) -> None:
+    """Raise ValueError where ZeRO stage 3 would deadlock: it needs every worker to run the same blocks, and rows of
+    unequal length do not. ragged: whether rows have unequal lengths."""
+    allowed = "at most 2 with several workers and rows of unequal length"
+    require(scale.zero_stage < 3 or scale.workers == 1 or not ragged, "zero_stage", scale.zero_stage, allowed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A search over N and eta.

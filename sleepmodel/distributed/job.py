@@ -19,16 +19,15 @@ from datagen.rows import Ragged
 from datagen.storage import as_path, in_store, publishing
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
-from sleepmodel.config.training import Scale, TrainConfig
+from sleepmodel.config.training import Scale, TrainConfig, check_equal_blocks
 from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.hub import load_base
 from sleepmodel.model import SleepModel
-from sleepmodel.pretrained.insertion import attention_sources, copy_attention
+from sleepmodel.pretrained.insertion import begin_with
 from sleepmodel.serialization.model_dir import save
 from sleepmodel.training.curriculum import levels_of
 from sleepmodel.training.loop import build_model
 from sleepmodel.training.progress import Progress, ProgressCallback, print_progress
-from sleepmodel.warm_start import warm_start
 
 if TYPE_CHECKING:
     from sleepmodel.tracking.runs import TrackingStore  # imports MLflow, for which workers would wait
@@ -54,7 +53,7 @@ class TrainingJob:
     """One training.
 
     name: shown with its progress; dataset: the dataset's directory; output: where `finish` writes the model and its
-    record; start, weights: the model to start from, and its checksum (see load_base, warm_start), or None; init: what
+    record; start, weights: the model to start from, and its checksum (see load_base, begin_with), or None; init: what
     inserted blocks that it lacks begin with, as in from_pretrained;
     store, run: the MLflow run that gets the metrics; None: no run;
     stop: if this path exists, the training saves a checkpoint and stops; None: it runs to its end;
@@ -76,12 +75,10 @@ class TrainingJob:
     watch: ProgressCallback = print_progress
 
     def rows(self) -> Blocks:
-        """The training rows. Raises ValueError where ZeRO stage 3 would deadlock: it needs every worker to run the same
-        blocks, and rows of unequal length do not."""
+        """The training rows. Raises ValueError where ZeRO stage 3 would deadlock on them."""
         rows = stream(self.dataset, "train")
-        together = self.scale.zero_stage < 3 or self.scale.workers == 1
-        ragged = not together and isinstance(rows.read(0).tokens, Ragged)
-        require(not ragged, "zero_stage", 3, "at most 2 with several workers and rows of unequal length")
+        if self.scale.zero_stage == 3:
+            check_equal_blocks(self.scale, isinstance(rows.read(0).tokens, Ragged))
         return rows
 
     def validate(self) -> Callable[[SleepModel, int | None], float]:
@@ -115,9 +112,8 @@ class TrainingJob:
         model = build_model(self.model, self.train, self.scale.recompute)
         if self.start is not None:
             base = load_base(self.start, self.model.window, self.weights)
-            kept, model.license = warm_start(model, base), base.license
-            if self.init == "attention":
-                copy_attention(model, attention_sources(model, set(self.model.inserted).difference(kept)))
+            begin_with(model, base, self.init)
+            model.license = base.license
         for block in model.stack if self.scale.compile else ():
             block.compile()
         return model

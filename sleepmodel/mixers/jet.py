@@ -30,7 +30,7 @@ class Jet(GatedDelta):
         self.kernel_in = nn.Linear(config.d_model, self.generator_width(config), bias=False)
         self.kernel_out = zero_linear(self.kernel_in.out_features, channels * JET_KERNEL, bias=True)
         with torch.no_grad():
-            self.kernel_out.bias.view(channels, JET_KERNEL).copy_(torch.eye(JET_KERNEL)[-1])
+            self.kernel_out.bias.view(channels, JET_KERNEL)[:, -1].fill_(1)
 
     @staticmethod
     def generator_width(config: ModelConfig) -> int:

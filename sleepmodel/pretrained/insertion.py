@@ -11,6 +11,7 @@ from datagen.checks import require, require_whole
 from sleepmodel.mixers.attention import Attention
 from sleepmodel.mixers.gated_delta import GatedDelta
 from sleepmodel.model import SleepModel
+from sleepmodel.warm_start import warm_start
 
 INITS = ("attention", "zero")
 
@@ -48,6 +49,14 @@ def attention_sources(model: SleepModel, new: Iterable[int]) -> dict[int, int]:
         require(bool(base), "init", "attention", "zero for a model without attention")
         sources[number] = next((i for i in base if i > number), base[-1])
     return sources
+
+
+def begin_with(model: SleepModel, base: SleepModel, init: str) -> None:
+    """Give a model the weights of a base, and its inserted blocks that the base lacks what `init` says, as in
+    `from_pretrained`. Raises ValueError where they do not fit, also between models without weights."""
+    kept = warm_start(model, base)
+    if init == "attention":
+        copy_attention(model, attention_sources(model, set(model.config.inserted).difference(kept)))
 
 
 @torch.no_grad()

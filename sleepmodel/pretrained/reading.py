@@ -14,7 +14,7 @@ from datagen.checks import require
 from datagen.storage import as_path, local_copy
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.blocks import Block
-from sleepmodel.config.model import ModelConfig, have_fast_weights
+from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.insertion import (
     attention_sources,
@@ -108,7 +108,7 @@ def hybrid_config(
     if twice := sorted(fields.keys() & given_by_base):
         raise ValueError(f"{twice[0]} = {fields[twice[0]]}: is given by {source} and `insert`; leave it out")
     theirs = base.get("conv")
-    conv, own = fields.get("conv", theirs), have_fast_weights(base["mixers"])
+    conv, own = fields.get("conv", theirs), "fast_heads" in base  # which a base without fast weights does not give
     require(conv == theirs or not own, "conv", conv, f"{theirs}, as in the fast weights of {source}")
     given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
     return ModelConfig.from_dict({**base, **fields, **given})
@@ -143,13 +143,24 @@ def base_fields(directory: Path) -> dict[str, Any]:
         else:
             own = ModelConfig.from_dict(raw)
             fields = {each.name: getattr(own, each.name) for each in dataclasses.fields(own)}
-            if not have_fast_weights(own.mixers):  # the sizes of fast weights are those of new layers
+            if not SleepModel.without_weights(
+                own
+            ).has_fast_weights:  # the sizes of fast weights are those of new layers
                 fields = {name: value for name, value in fields.items() if name not in FAST_SIZES}
             elif own.conv is None:
                 del fields["conv"]  # so that `hybrid_config` refuses one that is asked for
     except ValueError as error:
         raise ValueError(f"{path}: {error}; take another model, or another copy of it") from error
     return {name: value for name, value in fields.items() if name not in SLEEP_FIELDS}
+
+
+def base_config(directory: Path, window: int) -> ModelConfig:
+    """The config of a model to start from. directory, and errors: as of `base_fields`; window: L, if its layout is
+    Hugging Face's, as a model that `save` wrote has its own."""
+    fields = base_fields(directory)
+    if is_pretrained(directory):
+        return hybrid_config(fields, {}, {"window": window}, directory / CONFIG)
+    return ModelConfig.from_dict(read_json(directory / CONFIG))
 
 
 def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict[str, Tensor]:

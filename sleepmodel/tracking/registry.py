@@ -73,13 +73,17 @@ def register(
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
     if known:
         return str(known[0].version)
-    logged = client.create_logged_model(store.experiment_id, name, run_id)
+    # a process that was killed here has left one
+    left = client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}' AND name = '{name}'")
+    logged = left[0] if left else client.create_logged_model(store.experiment_id, name, run_id)
     with tempfile.TemporaryDirectory() as directory:
         card = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
         _save_pyfunc(Path(directory), card, model, example, answers)
         client.log_model_artifacts(logged.model_id, f"{directory}/pyfunc")
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or logged.model_id not in [output.model_id for output in outputs.model_outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     # by location: MLflow would look up models:/<id> in its global store

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.demo import duration
 from benchmarks.evidence.publish import PUBLISHED as RESULTS
-from benchmarks.evidence.publish import Published, published_variants, render
+from benchmarks.evidence.publish import Published, published_variants, render, wall_seconds
 from benchmarks.results_file import ROOT
+from pipelines.engine.stage import Success
 from pipelines.reporting.commits import DIRTY, commit_marks, commit_note
 from pipelines.reporting.comparison import VariantResults
 from pipelines.reporting.summary import MARKDOWN
@@ -33,6 +35,15 @@ def test_every_published_comparison_is_the_one_in_its_report(directory: Path) ->
 
 def test_there_is_something_published() -> None:
     assert len(PUBLISHED) > 5
+
+
+def test_the_time_of_a_run_is_that_of_a_clock_though_stages_run_side_by_side() -> None:
+    ends = {"generate": (2.0, "12:00:02"), "train-a": (60.0, "12:01:02"), "train-b": (90.0, "12:01:32")}
+    stages = [Success("", name, seconds, f"2026-01-01T{end}+00:00") for name, (seconds, end) in ends.items()]
+    assert wall_seconds(stages) == 92.0
+    found = RESULTS.load(ROOT / "results/demo")
+    assert duration(replace(found, wall_seconds=None)) == ""
+    assert "took 1.5 minutes together, on 2 cores (" in duration(replace(found, wall_seconds=92.0))
 
 
 def test_no_result_is_by_code_that_no_commit_has() -> None:

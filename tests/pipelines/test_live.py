@@ -72,6 +72,19 @@ def board(clock: Clock) -> Board:
     return board
 
 
+def test_a_dataset_that_is_verified_before_the_plan_has_a_row_until_then(clock: Clock) -> None:
+    board = Board(TRAININGS, slots=2, clock=clock)
+    verified = ProgressEvent("train", "generate-train", 30, 120)
+    board.progressed("generate", verified)
+    clock.now += 61
+    lines = shown(board)
+    assert line_of("generate", lines).split() == ["generate", "running", "1:01"]
+    assert "30/120" in line_of("train", lines)
+    board.planned(["train-n1-seed20"], [])
+    board.progressed("generate", verified)  # one that was under way
+    assert [line.split()[0] for line in shown(board) if line] == ["stage", "train-n1-seed20", "0"]
+
+
 def test_a_line_a_stage_and_a_bar_a_training(board: Board) -> None:
     lines = shown(board)
     assert [line.split()[0] for line in lines if line] == ["stage", *STAGES, "1"]

@@ -105,7 +105,7 @@ def test_sliding_presets_grow_a_transformer() -> None:
     with pytest.raises(ValueError, match=r"start of n1-new-blocks = 'gone': must be one of the variants before it"):
         replace(experiment, variants=(first, replace(grown[0], start="gone")))
     with pytest.raises(ValueError, match=r"variant n1-new-blocks, which starts from transformer: mixers = .* must be"):
-        replace(experiment, variants=(first, replace(grown[0], inserted=(1,))))
+        replace(experiment, variants=(first, replace(grown[0], inserted=(1,)))).check_starts()
     for wrong in ({"share_of_steps": -3.0}, {"share_of_steps": 1.5}, {"share_of_steps": 0.5, "compute_of": 2}):
         with pytest.raises(
             ValueError, match=r"share_of_steps of transformer = .*: must be a number in \[0, 1\], and 1"
@@ -383,3 +383,11 @@ def test_an_experiment_of_ones_own_is_named_by_its_function(tmp_path: Path, monk
             experiment_named(name)
     with pytest.raises(KeyError, match="a fault of its own"):
         experiment_named("own_experiment:broken")
+
+
+def test_what_would_deadlock_is_refused_before_any_work() -> None:
+    """Workers of ZeRO stage 3 wait for each other in each block, and rows of unequal length have different ones."""
+    assignments = ["scale.zero_stage=3", "scale.workers=2", "train.grad_clip=0"]
+    apply_overrides(PRESETS["demo"], assignments)
+    with pytest.raises(ValueError, match=r"zero_stage = 3: must be at most 2 with several workers and rows of unequal"):
+        apply_overrides(PRESETS["gsm-fig4-mini"], assignments)

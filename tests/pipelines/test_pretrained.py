@@ -22,6 +22,7 @@ from pipelines.plan import plan
 from pipelines.runtime.services import Services
 from sleepmodel import ModelConfig, SleepModel, from_pretrained, save, save_pretrained
 from sleepmodel.hub import find_base, load_base
+from sleepmodel.mixers.base import Mixer
 from sleepmodel.serialization.model_dir import stated_license
 from sleepmodel.tracking.registry import promote, register
 from sleepmodel.tracking.runs import open_store, start_run
@@ -185,8 +186,35 @@ def test_what_does_not_fit_is_refused_by_name(llama: Path, assignments: Sequence
 
 
 def test_variants_of_another_architecture_are_refused(llama: Path) -> None:
-    with pytest.raises(OverrideError, match=r"mixers of transformer-evicted = .*: must be those of .*llama"):
-        apply_overrides(PRESETS["gsm-fig4-mini"], [f"pretrained.model={llama}"])
+    with pytest.raises(ValueError, match=r"transformer-evicted, which starts from .*llama: mixers = .*: must be"):
+        identities(apply_overrides(PRESETS["gsm-fig4-mini"], [f"pretrained.model={llama}"]))
+
+
+class Counting(Mixer):
+    """Neither attention nor fast weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+
+def test_what_a_training_could_not_begin_with_is_refused_before_any_work(llama: Path, tmp_path: Path) -> None:
+    """As where a variant changes what the files of the pretrained model decide."""
+    grown = from_pretrained(llama, 32, {1: "jet"}, fast_heads=2, key_dim=8, value_dim=8, pass_embed=True, carry="token")
+    save(grown, tmp_path / "grown")
+    train_tokenizer(tmp_path / "grown")
+    marked = {"pass_embed": True, "carry": "token"}
+    for base, own, message in (
+        (llama, {"mlp_width": 96}, "the model to start from has other sizes than this model"),
+        (llama, {"tied": False}, "tied = True in the model to start from"),
+        (llama, {"norm_eps": 0.1}, "norm_eps = 1e-05 in the model to start from: must be 0.1"),
+        (tmp_path / "grown", {}, "pass_embed = True in the model to start from"),
+        (tmp_path / "grown", {**marked, "conv": 4}, "conv = None in the model to start from: must be 4"),
+    ):
+        fitting = begun(f"pretrained.model={base}")
+        with pytest.raises(ValueError, match=rf"variant n2, which starts from {base}: {message}"):
+            identities(replace(fitting, variants=(Variant(name="n2", model=own),)))
+    with pytest.raises(ValueError, match=r"n2, which starts from .*: insert = '.*:Counting': .*; use init='zero'"):
+        identities(begun(f"pretrained.model={llama}", "pretrained.insert=[0]", f"pretrained.mixer={__name__}:Counting"))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(llama: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipelines.config.presets import PRESETS
 from pipelines.engine import locks
 from pipelines.engine.scheduler import StageFailed, execute
 from pipelines.engine.stage import Stage, StageContext, State, state
+from pipelines.stages import generate as stages
 from pipelines.stages.generate import dataset, generate_stage, repair_datasets
 
 
@@ -28,18 +29,40 @@ def test_a_damaged_shard_of_a_finished_stage_is_made_again(ray_cluster: str, tmp
     shards = [shard_path(path, split, 0) for split in ("train", "test")]
     sound = [shard.read_bytes() for shard in shards]
 
+    evaluate = Stage("evaluate", {}, lambda run: None, (data,))
     shards[0].write_bytes(sound[0][:-100])
     shards[1].unlink()
     with pytest.raises(ShardCorruptError, match="part-00000"):
         read_rows(path, "train")
     assert state(data, tmp_path) is State.DONE
-    repair_datasets([train], tmp_path, "demo", print)
+    repair_datasets([train, evaluate], tmp_path, "demo", print)
     assert [shard.read_bytes() for shard in shards] == sound
 
-    execute([train], tmp_path, slots=1)
+    execute([evaluate], tmp_path, slots=1)
     shards[1].unlink()
-    repair_datasets([train], tmp_path, "demo", print)  # nothing has to be read any more
+    repair_datasets([train, evaluate], tmp_path, "demo", print)  # it has not to be read any more
     assert not shards[1].exists()
+
+
+def test_only_the_splits_that_are_read_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training split may have a hundred times the rows of what a registration reads."""
+    smoke, verified = PRESETS["smoke"], list[str]()
+    monkeypatch.setattr(stages, "generate", lambda task, split, *_, **__: verified.append(split))
+    data = generate_stage(smoke, smoke.task)
+    train, evaluate, register = (
+        Stage(name, {}, lambda run: None, (data,)) for name in ("train", "evaluate", "register")
+    )
+    execute([data], tmp_path, slots=1)
+    assert verified == ["train", "validation", "test"]
+    for readers, splits in (
+        ([register], ["test"]),
+        ([evaluate, register], ["test"]),
+        ([train], ["train", "validation"]),
+        ([train, evaluate], ["train", "validation", "test"]),
+    ):
+        verified.clear()
+        repair_datasets(readers, tmp_path, "demo", print)
+        assert verified == splits
 
 
 def test_a_repair_that_fails_is_a_failed_stage_and_no_refused_input(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,30 @@ def test_a_training_that_cannot_fit_the_memory_is_refused_before_any_work(servic
     with pytest.raises(ValueError, match=r"takes 1 x at least \d+\.\d\d GiB, but a node has at most .*, where 0 x as"):
         services.connect([stage])
     services.connect([TRAIN])  # a training of the preset's own model fits
+
+
+def test_a_map_says_how_many_of_its_tasks_are_done(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or an evaluation of an hour would show nothing."""
+    monkeypatch.setattr("pipelines.runtime.services.LOOK_SECONDS", 0.1)
+    seen = list[tuple[int, int]]()
+
+    def watch(done: int, tasks: int) -> None:
+        seen.append((done, tasks))
+        if done == 1:
+            (tmp_path / "go").touch()
+
+    def name_of(file: Path) -> str:
+        while not file.exists():
+            time.sleep(0.05)
+        return file.name
+
+    (tmp_path / "there").touch()
+    services.connect([])
+    calls = [(tmp_path / "go",), (tmp_path / "there",)]
+    assert services.map(name_of, calls, cores=1, watch=watch) == ["go", "there"]
+    assert (1, 2) in seen
 
 
 def test_a_curve_is_kept_where_its_run_was_deleted(services: Services) -> None:

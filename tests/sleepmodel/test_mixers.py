@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sleepmodel import Memory, ModelConfig, Session, SleepModel
-from sleepmodel.config.model import ATTENTION, MIXERS
+from sleepmodel.config.model import MIXERS
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
 from sleepmodel.ops import hebbian
-from sleepmodel.reference import BlockState, attention, fast_weights, initial_states
+from sleepmodel.reference import ATTENTION, BlockState, attention, fast_weights, initial_states
 from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import build_small
 from tests.sleepmodel.test_gated_delta import outputs_and_gradients, random_inputs

@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from sleepmodel.mixers.attention import Attention
 from sleepmodel.training.loop import build_model
 from sleepmodel.warm_start import warm_start
 from tests.sleepmodel.tiny import CONFIG, INSERTED, MODEL
+
+
+class OwnAttention(Attention):
+    """Of a user, named by its path."""
 
 
 def test_a_model_begins_as_another_where_it_is_told_to() -> None:
@@ -64,8 +69,13 @@ def test_a_model_does_not_begin_with_weights_that_mean_something_else() -> None:
         with pytest.raises(ValueError, match=rf"{name} = .* in the model to start from: must be .*, as in this model"):
             warm_start(model, build_model(replace(MODEL, **fields), CONFIG))
     transformer = replace(MODEL, mixers=("attention",) * 2)
-    # a model without fast weights says nothing about their sizes
+    # a model without fast weights says nothing about their sizes, whoever wrote its attention
     warm_start(build_model(INSERTED, CONFIG), build_model(replace(transformer, fast_heads=2 * heads), CONFIG))
+    own = f"{__name__}:OwnAttention"
+    hybrid = replace(INSERTED, mixers=(own, "gated_delta", "jet", own))
+    warm_start(
+        build_model(hybrid, CONFIG), build_model(replace(hybrid, mixers=(own,) * 2, inserted=(), conv=4), CONFIG)
+    )
 
 
 def test_a_hybrid_gets_further_layers() -> None:

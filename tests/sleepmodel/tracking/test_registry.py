@@ -48,6 +48,33 @@ def test_a_run_has_one_version_and_another_run_the_next(
     assert len(client(store).search_model_versions(f"name = '{NAME}' and run_id = '{run}'")) == 1
 
 
+@pytest.mark.parametrize("killed_at", ["log_model_artifacts", "log_outputs", "create_model_version"])
+def test_a_registration_that_was_killed_is_continued(
+    store: TrackingStore,
+    run: str,
+    prompts: npt.NDArray[np.int64],
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: str,
+) -> None:
+    """With the model that it has logged, so that none stays behind which no version names."""
+    model, name = random_model(1), f"sleep-killed-{killed_at}"
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, killed_at, killed)
+        with pytest.raises(SystemExit):
+            register(store, run, model, name, prompts, N, {})
+    register(store, run, model, name, prompts, N, {})
+    (version,) = client(store).search_model_versions(f"name = '{name}'")
+    (logged,) = client(store).search_logged_models([store.experiment_id], f"source_run_id = '{run}'")
+    assert logged.artifact_location == version.source and str(logged.status).endswith("READY")
+    promote(store, name, str(version.version))
+    loaded = champion_model(store, name)
+    assert loaded is not None and answers(loaded, prompts) == answers(model, prompts)
+
+
 def test_the_champion_is_who_was_promoted_last(
     store: TrackingStore, run: str, prompts: npt.NDArray[np.int64], model: SleepModel
 ) -> None:
