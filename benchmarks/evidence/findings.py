@@ -172,14 +172,14 @@ def _pretrained(documents: Tested) -> Row:
 def _gsm(adjusted: Tested) -> Row:
     found = {name: f"{variant.rows.value:.3f}" for name, variant in _variants("gsm-traces").items()}
     official = [each.rows.value for name, each in _variants("gsm").items() if name in ("n1", "n2", "n4")]
-    guessed = {(each["guess"], each["mode"], each["operations"]): each for each in read_result("evidence/told")["gsm"]}
-    frequent = guessed[NUMBER, "both", "all"]
+    told = {(each["guess"], each["mode"], each["operations"]): each for each in read_result("evidence/told")["gsm"]}
+    guess = told[NUMBER, "both", "all"]["right"] / told[NUMBER, "both", "all"]["asked"]
     others = ("n1", "n1-same-compute")
     traced, plain = ([_pairs(adjusted, (name, other)) for other in others] for name in ("n4-traces", "n4"))
     answer = (
         f"**Not shown** on short problems with the official numbers and distractors (192 to 320 tokens): "
         f"{min(official):.3f} to {max(official):.3f} at N = 1, 2 and 4, where a guess of the most frequent number has "
-        f"{frequent['right'] / frequent['asked']:.3f}. **{verdict(traced[0])}** on problems where this guess is seldom right, if each pass is trained "
+        f"{guess:.3f}. **{verdict(traced[0])}** on problems where this guess is seldom right, if each pass is trained "
         f"to compute what can be known by then: N = 4 has {found['n4-traces']}, N = 1 {found['n1']} after the same "
         f"tokens ({_sure(traced[0])}) and {found['n1-same-compute']} after the same FLOPs ({_sure(traced[1])}). "
         f"**{verdict(plain[0])}** with the paper's loss: {found['n4']} ({_sure(plain[0])}; against N = 1 with more "
