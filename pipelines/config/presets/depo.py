@@ -105,7 +105,7 @@ def sizes_mini() -> Experiment:
     """`hops_mini` one size up, with up to 3 hops: 16 and 24 nodes, in one window and in several, and the official names
     of one or two tokens on 8 nodes. Where are hops no longer learned?"""
     base = hops_mini()
-    task = replace(base.task, nodes=16, least=16, hops=3, test_hops=(1, 2, 3))
+    task = Depo(nodes=16, hops=3, queries=4, names=32, least=16, drawn="below", test_hops=(1, 2, 3))
 
     def variant(name: str, passes: int = 3, **fields: Any) -> Variant:
         return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
