@@ -143,9 +143,8 @@ def base_fields(directory: Path) -> dict[str, Any]:
         else:
             own = ModelConfig.from_dict(raw)
             fields = {each.name: getattr(own, each.name) for each in dataclasses.fields(own)}
-            if not SleepModel.without_weights(
-                own
-            ).has_fast_weights:  # the sizes of fast weights are those of new layers
+            # the sizes of fast weights are those of new layers
+            if not SleepModel.without_weights(own).has_fast_weights:
                 fields = {name: value for name, value in fields.items() if name not in FAST_SIZES}
             elif own.conv is None:
                 del fields["conv"]  # so that `hybrid_config` refuses one that is asked for
