@@ -83,10 +83,11 @@ class Depo(Task):
     If the window length divides 4 * nodes, the questions begin a window. If they all fit into it (at most 6 * queries
     tokens), no answer is the first token of a window.
 
-    No two splits share a context, whatever their seeds and wherever pointers begin. Up to 7 nodes, and always with
-    `names`, a hash assigns each context to one split, about 1/8 to test and 1/8 to validation. Otherwise, from 8 nodes
-    on contexts are drawn independently, as collisions are negligible: 10 million train rows and 10,000 test rows share
-    one with a probability below 1e-11 at 8 nodes, 1e-290 at 75.
+    No two splits share a context, whatever their seeds and wherever pointers begin. A context is its edges in their
+    order: of few nodes and names (5 of 10, say), the same cycle stands in several splits, its edges in another order.
+    Up to 7 nodes, and always with `names`, a hash assigns each context to one split, about 1/8 to test and 1/8 to
+    validation. Otherwise, from 8 nodes on contexts are drawn independently, as collisions are negligible: 10 million
+    train rows and 10,000 test rows share one with a probability below 1e-11 at 8 nodes, 1e-290 at 75.
     """
 
     nodes: int = 75

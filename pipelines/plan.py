@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 from pipelines.config.experiment import Experiment
-from pipelines.config.variant import WINNER
 from pipelines.engine.stage import Stage
 from pipelines.runtime.services import Services
 from pipelines.stages.evaluate import evaluate_stage
@@ -36,7 +35,7 @@ def plan(experiment: Experiment, services: Services) -> list[Stage]:
     variants = {**baselines, **winners}
     evaluated_at = {variant.name: variant.evaluated_at for variant in experiment.variants if variant.evaluated_at}
     evaluation = evaluate_stage(variants, evaluated_at, services)
-    candidates = {WINNER: winners[WINNER]} if winners else {name: baselines[name] for name in experiment.candidates()}
+    candidates = {name: variants[name] for name in experiment.candidates()}
     return [
         *data.values(),
         *itertools.chain(*baselines.values()),

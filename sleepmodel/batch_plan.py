@@ -112,7 +112,7 @@ def plan_batch(
         check_traces(traces, tokens, passes, config, truncation)
         labels = used_labels(traces, tokens, slept, config.window)
     cuts, reached = _cut_windows(asked, labels, config, truncation)
-    windows, start = list[Window](), torch.zeros(1, 1, dtype=torch.int64)
+    windows, start = list[Window](), torch.zeros(1, 1, dtype=torch.int64, device="cpu")
     for i in range(asked.shape[1]):
         here = slice(i * config.window, (i + 1) * config.window)
         part = _Part(real[:, here], predicting[:, here], start, None if labels is None else labels[:, :, here])

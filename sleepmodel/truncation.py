@@ -24,7 +24,7 @@ def window_cuts(answers: Tensor, pieces: Tensor, reach: int | None) -> tuple[Ten
     if reach is not None:
         first = answers & ~F.pad(answers, (1, 0))[:, :-1]  # the first of several windows in a row with answers
         cuts = F.pad(first[:, reach - 1 :], (0, min(reach - 1, windows)))
-        since = torch.zeros(len(answers))  # windows since the last cut
+        since = torch.zeros(len(answers), device=answers.device)  # windows since the last cut
         for i in range(windows):
             cuts[:, i] |= pieces[:, i] & (since >= reach)
             since = torch.where(cuts[:, i], 1, since + 1)

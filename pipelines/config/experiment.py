@@ -92,6 +92,7 @@ class Experiment:
         _check_fits(self.task, self.model)
         names = [variant.name for variant in self.variants]
         require(len(set(names)) == len(names), "variants", names, "variants of different names")
+        require(bool(names) or self.search is not None, "variants", names, "at least one variant without a search")
         distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0 and max(self.seeds) <= MAX_SEED
         require(distinct, "seeds", self.seeds, f"at least one seed, all different, from 0 to {MAX_SEED}")
         for name in ("sleep_passes", "fast_weight_lr"):
@@ -113,6 +114,8 @@ class Experiment:
         require(variant.start in (None, *before), f"start of {variant.name}", variant.start, allowed)
         if variant.most_seeds is not None:
             require_whole(f"most_seeds of {variant.name}", variant.most_seeds, 1)
+        for passes in variant.evaluated_at:
+            require_whole(f"evaluated_at of {variant.name}", passes, 1)
         share, whole = variant.share_of_steps, variant.compute_of is None
         allowed = "a number in [0, 1], and 1 with compute_of"
         require(0 <= share <= 1 and (whole or share == 1), f"share_of_steps of {variant.name}", share, allowed)
@@ -301,15 +304,17 @@ class Experiment:
         return self.seeds[: variant.most_seeds]
 
     def candidates(self) -> list[str]:
-        """The variants whose models may be registered if there is no search: `champions`, or else those that evict,
-        are trained, and have an N that no curriculum sets, on the experiment's own task."""
-        if self.champions:
-            return list(self.champions) if self.registers else []
+        """The variants whose models may be registered: none without `registers`; `champions`; or else the search's
+        winner; or else those that evict, are trained, and have an N that no curriculum sets, on the experiment's own
+        task."""
+        if not self.registers:
+            return []
+        if self.champions or self.search:
+            return list(self.champions) or [WINNER]
         return [
             variant.name
             for variant in self.variants
-            if self.registers
-            and not variant.whole
+            if not variant.whole
             and self.variant_steps(variant)
             and self.variant_task(variant) == self.task
             and self.variant_curriculum(variant).steps_per_pass is None

@@ -122,7 +122,9 @@ class VariantResults:
     def less_than(self) -> dict[str, dict[PositionBin, Estimate]]:
         """Other variant -> the nats by the tokens of the window that have been read, and of all, less those of it."""
         seeds = [found.less for found in self.positions]
-        return {name: _over_seeds([less[name] for less in seeds]) for name in (seeds[0] if seeds else ())}
+        # a variant may have more seeds than one before it, with which it is compared by those that both have
+        names = dict.fromkeys(name for less in seeds for name in less)
+        return {name: _over_seeds([less[name] for less in seeds if name in less]) for name in names}
 
     @property
     def several_tokens(self) -> bool:

@@ -101,7 +101,7 @@ def position_differences(variants: Sequence[VariantResults]) -> list[PositionDif
             variant.name,
             other,
             {each.name: nats for each, nats in bins.items()},
-            [found.less[other][-1].nats for found in variant.positions],
+            [found.less[other][-1].nats for found in variant.positions if other in found.less],
         )
         for variant in variants
         for other, bins in variant.less_than.items()

@@ -109,8 +109,9 @@ def by_depth_or_passes(
 def _over_depth(
     axes: Axes, variants: Sequence[VariantResults], depths: Sequence[int], style: Styles, front: Sequence[str]
 ) -> None:
-    """A curve for each variant; for each N if each variant is asked at one depth."""
-    by_passes = all(len(variant.answers) == 1 for variant in variants)
+    """A curve for each variant; for each N if each variant is asked at one depth, and no two at the same one."""
+    points = {(variant.sleep_passes, *variant.answers) for variant in variants}
+    by_passes = all(len(variant.answers) == 1 for variant in variants) and len(points) == len(variants)
     curves: dict[str, list[VariantResults]] = {}
     for variant in variants:
         curves.setdefault(f"N = {variant.sleep_passes}" if by_passes else variant.name, []).append(variant)

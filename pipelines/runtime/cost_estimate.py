@@ -78,7 +78,7 @@ def longest_chain(variants: Sequence[Variant], cost: Mapping[str, float]) -> flo
     ended = dict[str, float]()
     for variant in variants:  # a variant stands behind the one that it starts from
         ended[variant.name] = cost[variant.name] + (ended[variant.start] if variant.start else 0)
-    return max(ended.values())
+    return max(ended.values(), default=0.0)
 
 
 def stage_trainings(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, StageTrainings]:

@@ -90,9 +90,10 @@ def nodes_to_start(cluster: dict[str, Any]) -> list[Resources]:
     not state are left out.
     """
     kinds = [kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
-    kinds.sort(key=lambda kind: kind["resources"].get("GPU", 0), reverse=True)
+    stated = [kind for kind in kinds if kind.get("resources")]
+    stated.sort(key=lambda kind: kind["resources"].get("GPU", 0), reverse=True)
     most = cluster["max_workers"]
-    nodes = [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", most))]
+    nodes = [kind["resources"] for kind in stated for _ in range(kind.get("max_workers", most))]
     return nodes[:most]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from datagen.reader import read_rows
+from datagen.reader import read_range
 from sleepmodel.config.training import Curriculum
 from sleepmodel.evaluation.accuracy import Predictions, predict
 from sleepmodel.evaluation.latency import InferenceCost, measure_inference_costs
@@ -32,7 +32,7 @@ def predict_range(
     Returns the predictions row by row, without the positions that hold no answer: [answer tokens].
     """
     torch.set_num_threads(1)
-    rows = read_rows(dataset, "test", end)[start:]
+    rows = read_range(dataset, "test", start, end - start)
     predicted = predict(load(model).to("cuda" if gpu else "cpu"), rows, sleep_passes, batch_size, curriculum)
     mask = rows.loss_mask()
     return Predictions(predicted.tokens[mask], predicted.nats[mask])

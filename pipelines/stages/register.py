@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,7 @@ def _rank(result: EvaluationResult, root: Path) -> tuple[int, float, float]:
     """What a candidate is chosen by: the level and the accuracy of its last validation, then its training loss, as long
     answers are rarely right as a whole. A choice by test accuracy would bias that accuracy upwards."""
     loss = read_training((root / result.path).parent).history[-1].loss
-    return result.level or 0, result.validation, -loss
+    return result.level or 0, result.validation, -loss if math.isfinite(loss) else -math.inf
 
 
 def _about_base(pretrained: str | None, model: SleepModel) -> dict[str, str]:

@@ -66,6 +66,7 @@ class DeepSpeedEngine:
         self.config, self.scale, self.accumulation = config, scale, scale.accumulation
         settings = deepspeed_config(config, scale)
         freeze(model, config.trained)
+        model.truncation = config.truncation  # as in LocalEngine
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         # without partitioning, the plain loop's optimiser, built when DeepSpeed has moved the model to its device
         own = (lambda _: build_optimizer(model, config)) if scale.zero_stage == 0 else None

@@ -48,7 +48,7 @@ class SessionState(NamedTuple):
     def empty(cls, model: SleepModel, batch: int) -> SessionState:
         weight = model.embed.weight
         states, logits = model.initial_states(batch), weight.new_zeros(batch, model.config.vocab_size)
-        zero = torch.zeros(batch, 1, dtype=torch.int64)
+        zero = torch.zeros(batch, 1, dtype=torch.int64, device="cpu")
         h = weight.new_zeros(batch, 0, weight.shape[1])
         return cls(states, states[model.loop[1] :], h, zero[:, :0], zero, zero, zero, zero, logits)
 
@@ -118,12 +118,12 @@ class Session:
     @property
     def filled(self) -> Tensor:
         """Number of tokens in each row's window, int64 [B]."""
-        return self._state.filled[:, 0]
+        return self._state.filled[:, 0].clone()
 
     @property
     def sleeps(self) -> Tensor:
         """Number of sleeps of each row so far, int64 [B], those before a memory or a fork included."""
-        return self._state.slept[:, 0]
+        return self._state.slept[:, 0].clone()
 
     @property
     def kv_tokens(self) -> int:
@@ -143,7 +143,7 @@ class Session:
         r * copies + copies - 1."""
         require_whole("copies", copies, 1)
         session = Session(self.model, sleep_passes=self.sleep_passes)
-        rows = torch.arange(self.batch_size).repeat_interleave(copies)
+        rows = torch.arange(self.batch_size, device="cpu").repeat_interleave(copies)
         on_device = rows.to(self.device)
 
         def copied(leaf: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class Session:
         out = [] if last else [self._state.h.new_zeros(*tokens.shape, self.model.config.vocab_size)]
         while (done < count).any():
             part = torch.minimum(self._room(), count - done)
-            at = done + torch.arange(int(part.max()))
+            at = done + torch.arange(int(part.max()), device="cpu")
             reading = at < done + part
             piece = packed.gather(1, at.clamp(max=tokens.shape[1] - 1)).masked_fill(~reading, PAD)
             logits = self._wake(piece, reading, last)
@@ -225,7 +225,7 @@ class Session:
             raise ValueError(f"row {row} has read no token: read at least one before generate")
         self._check_length(torch.full_like(self._state.read, n))
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        ends, stopped = torch.tensor(stop, dtype=torch.int64), torch.zeros_like(self.filled) > 0
+        ends, stopped = torch.tensor(stop, dtype=torch.int64, device="cpu"), torch.zeros_like(self.filled) > 0
         generated = []
         for _ in range(n):
             token = choose_tokens(self._state.logits.double(), temperature, top_p, generator).cpu()
@@ -284,7 +284,7 @@ class Session:
         place, order = torch.cat((state.place, span.place), 1), None
         if not whole:
             place, order = place.sort(dim=1, stable=True)
-        end = torch.arange(len(piece)) * piece.shape[1] + (count[:, 0] - 1).clamp(min=0)
+        end = torch.arange(len(piece), device="cpu") * piece.shape[1] + (count[:, 0] - 1).clamp(min=0)
         piece, span, order, end, reads = moved((piece, span, order, end, count > 0), self.device)
         begin, h, states = model.wake(model.embedded(piece, span), state.states, span)
         kept = torch.cat((state.h, begin), 1)

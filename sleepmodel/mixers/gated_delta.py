@@ -90,7 +90,7 @@ class GatedDelta(Mixer):
     def forward(self, x: Tensor, state: Any, span: Span) -> tuple[Tensor, Any]:
         S, tail = state if self.kernel_widths else (state, None)
         found, tail = self._projected(x, tail, span, ("q", "k", "v"))
-        q = F.normalize(F.silu(found["q"]).unflatten(-1, (self.heads, -1)), dim=-1)
+        q = _normalized(F.silu(found["q"]).unflatten(-1, (self.heads, -1)))
         o, S = self.rule(q, *self._write_inputs(x, found, span), S)
         y = self.out((self.norm(o) * F.silu(self.gate(x).unflatten(-1, (self.heads, -1)))).flatten(2))
         return y, self._with_tail(S, tail)
@@ -149,7 +149,7 @@ class GatedDelta(Mixer):
         g, beta = self.log_decay(x), self.eta * torch.sigmoid(self.beta(x))
         if span.real is not None:
             g, beta = (y * span.real.unsqueeze(-1) for y in (g, beta))
-        return F.normalize(k, dim=-1), v, g, beta
+        return _normalized(k), v, g, beta
 
     def _correction_flops(self, chunk: int) -> int:
         # per token and head: k k^T, k S and the solve
@@ -197,3 +197,8 @@ class Linear(GatedDelta):
 
     def _correction_flops(self, chunk: int) -> int:
         return 0
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """x over its norm. A pad's vector of zeros stays one, also in float16, where 1e-12 is 0."""
+    return F.normalize(x, dim=-1, eps=max(1e-12, torch.finfo(x.dtype).tiny))

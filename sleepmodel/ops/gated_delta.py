@@ -39,7 +39,7 @@ def gated_delta_rule(
     """Write T tokens to the fast weights, and read them at each token (paper, "The mechanism").
 
     q, k: [B, T, H, K]; the caller normalises k to unit norm, and q is scaled by K**-0.5 here; v: [B, T, H, V];
-    log_decay, beta: [B, T, H]; alpha = exp(log_decay), with log_decay <= 0 and beta in [0, 2];
+    log_decay, beta: [B, T, H]; alpha = exp(log_decay), with log_decay finite and <= 0, and beta in [0, 2];
     initial_state: [B, H, K, V], float32 (float64 for float64 inputs); None is zero.
     Returns o [B, T, H, V] in v's dtype, or on a GPU in autocast's, and the final state [B, H, K, V] in float32
     (float64). Without tokens, o is empty and the state is the initial one. Raises ValueError for inputs of other shapes
@@ -154,12 +154,12 @@ def _chunks(
         return x.to(dtype).transpose(1, 2).reshape(batch * heads, tokens, *x.shape[3:]).split(chunk, 1)
 
     inputs = [pieces(x) for x in (k, v, log_decay, beta)]
+    reads = [None] * len(inputs[0]) if q is None else pieces(q)
     outputs = []
     # the state is float32, and solve_triangular does not take half precision
     with torch.autocast(k.device.type, enabled=False):
-        for i in range(len(inputs[0])):
-            part = None if q is None else pieces(q)[i]
-            output, state = _Chunk.apply(part, *(x[i] for x in inputs), state)  # type: ignore[no-untyped-call]
+        for part, *each in zip(reads, *inputs, strict=True):
+            output, state = _Chunk.apply(part, *each, state)  # type: ignore[no-untyped-call]
             outputs.append(output)
     state = state.view(batch, heads, -1, value_dim)
     if q is None:

@@ -116,6 +116,7 @@ def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} = {shortened(repr(value))}: {trouble}")
     require(raw.get("hidden_act") == "silu", "hidden_act", raw.get("hidden_act"), "silu")
     require_whole("num_hidden_layers", raw.get("num_hidden_layers"), 1, MAX_BLOCKS)
+    require(raw.get("rms_norm_eps") is not None, "rms_norm_eps", None, "stated: each library has a default of its own")
     bias = "all" if raw.get("attention_bias") else "none"
     width, heads, kv_heads, size = (
         raw.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")

@@ -7,6 +7,7 @@ threads have its short limits meanwhile.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import threading
@@ -101,7 +102,7 @@ def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
     if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
     of_root = "" if file and file.parent.resolve() == root.resolve() else _root_id(root)
-    with first_contact(uri):
+    with _alone_in(file), first_contact(uri):
         client = MlflowClient(uri, uri)
         known = client.get_experiment_by_name(experiment)
         if is_database(uri):
@@ -116,6 +117,18 @@ def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
             + store_command(uri, "-m", "mlflow", "experiments", "restore", "--experiment-id", known.experiment_id)
         )
     return TrackingStore(uri, known.experiment_id, of_root)
+
+
+@contextmanager
+def _alone_in(database: Path | None) -> Iterator[None]:
+    """One process at a time: of two that make the tables of a new SQLite database, or bring old ones up to date, one
+    fails. database: its file; None where the store is a server, which does that itself."""
+    if database is None:
+        yield
+        return
+    with database.with_name(f".{database.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _root_id(root: Path) -> str:

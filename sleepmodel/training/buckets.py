@@ -35,7 +35,7 @@ def _kinds(rows: Rows, model: ModelConfig, tokens: int) -> Tensor:
     slept = sleeping_windows(given, asked, model)
     used = asked | slept
     full = F.pad(given >= 0, (0, -given.shape[1] % model.window)).unflatten(1, (-1, model.window)).all(2)
-    last = (used * torch.arange(1, used.shape[1] + 1)).amax(1) - 1
+    last = (used * torch.arange(1, used.shape[1] + 1, device=used.device)).amax(1) - 1
     # what comes after the last window that is used is not read
     end = (torch.from_numpy(rows.lengths.copy()) - last * model.window).clamp(max=model.window)
     ends = torch.stack([last, -(-end // tokens)], 1)

@@ -92,6 +92,7 @@ class LocalEngine:
         allowed = "float32 or bfloat16 without DeepSpeed: train in a pipeline, or with `fit` or DeepSpeedEngine"
         require(config.precision in ("float32", "bfloat16"), "precision", config.precision, allowed)
         freeze(model, config.trained)
+        model.truncation = config.truncation  # a model that was loaded has none
         self.model, self.config, self.accumulation = model, config, accumulation
         self.optimizer = build_optimizer(model, config)
         self.peaks = peak_rates(self.optimizer)

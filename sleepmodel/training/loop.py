@@ -240,7 +240,7 @@ def _progress(
         loss=_mean(state.losses),
         grad_norm=state.norm,
         rate=rate,
-        accuracy=validate(engine.model, level),
+        accuracy=float(validate(engine.model, level)),  # NumPy's would make checkpoints that cannot be read
         flops=state.flops,
         level=level,
         skipped=state.skipped,

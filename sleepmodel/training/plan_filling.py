@@ -30,7 +30,9 @@ def filled(plan: BatchPlan, window: int, multiple: int) -> BatchPlan:
         windows.append(each._replace(tokens=tokens, span=span, groups=tuple(own)))
     before = chain.from_iterable(each.groups for each in plan.windows)
     pairs = [(old.at, new.at) for old, new in zip(before, chain.from_iterable(groups), strict=True)]
-    asked = torch.cat([torch.arange(len(new)) < len(old) for old, new in pairs if old is not None and new is not None])
+    asked = torch.cat(
+        [torch.arange(len(new), device="cpu") < len(old) for old, new in pairs if old is not None and new is not None]
+    )
     order = torch.cat([asked.nonzero()[plan.order, 0], asked.logical_not().nonzero()[:, 0]])
     targets = F.pad(plan.targets, (0, len(order) - len(plan.order)), value=NO_TARGET)
     return plan._replace(windows=tuple(windows), order=order, targets=targets)
@@ -50,7 +52,7 @@ def _filled_span(span: Span, rows: int, width: int, window: int) -> Span:
     before = span.place.shape[1]
     if span.real is None and before == window:
         return span
-    real: Tensor = torch.ones(rows, before, dtype=torch.bool) if span.real is None else span.real
+    real: Tensor = torch.ones(rows, before, dtype=torch.bool, device="cpu") if span.real is None else span.real
     return Span.of(F.pad(real, (0, width - before)), start=span.start)
 
 

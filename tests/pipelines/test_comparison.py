@@ -104,6 +104,18 @@ def test_differences_by_position_are_tested_over_seeds_where_there_are_several()
     assert compared(0.1).p_value == pytest.approx(0.05, abs=1e-4)  # of the documents of one training
 
 
+def test_a_variant_with_more_seeds_is_compared_by_those_of_the_other() -> None:
+    """The variant before it has the first of three seeds alone."""
+    whole = PositionBin(1, 9, 90, Estimate(0.2, (0.0, 0.4)))
+    results = [
+        replace(result("a", seed, 1, 50), positions=NatsByPosition(8, [], [], {"other": [whole]} if not seed else {}))
+        for seed in range(3)
+    ]
+    for order in (results, results[::-1]):
+        (found,) = position_differences([VariantResults("a", order)])
+        assert found.other == "other" and found.p_value == pytest.approx(0.05, rel=0.01)
+
+
 def test_the_note_on_the_correction_counts_in_words_that_fit() -> None:
     assert correction("this page", 73, 8).startswith(
         "Adjusted p: Holm's method over the 73 comparisons of this page, 8 of them here. A difference is clear of 0 if "

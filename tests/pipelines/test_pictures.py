@@ -63,6 +63,14 @@ def x_of(mark: Line2D) -> float:
     return float(np.asarray(mark.get_xdata())[0])
 
 
+def test_no_variant_is_drawn_over_by_another_of_its_depth(drawn: dict[str, Figure]) -> None:
+    """Curves are joined by N only where each N has one variant at each depth."""
+    variants = [at_depths("n1-t2", 1, [2], 90), at_depths("n1-t4", 1, [4], 50), at_depths("n1-t4-deep", 1, [4], 99)]
+    draw_depths(variants)
+    (axes,) = drawn["null"].axes
+    assert sorted(axes.get_legend_handles_labels()[1]) == ["n1-t2", "n1-t4", "n1-t4-deep"]
+
+
 @pytest.mark.parametrize(
     ("depths", "scale"),
     [([2, 4, 6, 8], "linear"), ([2, 4, 8, 10], "log"), ([0, 4, 300], "linear"), ([2, 3, 64], "log")],

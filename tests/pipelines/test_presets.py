@@ -221,6 +221,17 @@ def test_the_registry_takes_what_forgets_on_the_presets_own_task() -> None:
     assert PRESETS["rule110-fig2a-mini"].candidates() == ["n1-t6"]
 
 
+def test_a_search_registers_its_winner_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    def registered(*assignments: str) -> list[str]:
+        experiment = apply_overrides(PRESETS["demo"], list(assignments))
+        stages = {stage.name: stage for stage in plan(experiment, Services(experiment, tmp_path))}
+        return stages["register"].config["candidates"] if "register" in stages else []
+
+    assert registered() == ["winner"]
+    assert registered("champions=[n1]") == ["n1"]
+    assert registered("registers=false") == registered("registers=false", "search=null") == []
+
+
 def test_a_control_of_equal_flops_with_smaller_batches_has_more_steps() -> None:
     big = PRESETS["rule110-iterated"]
     control = next(variant for variant in big.variants if variant.name == "one-pass-compute")
@@ -316,6 +327,20 @@ def test_variants_have_names_of_their_own() -> None:
     with pytest.raises(ValueError, match=r"variants = \['winner'\]: .*as the search's winner has these"):
         replace(demo, variants=taken)
     assert replace(demo, variants=taken, search=None, champions=()).variants == taken
+
+
+def test_an_experiment_without_variants_has_a_search(tmp_path: Path) -> None:
+    demo = PRESETS["demo"]
+    searched = replace(demo, variants=())
+    assert 0 <= done_share(searched, plan(searched, Services(searched, tmp_path)), tmp_path) < 1
+    with pytest.raises(ValueError, match=r"variants = \[\]: must be at least one variant without a search"):
+        replace(demo, variants=(), search=None)
+
+
+@pytest.mark.parametrize("passes", [0, 2.5])
+def test_a_number_of_passes_that_no_model_can_make_is_refused_before_any_work(passes: int) -> None:
+    with pytest.raises(ValueError, match=rf"evaluated_at of a = {passes}: must be an integer of at least 1"):
+        replace(PRESETS["demo"], variants=(Variant(name="a", evaluated_at=(2, passes)),))
 
 
 def test_an_experiment_without_any_training_has_a_plan_too(tmp_path: Path) -> None:

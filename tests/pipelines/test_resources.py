@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.runtime.resources import plan_resources, plan_resources_on_ray
+from pipelines.runtime.resources import nodes_to_start, plan_resources, plan_resources_on_ray
 from sleepmodel.config.training import Scale
 
 CLUSTER_FILE = Path(__file__).parents[2] / "ray_cluster.yaml"
@@ -137,3 +137,16 @@ def test_machines_of_ones_own_are_those_that_run(ray_cluster: str, launched: Pat
 def test_it_is_read_off_the_running_ray(ray_cluster: str) -> None:
     found = plan_resources_on_ray(Scale(gpu=False))
     assert found.max_concurrent == 4 and found.cluster.startswith("4 CPU and ")
+
+
+def test_node_types_that_state_no_resources_are_left_out() -> None:
+    kinds = {
+        "head": {"resources": {"CPU": 4}},
+        "small": {"resources": {"CPU": 8}},
+        "unknown": {},
+        "empty": {"resources": {}},
+    }
+    kinds["gpu"] = {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 1}
+    cluster = {"head_node_type": "head", "max_workers": 3, "available_node_types": kinds}
+    small, gpu = kinds["small"]["resources"], kinds["gpu"]["resources"]
+    assert nodes_to_start(cluster) == [gpu, small, small]

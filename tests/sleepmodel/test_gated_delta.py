@@ -220,6 +220,33 @@ def test_without_a_compiler_the_torch_form_runs(tmp_path: Path, monkeypatch: pyt
         torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
+def test_without_a_home_directory_the_torch_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no entry in passwd."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(gated_delta_cpu, "_library", gated_delta_cpu._library.__wrapped__)
+    assert not gated_delta_cpu.available()
+
+
+def test_what_the_torch_form_keeps_for_the_backward_grows_as_the_tokens() -> None:
+    def kept(tokens: int) -> int:
+        storages = dict[int, int]()
+
+        def keep(x: Tensor) -> Tensor:
+            storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            _o, _state = chunkwise(*random_inputs(5, tokens))
+        return sum(storages.values())
+
+    assert kept(1024) < 2.1 * kept(512)
+
+
 def test_without_a_start_the_state_is_zero() -> None:
     *inputs, state = random_inputs(1, 20)
     for a, b in zip(gated_delta_rule(*inputs), gated_delta_rule(*inputs, torch.zeros_like(state)), strict=True):

@@ -14,6 +14,7 @@ from sleepmodel import Memory, ModelConfig, Session, SleepModel
 from sleepmodel.config.model import MIXERS
 from sleepmodel.mixers import mixer_class
 from sleepmodel.mixers.base import Span
+from sleepmodel.mixers.gated_delta import _normalized
 from sleepmodel.ops import hebbian
 from sleepmodel.reference import ATTENTION, BlockState, attention, fast_weights, initial_states
 from sleepmodel.states import named_tensors
@@ -221,3 +222,12 @@ def test_learned_kernels_begin_within_the_bounds_of_gated_deltanets() -> None:
     assert [*jet.conv] == ["q", "k"] and [*linear.conv] == ["q", "k", "v"]
     for kernel in (*jet.conv.values(), *linear.conv.values()):
         assert 0.48 < kernel.abs().max() <= 0.5 and kernel.mean().abs() < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_key_of_a_pad_is_zero_in_every_dtype(dtype: torch.dtype) -> None:
+    key = torch.randn(3, 8).to(dtype)
+    key[0] = 0
+    found = _normalized(key)
+    assert torch.equal(found[0], key[0]) and found.isfinite().all()
+    torch.testing.assert_close(found[1:].double().norm(dim=1), torch.ones(2).double(), rtol=0.01, atol=0)

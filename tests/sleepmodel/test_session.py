@@ -303,6 +303,28 @@ def test_no_rows_and_no_tokens_are_read_and_said() -> None:
     assert torch.equal(one.read(torch.zeros(1, 0, dtype=torch.int64), last=True), torch.zeros(1, 5).double())
 
 
+@pytest.mark.parametrize("count", ["filled", "sleeps"])
+def test_what_a_session_counts_is_its_own(count: str) -> None:
+    session = Session(build_small(), 2)
+    session.read(tokens_of(1, 2))
+    before = getattr(session, count).clone()
+    getattr(session, count).add_(5)
+    assert torch.equal(getattr(session, count), before)
+
+
+def test_the_default_device_of_torch_changes_nothing() -> None:
+    """A model on a CPU in a program whose default device is another."""
+    model, tokens = build_small(), tokens_of(1, 2)
+    asked = torch.zeros_like(tokens, dtype=torch.bool)
+    asked[:, -1] = True
+    expected = model(tokens, asked).loss, Session(model, 2).read(tokens)
+    with torch.device("meta"):
+        session = Session(model, 2)
+        found = model(tokens, asked).loss, session.read(tokens)
+        assert session.fork(2).generate(2, stop=[0]).shape == (4, 2)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_what_a_read_returns_is_the_callers() -> None:
     session, other = (Session(build_small(), 2) for _ in range(2))
     other.read(tokens_of(1, 2), last=True)

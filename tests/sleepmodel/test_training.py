@@ -175,6 +175,33 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(rows: Rows, tmp_pa
     assert all(p.isfinite().all() for name, p in engine.model.named_parameters() if name != "norm.weight")
 
 
+def test_an_engine_cuts_the_backward_of_a_model_that_was_loaded(rows: Rows) -> None:
+    """It has no truncation of its own, unlike one of `build_model`."""
+    config = replace(CONFIG, truncation=Truncation(passes=1))
+    built, loaded = build_model(MODEL, config), SleepModel(MODEL)
+    with torch.no_grad():
+        for weight in built.parameters():  # output projections begin at zero, and a cut then changes nothing
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    loaded.load_state_dict(built.state_dict())
+    tokens, mask = map(torch.from_numpy, rows.batch(slice(8)))
+    for model in (built, loaded):
+        LocalEngine(model, config).backward(tokens, mask)
+    for (name, one), other in zip(built.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), name  # type: ignore[arg-type]
+
+
+def test_an_accuracy_of_numpy_does_not_spoil_the_checkpoints(rows: Rows, tmp_path: Path) -> None:
+    def save(at: Progress, write: Save) -> None:
+        write(tmp_path / f"step-{at.step}")
+
+    for step in (None, 4):
+        engine = LocalEngine(build_model(MODEL, CONFIG), CONFIG)
+        resume = None if step is None else tmp_path / f"step-{step}"
+        for directory in (tmp_path / f"step-{done}" for done in (4, 8, 12)):
+            directory.mkdir(exist_ok=True)
+        train(engine, rows, CONFIG, lambda model, level: np.float64(0.5), save, resume=resume)
+
+
 def test_a_loss_that_is_not_finite_on_another_worker_stops_this_one(rows: Rows) -> None:
     """At the same step. tests/sleepmodel/test_two_workers.py has both."""
     engine, steps = LocalEngine(build_model(MODEL, CONFIG), CONFIG), iter(range(100))

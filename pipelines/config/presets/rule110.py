@@ -86,23 +86,22 @@ def cells_mini() -> Experiment:
     """24 cells after 8 steps: an answer depends on 17 cells, and training at N = 4 shows half of their 131,072 values.
     With eta = 2, with and without short convolutions."""
     task = Rule110(cells=24, states=1, steps=8)
-    base = mini("rule110-cells-mini", ())
 
     def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
         return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
 
     without_conv = {"model": {"conv": None}, "most_seeds": 3}
+    variants = (
+        *(variant(f"n{n}", n) for n in (1, 2, 4)),
+        variant("n1-same-compute", compute_of=4),
+        *(variant(f"n{n}-without-conv", n, **without_conv) for n in (1, 4)),
+    )
+    base = mini("rule110-cells-mini", variants, seeds=(60,))
     return replace(
         base,
         task=task,
         model=replace(base.model, window=task.context_length, max_positions=task.row_length, fast_heads=2, conv=4),
         train=replace(base.train, steps=800, validate_every=100),
-        variants=(
-            *(variant(f"n{n}", n) for n in (1, 2, 4)),
-            variant("n1-same-compute", compute_of=4),
-            *(variant(f"n{n}-without-conv", n, **without_conv) for n in (1, 4)),
-        ),
-        seeds=(60,),
     )
 
 

@@ -171,6 +171,7 @@ def test_new_layers_begin_with_the_next_attention(llama: Path) -> None:
         ({"head_dim": 7}, "head_dim = 7: must be even"),
         ({"num_key_value_heads": 4}, "kv_heads = 4: must be a divisor of n_heads = 6"),
         ({"rms_norm_eps": "small"}, "norm_eps = 'small'"),
+        ({"rms_norm_eps": None}, "rms_norm_eps = None: must be stated"),
         ({"vocab_size": None}, "vocab_size = None"),
     ],
 )

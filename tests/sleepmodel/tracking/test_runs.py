@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,21 @@ def test_a_reopened_run_is_of_the_process_that_reopened_it(store: TrackingStore)
     for process in ("first", "second"):
         run = start_run(store, "train", identity, None, {}, {PROCESS: process})
         assert read(store, run).data.tags[PROCESS] == process
+
+
+def test_processes_that_begin_together_share_a_new_database(tmp_path: Path) -> None:
+    """As two pipelines do on a fresh root. Each says when it has imported MLflow, and opens the store when told to."""
+    code = (
+        "import sys, pathlib; from sleepmodel.tracking.runs import open_store\n"
+        "print('ready', flush=True); sys.stdin.readline(); print(open_store(pathlib.Path(sys.argv[1])).experiment_id)"
+    )
+    command, pipes = [sys.executable, "-c", code, str(tmp_path / "root")], {"stdin": subprocess.PIPE, "text": True}
+    with ExitStack() as stack:
+        both = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, **pipes)) for _ in range(2)]  # type: ignore[call-overload]
+        for process in both:
+            assert process.stdout.readline() == "ready\n"
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        found = [process.stdout.read() for process in both]
+    assert [process.returncode for process in both] == [0, 0] and found[0] == found[1]
