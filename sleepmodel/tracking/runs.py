@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -123,11 +123,11 @@ def open_store(root: Path, experiment: str = EXPERIMENT) -> TrackingStore:
 def _alone_in(database: Path | None) -> Iterator[None]:
     """One process at a time: of two that make the tables of a new SQLite database, or bring old ones up to date, one
     fails. database: its file; None where the store is a server, which does that itself."""
-    if database is None:
-        yield
-        return
-    with database.with_name(f".{database.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        if database is not None:
+            with suppress(OSError):  # SQLite writes beside its file too, and says why it cannot
+                lock = held.enter_context(database.with_name(f".{database.name}.lock").open("a"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
