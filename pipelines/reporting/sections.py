@@ -191,7 +191,9 @@ def _curves(data: ReportData, style: plots.Styles, pictures: Path) -> list[Secti
     if not data.histories:
         return []
     file = pictures / CURVES
-    plots.learning_curves({variant.name: data.histories[variant.name] for variant in data.variants}, style, file)
+    # what is evaluated at another N was not trained, nor validated, there
+    trained = {variant.name: data.histories[variant.name] for variant in data.variants if "@" not in variant.name}
+    plots.learning_curves(trained, style, file)
     return [("Learning curves", picture(file, "share of validation rows right over training tokens and over FLOPs"))]
 
 

@@ -63,6 +63,16 @@ def x_of(mark: Line2D) -> float:
     return float(np.asarray(mark.get_xdata())[0])
 
 
+def test_learning_curves_are_those_of_trainings(drawn: dict[str, Figure], tmp_path: Path) -> None:
+    """A model that is also evaluated at another N has one curve, under its own name."""
+    found = data()
+    again = replace(found.variants[1], name="n<2>@4")
+    histories = {**found.histories, again.name: found.histories["n<2>"]}
+    sections(replace(found, variants=[*found.variants, again], histories=histories), tmp_path)
+    axes = drawn["learning-curves"].axes[0]
+    assert sorted(axes.get_legend_handles_labels()[1]) == ["n1", "n<2>"]
+
+
 def test_no_variant_is_drawn_over_by_another_of_its_depth(drawn: dict[str, Figure]) -> None:
     """Curves are joined by N only where each N has one variant at each depth."""
     variants = [at_depths("n1-t2", 1, [2], 90), at_depths("n1-t4", 1, [4], 50), at_depths("n1-t4-deep", 1, [4], 99)]
