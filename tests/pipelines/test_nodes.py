@@ -23,9 +23,12 @@ def test_each_node_answers(ray_cluster: str) -> None:
 
 
 def test_no_answer_in_time_is_none(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleeps(seconds: float) -> None:
+        time.sleep(seconds)
+
     monkeypatch.setattr(nodes, "ANSWER_SECONDS", 0.5)
     (node,) = alive()
-    assert ask([node], time.sleep, 1000) == [(node, None)]
+    assert ask([node], sleeps, 1000) == [(node, None)]
 
 
 def test_an_error_of_the_question_is_raised_and_a_death_names_the_node(ray_cluster: str) -> None:
