@@ -156,9 +156,8 @@ def base_fields(directory: Path) -> dict[str, Any]:
 def base_config(directory: Path, window: int) -> ModelConfig:
     """The config of a model to start from. directory, and errors: as of `base_fields`; window: L, if its layout is
     Hugging Face's, as a model that `save` wrote has its own."""
-    fields = base_fields(directory)
     if is_pretrained(directory):
-        return hybrid_config(fields, {}, {"window": window}, directory / CONFIG)
+        return hybrid_config(base_fields(directory), {}, {"window": window}, directory / CONFIG)
     return ModelConfig.from_dict(read_json(directory / CONFIG))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from datagen import Depo
 from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets.variants import (
-    ETA,
     HYBRID,
+    at_full_eta,
     at_passes,
     controls,
     fewer_seeds,
@@ -69,9 +70,6 @@ def hops_mini() -> Experiment:
     FLOPs in one? And with all hops from the start, as in the paper?"""
     task = Depo(nodes=8, hops=4, queries=4, names=32, least=8, drawn="below", test_hops=(1, 2, 3, 4))
 
-    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
-
     all_hops = {"task": {"drawn": "each"}, "curriculum": Curriculum()}
     evicted, whole = transformers(2)
     return Experiment(
@@ -85,16 +83,16 @@ def hops_mini() -> Experiment:
             curriculum=Curriculum(threshold=0.81, review=True),
         ),
         variants=(
-            *(variant(f"n{n}", n) for n in (1, 2, 3)),
-            variant("n1-same-compute", compute_of=3),
-            variant("n4", 4),
-            variant("n1-deep", repeat=2),
+            *(at_full_eta(f"n{n}", n) for n in (1, 2, 3)),
+            at_full_eta("n1-same-compute", compute_of=3),
+            at_full_eta("n4", 4),
+            at_full_eta("n1-deep", repeat=2),
             # twice the blocks in as many parameters, with the FLOPs of N = 3
-            variant("n1-deep-narrow", repeat=2, model={"d_model": 44}, compute_of=3),
+            at_full_eta("n1-deep-narrow", repeat=2, model={"d_model": 44}, compute_of=3),
             replace(evicted, most_seeds=3),  # at chance, and compared with nothing
             whole,
-            *(variant(f"n{n}-uniform", n, **all_hops) for n in (1, 2, 4)),
-            variant("n1-uniform-same-compute-epochs", 1, compute_of=4, epochs=True, **all_hops),
+            *(at_full_eta(f"n{n}-uniform", n, **all_hops) for n in (1, 2, 4)),
+            at_full_eta("n1-uniform-same-compute-epochs", 1, compute_of=4, epochs=True, **all_hops),
         ),
         seeds=(80,),
         data=Data(seed=11),
@@ -106,10 +104,7 @@ def sizes_mini() -> Experiment:
     of one or two tokens on 8 nodes. Where are hops no longer learned?"""
     base = hops_mini()
     task = Depo(nodes=16, hops=3, queries=4, names=32, least=16, drawn="below", test_hops=(1, 2, 3))
-
-    def variant(name: str, passes: int = 3, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
-
+    variant = partial(at_full_eta, passes=3)
     more_nodes = {"nodes": 24, "least": 24}
     return replace(
         base,
@@ -117,7 +112,7 @@ def sizes_mini() -> Experiment:
         task=task,
         model=_model(task, key_dim=32, value_dim=32),
         variants=(
-            variant("n1", 1),
+            variant("n1", passes=1),
             variant("n3"),
             variant("n3-two-windows", window=16),
             variant("n3-24-nodes", task=more_nodes, window=48),
@@ -170,10 +165,7 @@ def _followed(nodes: int, pointers: Literal["edges", "questions"] = "edges", **f
 
 def _passes_as_hops(task: Depo) -> tuple[Variant, ...]:
     """The model whose passes are hops, then without each of its parts."""
-
-    def variant(name: str, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=task.hops + 1, fast_weight_lr=ETA, **fields)
-
+    variant = partial(at_full_eta, passes=task.hops + 1)
     return (
         variant("iterated"),
         variant("hidden", model={"carry": "hidden"}),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from datagen import Facts
 from pipelines.config.experiment import Data, Experiment
-from pipelines.config.presets.variants import ETA, HYBRID
-from pipelines.config.variant import Variant
+from pipelines.config.presets.variants import HYBRID, at_full_eta
 from sleepmodel import ModelConfig, TrainConfig
 
 
@@ -30,9 +27,6 @@ def capacity_mini() -> Experiment:
         "16kb": {"key_dim": 64, "value_dim": 64},
     }
 
-    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, **{"fast_weight_lr": ETA, **fields})
-
     return Experiment(
         name="facts-capacity-mini",
         task=task,
@@ -49,12 +43,12 @@ def capacity_mini() -> Experiment:
         ),
         train=TrainConfig(steps=2000, batch_size=32, validate_every=200),
         variants=(
-            variant("n1"),
-            variant("n2", passes=2),
-            *(variant(name, model=size) for name, size in sizes.items()),
-            variant("eta-1", fast_weight_lr=1.0),
-            *(variant(rule, mixers=("attention", rule)) for rule in ("delta", "linear")),
-            variant("transformer-evicted", mixers=("attention", "attention")),
+            at_full_eta("n1"),
+            at_full_eta("n2", passes=2),
+            *(at_full_eta(name, model=size) for name, size in sizes.items()),
+            at_full_eta("eta-1", fast_weight_lr=1.0),
+            *(at_full_eta(rule, mixers=("attention", rule)) for rule in ("delta", "linear")),
+            at_full_eta("transformer-evicted", mixers=("attention", "attention")),
         ),
         seeds=(30,),
         data=Data(seed=11, test_rows=2048),

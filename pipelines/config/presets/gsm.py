@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from datagen import Gsm
 from pipelines.config.experiment import Data, Experiment
 from pipelines.config.presets import bases
 from pipelines.config.presets.variants import (
-    ETA,
     HYBRID,
+    at_full_eta,
     at_passes,
     at_windows,
     controls,
@@ -131,9 +130,6 @@ def traces_mini() -> Experiment:
         traced=True,
     )
 
-    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
-
     untold = {"trace_weight": 0.0}
     return Experiment(
         name="gsm-traces-mini",
@@ -150,12 +146,12 @@ def traces_mini() -> Experiment:
         # most labels are of numbers that the text states, which the first pass soon knows
         train=TrainConfig(steps=1000, batch_size=16, validate_every=100, trace_weight=4.0),
         variants=(
-            variant("n1", train=untold),
-            variant("n1-same-compute", train=untold, compute_of=4),
-            variant("n4", 4, train=untold),
-            variant("n4-traces", 4),
+            at_full_eta("n1", train=untold),
+            at_full_eta("n1-same-compute", train=untold, compute_of=4),
+            at_full_eta("n4", 4, train=untold),
+            at_full_eta("n4-traces", 4),
             # one model for any N, whose passes a rule may end (benchmarks/halting.py)
-            variant("any", 4, train=untold, drawn_passes=(1, 2, 3, 4), evaluated_at=(6, 8)),
+            at_full_eta("any", 4, train=untold, drawn_passes=(1, 2, 3, 4), evaluated_at=(6, 8)),
         ),
         seeds=(30,),
         data=Data(validation_rows=512, test_rows=1600, seed=5),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from datagen import Rule110
 from pipelines.config.experiment import Data, Experiment
-from pipelines.config.presets.variants import ETA, HYBRID, fewer_seeds, iterated_train, one_pass
+from pipelines.config.presets.variants import HYBRID, at_full_eta, fewer_seeds, iterated_train, one_pass
 from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig
 from sleepmodel.config.training import Curriculum, Truncation
@@ -97,10 +97,7 @@ def experiment(
 
 def passes_as_steps(steps: int) -> tuple[Variant, ...]:
     """The model whose passes are steps, then without each of its parts. steps: of the deepest training rows."""
-
-    def variant(name: str, passes: int = steps + 1, eta: float = ETA, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, fast_weight_lr=eta, **fields)
-
+    variant = partial(at_full_eta, passes=steps + 1)
     return (
         variant("iterated"),
         variant("hidden", model={"carry": "hidden"}),
@@ -108,7 +105,7 @@ def passes_as_steps(steps: int) -> tuple[Variant, ...]:
         variant("mixture", model={"carry": "mixture"}),
         variant("untraced", train={"trace_weight": 0.0}),
         variant("fixed-frame", task={"frame": 0}),
-        variant("eta-1", eta=1.0),
+        variant("eta-1", fast_weight_lr=1.0),
         variant("delta", mixers=("attention", "delta")),
         variant("unmarked", model={"pass_embed": False}),
         variant("no-reading", passes=steps, model={"reads_first": False}),

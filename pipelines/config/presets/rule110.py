@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from datagen import Rule110
 from pipelines.config.experiment import Data, Experiment
-from pipelines.config.presets.variants import ETA, HYBRID, at_depths, at_passes, controls, paper_train
+from pipelines.config.presets.variants import HYBRID, at_depths, at_full_eta, at_passes, controls, paper_train
 from pipelines.config.variant import Variant
 from sleepmodel import ModelConfig, Scale, TrainConfig
 from sleepmodel.config.training import Curriculum
@@ -87,14 +86,11 @@ def cells_mini() -> Experiment:
     With eta = 2, with and without short convolutions."""
     task = Rule110(cells=24, states=1, steps=8)
 
-    def variant(name: str, passes: int = 1, **fields: Any) -> Variant:
-        return Variant(name=name, sleep_passes=passes, fast_weight_lr=ETA, **fields)
-
     without_conv = {"model": {"conv": None}, "most_seeds": 3}
     variants = (
-        *(variant(f"n{n}", n) for n in (1, 2, 4)),
-        variant("n1-same-compute", compute_of=4),
-        *(variant(f"n{n}-without-conv", n, **without_conv) for n in (1, 4)),
+        *(at_full_eta(f"n{n}", n) for n in (1, 2, 4)),
+        at_full_eta("n1-same-compute", compute_of=4),
+        *(at_full_eta(f"n{n}-without-conv", n, **without_conv) for n in (1, 4)),
     )
     base = mini("rule110-cells-mini", variants, seeds=(60,))
     return replace(

@@ -42,6 +42,11 @@ def iterated_train(steps: int, opens: float, **fields: Any) -> TrainConfig:
     )
 
 
+def at_full_eta(name: str, passes: int = 1, **fields: Any) -> Variant:
+    """A variant whose eta is the largest, unless `fields` have another."""
+    return Variant(name=name, sleep_passes=passes, **{"fast_weight_lr": ETA, **fields})
+
+
 def one_pass(name: str, curriculum: Curriculum, **fields: Any) -> Variant:
     """A control with N = 1 for such a sleep, with a loss on the answers alone."""
     return Variant(
