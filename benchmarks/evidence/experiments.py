@@ -165,6 +165,11 @@ EXPERIMENTS = {
         (("n2", "n1"), ("n4", "n1"), ("n4", "n1-same-compute"), ("n4", "n4-without-conv")),
         titled=("n4", "n1", "n1-same-compute"),
     ),
+    "cells-by-t": Question(
+        "rule110-cells-by-t-mini",
+        (60, 61, 62),
+        titled=("n1-same-compute-t10", "n4-t10", "n1-t10"),
+    ),
     "curriculum": Question(
         "curriculum-mini",
         THREE,

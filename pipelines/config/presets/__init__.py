@@ -25,6 +25,7 @@ def build() -> dict[str, Experiment]:
         rule110.rows_mini(),
         rule110.by_t_mini(),
         rule110.cells_mini(),
+        rule110.cells_by_t_mini(),
         depo.fig3(),
         depo.fig3_mini(),
         depo.hops_mini(),

@@ -84,20 +84,38 @@ def by_t_mini() -> Experiment:
 def cells_mini() -> Experiment:
     """24 cells after 8 steps: an answer depends on 17 cells, and training at N = 4 shows half of their 131,072 values.
     With eta = 2, with and without short convolutions."""
-    task = Rule110(cells=24, states=1, steps=8)
-
     without_conv = {"model": {"conv": None}, "most_seeds": 3}
     variants = (
         *(at_full_eta(f"n{n}", n) for n in (1, 2, 4)),
         at_full_eta("n1-same-compute", compute_of=4),
         *(at_full_eta(f"n{n}-without-conv", n, **without_conv) for n in (1, 4)),
     )
-    base = mini("rule110-cells-mini", variants, seeds=(60,))
+    return _on_24_cells("rule110-cells-mini", variants, steps=8, training_steps=800)
+
+
+def cells_by_t_mini() -> Experiment:
+    """24 cells after 10 and 12 steps, where an answer depends on 21 cells and on all 24: more values than any training
+    reads."""
+    variants = tuple(
+        variant
+        for t in (10, 12)
+        for variant in (
+            *(at_full_eta(f"n{n}-t{t}", n, depth=t) for n in (1, 4)),
+            at_full_eta(f"n1-same-compute-t{t}", compute_of=4, depth=t),
+        )
+    )
+    return _on_24_cells("rule110-cells-by-t-mini", variants, steps=12, training_steps=2000)
+
+
+def _on_24_cells(name: str, variants: tuple[Variant, ...], steps: int, training_steps: int) -> Experiment:
+    """One state of 24 cells, and short convolutions."""
+    base = mini(name, variants, seeds=(60,))
+    task = Rule110(cells=24, states=1, steps=steps)
     return replace(
         base,
         task=task,
         model=replace(base.model, window=task.context_length, max_positions=task.row_length, fast_heads=2, conv=4),
-        train=replace(base.train, steps=800, validate_every=100),
+        train=replace(base.train, steps=training_steps, validate_every=100),
     )
 
 
