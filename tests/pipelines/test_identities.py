@@ -25,7 +25,7 @@ CONFIGS = {
     "rule110-rows-mini": "0659d5a2b9a2f339",
     "rule110-by-t-mini": "12f3a07f515b7218",
     "rule110-cells-mini": "a7316fec0e2fc509",
-    "rule110-cells-by-t-mini": "e13cb070e5697181",
+    "rule110-cells-by-t-mini": "5f2443fd9d830afa",
     "depo-fig3": "f3f6adfdaf095469",
     "depo-fig3-mini": "d4fd053f1b156ca4",
     "depo-hops-mini": "a4674cf527717e34",

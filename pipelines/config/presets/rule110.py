@@ -104,7 +104,7 @@ def cells_by_t_mini() -> Experiment:
             at_full_eta(f"n1-same-compute-t{t}", compute_of=4, depth=t),
         )
     )
-    return _on_24_cells("rule110-cells-by-t-mini", variants, steps=12, training_steps=2000)
+    return _on_24_cells("rule110-cells-by-t-mini", variants, steps=12, training_steps=1500)
 
 
 def _on_24_cells(name: str, variants: tuple[Variant, ...], steps: int, training_steps: int) -> Experiment:
