@@ -90,6 +90,8 @@ class Depo(Task):
     train rows and 10,000 test rows share one with a probability below 1e-11 at 8 nodes, 1e-290 at 75.
     """
 
+    unasked = ("ahead", "traced")
+
     nodes: int = 75
     hops: int = 16
     queries: int = 10

@@ -49,6 +49,8 @@ class Rule110(Task):
     are negligible: of 10 million train rows, 41 bits let one test row in 200,000 recur in train, 96 bits none.
     """
 
+    unasked = ("frame", "traced")
+
     cells: int = 24
     states: int = 4
     steps: int = 32

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from datagen.canonical import canonical_json, identifying_fields
+from datagen.canonical import canonical_json, fingerprint_of, identifying_fields
 from datagen.checks import require_whole
 from datagen.rows import Rows
 from datagen.tokenizer import Tokenizer
@@ -28,11 +28,13 @@ class Task(Wording, ABC):
 
     A subclass defines `vocabulary`, `row_length` and `sample`; everything else has a default. `name` is the class name
     in lower case unless the class sets it; the dataset's directory and the registered model are named after it.
+    `unasked` names the fields that leave the questions of test rows as they are, such as those of training rows alone.
     docs/extending.md shows an example; `datagen.check_task` tests a task.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]
+    unasked: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -123,6 +125,11 @@ class Task(Wording, ABC):
         if (tokenizer := self.read_tokenizer()) is not None:
             fields[TOKENIZER_FIELD] = tokenizer.sha256
         return fields
+
+    def test_identity(self) -> str:
+        """A fingerprint of what test rows ask: equal for tasks whose results can be compared."""
+        asked = {name: value for name, value in self.identity().items() if name not in self.unasked}
+        return fingerprint_of([self.name, asked])
 
     def read_tokenizer(self) -> Tokenizer | None:
         """The tokenizer that a field `tokenizer` names, the path of a tokenizer.json or of a directory with one; None

@@ -34,7 +34,9 @@ def plan(experiment: Experiment, services: Services) -> list[Stage]:
         winners = winner_stages(experiment, data[experiment.task], searches[0], services)
     variants = {**baselines, **winners}
     evaluated_at = {variant.name: variant.evaluated_at for variant in experiment.variants if variant.evaluated_at}
-    evaluation = evaluate_stage(variants, evaluated_at, services)
+    questions = {variant.name: experiment.variant_task(variant).test_identity() for variant in experiment.variants}
+    questions |= {name: experiment.task.test_identity() for name in winners}
+    evaluation = evaluate_stage(variants, evaluated_at, questions, services)
     candidates = {name: variants[name] for name in experiment.candidates()}
     return [
         *data.values(),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from benchmarks.evidence.pages import EVIDENCE, ITERATED_SLEEP
 from benchmarks.results_file import ROOT
-from datagen import Task
 from datagen.checks import require
 from datagen.text.example import PAGES, write_example
 from datagen.text.importing import plan_import
@@ -57,7 +56,7 @@ class Question:
 
     def __post_init__(self) -> None:
         preset = PRESETS[self.preset]
-        tasks = {variant.name: _tested(preset.variant_task(variant)) for variant in preset.variants}
+        tasks = {variant.name: preset.variant_task(variant).test_identity() for variant in preset.variants}
         for pair in self.pairs:
             own = {tasks[name.partition("@")[0]] for name in pair}
             require(len(own) == 1, "pairs", pair, "variants whose tests ask the same questions")
@@ -87,12 +86,6 @@ class Question:
             if self.documents:
                 found += ["task=text", f"task.path={_documents(root, directory)}"]
         return found
-
-
-def _tested(task: Task) -> Task:
-    """The task without the fields that change training rows alone (`ahead`) or the order of labels (`frame`)."""
-    neutral = {"ahead": 1, "frame": 0}
-    return replace(task, **{field: value for field, value in neutral.items() if hasattr(task, field)})
 
 
 def _documents(root: Path, tokenizer: Path) -> Path:

@@ -61,6 +61,11 @@ class VariantResults:
         return {d: Estimate.of([result.accuracy.answers[d] for result in self.results]) for d in depths}
 
     @property
+    def asks(self) -> tuple[str, tuple[int, ...]]:
+        """What the test rows ask, and at which depths: equal for variants that can be compared."""
+        return self.results[0].questions, tuple(self.answers)
+
+    @property
     def kinds(self) -> dict[str, Estimate]:
         """Kind of problem -> share of rows right, where the task has several."""
         kinds = self.results[0].accuracy.kinds

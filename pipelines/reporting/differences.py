@@ -73,13 +73,13 @@ def differences(variants: Sequence[VariantResults]) -> list[PairedDifference]:
 
 
 def difference(better: VariantResults, other: VariantResults, right: Right = "rows") -> PairedDifference | None:
-    """The paired difference, which may be negative; None unless both have test rows of the same depths, and two common
-    seeds at least."""
+    """The paired difference, which may be negative; None unless the test rows of both ask the same questions, and two
+    seeds at least are common."""
     first, second = (
         {result.seed: _right(result.accuracy, right) for result in variant.results} for variant in (better, other)
     )
     common = sorted(first.keys() & second.keys())
-    if len(common) < 2 or better.answers.keys() != other.answers.keys():
+    if len(common) < 2 or better.asks != other.asks:
         return None
     one, two = ([of_seed[seed] for seed in common] for of_seed in (first, second))
     found = [a - b for a, b in zip(one, two, strict=True)]

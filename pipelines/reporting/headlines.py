@@ -24,17 +24,16 @@ def compared(values: Mapping[str, float], titled: Sequence[str] = (), most: bool
 
 
 def comparison(variants: Sequence[VariantResults], titled: Sequence[str] = ()) -> str:
-    """The share of rows right of the variants that are compared; by default of those whose test rows have the depths of
-    the first one's. Without a variant that is titled, a title is empty."""
-    asked = variants[0].answers.keys()
-    shares = {each.name: each.rows.value for each in variants if titled or each.answers.keys() == asked}
+    """The share of rows right of the variants that are compared; by default of those whose test rows ask what
+    the first one's do. Without a variant that is titled, a title is empty."""
+    shares = {each.name: each.rows.value for each in variants if titled or each.asks == variants[0].asks}
     return _right(shares, titled, "test rows")
 
 
 def depths(variants: Sequence[VariantResults], titled: Sequence[str] = (), depth: int | None = None) -> str:
     """The same for answers at a depth; None: the greatest of all, or of those `titled`."""
     depth = depth or deepest(variants, titled)
-    words = _right(at_depth(variants, depth), titled, "answers")
+    words = _right(at_depth(variants, depth, titled), titled, "answers")
     return f"At depth {depth}, {words}" if words else ""
 
 
@@ -43,9 +42,11 @@ def deepest(variants: Sequence[VariantResults], titled: Sequence[str] = ()) -> i
     return max((d for variant in variants if not titled or variant.name in titled for d in variant.answers), default=0)
 
 
-def at_depth(variants: Sequence[VariantResults], depth: int) -> dict[str, float]:
-    """The share of answers right at a depth, of the variants that are asked there."""
-    return {each.name: each.answers[depth].value for each in variants if depth in each.answers}
+def at_depth(variants: Sequence[VariantResults], depth: int, titled: Sequence[str] = ()) -> dict[str, float]:
+    """The share of answers right at a depth, of the variants that are asked there; where none is titled, of those that
+    are asked what the first of them is."""
+    asked = [each for each in variants if depth in each.answers]
+    return {each.name: each.answers[depth].value for each in asked if titled or each.asks == asked[0].asks}
 
 
 def likelihood(variants: Sequence[VariantResults], kinds: Sequence[str], titled: Sequence[str] = ()) -> str:

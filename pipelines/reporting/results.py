@@ -19,6 +19,7 @@ class EvaluationResult:
     tokens, seconds, flops: of its training; tokens_per_second: the median of its reports.
     validation: its last validation accuracy; level: of which rows, where it had a curriculum.
     floor: the share of test rows that always guessing the most frequent answer gets right.
+    questions: a fingerprint of what the test rows ask, "" in results that were published before it was kept.
     path: of the model, relative to the root; commit: of the code that trained it, "" where unknown.
     likelihood: None in results that were published before it was measured; positions: None unless rows are documents.
     """
@@ -37,6 +38,7 @@ class EvaluationResult:
     accuracy: Accuracy
     path: str
     commit: str = ""
+    questions: str = ""
     likelihood: Likelihood | None = None
     positions: NatsByPosition | None = None
 

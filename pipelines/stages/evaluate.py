@@ -52,21 +52,27 @@ class TrainedVariant:
     config: ModelConfig
     commit: str = ""
     curriculum: Curriculum = NO_CURRICULUM
+    questions: str = ""
 
 
 def evaluate_stage(
-    variants: dict[str, list[Stage]], evaluated_at: dict[str, tuple[int, ...]], services: Services
+    variants: dict[str, list[Stage]],
+    evaluated_at: dict[str, tuple[int, ...]],
+    questions: dict[str, str],
+    services: Services,
 ) -> Stage:
     """The stage that evaluates all trainings.
 
     variants: variant -> its trainings, one for each seed; the first input of each is its dataset.
     evaluated_at: variant -> other N to evaluate it at.
+    questions: variant -> what its test rows ask (Task.test_identity).
     """
     pairs = [(variant, train, train.inputs[0]) for variant, stages in variants.items() for train in stages]
     inputs = tuple(dict.fromkeys(stage for _, train, data in pairs for stage in (train, data)))
     config = {
         "variants": {variant: [train.name for train in stages] for variant, stages in variants.items()},
         "evaluated_at": evaluated_at,
+        "questions": questions,
     }
 
     def run(context: StageContext) -> None:
@@ -77,6 +83,7 @@ def evaluate_stage(
                 dataset(context.path(data)),
                 services.commit_of(train),
                 evaluated_at.get(variant, ()),
+                questions[variant],
             )
             for variant, train, data in pairs
         }
@@ -121,7 +128,12 @@ def _save(output: Path, results: list[EvaluationResult], costs: list[InferenceCo
 
 
 def trained_variants(
-    variant: str, training: Path, data: Path, commit: str = "", evaluated_at: tuple[int, ...] = ()
+    variant: str,
+    training: Path,
+    data: Path,
+    commit: str = "",
+    evaluated_at: tuple[int, ...] = (),
+    questions: str = "",
 ) -> list[TrainedVariant]:
     """A trained model at its own N and, as variants of their own ("variant@N"), at each other N that it was trained for
     or that `evaluated_at` has."""
@@ -136,6 +148,7 @@ def trained_variants(
             model,
             commit,
             train.curriculum,
+            questions,
         )
         for passes in sorted({model.sleep_passes, *train.sleep_passes, *evaluated_at})
     ]
@@ -226,6 +239,7 @@ def measure(
         accuracy=score(predicted.tokens, rows, RESAMPLES, kinds, control),
         path=str((trained.training / MODEL).relative_to(root)),
         commit=trained.commit,
+        questions=trained.questions,
         likelihood=measure_likelihood(predicted, rows, kinds, control),
         positions=None if window is None else measure_by_position(predicted, rows, window),
     )

@@ -48,6 +48,16 @@ def test_paired_differences_are_over_the_common_seeds() -> None:
         assert each.p_value == pytest.approx(test.pvalue)
 
 
+def test_variants_whose_tests_ask_other_questions_are_not_compared() -> None:
+    """Of the same depths: such as hops on longer cycles."""
+    first, second, third = (
+        VariantResults(name, [replace(result(name, seed, 1, 50 + seed), questions=questions) for seed in range(3)])
+        for name, questions in (("a", "0802"), ("b", "f3ce"), ("c", "0802"))
+    )
+    (found,) = differences([first, second, third])
+    assert {found.better, found.other} == {"a", "c"}
+
+
 @pytest.mark.parametrize(("value", "shown"), [(-0.0002, "0.000"), (0.0002, "0.000"), (0.2, "+0.200"), (-1, "-1.000")])
 def test_a_difference_that_rounds_to_0_has_no_sign(value: float, shown: str) -> None:
     assert str(PairedDifference("a", "b", Mean(value, 0.001, 3), None, 0)) == f"{shown} ± 0.001"

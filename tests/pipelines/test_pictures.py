@@ -227,6 +227,9 @@ def test_a_headline_names_the_paper_s_eta_where_another_is_better() -> None:
     easier = replace(easier, accuracy=replace(easier.accuracy, answers={1: easier.accuracy.answers[1]}))
     other_rows = VariantResults("easier", [easier])
     assert headlines.comparison([base, other_rows, worse]) == headlines.comparison([base, worse])
+    other_questions = VariantResults("longer cycles", [replace(worse.results[0], questions="c0ffee")])
+    for title in (headlines.comparison, headlines.depths):
+        assert title([base, other_questions, worse]) == title([base, worse])
 
 
 def test_a_headline_compares_the_variants_that_it_is_given() -> None:

@@ -232,6 +232,24 @@ def test_a_search_registers_its_winner_unless_it_is_told_otherwise(tmp_path: Pat
     assert registered("registers=false") == registered("registers=false", "search=null") == []
 
 
+def test_an_evaluation_knows_which_variants_are_asked_the_same(tmp_path: Path) -> None:
+    def questions(preset: str) -> dict[str, str]:
+        experiment = PRESETS[preset]
+        stages = plan(experiment, Services(experiment, tmp_path))
+        (evaluate,) = (stage for stage in stages if stage.name == "evaluate")
+        found: dict[str, str] = evaluate.config["questions"]
+        return found
+
+    sizes = questions("depo-sizes-mini")
+    assert sizes["n1"] == sizes["n3"] == sizes["n3-two-windows"]
+    assert len({sizes["n3"], sizes["n3-24-nodes"], sizes["n3-long-names"]}) == 3
+    # where the pointers of training rows begin, and how labels are shifted, is not asked
+    hops, cells = questions("depo-iterated"), questions("rule110-iterated")
+    assert hops["begin-at-next"] == hops["iterated"] != hops["one-pass"]
+    assert cells["fixed-frame"] == cells["iterated"] != cells["four-states"]
+    assert len(set(questions("smoke").values())) == 1 and "winner" in questions("smoke")
+
+
 def test_a_control_of_equal_flops_with_smaller_batches_has_more_steps() -> None:
     big = PRESETS["rule110-iterated"]
     control = next(variant for variant in big.variants if variant.name == "one-pass-compute")
