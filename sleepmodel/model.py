@@ -377,7 +377,7 @@ class SleepModel(nn.Module):
 
     def _recomputed(self, wanted: bool, function: Callable[..., T], *arguments: Any) -> T:
         if wanted and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
     def _keeps_state(self, block: int) -> bool:

@@ -24,6 +24,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Recompute, TrainConfig
 from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
+from sleepmodel.modes import in_mode
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
 from sleepmodel.training.buckets import buckets_of
@@ -58,6 +59,8 @@ def train(
 ) -> list[Progress]:
     """Train to `config.steps` and return the learning curve, including the reports from before a resume.
 
+    The model trains in training mode and is validated in evaluation mode; at the end it has the mode that it came with.
+
     validate: returns the model's accuracy on the validation rows of a level; None: on all of them;
     report: called with a `Progress` and a `Save` every `validate_every` steps and at the end, also of 0 steps;
     resume: a directory that a `Save` wrote;
@@ -82,27 +85,29 @@ def train(
 
     def report_progress(rate: float) -> None:
         _read(engine, unread, state, config)
-        progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
+        with in_mode(engine.model, training=False):
+            progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
         sampler.validated(progress.accuracy)
         state.forget()
         history.append(progress)
         report(progress, save)
         clock.start_lap(state)
 
-    for step in range(state.step, config.steps):
-        rate = schedule(step, config) * config.backoff**state.skipped
-        batch, passes = sampler.batch(step)
-        losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
-        unread.append(_Step(step, rate, losses, engine.step(rate)))
-        if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
-            _read(engine, unread, state, config)
-        state.step += 1
-        state.tokens += int((batch.lengths - batch.pads).sum())
-        state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
-        if state.step % config.validate_every == 0 or state.step == config.steps:
-            report_progress(rate)
-        else:
-            between(state.step, save)
+    with in_mode(engine.model, training=True):
+        for step in range(state.step, config.steps):
+            rate = schedule(step, config) * config.backoff**state.skipped
+            batch, passes = sampler.batch(step)
+            losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
+            unread.append(_Step(step, rate, losses, engine.step(rate)))
+            if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
+                _read(engine, unread, state, config)
+            state.step += 1
+            state.tokens += int((batch.lengths - batch.pads).sum())
+            state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
+            if state.step % config.validate_every == 0 or state.step == config.steps:
+                report_progress(rate)
+            else:
+                between(state.step, save)
     if not history:  # of 0 steps
         report_progress(0.0)
     return history
