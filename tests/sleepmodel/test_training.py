@@ -319,6 +319,20 @@ def test_inserted_blocks_are_trained_alone(rows: Rows) -> None:
         LocalEngine(build_model(MODEL, config), config)
 
 
+def test_a_model_is_trained_whole_after_its_inserted_blocks(rows: Rows) -> None:
+    """Each training decides anew what rests; what its user has frozen rests in all of them."""
+    model = build_model(INSERTED, CONFIG)
+    constant = model.blocks[1].mixer.norm.weight.requires_grad_(False)
+    new = {name for name, _ in model.named_parameters() if name.startswith(("blocks.1.", "blocks.2."))}
+    every = {name for name, _ in model.named_parameters()}
+    for trained, expected in (("inserted", new), ("all", every), ("inserted", new)):
+        start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        config = replace(CONFIG, trained=trained)
+        train(LocalEngine(model, config), rows, config, lambda model, level: 0.0, lambda at, write: None)
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, start[name])}
+        assert moved == expected - {name for name, p in model.named_parameters() if p is constant}
+
+
 def test_training_flops_are_three_forwards_less_what_rests() -> None:
     model = build_model(INSERTED, CONFIG)
     assert training_flops(model, 20, 3) == 3 * flops(model, 20, 3)
