@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from datagen.blocks import Blocks
+from datagen.checks import require
 from datagen.rows import Rows
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ModelConfig
@@ -61,16 +62,18 @@ def train(
 
     The model trains in training mode and is validated in evaluation mode; at the end it has the mode that it came with.
 
+    config: that of the engine;
     validate: returns the model's accuracy on the validation rows of a level; None: on all of them;
     report: called with a `Progress` and a `Save` every `validate_every` steps and at the end, also of 0 steps;
     resume: a directory that a `Save` wrote;
     between: called with the number of finished steps and a `Save` after every other step; it may end the run by
     raising. All workers must save at the same step.
 
-    Raises ValueError, before the first step, if the rows cannot be trained on with this config; NonFiniteError, which
-    states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used. On a GPU
+    Raises ValueError, before the first step, if the engine has another config, or if the rows cannot be trained on with
+    this one; NonFiniteError, which states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used. On a GPU
     without skips it comes before the next report or save, up to UNREAD_STEPS later.
     """
+    _check_config(config, engine.config)
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
     unread = list[_Step]()
@@ -111,6 +114,13 @@ def train(
     if not history:  # of 0 steps
         report_progress(0.0)
     return history
+
+
+def _check_config(config: TrainConfig, of_engine: TrainConfig) -> None:
+    """Raise ValueError unless the two are equal."""
+    for each in fields(config):
+        given, allowed = getattr(config, each.name), getattr(of_engine, each.name)
+        require(given == allowed, f"config.{each.name}", given, f"{allowed!r}, as in the engine's: give both one config")
 
 
 def _batch_flops(batch: Rows, passes: int | None, traced: bool, window: int, cost: Callable[..., int]) -> int:

@@ -263,6 +263,18 @@ def test_one_batch_more_than_may_be_skipped_stops_the_run(rows: Rows) -> None:
         skipping(rows, replace(CONFIG, skips=2), at=(2, 5, 6))
 
 
+def test_the_engine_and_the_loop_have_one_config(rows: Rows) -> None:
+    """The engine would clip, cut the backward and step by one, and the loop draw rows and rates by another."""
+    engine = LocalEngine(build_model(MODEL, CONFIG), CONFIG)
+    engine.backward = None  # type: ignore[assignment, method-assign]
+    for other, message in (
+        (replace(CONFIG, adam_lr=1e-3), r"config.adam_lr = 0.001: must be 0.002, as in the engine's: give both one"),
+        (replace(CONFIG, truncation=Truncation(passes=1)), r"config.truncation = Truncation\(passes=1, .*passes=None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(engine, rows, other, lambda model, level: 0.0, lambda at, write: None)
+
+
 def test_the_schedule_warms_holds_and_cools() -> None:
     config = TrainConfig(steps=100, warmup_steps=10, decay_fraction=0.2)
     factors = [schedule(step, config) for step in range(100)]
