@@ -41,4 +41,9 @@ def train_for(
 
     engine = engine_for(device, passes, batch, FORMS[0], config)
     history = train(engine, rows, engine.config, rows_right, report)
-    return {"passes": passes, "batch": batch, "train": asdict(engine.config), "curve": [asdict(each) for each in history]}
+    return {
+        "passes": passes,
+        "batch": batch,
+        "train": asdict(engine.config),
+        "curve": [asdict(each) for each in history],
+    }

@@ -175,9 +175,9 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
         readout, embedding = found.pop(READOUT), found[EMBEDDING]
         if not torch.equal(readout, embedding):
             raise ValueError(f"{directory}: {READOUT} is not {EMBEDDING}, but {CONFIG} has tie_word_embeddings = true")
-    sizes = {name: parameter.shape for name, parameter in model.state_dict().items() if name != "pass_embed"}
-    names = tensor_names(list(sizes), blocks)
-    weights = checked_weights(found, {theirs: sizes[ours] for ours, theirs in names.items()}, directory)
+    wanted = {name: weight for name, weight in model.state_dict(keep_vars=True).items() if name != "pass_embed"}
+    names = tensor_names(list(wanted), blocks)
+    weights = checked_weights(found, {theirs: wanted[ours] for ours, theirs in names.items()}, directory)
     return {ours: weights[theirs].float() for ours, theirs in names.items()}
 
 

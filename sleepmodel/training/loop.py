@@ -120,7 +120,9 @@ def _check_config(config: TrainConfig, of_engine: TrainConfig) -> None:
     """Raise ValueError unless the two are equal."""
     for each in fields(config):
         given, allowed = getattr(config, each.name), getattr(of_engine, each.name)
-        require(given == allowed, f"config.{each.name}", given, f"{allowed!r}, as in the engine's: give both one config")
+        require(
+            given == allowed, f"config.{each.name}", given, f"{allowed!r}, as in the engine's: give both one config"
+        )
 
 
 def _batch_flops(batch: Rows, passes: int | None, traced: bool, window: int, cost: Callable[..., int]) -> int:

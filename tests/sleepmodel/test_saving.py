@@ -18,10 +18,11 @@ import torch
 from datagen.files import put, replacing
 from datagen.tokenizer import Tokenizer
 from sleepmodel import Memory, Session, SleepModel, load, save
-from sleepmodel.accounting import n_params
+from sleepmodel.accounting import fingerprint, n_params
 from sleepmodel.serialization import tensors
 from sleepmodel.serialization.available_memory import available_memory
-from tests.sleepmodel.conftest import MakeModel
+from tests.sleepmodel.conftest import MakeModel, rows
+from tests.sleepmodel.own_mixers import BUFFERED
 from tests.sleepmodel.speaking import speaking_model
 
 
@@ -141,6 +142,31 @@ def test_a_loaded_model_has_the_dtype_of_the_saved_one(
     resumed = Session(load(tmp_path), memory=session.memory)
     assert resumed.model.embed.weight.dtype == dtype
     assert torch.equal(resumed.generate(4), session.generate(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mixer_of_ones_own_keeps_its_buffers(make_model: MakeModel, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Whatever their dtypes and values, and those that are made anew."""
+    model = make_model(mixers=("attention", BUFFERED), sleep_passes=2).to(dtype)
+    model.stack[1].mixer.scale.mul_(2.0)
+    tokens, mask = rows(0)
+    model(tokens, mask)
+    save(model, tmp_path)
+    again = load(tmp_path)
+    assert again.stack[1].mixer.calls == model.stack[1].mixer.calls > 0
+    assert fingerprint(again) == fingerprint(model)
+    assert torch.equal(again(tokens, mask).logits, model(tokens, mask).logits)
+    session = Session(model)
+    session.read(tokens[:1])
+    Session(again, memory=session.memory)
+
+
+def test_buffers_of_another_kind_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(mixers=("attention", BUFFERED), dtype=torch.float32)
+    model.stack[1].mixer.calls = torch.tensor(0.5)
+    save(model, tmp_path)
+    with pytest.raises(ValueError, match=r"calls must be torch.int64, is torch.float32; take both from one model"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("source", [None, 3])
