@@ -24,11 +24,18 @@ from sleepmodel.pretrained.insertion import (
     layer_blocks,
 )
 from sleepmodel.pretrained.layout import config_fields, tensor_names
-from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json, stated_license
+from sleepmodel.serialization.model_dir import (
+    CONFIG,
+    MODEL_TYPE,
+    WEIGHTS,
+    checked_weights,
+    is_pretrained,
+    read_json,
+    stated_license,
+)
 from sleepmodel.serialization.tensors import read_tensors, require_memory
 
 INDEX = "model.safetensors.index.json"
-MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 # of ModelConfig, which every use of a pretrained model chooses anew
 SLEEP_FIELDS = (
     "window",
@@ -112,16 +119,6 @@ def hybrid_config(
     require(conv == theirs or not own, "conv", conv, f"{theirs}, as in the fast weights of {source}")
     given = {"mixers": tuple(mixers[number] for number in range(len(mixers))), "inserted": tuple(inserted)}
     return ModelConfig.from_dict({**base, **fields, **given})
-
-
-def is_pretrained(directory: Path) -> bool:
-    """Whether a directory, which may be in an object store, has Hugging Face's layout and not ours."""
-    path = directory / CONFIG
-    try:
-        raw = read_json(path) if path.is_file() else None
-    except ValueError:
-        return False
-    return isinstance(raw, dict) and MODEL_TYPE in raw
 
 
 def base_fields(directory: Path) -> dict[str, Any]:

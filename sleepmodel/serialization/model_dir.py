@@ -21,6 +21,7 @@ from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, require_memory, write_tensors
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
+MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 LICENSE, CARD = "base_license.txt", "README.md"  # of ours, and of Hugging Face's directories
 
 
@@ -29,10 +30,15 @@ def save(model: SleepModel, directory: str | Path) -> None:
     directory, which is created if necessary, or to "s3://bucket/prefix". Files of another model that this one does not
     have are removed.
 
-    Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
+    Each file is written atomically; of several writers the last wins. Raises ValueError, before anything is written, if
+    the directory holds a model of Hugging Face's layout; OSError if a file cannot be written.
     """
     directory = as_path(directory)
     check_reachable(directory)
+    if is_pretrained(directory):
+        raise ValueError(
+            f"{directory}: holds a model in Hugging Face's layout, which would be lost; give another directory"
+        )
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
     texts = {} if model.tokenizer is None else model.tokenizer.files
     texts[CONFIG] = json.dumps(model.config.to_dict(), indent=2)
@@ -71,6 +77,16 @@ def load_directory(directory: Path) -> SleepModel:
         model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
     model.tokenizer, model.license = stored_tokenizer(directory), stated_license(directory)
     return model.eval()
+
+
+def is_pretrained(directory: Path) -> bool:
+    """Whether a directory, which may be in an object store, has Hugging Face's layout and not ours."""
+    path = directory / CONFIG
+    try:
+        raw = read_json(path) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and MODEL_TYPE in raw
 
 
 def stated_license(directory: Path) -> str | None:

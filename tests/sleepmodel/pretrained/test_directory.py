@@ -338,6 +338,18 @@ def test_shards_of_another_model_are_not_mixed_with_new_ones(llama: Path, tmp_pa
     assert fingerprint(from_pretrained(llama, window=16)) == fingerprint(model)
 
 
+def test_neither_layout_is_written_over_the_other(llama: Path, tmp_path: Path) -> None:
+    """The other model would be lost, or be left with the config of this one."""
+    model = from_pretrained(llama, window=16)
+    save(model, tmp_path / "ours")
+    before = {path: path.read_bytes() for place in (llama, tmp_path / "ours") for path in place.iterdir()}
+    with pytest.raises(ValueError, match=rf"{llama}: holds a model in Hugging Face's layout, .*give another directory"):
+        save(model, llama)
+    with pytest.raises(ValueError, match=r"ours: holds a model that `save` wrote, .*give another directory"):
+        save_pretrained(model, tmp_path / "ours")
+    assert {path: path.read_bytes() for place in (llama, tmp_path / "ours") for path in place.iterdir()} == before
+
+
 def test_a_directory_in_a_store_is_read_and_written(llama: Path, store: Path) -> None:
     model = from_pretrained(llama, window=16)
     save_pretrained(model, f"{store}/model", 20_000)
