@@ -70,8 +70,8 @@ def train(
     raising. All workers must save at the same step.
 
     Raises ValueError, before the first step, if the engine has another config, or if the rows cannot be trained on with
-    this one; NonFiniteError, which states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used. On a GPU
-    without skips it comes before the next report or save, up to UNREAD_STEPS later.
+    this one; NonFiniteError, which states step, rates and norm, if the loss or the gradient is not finite and all
+    `config.skips` are used. On a GPU without skips it comes before the next report or save, up to UNREAD_STEPS later.
     """
     _check_config(config, engine.config)
     keep_freed_memory()

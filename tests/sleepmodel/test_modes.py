@@ -69,7 +69,7 @@ def test_inference_is_in_evaluation_mode(make_model: MakeModel, infer: Callable[
 
 @pytest.mark.parametrize("training", [True, False])
 def test_training_is_in_training_mode_and_validation_is_not(make_model: MakeModel, training: bool) -> None:
-    """Whichever mode the model came with, as a loaded one does in evaluation mode; it has that mode again at the end."""
+    """Whichever mode the model came with, which it has again at the end; a loaded one is in evaluation mode."""
     model = make_model(mixers=MIXERS, dtype=torch.float32, window=6, vocab_size=3).train(training)
     dropout, seen = model.stack[1].mixer.dropout, list[tuple[str, bool]]()
     engine = LocalEngine(model, CONFIG)

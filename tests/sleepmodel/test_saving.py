@@ -156,9 +156,6 @@ def test_a_mixer_of_ones_own_keeps_its_buffers(make_model: MakeModel, tmp_path: 
     assert again.stack[1].mixer.calls == model.stack[1].mixer.calls > 0
     assert fingerprint(again) == fingerprint(model)
     assert torch.equal(again(tokens, mask).logits, model(tokens, mask).logits)
-    session = Session(model)
-    session.read(tokens[:1])
-    Session(again, memory=session.memory)
 
 
 def test_buffers_of_another_kind_are_refused(make_model: MakeModel, tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ Q, EXTRA = "model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.q
         (tensors_changed(lambda t: t[Q].fill_(torch.nan)), f"{Q} has values that are not finite"),
         (
             tensors_changed(lambda t: t.update({Q: torch.ones(48, 48, dtype=torch.int8)})),
-            f"{Q} has values that are not",
+            f"{Q} must be torch.float32, is torch.int8",
         ),
         (cut, "not a whole safetensors file"),
     ],
