@@ -156,13 +156,11 @@ class DeepSpeedEngine:
             master = self._master(weight)  # a collective, which every worker must call
             if self.rank == 0:
                 weights[name] = master.detach().float().cpu()
-        for name, value in self.model.state_dict().items() if self.rank == 0 else ():
-            if name not in weights:  # a buffer, which is rounded with the weights
-                weights[name] = (value.float() if value.is_floating_point() else value).cpu()
         model = SleepModel.without_weights(self.model.config)
         model.license = self.model.license
         if self.rank == 0:
-            model.load_state_dict(weights, assign=True)
+            buffers = {name: value.cpu() for name, value in self.model.state_dict().items() if name not in weights}
+            model.load_state_dict(weights | buffers, assign=True)
         return model
 
     def _master(self, weight: Tensor) -> Tensor:

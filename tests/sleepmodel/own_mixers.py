@@ -8,6 +8,7 @@ from sleepmodel.mixers.gated_delta import GatedDelta
 
 DROPPING = "tests.sleepmodel.own_mixers:Dropping"
 BUFFERED = "tests.sleepmodel.own_mixers:Buffered"
+SAVED = ("calls", "mask", "scale")  # the buffers of Buffered that are saved
 
 
 class Dropping(GatedDelta):
