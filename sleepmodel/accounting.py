@@ -75,6 +75,17 @@ def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
     return batch_size * values * model.embed.weight.element_size()
 
 
+def local_bytes(model: SleepModel) -> dict[int, int]:
+    """Bytes of a token's keys and values in the caches of one row that hold fewer tokens than a window, by the tokens
+    that they hold, as those of local attention."""
+    found = Counter[int]()
+    for block in model.stack:
+        if isinstance(block.mixer, Attention) and block.mixer.window < model.config.window:
+            size = 2 * block.mixer.kv_heads * block.mixer.head_size
+            found[block.mixer.window] += size * model.embed.weight.element_size()
+    return dict(found)
+
+
 def fingerprint(model: SleepModel) -> str:
     """16 hex digits that identify config and weights: a hash. A Memory holds the fingerprint of its model."""
     # with spaces, unlike canonical_json: existing memories hold this fingerprint
