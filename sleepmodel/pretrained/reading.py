@@ -35,6 +35,7 @@ from sleepmodel.serialization.model_dir import (
 )
 from sleepmodel.serialization.tensors import read_tensors, require_memory
 
+FLOAT32_BYTES = 4
 INDEX = "model.safetensors.index.json"
 # of ModelConfig, which every use of a pretrained model chooses anew
 SLEEP_FIELDS = (
@@ -162,7 +163,8 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
     """The base's weights by our names, float32."""
     found: dict[str, Tensor] = {}
     shards = weight_files(directory)
-    require_memory(shards)
+    new = (weight for i, block in enumerate(model.stack) if i not in blocks for weight in block.parameters())
+    require_memory(shards, FLOAT32_BYTES, FLOAT32_BYTES * sum(weight.numel() for weight in new))
     for shard in shards:
         _, tensors = read_tensors(shard, foreign=True)
         if twice := found.keys() & tensors.keys():
@@ -175,7 +177,8 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
     wanted = {name: weight for name, weight in model.state_dict(keep_vars=True).items() if name != "pass_embed"}
     names = tensor_names(list(wanted), blocks)
     weights = checked_weights(found, {theirs: wanted[ours] for ours, theirs in names.items()}, directory)
-    return {ours: weights[theirs].float() for ours, theirs in names.items()}
+    # without those that have been converted
+    return {ours: weights.pop(theirs).float() for ours, theirs in names.items()}
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -188,18 +188,20 @@ def test_weights_of_another_config_are_refused(make_model: MakeModel, tmp_path: 
         load(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_that_do_not_fit_the_memory_are_not_read(
-    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    model = make_model(dtype=torch.float32)
+    """What a loaded model takes, in its own dtype, with buffers of several sizes."""
+    model = make_model(mixers=("attention", BUFFERED)).to(dtype)
     save(model, tmp_path)
-    for free in (None, 4 * n_params(model)):
+    needed = sum(tensor.nbytes for tensor in load(tmp_path).state_dict().values())
+    assert needed == dtype.itemsize * n_params(model) + 8 + dtype.itemsize * (2 + 8)
+    for free in (None, needed):
         monkeypatch.setattr(tensors, "available_memory", lambda free=free: free)
         load(tmp_path)
-    monkeypatch.setattr(tensors, "available_memory", lambda: 4 * n_params(model) - 1)
-    with pytest.raises(
-        ValueError, match=r"the weights take 0\.00 GiB as float32, but 0\.00 GiB are free here; free some"
-    ):
+    monkeypatch.setattr(tensors, "available_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"the weights take 0\.00 GiB, but 0\.00 GiB are free here; free some"):
         load(tmp_path)
 
 

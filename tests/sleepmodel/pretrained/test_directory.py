@@ -16,6 +16,7 @@ from torch import Tensor
 from sleepmodel import ModelConfig, SleepModel, from_pretrained, load, save, save_pretrained
 from sleepmodel.accounting import fingerprint, n_params
 from sleepmodel.mixers.base import Mixer
+from sleepmodel.serialization import tensors as safetensors_files
 from sleepmodel.training.optim import split_parameters
 from tests.sleepmodel.pretrained.test_parity import CASES, JET_NEMOTRON, OURO, batch, every_case, oracle
 
@@ -252,6 +253,20 @@ def test_weights_that_do_not_fit_the_config_are_refused(
     damage(llama)
     with pytest.raises(ValueError, match=message):
         from_pretrained(llama, window=16)
+
+
+def test_a_pretrained_model_must_fit_the_memory_in_float32(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the new layers, and whatever the dtype of its files."""
+    save_pretrained(from_pretrained(llama, window=16).bfloat16(), tmp_path / "low")
+    needed = sum(weight.nbytes for weight in from_pretrained(tmp_path / "low", 16, {0: "jet"}).parameters())
+    monkeypatch.setattr(safetensors_files, "available_memory", lambda: needed)
+    assert 4 * n_params(from_pretrained(tmp_path / "low", 16, {0: "jet"})) == needed
+    monkeypatch.setattr(safetensors_files, "available_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"low: the weights take 0\.00 GiB, but 0\.00 GiB are free here; free some"):
+        from_pretrained(tmp_path / "low", 16, {0: "jet"})
+    from_pretrained(tmp_path / "low", 16)
 
 
 def test_missing_files_are_named(llama: Path, tmp_path: Path) -> None:
