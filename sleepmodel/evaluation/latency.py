@@ -11,6 +11,7 @@ import torch
 
 from sleepmodel.accounting import kv_bytes, local_bytes, state_bytes
 from sleepmodel.inference.session import Session
+from sleepmodel.inference.stopwatch import wait_for
 from sleepmodel.model import SleepModel
 
 ROUNDS, WARMUP = 12, 2
@@ -79,9 +80,11 @@ def _one_window(model: SleepModel, passes: int) -> tuple[float, float]:
     timed = min(TIMED_TOKENS, len(tokens) - 1)
     # the last token triggers the sleep
     session.read(tokens[None, : len(tokens) - 1 - timed], last=True)
+    wait_for(session.device)
     start = time.perf_counter()
     for token in tokens[len(tokens) - 1 - timed : -1]:
         session.read(token.view(1, 1), last=True)
+    wait_for(session.device)
     seconds = time.perf_counter() - start
     session.read(tokens[None, -1:], last=True)
     return seconds / timed, session.seconds_asleep

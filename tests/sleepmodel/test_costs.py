@@ -7,6 +7,7 @@ import torch
 
 from sleepmodel import Session
 from sleepmodel.accounting import kv_bytes, state_bytes
+from sleepmodel.evaluation import latency
 from sleepmodel.evaluation.latency import TIMED_TOKENS, measure_inference_costs
 from sleepmodel.states import named_tensors
 from tests.sleepmodel.conftest import MakeModel
@@ -41,3 +42,12 @@ def test_local_attention_keeps_no_more_than_its_span(make_model: MakeModel) -> N
     session.read(torch.zeros(1, 15, dtype=torch.int64))
     caches = [leaf for name, leaf in named_tensors(session._state.states, "") if name.endswith((".k", ".v"))]
     assert cost.bytes(15) - state_bytes(model, 1) == sum(leaf.nbytes for leaf in caches)
+
+
+def test_a_token_is_timed_until_the_gpu_is_done(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that takes a second for all that it was given before the host waits for it."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency, "wait_for", lambda device: now.append(now.pop() + 1.0))
+    (cost,) = measure_inference_costs([("model", make_model(window=2 * TIMED_TOKENS), 1)], rounds=1)
+    assert cost.awake_ms == 1e3 / TIMED_TOKENS
