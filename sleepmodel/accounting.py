@@ -46,7 +46,7 @@ def training_flops(
 
     The backward of a block costs two forwards: the gradients of its inputs and of its weights. A block without trained
     weights needs only the first, and one that comes before all trained blocks, in a pass that begins with tokens, none.
-    With a truncated backward (`model.truncation`) this is more than is computed: it counts the whole one.
+    With a truncated backward (`model.truncation`) this is an upper bound: it counts the whole one.
     """
     trained = [any(weight.requires_grad for weight in block.parameters()) for block in model.stack]
     lowest = trained.index(True) if any(trained) else len(trained)
