@@ -25,6 +25,7 @@ from benchmarks.results_file import ROOT, write_result
 from pipelines.config.presets import PRESETS
 from pipelines.reporting.markdown import markdown_table
 from sleepmodel import Session, SleepModel
+from sleepmodel.inference.stopwatch import wait_for
 
 PASSES = (1, 2, 3, 4, 6, 8)
 MODELS = {64: "demo", 256: "rule110-fig2b"}
@@ -88,9 +89,11 @@ def measure(width: int) -> dict:
 
 def one_window(session: Session, tokens: torch.Tensor) -> tuple[float, float]:
     """Seconds per token of a window without its last one, and seconds of the sleep that the last one triggers."""
+    wait_for(session.device)
     before, start = session.seconds_asleep, time.perf_counter()
     for token in tokens[:, :-1].T:
         session.read(token[:, None], last=True)
+    wait_for(session.device)
     seconds = time.perf_counter() - start
     session.read(tokens[:, -1:], last=True)
     return seconds / (tokens.shape[1] - 1), session.seconds_asleep - before

@@ -26,6 +26,15 @@ def added_later(default: T) -> T:
     return field(default=default, metadata={_LATER: True})
 
 
+def make_floats(config: Any) -> None:
+    """Make floats of the integers in a frozen dataclass's fields that are typed `float`, or `float | None`, so that 1
+    and 1.0 are one config with one JSON."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.type in ("float", "float | None") and type(value) is int:
+            object.__setattr__(config, each.name, float(value))
+
+
 def identifying_fields(value: Any) -> dict[str, Any]:
     """The fields of a dataclass instance by name, without those that were `added_later` and have their default.
 

@@ -139,7 +139,8 @@ def _load(source: str, window: int | None) -> SleepModel:
     """The model in a directory or the registry. window: of a model of Hugging Face's layout; others have one."""
     from datagen.storage import as_path, check_reachable
     from sleepmodel.hub import load
-    from sleepmodel.pretrained.reading import from_pretrained, is_pretrained
+    from sleepmodel.pretrained.reading import from_pretrained
+    from sleepmodel.serialization.model_dir import is_pretrained
 
     if source.startswith("models:/"):
         foreign = False

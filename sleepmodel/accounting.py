@@ -46,7 +46,7 @@ def training_flops(
 
     The backward of a block costs two forwards: the gradients of its inputs and of its weights. A block without trained
     weights needs only the first, and one that comes before all trained blocks, in a pass that begins with tokens, none.
-    With a truncated backward (`model.truncation`) this is more than is computed: it counts the whole one.
+    With a truncated backward (`model.truncation`) this is an upper bound: it counts the whole one.
     """
     trained = [any(weight.requires_grad for weight in block.parameters()) for block in model.stack]
     lowest = trained.index(True) if any(trained) else len(trained)
@@ -73,6 +73,17 @@ def kv_bytes(model: SleepModel, batch_size: int, tokens: int) -> int:
     mixers = (block.mixer for block in model.stack if isinstance(block.mixer, Attention))
     values = sum(2 * min(tokens, mixer.window) * mixer.kv_heads * mixer.head_size for mixer in mixers)
     return batch_size * values * model.embed.weight.element_size()
+
+
+def local_bytes(model: SleepModel) -> dict[int, int]:
+    """Bytes of a token's keys and values in the caches of one row that hold fewer tokens than a window, by the tokens
+    that they hold, as those of local attention."""
+    found = Counter[int]()
+    for block in model.stack:
+        if isinstance(block.mixer, Attention) and block.mixer.window < model.config.window:
+            size = 2 * block.mixer.kv_heads * block.mixer.head_size
+            found[block.mixer.window] += size * model.embed.weight.element_size()
+    return dict(found)
 
 
 def fingerprint(model: SleepModel) -> str:

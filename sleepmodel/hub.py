@@ -11,8 +11,8 @@ from datagen.storage import as_path, local_copy
 from datagen.tokenizer import TOKENIZER
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.model import SleepModel
-from sleepmodel.pretrained.reading import base_config, base_fields, from_pretrained, is_pretrained, weight_files
-from sleepmodel.serialization.model_dir import load_directory
+from sleepmodel.pretrained.reading import base_config, base_fields, from_pretrained, weight_files
+from sleepmodel.serialization.model_dir import is_pretrained, load_directory
 from sleepmodel.serialization.tensors import tensors_sha256
 
 REGISTRY = "models:/"

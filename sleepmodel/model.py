@@ -72,6 +72,7 @@ class SleepModel(nn.Module):
 
     recompute: which activations the backward recomputes instead of keeping (see Scale).
     truncation: how far the backward reaches.
+    `resting`: the names of the weights that the latest training left as they were (TrainConfig.trained).
     `vocabulary`: the text of each token, or None if it is not known; tokens above have no text. `tokenizer`,
     `license`: of a pretrained model, or None.
     """
@@ -81,6 +82,7 @@ class SleepModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.recompute, self.truncation = config, recompute, truncation
+        self.resting: tuple[str, ...] = ()
         self.vocabulary: tuple[str, ...] | None = None
         self.tokenizer: Tokenizer | None = None
         self.license: str | None = None
@@ -377,7 +379,7 @@ class SleepModel(nn.Module):
 
     def _recomputed(self, wanted: bool, function: Callable[..., T], *arguments: Any) -> T:
         if wanted and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
     def _keeps_state(self, block: int) -> bool:

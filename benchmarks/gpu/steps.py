@@ -14,7 +14,7 @@ from benchmarks.gpu.timing import DTYPE, PRECISION, finish, seconds
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.accounting import flops
-from sleepmodel.config.training import CudaGraphs
+from sleepmodel.config.training import CudaGraphs, TrainConfig
 from sleepmodel.ops import gated_delta
 from sleepmodel.training.engine import LocalEngine
 
@@ -78,15 +78,17 @@ def measure_steps(device: torch.device, batch: int, form: Form, rounds: int, pea
         }
 
 
-def engine_for(device: torch.device, passes: int, batch: int, form: Form) -> LocalEngine:
-    """The engine of a training with N = `passes`."""
+def engine_for(
+    device: torch.device, passes: int, batch: int, form: Form, config: TrainConfig = PRESET.train
+) -> LocalEngine:
+    """The engine of a training with N = `passes`, in the precision of the device."""
     torch.manual_seed(0)
     model = SleepModel(replace(PRESET.model, sleep_passes=passes)).to(device)
     on_gpu = device.type == "cuda"
     if form.compiled and on_gpu:
         for block in model.stack:
             block.compile()
-    train = replace(PRESET.train, precision=PRECISION[device.type], batch_size=batch)
+    train = replace(config, precision=PRECISION[device.type], batch_size=batch)
     graphs: CudaGraphs = "step" if form.whole else "on" if form.captured else "off"
     return LocalEngine(model, train, cuda_graphs=graphs if on_gpu else "off")
 

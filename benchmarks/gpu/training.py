@@ -39,11 +39,11 @@ def train_for(
     def report(progress: Progress, save: Save) -> None:
         print(f"N = {passes}  {progress.line()}", flush=True)
 
-    history = train(
-        engine_for(device, passes, batch, FORMS[0]),
-        rows,
-        config,
-        rows_right,
-        report,
-    )
-    return {"passes": passes, "batch": batch, "train": asdict(config), "curve": [asdict(each) for each in history]}
+    engine = engine_for(device, passes, batch, FORMS[0], config)
+    history = train(engine, rows, engine.config, rows_right, report)
+    return {
+        "passes": passes,
+        "batch": batch,
+        "train": asdict(engine.config),
+        "curve": [asdict(each) for each in history],
+    }

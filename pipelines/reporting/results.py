@@ -16,7 +16,8 @@ from sleepmodel.evaluation.positions import NatsByPosition
 class EvaluationResult:
     """One trained model on the test split.
 
-    tokens, seconds, flops: of its training; tokens_per_second: the median of its reports.
+    tokens, seconds, flops: of its training (`training_flops`: an upper bound where the backward was truncated);
+    tokens_per_second: the median of its reports.
     validation: its last validation accuracy; level: of which rows, where it had a curriculum.
     floor: the share of test rows that always guessing the most frequent answer gets right.
     questions: a fingerprint of what the test rows ask, "" in results that were published before it was kept.

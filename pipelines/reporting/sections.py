@@ -242,13 +242,13 @@ def _costs(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> l
 def _memory(costs: list[InferenceCost], style: plots.Styles, pictures: Path) -> list[Section]:
     if not costs:
         return []
-    file, alike = pictures / MEMORY, dict[tuple[int, int, int], list[InferenceCost]]()
+    file, alike = pictures / MEMORY, dict[tuple[int, ...], list[InferenceCost]]()
     for cost in costs:
-        alike.setdefault((cost.state_bytes, cost.token_bytes, cost.window), []).append(cost)
+        alike.setdefault((cost.token_bytes, *map(cost.bytes, (0, *LENGTHS))), []).append(cost)
     kinds = {", ".join(cost.variant for cost in group): group[0] for group in alike.values()}
     plots.memory(kinds, LENGTHS, style, file)
     words = (
-        "Bytes for one row: the fast weights, and the keys and values of a full window. In brackets: the KV cache of "
+        "Bytes for one row: the fast weights, and the keys and values that are kept. In brackets: the KV cache of "
         "the same attention layers if nothing were evicted."
     )
     rows = [

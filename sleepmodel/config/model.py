@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from datagen.canonical import added_later, identifying_fields
+from datagen.canonical import added_later, identifying_fields, make_floats
 from datagen.checks import require, require_bool, require_one_of, require_real, require_whole
 from datagen.user_code import is_path
 
@@ -66,6 +66,7 @@ class RopeScaling:
         require_real("high_freq_factor", self.high_freq_factor, self.low_freq_factor, 1e7, allowed)
         require(self.high_freq_factor > self.low_freq_factor, "high_freq_factor", self.high_freq_factor, allowed)
         require_whole("original_positions", self.original_positions, 1)
+        make_floats(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,7 @@ class ModelConfig:
             require(pair and 0 <= self.loop[0] < self.loop[1] <= len(self.mixers), "loop", self.loop, allowed)
         self._check_carry()
         self._check_options()
+        make_floats(self)
 
     def _check_carry(self) -> None:
         """Raise ValueError if a pass cannot begin with what `carry` and `reads_first` hand to it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from datagen.canonical import added_later
+from datagen.canonical import added_later, make_floats
 from datagen.checks import require, require_bool, require_one_of, require_real, require_whole
 from sleepmodel.config.model import MAX_SIZE
 
@@ -91,6 +91,7 @@ class Curriculum:
         require_bool("review", self.review)
         require_real("front", self.front, 0.0, 1.0, "a number from 0 to 1")
         require(self.front == 0 or self.review, "front", self.front, "0 without review")
+        make_floats(self)
 
     @property
     def by_level(self) -> bool:
@@ -193,6 +194,7 @@ class TrainConfig:
         require_real("backoff", self.backoff, 1e-3, 1.0, "a number from 0.001 to 1")
         for field, allowed in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("trained", TRAINED)):
             require_one_of(field, getattr(self, field), allowed)
+        make_floats(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,3 +332,4 @@ class Search:
         require_whole("trials", self.trials, len(self.sleep_passes))  # the first ones are one for each N
         require_real("eta_high", self.eta_high, 1e-6, 2.0, "a number in (0, 2]")
         require_real("eta_low", self.eta_low, 1e-6, self.eta_high, f"a number in (0, eta_high = {self.eta_high}]")
+        make_floats(self)

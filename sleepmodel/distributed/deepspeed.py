@@ -159,7 +159,8 @@ class DeepSpeedEngine:
         model = SleepModel.without_weights(self.model.config)
         model.license = self.model.license
         if self.rank == 0:
-            model.load_state_dict(weights, assign=True)
+            buffers = {name: value.cpu() for name, value in self.model.state_dict().items() if name not in weights}
+            model.load_state_dict(weights | buffers, assign=True)
         return model
 
     def _master(self, weight: Tensor) -> Tensor:

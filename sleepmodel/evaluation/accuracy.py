@@ -18,6 +18,7 @@ from datagen.wording import Control
 from sleepmodel.config.training import Curriculum
 from sleepmodel.evaluation.statistics import Int64, Share, bootstrap
 from sleepmodel.model import CHUNK_LOGITS, SleepModel
+from sleepmodel.modes import in_mode
 from sleepmodel.training.curriculum import levels_of
 
 NO_CURRICULUM = Curriculum()
@@ -114,7 +115,8 @@ def _predict_batch(
 ) -> tuple[Int64, npt.NDArray[np.float32]]:
     """The most likely token at each answer position and the nats of the right one, both [answer tokens]."""
     batch, answers = torch.from_numpy(tokens), torch.from_numpy(mask)
-    logits = model(batch, answers, passes).logits
+    with in_mode(model, training=False):
+        logits = model(batch, answers, passes).logits
     return judged(logits, batch[answers].to(logits.device))
 
 

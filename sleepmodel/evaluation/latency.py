@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from sleepmodel.accounting import kv_bytes, state_bytes
+from sleepmodel.accounting import kv_bytes, local_bytes, state_bytes
 from sleepmodel.inference.session import Session
+from sleepmodel.inference.stopwatch import wait_for
 from sleepmodel.model import SleepModel
 
 ROUNDS, WARMUP = 12, 2
@@ -22,7 +23,8 @@ class InferenceCost:
     """The cost of one row in a Session on one core.
 
     awake_ms: median milliseconds to read a token; sleep_ms: median milliseconds to sleep on a full window with
-    N = `sleep_passes`; state_bytes: of the fast weights; token_bytes: of a token's keys and values; window: L.
+    N = `sleep_passes`; state_bytes: of the fast weights; token_bytes: of a token's keys and values; window: L;
+    local_bytes: of token_bytes, what caches of fewer than L tokens have, by the tokens that they hold.
     """
 
     variant: str
@@ -32,10 +34,14 @@ class InferenceCost:
     sleep_ms: float
     state_bytes: int
     token_bytes: int
+    local_bytes: dict[int, int] = field(default_factory=dict)
 
     def bytes(self, tokens: int) -> int:
-        """Peak bytes while reading `tokens` tokens: fast weights, and the keys and values of at most one window."""
-        return self.state_bytes + self.token_bytes * min(tokens, self.window)
+        """Peak bytes while reading `tokens` tokens: fast weights, and the keys and values of at most one window, or of
+        as many tokens of it as local attention keeps."""
+        held = min(tokens, self.window)
+        dropped = sum(size * max(0, held - most) for most, size in self.local_bytes.items())
+        return self.state_bytes + self.token_bytes * held - dropped
 
 
 @torch.no_grad()
@@ -61,6 +67,7 @@ def measure_inference_costs(models: Sequence[tuple[str, SleepModel, int]], round
             sleep_ms=1e3 * statistics.median(asleep[i]),
             state_bytes=state_bytes(model, 1),
             token_bytes=kv_bytes(model, 1, 1),
+            local_bytes=local_bytes(model),
         )
         for i, (variant, model, passes) in enumerate(models)
     ]
@@ -73,9 +80,11 @@ def _one_window(model: SleepModel, passes: int) -> tuple[float, float]:
     timed = min(TIMED_TOKENS, len(tokens) - 1)
     # the last token triggers the sleep
     session.read(tokens[None, : len(tokens) - 1 - timed], last=True)
+    wait_for(session.device)
     start = time.perf_counter()
     for token in tokens[len(tokens) - 1 - timed : -1]:
         session.read(token.view(1, 1), last=True)
+    wait_for(session.device)
     seconds = time.perf_counter() - start
     session.read(tokens[None, -1:], last=True)
     return seconds / timed, session.seconds_asleep

@@ -24,6 +24,7 @@ from sleepmodel.evaluation.accuracy import batch_rows, check_rows
 from sleepmodel.evaluation.statistics import RESAMPLES, Float64, Int64, Share, bootstrap
 from sleepmodel.mixers.base import Mixer
 from sleepmodel.model import SleepModel
+from sleepmodel.modes import in_mode
 
 RIDGE = 1e-3  # in units of the variance of a feature
 
@@ -106,7 +107,7 @@ def read_after(model: SleepModel, rows: Rows, passes: int, batch_size: int | Non
         asking = plan.windows[-1]
         if passes == 0:
             plan = plan._replace(windows=(asking,))
-        with _latest_outputs(model) as outputs:
+        with _latest_outputs(model) as outputs, in_mode(model, training=False):
             likely.append(model(tokens, mask, plan=plan).logits.argmax(-1))
         at = asking.groups[0].at
         given.append(torch.cat([outputs[mixer].flatten(0, 1)[at] for mixer in _fast_weights(model)], 1))

@@ -16,6 +16,7 @@ from sleepmodel.inference.sampling import NONE, choose_tokens
 from sleepmodel.inference.stopwatch import Stopwatch
 from sleepmodel.mixers.base import FAR, PAD, Span
 from sleepmodel.model import SleepModel, States
+from sleepmodel.modes import in_mode
 from sleepmodel.states import map_tensors, merge_rows, named_tensors, select_rows
 from sleepmodel.transfers import moved
 
@@ -286,11 +287,12 @@ class Session:
             place, order = place.sort(dim=1, stable=True)
         end = torch.arange(len(piece), device="cpu") * piece.shape[1] + (count[:, 0] - 1).clamp(min=0)
         piece, span, order, end, reads = moved((piece, span, order, end, count > 0), self.device)
-        begin, h, states = model.wake(model.embedded(piece, span), state.states, span)
+        with in_mode(model, training=False):
+            begin, h, states = model.wake(model.embedded(piece, span), state.states, span)
+            logits = model.readout(h.flatten(0, 1)[end] if last else h)
         kept = torch.cat((state.h, begin), 1)
         if order is not None:
             kept = kept.gather(1, order[..., None].expand(-1, -1, kept.shape[2]))
-        logits = model.readout(h.flatten(0, 1)[end] if last else h)
         newest = torch.where(reads, logits if last else logits.flatten(0, 1)[end], state.logits)
         self._state = state._replace(
             states=states,
@@ -315,7 +317,7 @@ class Session:
         if (filled == longest).all():
             span = Span.whole(longest, place.device, start)
         span, chosen = moved((span, rows), self.device)
-        with self._asleep.running():
+        with self._asleep.running(), in_mode(model, training=False):
             every = state.states, state.before, state.h
             states, woken, h = every if chosen is None else select_rows(every, chosen)
             before = (*states[: model.loop[1]], *woken)

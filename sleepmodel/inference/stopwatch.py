@@ -16,6 +16,12 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given; without one there is nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Stopwatch:
     """The seconds that a device has taken for some of its work. CUDA itself notes when that begins and ends; elsewhere
     the host does."""

@@ -14,6 +14,7 @@ from datagen.vocabulary import word_of
 from sleepmodel.accounting import kv_bytes, state_bytes
 from sleepmodel.inference.memory import Memory
 from sleepmodel.inference.session import Session
+from sleepmodel.inference.stopwatch import wait_for
 from sleepmodel.inference.text import decode_answer, encode_text, read_text
 from sleepmodel.model import SleepModel
 
@@ -164,8 +165,10 @@ class Terminal:
     def timed(self, work: Callable[[], Tensor | None], session: Session | None = None) -> None:
         """Run `work`; show the tokens [1, n] that it returns, if any, the status of the session, and the time."""
         session = session or self.session
+        wait_for(session.device)
         slept, asleep, start = int(session.sleeps[0]), session.seconds_asleep, time.perf_counter()
         generated = work()
+        wait_for(session.device)
         seconds = time.perf_counter() - start
         if generated is not None:
             self.show(self.decode(generated[0].tolist()))

@@ -24,11 +24,19 @@ from sleepmodel.pretrained.insertion import (
     layer_blocks,
 )
 from sleepmodel.pretrained.layout import config_fields, tensor_names
-from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, checked_weights, read_json, stated_license
+from sleepmodel.serialization.model_dir import (
+    CONFIG,
+    MODEL_TYPE,
+    WEIGHTS,
+    checked_weights,
+    is_pretrained,
+    read_json,
+    stated_license,
+)
 from sleepmodel.serialization.tensors import read_tensors, require_memory
 
+FLOAT32_BYTES = 4
 INDEX = "model.safetensors.index.json"
-MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 # of ModelConfig, which every use of a pretrained model chooses anew
 SLEEP_FIELDS = (
     "window",
@@ -114,16 +122,6 @@ def hybrid_config(
     return ModelConfig.from_dict({**base, **fields, **given})
 
 
-def is_pretrained(directory: Path) -> bool:
-    """Whether a directory, which may be in an object store, has Hugging Face's layout and not ours."""
-    path = directory / CONFIG
-    try:
-        raw = read_json(path) if path.is_file() else None
-    except ValueError:
-        return False
-    return isinstance(raw, dict) and MODEL_TYPE in raw
-
-
 def base_fields(directory: Path) -> dict[str, Any]:
     """The fields of ModelConfig that a pretrained model gives: what it computes within a window.
 
@@ -165,7 +163,8 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
     """The base's weights by our names, float32."""
     found: dict[str, Tensor] = {}
     shards = weight_files(directory)
-    require_memory(shards)
+    new = (weight for i, block in enumerate(model.stack) if i not in blocks for weight in block.parameters())
+    require_memory(shards, FLOAT32_BYTES, FLOAT32_BYTES * sum(weight.numel() for weight in new))
     for shard in shards:
         _, tensors = read_tensors(shard, foreign=True)
         if twice := found.keys() & tensors.keys():
@@ -175,10 +174,11 @@ def _read_weights(directory: Path, model: SleepModel, blocks: list[int]) -> dict
         readout, embedding = found.pop(READOUT), found[EMBEDDING]
         if not torch.equal(readout, embedding):
             raise ValueError(f"{directory}: {READOUT} is not {EMBEDDING}, but {CONFIG} has tie_word_embeddings = true")
-    sizes = {name: parameter.shape for name, parameter in model.state_dict().items() if name != "pass_embed"}
-    names = tensor_names(list(sizes), blocks)
-    weights = checked_weights(found, {theirs: sizes[ours] for ours, theirs in names.items()}, directory)
-    return {ours: weights[theirs].float() for ours, theirs in names.items()}
+    wanted = {name: weight for name, weight in model.state_dict(keep_vars=True).items() if name != "pass_embed"}
+    names = tensor_names(list(wanted), blocks)
+    weights = checked_weights(found, {theirs: wanted[ours] for ours, theirs in names.items()}, directory)
+    # without those that have been converted
+    return {ours: weights.pop(theirs).float() for ours, theirs in names.items()}
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from datagen.storage import as_path
 from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.layout import config_json, tensor_names
 from sleepmodel.pretrained.reading import INDEX
-from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS
+from sleepmodel.serialization.model_dir import CONFIG, WEIGHTS, is_pretrained
 from sleepmodel.serialization.tensors import write_tensors
 
 SHARD_BYTES = 5 * 10**9
@@ -26,7 +26,7 @@ def save_pretrained(model: SleepModel, directory: str | Path, shard_bytes: int =
 
     shard_bytes: a file is at most as large, unless it holds a single tensor; several get an index. Raises ValueError,
     before anything is written, if transformers has no such model, as with inserted blocks, or if the directory holds
-    other weights; OSError if a file cannot be written.
+    a model that `save` wrote, or other weights; OSError if a file cannot be written.
     """
     directory = as_path(directory)
     require_whole("shard_bytes", shard_bytes, 1, 2**62)
@@ -38,6 +38,8 @@ def save_pretrained(model: SleepModel, directory: str | Path, shard_bytes: int =
     texts = {CONFIG: config}
     if len(shards) > 1:
         texts[INDEX] = {**index, "weight_map": {name: file for file, tensors in shards.items() for name in tensors}}
+    if (directory / CONFIG).is_file() and not is_pretrained(directory):
+        raise ValueError(f"{directory}: holds a model that `save` wrote, which would be lost; give another directory")
     for file in directory.glob("*.safetensors*") if directory.is_dir() else ():
         if file.name not in {*shards, *texts}:
             raise ValueError(f"{directory}: holds {file.name} of another model; give an empty directory")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datagen.files import write_texts
 from datagen.storage import as_path, check_reachable
 from datagen.tokenizer import FILES as TOKENIZER_FILES
 from datagen.tokenizer import stored_tokenizer
-from sleepmodel.config.model import ModelConfig
+from sleepmodel.config.model import MIXERS, ModelConfig
+from sleepmodel.mixers import mixer_class
 from sleepmodel.model import SleepModel
 from sleepmodel.serialization.tensors import read_tensors, require_memory, write_tensors
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
+MODEL_TYPE = "model_type"  # Hugging Face's config.json has it, ours not
 LICENSE, CARD = "base_license.txt", "README.md"  # of ours, and of Hugging Face's directories
 
 
@@ -27,10 +30,15 @@ def save(model: SleepModel, directory: str | Path) -> None:
     directory, which is created if necessary, or to "s3://bucket/prefix". Files of another model that this one does not
     have are removed.
 
-    Each file is written atomically; of several writers the last wins. Raises OSError if a file cannot be written.
+    Each file is written atomically; of several writers the last wins. Raises ValueError, before anything is written, if
+    the directory holds a model of Hugging Face's layout; OSError if a file cannot be written.
     """
     directory = as_path(directory)
     check_reachable(directory)
+    if is_pretrained(directory):
+        raise ValueError(
+            f"{directory}: holds a model in Hugging Face's layout, which would be lost; give another directory"
+        )
     write_tensors(directory / WEIGHTS, model.state_dict(), {})
     texts = {} if model.tokenizer is None else model.tokenizer.files
     texts[CONFIG] = json.dumps(model.config.to_dict(), indent=2)
@@ -58,16 +66,27 @@ def load_directory(directory: Path) -> SleepModel:
     _, weights = read_tensors(directory / WEIGHTS)
     # so that a config cannot allocate more memory than the file justifies
     model = SleepModel.without_weights(config)
-    sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    weights = checked_weights(weights, sizes, directory)
-    dtypes = {str(tensor.dtype) for tensor in weights.values()}
+    wanted = model.state_dict(keep_vars=True)  # which tells weights from buffers
+    weights = checked_weights(weights, wanted, directory)
+    dtypes = {str(weights[name].dtype) for name, tensor in wanted.items() if isinstance(tensor, nn.Parameter)}
     if len(dtypes) > 1:
         raise ValueError(f"{directory / WEIGHTS}: has weights of several dtypes, {sorted(dtypes)}; save it in one")
     model.load_state_dict(weights, assign=True)
+    _make_own_mixers(model)
     if (directory / VOCABULARY).is_file():
         model.vocabulary = _read_vocabulary(directory / VOCABULARY, config.vocab_size)
     model.tokenizer, model.license = stored_tokenizer(directory), stated_license(directory)
     return model.eval()
+
+
+def is_pretrained(directory: Path) -> bool:
+    """Whether a directory, which may be in an object store, has Hugging Face's layout and not ours."""
+    path = directory / CONFIG
+    try:
+        raw = read_json(path) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and MODEL_TYPE in raw
 
 
 def stated_license(directory: Path) -> str | None:
@@ -83,15 +102,33 @@ def stated_license(directory: Path) -> str | None:
     return None
 
 
-def checked_weights(weights: dict[str, Tensor], wanted: dict[str, torch.Size], directory: Path) -> dict[str, Tensor]:
-    """The weights. Raises ValueError unless they have the names and sizes of `wanted` and are finite."""
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    if wanted != found:
-        name = min(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-        sizes = f"{name} must be {_size(wanted.get(name))}, is {_size(found.get(name))}"
-        raise ValueError(f"{directory}: {WEIGHTS} does not match {CONFIG}: {sizes}; take both from one model")
+def _make_own_mixers(model: SleepModel) -> None:
+    """Make the mixers from outside the package anew, with their weights: on the meta device, tensors that are in no
+    state_dict, such as buffers with persistent=False, have no values."""
+    for block, name in zip(model.stack, model.config.mixers, strict=True):
+        if name not in MIXERS:
+            weights = block.mixer.state_dict()
+            block.mixer = mixer_class(name)(model.config).to(block.mixer_norm.weight.dtype)
+            block.mixer.load_state_dict(weights, assign=True)
+
+
+def checked_weights(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], directory: Path) -> dict[str, Tensor]:
+    """The weights, and the buffers of mixers. wanted: those of the model, without values.
+
+    Raises ValueError unless the names and shapes are the same, floating dtypes stand where floating ones do and other
+    dtypes where the same one does, and the weights are finite. A buffer may hold any values, such as -inf in a mask.
+    """
+    sizes, found = ({name: each.shape for name, each in tensors.items()} for tensors in (wanted, weights))
+    if sizes != found:
+        name = min(name for name in {*sizes, *found} if sizes.get(name) != found.get(name))
+        differ = f"{name} must be {_size(sizes.get(name))}, is {_size(found.get(name))}"
+        raise ValueError(f"{directory}: {WEIGHTS} does not match {CONFIG}: {differ}; take both from one model")
     for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        alike = tensor.is_floating_point() and wanted[name].is_floating_point()
+        if not alike and tensor.dtype != wanted[name].dtype:
+            kinds = f"{name} must be {wanted[name].dtype}, is {tensor.dtype}"
+            raise ValueError(f"{directory}: {WEIGHTS} does not match {CONFIG}: {kinds}; take both from one model")
+        if isinstance(wanted[name], nn.Parameter) and not tensor.isfinite().all():
             raise ValueError(f"{directory / WEIGHTS}: {name} has values that are not finite; take an earlier model")
     return weights
 

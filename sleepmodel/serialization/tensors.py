@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -54,19 +55,30 @@ def read_tensors(path: Path, foreign: bool = False) -> tuple[dict[str, str], dic
     return facts, tensors
 
 
-def require_memory(files: Sequence[Path]) -> None:
-    """Raise ValueError if the tensors of these safetensors files do not fit this machine's memory as float32. Raises
-    the errors of `read_tensors`."""
-    needed, free = 0, available_memory()
+def require_memory(files: Sequence[Path], size: int | None = None, more: int = 0) -> None:
+    """Raise ValueError if the tensors of these safetensors files do not fit this machine's memory. Raises the errors of
+    `read_tensors`.
+
+    size: bytes of each number, for tensors that will be converted; None: as in the files. more: bytes of other tensors
+    that must fit too.
+    """
+    needed, free = more, available_memory()
     for path in files:
         with _opened(path) as file:
-            names = list(file.keys())
-            needed += sum(4 * math.prod(file.get_slice(name).get_shape()) for name in names)
+            for name in list(file.keys()):
+                tensor = file.get_slice(name)
+                needed += math.prod(tensor.get_shape()) * (size or _itemsize(tensor.get_dtype()))
     if free is not None and needed > free:
         raise ValueError(
-            f"{files[0].parent}: the weights take {needed / GIB:.2f} GiB as float32, but {free / GIB:.2f} GiB are "
-            "free here; free some memory, raise the container's limit, or use a larger machine"
+            f"{files[0].parent}: the weights take {needed / GIB:.2f} GiB, but {free / GIB:.2f} GiB are free here; free "
+            "some memory, raise the container's limit, or use a larger machine"
         )
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of a number of a dtype of safetensors, such as "BF16" or "F8_E4M3"."""
+    bits = re.search(r"\d+", dtype)
+    return int(bits[0]) // 8 if bits else 1  # "BOOL"
 
 
 @contextmanager

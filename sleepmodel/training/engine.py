@@ -45,6 +45,7 @@ class Engine(Protocol):
     """Computes and applies gradients: `LocalEngine`, or `DeepSpeedEngine` in sleepmodel/distributed/deepspeed.py."""
 
     model: SleepModel
+    config: TrainConfig
     rank: int
     workers: int
     accumulation: int

@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from datagen.blocks import Blocks
+from datagen.checks import require
 from datagen.rows import Rows
 from sleepmodel.accounting import training_flops
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Recompute, TrainConfig
 from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
+from sleepmodel.modes import in_mode
 from sleepmodel.training.allocator import keep_freed_memory
 from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
 from sleepmodel.training.buckets import buckets_of
@@ -58,16 +60,20 @@ def train(
 ) -> list[Progress]:
     """Train to `config.steps` and return the learning curve, including the reports from before a resume.
 
+    The model trains in training mode and is validated in evaluation mode; at the end it has the mode that it came with.
+
+    config: that of the engine;
     validate: returns the model's accuracy on the validation rows of a level; None: on all of them;
     report: called with a `Progress` and a `Save` every `validate_every` steps and at the end, also of 0 steps;
     resume: a directory that a `Save` wrote;
     between: called with the number of finished steps and a `Save` after every other step; it may end the run by
     raising. All workers must save at the same step.
 
-    Raises ValueError, before the first step, if the rows cannot be trained on with this config; NonFiniteError, which
-    states step, rates and norm, if the loss or the gradient is not finite and all `config.skips` are used. On a GPU
-    without skips it comes before the next report or save, up to UNREAD_STEPS later.
+    Raises ValueError, before the first step, if the engine has another config, or if the rows cannot be trained on with
+    this one; NonFiniteError, which states step, rates and norm, if the loss or the gradient is not finite and all
+    `config.skips` are used. On a GPU without skips it comes before the next report or save, up to UNREAD_STEPS later.
     """
+    _check_config(config, engine.config)
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
     unread = list[_Step]()
@@ -82,30 +88,41 @@ def train(
 
     def report_progress(rate: float) -> None:
         _read(engine, unread, state, config)
-        progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
+        with in_mode(engine.model, training=False):
+            progress = _progress(engine, config, state, clock, rate, sampler.level, validate)
         sampler.validated(progress.accuracy)
         state.forget()
         history.append(progress)
         report(progress, save)
         clock.start_lap(state)
 
-    for step in range(state.step, config.steps):
-        rate = schedule(step, config) * config.backoff**state.skipped
-        batch, passes = sampler.batch(step)
-        losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
-        unread.append(_Step(step, rate, losses, engine.step(rate)))
-        if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
-            _read(engine, unread, state, config)
-        state.step += 1
-        state.tokens += int((batch.lengths - batch.pads).sum())
-        state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
-        if state.step % config.validate_every == 0 or state.step == config.steps:
-            report_progress(rate)
-        else:
-            between(state.step, save)
+    with in_mode(engine.model, training=True):
+        for step in range(state.step, config.steps):
+            rate = schedule(step, config) * config.backoff**state.skipped
+            batch, passes = sampler.batch(step)
+            losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
+            unread.append(_Step(step, rate, losses, engine.step(rate)))
+            if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
+                _read(engine, unread, state, config)
+            state.step += 1
+            state.tokens += int((batch.lengths - batch.pads).sum())
+            state.flops += _batch_flops(batch, passes, config.trace_weight > 0, engine.model.config.window, cost)
+            if state.step % config.validate_every == 0 or state.step == config.steps:
+                report_progress(rate)
+            else:
+                between(state.step, save)
     if not history:  # of 0 steps
         report_progress(0.0)
     return history
+
+
+def _check_config(config: TrainConfig, of_engine: TrainConfig) -> None:
+    """Raise ValueError unless the two are equal."""
+    for each in fields(config):
+        given, allowed = getattr(config, each.name), getattr(of_engine, each.name)
+        require(
+            given == allowed, f"config.{each.name}", given, f"{allowed!r}, as in the engine's: give both one config"
+        )
 
 
 def _batch_flops(batch: Rows, passes: int | None, traced: bool, window: int, cost: Callable[..., int]) -> int:

@@ -18,16 +18,20 @@ _ADAM_NAMES = ("embed", "lm_head")
 
 
 def freeze(model: SleepModel, trained: str) -> None:
-    """Take the gradient from the weights that are not trained (see TrainConfig). Raises ValueError if none would be.
-    Call it before an optimiser or DeepSpeed gets the weights."""
-    if trained == "inserted":
-        inserted = model.config.inserted
-        require(bool(inserted), "trained", trained, "all for a model without inserted blocks")
-        model.requires_grad_(False)
-        for i in inserted:
-            model.blocks[i].requires_grad_(True)
-        if model.config.pass_embed:
-            model.pass_embed.requires_grad_(True)
+    """Take the gradient from the weights that are not trained (see TrainConfig), and give it back to those from which
+    an earlier training took it. Weights that have none for another reason, as a mixer's constants, keep having none.
+
+    Raises ValueError if no weights would be trained. Call it before an optimiser or DeepSpeed gets the weights.
+    """
+    inserted = model.config.inserted
+    require(trained == "all" or bool(inserted), "trained", trained, "all for a model without inserted blocks")
+    for name in model.resting:
+        model.get_parameter(name).requires_grad_(True)
+    own = (*(f"blocks.{i}." for i in inserted), "pass_embed")
+    learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    model.resting = () if trained == "all" else tuple(name for name in learning if not name.startswith(own))
+    for name in model.resting:
+        model.get_parameter(name).requires_grad_(False)
 
 
 def split_parameters(model: nn.Module, optimizer: str = "muon") -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from datagen.artifact import Artifact
 from sleepmodel import ModelConfig, Scale, TrainConfig
+from sleepmodel.accounting import fingerprint
 from sleepmodel.config.model import RopeScaling
-from sleepmodel.config.training import Search, Truncation, check_compatible
+from sleepmodel.config.training import Curriculum, Search, Truncation, check_compatible
+from tests.sleepmodel.conftest import MakeModel
 
 REQUIRED: dict[Any, dict[str, Any]] = {
     ModelConfig: {"vocab_size": 3},
@@ -142,3 +144,21 @@ def test_a_captured_step_whose_norm_is_read_is_refused() -> None:
         check_compatible(TrainConfig(skips=1), Scale(cuda_graphs="step"))
     check_compatible(TrainConfig(skips=1), Scale(cuda_graphs="on"))
     check_compatible(TrainConfig(), Scale(cuda_graphs="step"))
+
+
+def test_a_whole_number_is_the_float_that_it_equals(make_model: MakeModel) -> None:
+    """Else a model of fast_weight_lr = 1 refused the memories of one of 1.0, and had another file."""
+    scaling = {"factor": 2, "low_freq_factor": 1, "high_freq_factor": 4, "original_positions": 16}
+    given = {"vocab_size": 5, "fast_weight_lr": 1, "rope_base": 50, "norm_eps": 1, "rope_scaling": scaling}
+    whole, expected = ModelConfig.from_dict(given), {"fast_weight_lr": 1.0, "rope_base": 50.0, "norm_eps": 1.0}
+    assert json.dumps({name: whole.to_dict()[name] for name in expected}) == json.dumps(expected)
+    assert json.dumps(whole.to_dict()["rope_scaling"]) == json.dumps(
+        {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_positions": 16}
+    )
+    one, other = (fingerprint(make_model(fast_weight_lr=eta)) for eta in (1, 1.0))
+    assert one == other
+    train = TrainConfig(weight_decay=1, trace_weight=4, curriculum=Curriculum(threshold=1, review=True, front=1))
+    search = Search(eta_low=1, eta_high=2)
+    floats = (train.weight_decay, train.trace_weight, train.curriculum.threshold, train.curriculum.front)
+    assert all(type(value) is float for value in (*floats, search.eta_low, search.eta_high))
+    assert type(train.steps) is int

@@ -25,6 +25,7 @@ from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.accelerator import DEVICE, counted_waits
+from tests.sleepmodel.own_mixers import BUFFERED, SAVED
 from tests.sleepmodel.tiny import CONFIG, ITERATED, TASK, TRACED, TRACED_CONFIG
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
@@ -217,6 +218,16 @@ def test_blocks_that_rest_are_bfloat16_alone(process_group: None, rows: Rows) ->
     moved = set[str]()
     engine.finish(lambda model: moved.update(n for n, p in model.named_parameters() if not torch.equal(p, start[n])))
     assert moved == {name for name in start if name.startswith("blocks.1.")}
+
+
+def test_the_buffers_of_a_mixer_outlive_bfloat16_weights(process_group: None) -> None:
+    config, found = replace(CONFIG, precision="bfloat16_weights", grad_clip=0.0), dict[str, torch.Tensor]()
+    built = build_model(replace(TINY, mixers=("attention", BUFFERED)), config)
+    built.stack[1].mixer.calls.fill_(3)
+    expected = {name: value.clone() for name, value in built.state_dict().items()}
+    DeepSpeedEngine(built, config, Scale()).finish(lambda model: found.update(model.state_dict()))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[f"blocks.1.mixer.{name}"], expected[f"blocks.1.mixer.{name}"]) for name in SAVED)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16_weights"])

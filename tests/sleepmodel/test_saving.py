@@ -18,10 +18,11 @@ import torch
 from datagen.files import put, replacing
 from datagen.tokenizer import Tokenizer
 from sleepmodel import Memory, Session, SleepModel, load, save
-from sleepmodel.accounting import n_params
+from sleepmodel.accounting import fingerprint, n_params
 from sleepmodel.serialization import tensors
 from sleepmodel.serialization.available_memory import available_memory
-from tests.sleepmodel.conftest import MakeModel
+from tests.sleepmodel.conftest import MakeModel, rows
+from tests.sleepmodel.own_mixers import BUFFERED
 from tests.sleepmodel.speaking import speaking_model
 
 
@@ -143,6 +144,28 @@ def test_a_loaded_model_has_the_dtype_of_the_saved_one(
     assert torch.equal(resumed.generate(4), session.generate(4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mixer_of_ones_own_keeps_its_buffers(make_model: MakeModel, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Whatever their dtypes and values, and those that are made anew."""
+    model = make_model(mixers=("attention", BUFFERED), sleep_passes=2).to(dtype)
+    model.stack[1].mixer.scale.mul_(2.0)
+    tokens, mask = rows(0)
+    model(tokens, mask)
+    save(model, tmp_path)
+    again = load(tmp_path)
+    assert again.stack[1].mixer.calls == model.stack[1].mixer.calls > 0
+    assert fingerprint(again) == fingerprint(model)
+    assert torch.equal(again(tokens, mask).logits, model(tokens, mask).logits)
+
+
+def test_buffers_of_another_kind_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(mixers=("attention", BUFFERED), dtype=torch.float32)
+    model.stack[1].mixer.calls = torch.tensor(0.5)
+    save(model, tmp_path)
+    with pytest.raises(ValueError, match=r"calls must be torch.int64, is torch.float32; take both from one model"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("source", [None, 3])
 def test_what_is_no_path_is_refused(make_model: MakeModel, source: Any) -> None:
     message = f"path = {source}: must be a str or a Path: give a directory, or s3://bucket/prefix"
@@ -165,18 +188,20 @@ def test_weights_of_another_config_are_refused(make_model: MakeModel, tmp_path: 
         load(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_that_do_not_fit_the_memory_are_not_read(
-    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    model = make_model(dtype=torch.float32)
+    """What a loaded model takes, in its own dtype, with buffers of several sizes."""
+    model = make_model(mixers=("attention", BUFFERED)).to(dtype)
     save(model, tmp_path)
-    for free in (None, 4 * n_params(model)):
+    needed = sum(tensor.nbytes for tensor in load(tmp_path).state_dict().values())
+    assert needed == dtype.itemsize * n_params(model) + 8 + dtype.itemsize * (2 + 8)
+    for free in (None, needed):
         monkeypatch.setattr(tensors, "available_memory", lambda free=free: free)
         load(tmp_path)
-    monkeypatch.setattr(tensors, "available_memory", lambda: 4 * n_params(model) - 1)
-    with pytest.raises(
-        ValueError, match=r"the weights take 0\.00 GiB as float32, but 0\.00 GiB are free here; free some"
-    ):
+    monkeypatch.setattr(tensors, "available_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"the weights take 0\.00 GiB, but 0\.00 GiB are free here; free some"):
         load(tmp_path)
 
 

@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_a_conversation(model_path: Path, tmp_path: Path) -> None:
     assert "window 0/6 | 2 sleeps" in out
     resumed = converse(str(model_path), "--memory", str(memory), said="/tokens 2\n/ask cc\n")
     assert f"{answer}\n" in resumed
+
+
+def test_a_time_is_that_after_which_the_gpu_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that takes a second for all that it was given before the host waits for it."""
+    now, told = [0.0], list[str]()
+    model = build_small(dtype=torch.float32)
+    terminal = Terminal(model, Session(model), print, told.append)
+    terminal.session.device = torch.device("cuda")
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: now.append(now.pop() + 1.0))
+    terminal.timed(lambda: None)
+    assert now == [2.0] and told[0].endswith("| awake 1000.0 ms]")
 
 
 def test_a_token_beyond_the_vocabulary_is_shown_by_its_number() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sleepmodel import ModelConfig, SleepModel, from_pretrained, load, save, save_pretrained
 from sleepmodel.accounting import fingerprint, n_params
 from sleepmodel.mixers.base import Mixer
+from sleepmodel.serialization import tensors as safetensors_files
 from sleepmodel.training.optim import split_parameters
 from tests.sleepmodel.pretrained.test_parity import CASES, JET_NEMOTRON, OURO, batch, every_case, oracle
 
@@ -241,7 +242,7 @@ Q, EXTRA = "model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.q
         (tensors_changed(lambda t: t[Q].fill_(torch.nan)), f"{Q} has values that are not finite"),
         (
             tensors_changed(lambda t: t.update({Q: torch.ones(48, 48, dtype=torch.int8)})),
-            f"{Q} has values that are not",
+            f"{Q} must be torch.float32, is torch.int8",
         ),
         (cut, "not a whole safetensors file"),
     ],
@@ -252,6 +253,20 @@ def test_weights_that_do_not_fit_the_config_are_refused(
     damage(llama)
     with pytest.raises(ValueError, match=message):
         from_pretrained(llama, window=16)
+
+
+def test_a_pretrained_model_must_fit_the_memory_in_float32(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the new layers, and whatever the dtype of its files."""
+    save_pretrained(from_pretrained(llama, window=16).bfloat16(), tmp_path / "low")
+    needed = sum(weight.nbytes for weight in from_pretrained(tmp_path / "low", 16, {0: "jet"}).parameters())
+    monkeypatch.setattr(safetensors_files, "available_memory", lambda: needed)
+    assert 4 * n_params(from_pretrained(tmp_path / "low", 16, {0: "jet"})) == needed
+    monkeypatch.setattr(safetensors_files, "available_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"low: the weights take 0\.00 GiB, but 0\.00 GiB are free here; free some"):
+        from_pretrained(tmp_path / "low", 16, {0: "jet"})
+    from_pretrained(tmp_path / "low", 16)
 
 
 def test_missing_files_are_named(llama: Path, tmp_path: Path) -> None:
@@ -336,6 +351,18 @@ def test_shards_of_another_model_are_not_mixed_with_new_ones(llama: Path, tmp_pa
         save_pretrained(model, tmp_path / "new")
     save_pretrained(model, llama)  # the same files: they are replaced
     assert fingerprint(from_pretrained(llama, window=16)) == fingerprint(model)
+
+
+def test_neither_layout_is_written_over_the_other(llama: Path, tmp_path: Path) -> None:
+    """The other model would be lost, or be left with the config of this one."""
+    model = from_pretrained(llama, window=16)
+    save(model, tmp_path / "ours")
+    before = {path: path.read_bytes() for place in (llama, tmp_path / "ours") for path in place.iterdir()}
+    with pytest.raises(ValueError, match=rf"{llama}: holds a model in Hugging Face's layout, .*give another directory"):
+        save(model, llama)
+    with pytest.raises(ValueError, match=r"ours: holds a model that `save` wrote, .*give another directory"):
+        save_pretrained(model, tmp_path / "ours")
+    assert {path: path.read_bytes() for place in (llama, tmp_path / "ours") for path in place.iterdir()} == before
 
 
 def test_a_directory_in_a_store_is_read_and_written(llama: Path, store: Path) -> None:
