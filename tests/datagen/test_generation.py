@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from datagen import Depo, Rule110, generate, load, read_rows
+from datagen import Depo, Rows, Rule110, Task, generate, load, read_rows
 from datagen.errors import ForeignDatasetError
 from datagen.reader import read_dataset
 from datagen.schema import FORMAT_VERSION, fingerprint, shard_path
@@ -233,6 +233,26 @@ def test_refuses_before_any_work(
     with pytest.raises(ValueError, match=f"{field} .*must be"):
         generate(TASK, split, rows, seed, root)
     assert not list(tmp_path.iterdir())
+
+
+@dataclass(frozen=True)
+class Silent(Task):
+    """Its row 20 asks nothing, which the first rows do not tell."""
+
+    vocabulary = ("0", "1")  # type: ignore[assignment]
+    row_length = 2  # type: ignore[assignment]
+
+    def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
+        answers = [[1]] * 20 + [[]] + [[1]] * 9
+        return Rows.of([[0, 1]] * 30, answers, answers, answers)[:rows]
+
+
+def test_a_row_without_an_answer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    with pytest.raises(ValueError, match=r"task silent, split train, shard 0: row 20 has no answer: every row must"):
+        ensure_shard(path, Silent(), "train", 0, 0, 30, None)
+    assert not path.exists()
+    assert ensure_shard(path, Silent(), "train", 0, 0, 20, None).rows == 20
 
 
 def test_shards_of_long_rows_hold_fewer() -> None:
