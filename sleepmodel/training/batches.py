@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,15 @@ Buckets = Callable[[Rows], Int64]  # the bucket of each row
 class BatchSampler:
     """The batch of each step. Raises ValueError if there are fewer rows than one batch.
 
-    buckets: None: batches have rows of any length.
+    reader: of the training rows, which the caller closes. buckets: None: batches have rows of any length.
     """
 
     level: int | None = None  # of the validation rows; None: all rows
 
-    def __init__(self, blocks: Blocks, config: TrainConfig, buckets: Buckets | None = None) -> None:
-        self.config, self.reader = config, Prefetcher(blocks)
+    def __init__(self, reader: Prefetcher, config: TrainConfig, buckets: Buckets | None = None) -> None:
+        self.config, self.reader = config, reader
         self.buckets = None if buckets is None else lru_cache(maxsize=2)(lambda i: buckets(self.reader.read(i)))
-        self.epochs = EpochOrder(blocks.sizes, config, self.buckets)
+        self.epochs = EpochOrder(reader.blocks.sizes, config, self.buckets)
 
     def batch(self, step: int) -> tuple[Rows, int | None]:
         """The rows of a step, for all workers together, and their N; None is the model's."""
@@ -58,13 +59,13 @@ class CurriculumSampler(BatchSampler):
 
     def __init__(
         self,
-        blocks: Blocks,
+        reader: Prefetcher,
         config: TrainConfig,
         opened: tuple[int, float] | None,
         reads_first: bool = False,
         buckets: Buckets | None = None,
     ) -> None:
-        super().__init__(blocks, config)
+        super().__init__(reader, config)
         self.reads_first = reads_first
         self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config, buckets))
         # block 0, as the block that is read first depends on the seed and may be shorter
@@ -140,11 +141,19 @@ class EpochOrder:
 
 
 class Prefetcher:
-    """Reads blocks in a thread, before they are needed."""
+    """Reads blocks in a thread, before they are needed. It is a context manager, whose end ends the thread."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks, self.pool = blocks, ThreadPoolExecutor(max_workers=1)
         self.futures: dict[int, Future[Rows]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Waits for the block that is being read, and drops all."""
+        self.pool.shutdown(cancel_futures=True)
+        self.futures = {}
 
     def keep(self, wanted: list[int], following: int | None) -> None:
         """Drop all other blocks and read the wanted ones; if only one is wanted, also read the one that follows."""
