@@ -1,8 +1,10 @@
-"""Writes files atomically: a reader sees the old file or the new one, never a part. Checksums and stamps of files."""
+"""Writes files atomically: a reader sees the old file or the new one, never a part. Locks, checksums and stamps of
+files."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +37,15 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):  # of a directory that could not be made or read: the error above tells it
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, a file or a directory on a disk, once no other process holds it. The lock is a file
+    beside it, `.<name>.lock`, and the OS releases it with its process. Raises OSError if the lock cannot be made."""
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_texts(directory: Path, texts: Mapping[str, str], names: Iterable[str]) -> None:
