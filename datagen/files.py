@@ -60,14 +60,22 @@ def write_texts(directory: Path, texts: Mapping[str, str], names: Iterable[str])
 
 
 def write_error(path: Path, error: OSError) -> OSError:
-    """The error for `path`, which could not be written because of `error`: with its name and a remedy."""
+    """The error for `path`, which could not be written because of `error`: with its name, and a remedy where `error`
+    says enough for one."""
     trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return PermissionError(f"{trouble}: choose another directory, or change its permissions")
     for kind in (ConnectionError, TimeoutError):
         if isinstance(error, kind):
             return kind(f"{trouble}: check the object store and the network, and run the same command again")
-    return OSError(f"{trouble}: make room, and run the same command again")
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = ": make room, and run the same command again"
+    elif error.errno == errno.EFBIG:
+        remedy = ": raise the limit on the size of files (ulimit -f), or choose another disk"
+    elif error.errno is None:  # torch and safetensors keep it to themselves
+        remedy = ": if the disk is full, make room, and run the same command again"
+    return OSError(f"{trouble}{remedy}")
 
 
 def remove_temporaries(directory: Path) -> None:
