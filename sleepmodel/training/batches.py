@@ -51,7 +51,8 @@ class BatchSampler:
 
 
 class CurriculumSampler(BatchSampler):
-    """Batches of one level each, drawn from the current block of the epoch.
+    """Batches of one level each, drawn from the current block of the epoch, or from the first one where that has no
+    rows of the level.
 
     opened: the level and the accuracy of the last report, from which a resumed run gets its open level; reads_first: of
     the model (see Curriculum.steps_per_pass).
@@ -67,7 +68,7 @@ class CurriculumSampler(BatchSampler):
     ) -> None:
         super().__init__(reader, config)
         self.reads_first = reads_first
-        self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config, buckets))
+        self.levels = lru_cache(maxsize=2)(lambda block: RowsByLevel(self.reader.read(block), config, buckets))
         # block 0, as the block that is read first depends on the seed and may be shorter
         self.schedule = self.levels(0).schedule(config.curriculum)
         self.level = self.schedule.after(*opened) if opened else self.schedule.first
@@ -76,7 +77,11 @@ class CurriculumSampler(BatchSampler):
         (block, _), *_ = self.epochs.pieces(step)
         self.reader.keep([block], self.epochs.following(step))
         assert self.level is not None
-        rows, level = self.levels(block).batch(step, self.schedule, self.level)
+        stream = self.levels(block).stream(step, self.level)
+        level = self.schedule.drawn(self.level, stream)
+        if level not in self.levels(block).rows:  # a short last block, as of train.rows: the first one has all levels
+            block = 0
+        rows = self.levels(block).batch(level, stream)
         passes = self.config.curriculum.passes(level, self.reads_first) or drawn_passes(step, self.config)
         return self.reader.read(block)[rows], passes
 

@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -158,6 +159,24 @@ def test_a_curriculum_goes_through_blocks_that_lack_rows_of_a_level(seed: int) -
     assert levels[8] == 3 and levels[9] == 4 and levels[19] == 5
     epochs = config.steps / climb.epochs.per_epoch
     assert len(read) <= 1 + len(sizes) * (epochs + 1)
+
+
+def test_a_last_block_without_rows_of_a_level_takes_them_from_the_first() -> None:
+    """As `train.rows` can leave one: two rows have at most two of three levels."""
+    task = Rule110(cells=6, states=1, steps=5, shallowest=3)
+    blocks = cut(task.sample("train", 0, 0, 400), [200, 200]).first(202)
+    for seed, threshold in product(range(6), (None, 0.5)):
+        curriculum = Curriculum(threshold=threshold, steps_per_pass=2, review=threshold is not None)
+        config = replace(CONFIG, seed=seed, steps=30, batch_size=32, curriculum=curriculum)
+        with Prefetcher(blocks) as reader:
+            sampler, levels = CurriculumSampler(reader, config, None), set[int]()
+            for step in range(config.steps):
+                batch, _ = sampler.batch(step)
+                (level,) = set(batch.depths.tolist())
+                levels.add(level)
+                assert len(batch) == 32
+                sampler.validated(1.0)
+        assert levels == {3, 4, 5}
 
 
 def test_the_thread_that_reads_ends_with_the_training() -> None:
