@@ -26,7 +26,7 @@ from pipelines.config.presets import PRESETS
 from sleepmodel.batch_plan import BatchPlan, plan_batch
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import TrainConfig
-from sleepmodel.training.batches import BatchSampler
+from sleepmodel.training.batches import BatchSampler, Prefetcher
 from sleepmodel.training.buckets import buckets_of
 from sleepmodel.training.cuda_graphs import MOST_GRAPHS
 from sleepmodel.training.plan_filling import filled
@@ -57,7 +57,7 @@ def measure(rows: Rows, model: ModelConfig, config: TrainConfig) -> dict[str, An
     """Shapes of the batches, the batches that are replayed, and the share of computed tokens that are pads."""
     width, shapes, replayed = config.bucket_tokens, Counter[Hashable](), 0
     buckets = None if width is None else partial(buckets_of, model=model, tokens=width)
-    sampler, captured = BatchSampler(Blocks.of(rows), config, buckets), set[Hashable]()
+    sampler, captured = BatchSampler(Prefetcher(Blocks.of(rows)), config, buckets), set[Hashable]()
     computed = Counter[str]()
     for step in range(config.steps):
         tokens, mask = map(torch.from_numpy, sampler.batch(step)[0].batch())

@@ -27,7 +27,7 @@ from datagen import Rule110, generate, read_rows, stream
 from datagen.blocks import Blocks
 from pipelines.arguments import positive
 from sleepmodel import TrainConfig
-from sleepmodel.training.batches import BatchSampler
+from sleepmodel.training.batches import BatchSampler, Prefetcher
 
 TASK = Rule110(cells=24, states=4, steps=32)
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -40,7 +40,7 @@ def epoch(way: str, path: Path) -> dict[str, Any]:
     before = peak_bytes()
     begin = time.perf_counter()
     blocks = WAYS[way](path)
-    sampler = BatchSampler(blocks, TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
+    sampler = BatchSampler(Prefetcher(blocks), TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
     for step in range(sampler.config.steps):
         sampler.batch(step)
     seconds = time.perf_counter() - begin

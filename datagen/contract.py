@@ -43,7 +43,7 @@ def _check_rows(task: Task, split: str, rows: Rows) -> None:
         raise _broken(task, split, f"row_length must be at least {rows.lengths.max()}, a row's, got {task.row_length}")
     if ((start < 0) | (start + length > rows.lengths[:, None])).any():
         raise _broken(task, split, "an answer must lie in its row: answer_start + answer_length exceeds its length")
-    if not (length.max(axis=1) > 0).all():
+    if not rows.asked.all():
         raise _broken(task, split, "every row must have an answer")
     _check_traces(task, split, rows)
     if split != "test" and depth.max() > task.max_depth:

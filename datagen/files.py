@@ -1,4 +1,5 @@
-"""Writes files atomically: a reader sees the old file or the new one, never a part. Checksums and stamps of files."""
+"""Writes files atomically: a reader sees the old file or the new one, never a part. Locks, checksums and stamps of
+files."""
 
 from __future__ import annotations
 
@@ -37,6 +38,17 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, a file or a directory on a disk, once no other process holds it. The lock is a file
+    beside it, `.<name>.lock`, and the OS releases it with its process. Raises OSError if the lock cannot be made."""
+    import fcntl  # only POSIX has it, and this module loads models too
+
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write_texts(directory: Path, texts: Mapping[str, str], names: Iterable[str]) -> None:
     """Write a file in UTF-8 for each text, in this order and each atomically, and then remove the others of `names`: a
     file that was there before is not read as one of these. Raises OSError."""
@@ -49,14 +61,22 @@ def write_texts(directory: Path, texts: Mapping[str, str], names: Iterable[str])
 
 
 def write_error(path: Path, error: OSError) -> OSError:
-    """The error for `path`, which could not be written because of `error`: with its name and a remedy."""
+    """The error for `path`, which could not be written because of `error`: with its name, and a remedy where `error`
+    says enough for one."""
     trouble = f"{path} cannot be written ({error}); an existing file is unchanged"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return PermissionError(f"{trouble}: choose another directory, or change its permissions")
     for kind in (ConnectionError, TimeoutError):
         if isinstance(error, kind):
             return kind(f"{trouble}: check the object store and the network, and run the same command again")
-    return OSError(f"{trouble}: make room, and run the same command again")
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = ": make room, and run the same command again"
+    elif error.errno == errno.EFBIG:
+        remedy = ": raise the limit on the size of files (ulimit -f), or choose another disk"
+    elif error.errno is None:  # torch and safetensors keep it to themselves
+        remedy = ": if the disk is full, make room, and run the same command again"
+    return OSError(f"{trouble}{remedy}")
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datagen.checks import require_whole
 from datagen.cluster import connect_to_ray, connected_to_ray
 from datagen.errors import ForeignDatasetError
-from datagen.files import remove_temporaries, replacing
+from datagen.files import locked, remove_temporaries, replacing
 from datagen.ray_tasks import WAIT_MINUTES, progress_bar, run_tasks, shared
 from datagen.reader import read_dataset
 from datagen.schema import (
@@ -25,7 +26,7 @@ from datagen.schema import (
 )
 from datagen.shard_size import rows_per_shard
 from datagen.shards import ensure_shard, finished_shard
-from datagen.storage import as_path
+from datagen.storage import as_path, in_store
 from datagen.task import Task
 
 CHECKED_HERE = 8  # shards of a split that this process checks sooner than tasks of a Ray would
@@ -48,7 +49,7 @@ def generate(
     running. Finished shards are kept if their checksums are right. They are read here, or those of a large split in Ray
     tasks if this process is connected; no Ray is started if all are finished. A split never shrinks: if it has more
     rows than requested, `read_rows(path, split, rows)` reads the first `rows`, which are the same. Only one process at
-    a time may generate a split.
+    a time may generate a split, and in an object store a dataset.
 
     watch: called with the rows that are done and the rows of the split after each shard, instead of the bar on the
     terminal. wait_minutes: how long to wait for a node with a core, if there is none, until it is a TimeoutError.
@@ -61,22 +62,13 @@ def generate(
     task.sample(split, seed, shard=0, rows=1)  # raises for a bad split or seed
     task.check_rows(split, rows)
     path = as_path(root).absolute() / task.name / fingerprint(task, seed)
-    remove_temporaries(path)
     remove_temporaries(path / split)
     listed = _dataset(path, task, seed).splits.get(split, Split(0, ()))
     job = SplitJob(task, split, seed, path, max(rows, listed.rows), listed)
     in_tasks = len(listed.shards) > CHECKED_HERE and connected_to_ray()
     if in_tasks or not job.finished():
-        shards = tuple(_run(job, watch, wait_minutes))
-        if (tokenizer := task.read_tokenizer()) is not None:
-            tokenizer.write(path)
-        if Split(job.rows, shards) == listed:
-            return path
-        # Read it again, as another process may have added another split.
-        dataset = _dataset(path, task, seed)
-        splits = {**dataset.splits, split: Split(job.rows, shards)}
-        with replacing(path / DATASET_FILE) as temporary:
-            temporary.write_text(replace(dataset, splits=splits).to_json())
+        found = Split(job.rows, tuple(_run(job, watch, wait_minutes)))
+        list_split(job, found)
     return path
 
 
@@ -132,6 +124,22 @@ def _dataset(path: Path, task: Task, seed: int) -> Dataset:
             "move this directory away, or generate under another root"
         )
     return standing
+
+
+def list_split(job: SplitJob, found: Split) -> None:
+    """Enter a finished split into dataset.json, beside those that other processes enter. Raises as `generate`."""
+    tokenizer = job.task.read_tokenizer()
+    if found == job.listed and tokenizer is None:
+        return
+    with nullcontext() if in_store(job.path) else locked(job.path):
+        remove_temporaries(job.path)
+        if tokenizer is not None:
+            tokenizer.write(job.path)
+        if found == job.listed:
+            return
+        dataset = _dataset(job.path, job.task, job.seed)
+        with replacing(job.path / DATASET_FILE) as temporary:
+            temporary.write_text(replace(dataset, splits={**dataset.splits, job.split: found}).to_json())
 
 
 def _run(job: SplitJob, watch: Callable[[int, int], None] | None, wait_minutes: float) -> list[Shard]:

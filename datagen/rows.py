@@ -178,6 +178,12 @@ class Rows:
         return before
 
     @property
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """Whether each row has an answer, bool [n]."""
+        asked: npt.NDArray[np.bool_] = (_padded(self.answer_length, 0) > 0).any(axis=1)
+        return asked
+
+    @property
     def depths(self) -> Int64:
         """Greatest depth among each row's answers, int64 [n]."""
         deepest: Int64 = _padded(self.answer_depth, 0).max(axis=1, initial=0)

@@ -110,11 +110,15 @@ def fingerprint(task: Task, seed: int) -> str:
     """A hash of everything that determines the rows: task, config, vocabulary, format version, seed. 16 hex digits.
 
     For the tasks of this package, FORMAT_VERSION stands for their code. For any other task the hash includes the first
-    rows of each split, so that a dataset made before the task was edited is not used afterwards.
+    rows of each split, their kinds and solutions too, so that a dataset made before the task was edited is not used
+    afterwards.
     """
     shaped_by = {**task_identity(task), "vocabulary": task.vocabulary, "format": FORMAT_VERSION, "seed": seed}
     if not type(task).__module__.startswith(f"{__package__}."):
-        shaped_by["rows"] = [digest(task.sample(split, seed, 0, PROBE_ROWS)) for split in SPLITS]
+        first = [task.sample(split, seed, 0, PROBE_ROWS) for split in SPLITS]
+        shaped_by["rows"] = [digest(rows) for rows in first]
+        if any(texts := [{name: column.tolist() for name, column in rows.texts().items()} for rows in first]):
+            shaped_by["texts"] = texts
     return fingerprint_of(shaped_by)
 
 

@@ -21,12 +21,18 @@ HEAD_ROWS = 64  # first rows of an unlisted shard that are compared with the tas
 def ensure_shard(path: Path, task: Task, split: str, seed: int, shard: int, rows: int, listed: Shard | None) -> Shard:
     """Generates the shard at `path` unless it is already finished, and returns its row count and checksum.
 
-    listed: the shard's entry in dataset.json, None if it has none.
+    listed: the shard's entry in dataset.json, None if it has none. Raises ValueError if a row has no answer.
     """
     standing = finished_shard(path, task, split, seed, shard, rows, listed)
     if standing is not None:
         return standing
-    table = to_table(task.sample(split, seed, shard, rows), vocabulary_size=len(task.vocabulary))
+    sampled = task.sample(split, seed, shard, rows)
+    if (unasked := ~sampled.asked).any():
+        raise ValueError(
+            f"task {task.name}, split {split}, shard {shard}: row {int(unasked.argmax())} has no answer: every row "
+            "must have one, as the loss and the evaluation are of answers; leave such rows out of `sample`"
+        )
+    table = to_table(sampled, vocabulary_size=len(task.vocabulary))
     with replacing(path) as temporary:
         # Parquet's dictionary encoding makes Rule 110 small: 13 bytes per row of 101 tokens.
         return write_shard(table, temporary)

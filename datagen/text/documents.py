@@ -19,7 +19,7 @@ from datagen.text.options import Options
 from datagen.text.sources import CONTENTS
 from datagen.tokenizer import Tokenizer
 
-ASSISTANT, CONTENT, ROLE = "assistant", "content", "role"
+ASSISTANT, SYSTEM, CONTENT, ROLE = "assistant", "system", "content", "role"
 # templates that write the date of today would make another dataset each day; Llama 3 writes this one without a clock
 TODAY = date(2024, 7, 26)
 
@@ -47,7 +47,8 @@ class About(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes documents of texts and records."""
+    """Makes documents of texts and records. Those with the same prompt get the same split by the hash: a text is a
+    prompt as a whole, and a chat up to its first answer."""
 
     vocabulary: TextVocabulary
     options: Options
@@ -93,7 +94,7 @@ class Encoder:
         require(bool(read), "prompt", prompt, "a text, from which the completion is predicted")
         require(bool(said), "completion", completion, "a text")
         answer = (len(read), len(said))
-        return self._document(np.array(read + said, np.uint32), [answer], about, f"{prompt}\0{completion}")
+        return self._document(np.array(read + said, np.uint32), [answer], about, prompt)
 
     def _chat(self, messages: Any, about: About) -> Document:
         if not isinstance(self.vocabulary, Tokenizer):
@@ -108,11 +109,12 @@ class Encoder:
             if len(inside):
                 answers.append((int(inside[0]), len(inside)))
         require(bool(answers) and answers[0][0] > 0, "messages", messages, "a chat in which the assistant answers")
-        return self._document(np.array(ids, np.uint32), answers, about, text)
+        return self._document(np.array(ids, np.uint32), answers, about, text[: _end_of_prompt(messages, said)])
 
     def _document(
         self, tokens: npt.NDArray[np.uint32], answers: list[tuple[int, int]], about: About, content: str
     ) -> Document:
+        """content: what the hash that chooses a split is of."""
         if self.options.loss == "all":
             answers = [(1, len(tokens) - 1)]
         split = self.options.split or about.split or split_by_content(content.encode())
@@ -177,6 +179,19 @@ def _checked(messages: Any) -> list[dict[str, Any]]:
         any(each[ROLE] == ASSISTANT for each in messages), "messages", messages, "a chat in which the assistant answers"
     )
     return messages
+
+
+def _end_of_prompt(messages: Sequence[dict[str, Any]], said: Sequence[tuple[int, int]]) -> int | None:
+    """Where the first answer of a chat begins in its text, of which `said` has the answers; None where the assistant
+    answers nobody. A greeting that it begins with is no answer: chats that share it may lie in different splits."""
+    asked, answer = False, 0
+    for message in messages:
+        if message[ROLE] == ASSISTANT:
+            if asked:
+                return said[answer][0]
+            answer += 1
+        asked = asked or message[ROLE] not in (ASSISTANT, SYSTEM)
+    return None
 
 
 def _written(tokenizer: Tokenizer, messages: Sequence[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:

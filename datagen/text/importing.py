@@ -170,7 +170,10 @@ def plan_import(
         "tokenizer": _identity(vocabulary) if isinstance(vocabulary, Tokenizer) else None,
         "part_bytes": PART_BYTES,
     }
-    path = as_path(root).absolute() / "text" / fingerprint_of({**config, "format": FORMAT_VERSION})
+    hashed = {**config, "format": FORMAT_VERSION}
+    if any(source.form != "text" for source in sources):
+        hashed["splits"] = "by prompt"  # a hash of whole documents chose them in 0.1.0: no such dataset is overwritten
+    path = as_path(root).absolute() / "text" / fingerprint_of(hashed)
     return TextImport(path, tuple(sources), tuple(parts_of(sources, PART_BYTES)), vocabulary, options, config)
 
 

@@ -17,7 +17,8 @@ MAX_TOKENS = 8192
 class Options:
     """loss: on the tokens of completions and of what the assistant says, or on all tokens but the first of a document;
     None: on completions where there are any, else on all. split: of all documents; None: the one that a record names,
-    else by a hash of the document. max_tokens: of a document of plain text, which is cut where it is longer."""
+    else by a hash of the prompt or the plain text. max_tokens: of a document of plain text, which is cut where it is
+    longer."""
 
     loss: Loss | None = None
     split: str | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -35,7 +37,6 @@ from sleepmodel.evaluation.statistics import RESAMPLES, Int64
 from sleepmodel.training.progress import ProgressEvent
 
 T = TypeVar("T")
-NO_TOKEN = -2
 REFUSED = re.compile(r"[^\w.-]")
 TASK_BATCHES = 4  # batches of one Ray task: enough to be worth loading the model
 
@@ -195,6 +196,7 @@ def measure_all(
 ) -> dict[TrainedVariant, EvaluationResult]:
     """The result of each trained model. test, about: the test rows and the description of each dataset."""
     kinds = {data: kinds_of(rows, about[data]) for data, rows in test.items()}
+    floors = {data: majority_share(rows) for data, rows in test.items()}
     windows = position_windows(list(predicted), test)
     results = {
         trained: measure(
@@ -202,6 +204,7 @@ def measure_all(
             test[trained.data],
             found,
             root,
+            floors[trained.data],
             kinds[trained.data],
             control_of(about[trained.data]),
             windows.get(trained),
@@ -216,12 +219,14 @@ def measure(
     rows: Rows,
     predicted: Predictions,
     root: Path,
+    floor: float,
     kinds: Sequence[str] = (),
     control: Control | None = None,
     window: int | None = None,
 ) -> EvaluationResult:
-    """The result of a trained model from its predictions. kinds: of the rows, where the task has several, and their
-    control, if they have one; window: of the nats by position, or None."""
+    """The result of a trained model from its predictions. floor: the `majority_share` of the rows; kinds: of the rows,
+    where the task has several, and their control, if they have one; window: of the nats by position, or None.
+    """
     record = read_training(trained.training)
     last = record.history[-1]
     return EvaluationResult(
@@ -235,7 +240,7 @@ def measure(
         tokens_per_second=statistics.median(at.tokens_per_second for at in record.history),
         level=last.level,
         validation=last.accuracy,
-        floor=majority_share(rows),
+        floor=floor,
         accuracy=score(predicted.tokens, rows, RESAMPLES, kinds, control),
         path=str((trained.training / MODEL).relative_to(root)),
         commit=trained.commit,
@@ -282,14 +287,21 @@ def compared_by_position(
 
 
 def majority_share(rows: Rows) -> float:
-    """The share of rows whose answers are the most frequent ones: what a constant guess gets right."""
-    tokens, _ = rows.batch()
-    start, length, _ = rows.answers()
-    position = start[:, :, None] + np.arange(length.max())
-    inside = position < (start + length)[:, :, None]
-    answered = np.take_along_axis(tokens[:, None], np.where(inside, position, 0), axis=2)
-    answers = np.where(inside, answered, NO_TOKEN).reshape(len(rows), -1)
-    return float(np.unique(answers, axis=0, return_counts=True)[1].max() / len(rows))
+    """The share of rows whose answers are the most frequent ones: what a constant guess gets right. Rows without
+    answers do not count; at least one must have some."""
+    counts = Counter(_answers(rows))
+    return max(counts.values()) / counts.total()
+
+
+def _answers(rows: Rows) -> Iterator[bytes]:
+    """A digest of the answers of each row that has some, row by row, as all answers of long rows fill a memory."""
+    for i in np.flatnonzero(rows.asked).tolist():
+        row = rows[i : i + 1]
+        (tokens,), ((starts,), (lengths,), _) = row.batch()[0], row.answers()
+        found = hashlib.sha256(lengths[lengths > 0].tobytes())
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            found.update(tokens[start : start + length].tobytes())
+        yield found.digest()
 
 
 def _mistakes(result: EvaluationResult, rows: Rows, predicted: Int64, about: Dataset) -> Mistakes:

@@ -40,7 +40,7 @@ class Predictions(NamedTuple):
 @dataclass(frozen=True)
 class Accuracy:
     """Exact match: an answer is right if all its tokens are, a row if all its answers are (the paper's metric on Rule
-    110).
+    110). A row without answers counts nowhere.
 
     rows: the share of rows right; answers: of answers, by depth (Rule 110: steps of the automaton); kinds: of rows, by
     kind of problem, for tasks that have several (GSM: forward and reverse).
@@ -52,14 +52,21 @@ class Accuracy:
 
 
 def check_rows(rows: Rows) -> None:
-    """Raise ValueError if there are no rows."""
+    """Raise ValueError if there are no rows, or if none has an answer."""
     require(len(rows) > 0, "rows", len(rows), "at least 1: without rows there is nothing to predict")
+    asked = int(rows.asked.sum())
+    require(asked > 0, "rows with answers", asked, f"at least 1 of {len(rows)}: there is nothing to predict")
+
+
+def asked_kinds(rows: Rows, kinds: Sequence[str]) -> list[str]:
+    """The kinds of rows with answers, in alphabetical order. kinds: of each row; (): no kinds."""
+    return sorted({kind for kind, asked in zip(kinds, rows.asked, strict=True) if asked}) if kinds else []
 
 
 def batch_rows(rows: Rows, vocab_size: int) -> int:
     """The batch size of `predict`, in rows: at most BATCH_ROWS, BATCH_TOKENS tokens when padded to the longest row, and
     BATCH_LOGITS logits if every row had as many answer tokens as any. A row beyond these limits is a batch of its own.
-    Raises ValueError if there are no rows.
+    Raises ValueError as `check_rows`.
     """
     check_rows(rows)
     answers = int(rows.answers()[1].sum(1).max())
@@ -78,7 +85,7 @@ def predict(
     """A model's predictions at each answer position.
 
     sleep_passes: N; None is the model's. A `curriculum` with steps_per_pass sets N by level instead. batch_size: in
-    rows; None is `batch_rows`. Raises ValueError if there are no rows, or if a number is out of range.
+    rows; None is `batch_rows`. Raises ValueError as `check_rows`, and if a number is out of range.
     """
     check_rows(rows)
     found = no_predictions((len(rows), int(rows.lengths.max())))
@@ -161,7 +168,7 @@ def resampling_units(sums: npt.NDArray[Any], kinds: Sequence[str], control: Cont
 def score(
     predicted: Int64, rows: Rows, resamples: int = 0, kinds: Sequence[str] = (), control: Control | None = None
 ) -> Accuracy:
-    """Exact match of `predict`'s tokens with those of the rows.
+    """Exact match of `predict`'s tokens with those of the rows, of which at least one has an answer.
 
     resamples: of the bootstrap for the intervals; 0: no intervals. kinds: the kind of each row; (): no kinds; control:
     the task's, which has kinds.
@@ -171,10 +178,10 @@ def score(
     asked = length > 0
     depths = np.unique(depth[asked])
     of_depth = [asked & (depth == d) for d in depths]
-    names, whole = sorted(set(kinds)), right.all(1)
-    of_kind = [np.array([kind == name for kind in kinds]) for name in names]
+    names, whole, counted = asked_kinds(rows, kinds), right.all(1), rows.asked
+    of_kind = [counted & np.array([kind == name for kind in kinds]) for name in names]
     # columns: all rows, the rows of each kind, then the answers of each depth
-    groups = [np.ones(len(rows), np.bool_), *of_kind]
+    groups = [counted, *of_kind]
     total = np.stack([*groups, *(which.sum(1) for which in of_depth)], axis=1, dtype=np.int64)
     parts = [*(whole & group for group in groups), *((right & which).sum(1) for which in of_depth)]
     hits = np.stack(parts, axis=1, dtype=np.int64)

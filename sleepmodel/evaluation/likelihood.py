@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from datagen.rows import Rows
 from datagen.wording import Control
-from sleepmodel.evaluation.accuracy import Predictions, resampling_units, sums_of_answers
+from sleepmodel.evaluation.accuracy import Predictions, asked_kinds, resampling_units, sums_of_answers
 from sleepmodel.evaluation.statistics import (
     RESAMPLES,
     Estimate,
@@ -74,7 +74,7 @@ def measure_likelihood(
     A mean over tokens is a ratio of two sums over rows. Its interval is bootstrapped over rows, a row together with its
     control (`resampling_units`).
     """
-    names, (_, length, depth) = sorted(set(kinds)), rows.answers()
+    names, (_, length, depth) = asked_kinds(rows, kinds), rows.answers()
     depths, (tokens, mask) = np.unique(depth[length > 0]), rows.batch()
     of_kind = np.array([[kind == name for name in names] for kind in kinds], np.bool_).reshape(len(rows), len(names))
 

@@ -7,7 +7,6 @@ threads have its short limits meanwhile.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -27,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from datagen.files import locked
 from datagen.storage import in_store, move
 from sleepmodel.tracking.locations import (
     ARTIFACTS,
@@ -126,8 +126,7 @@ def _alone_in(database: Path | None) -> Iterator[None]:
     with ExitStack() as held:
         if database is not None:
             with suppress(OSError):  # SQLite writes beside its file too, and says why it cannot
-                lock = held.enter_context(database.with_name(f".{database.name}.lock").open("a"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                held.enter_context(locked(database))
         yield
 
 

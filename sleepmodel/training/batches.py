@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,15 @@ Buckets = Callable[[Rows], Int64]  # the bucket of each row
 class BatchSampler:
     """The batch of each step. Raises ValueError if there are fewer rows than one batch.
 
-    buckets: None: batches have rows of any length.
+    reader: of the training rows, which the caller closes. buckets: None: batches have rows of any length.
     """
 
     level: int | None = None  # of the validation rows; None: all rows
 
-    def __init__(self, blocks: Blocks, config: TrainConfig, buckets: Buckets | None = None) -> None:
-        self.config, self.reader = config, Prefetcher(blocks)
+    def __init__(self, reader: Prefetcher, config: TrainConfig, buckets: Buckets | None = None) -> None:
+        self.config, self.reader = config, reader
         self.buckets = None if buckets is None else lru_cache(maxsize=2)(lambda i: buckets(self.reader.read(i)))
-        self.epochs = EpochOrder(blocks.sizes, config, self.buckets)
+        self.epochs = EpochOrder(reader.blocks.sizes, config, self.buckets)
 
     def batch(self, step: int) -> tuple[Rows, int | None]:
         """The rows of a step, for all workers together, and their N; None is the model's."""
@@ -50,7 +51,8 @@ class BatchSampler:
 
 
 class CurriculumSampler(BatchSampler):
-    """Batches of one level each, drawn from the current block of the epoch.
+    """Batches of one level each, drawn from the current block of the epoch, or from the first one where that has no
+    rows of the level.
 
     opened: the level and the accuracy of the last report, from which a resumed run gets its open level; reads_first: of
     the model (see Curriculum.steps_per_pass).
@@ -58,15 +60,15 @@ class CurriculumSampler(BatchSampler):
 
     def __init__(
         self,
-        blocks: Blocks,
+        reader: Prefetcher,
         config: TrainConfig,
         opened: tuple[int, float] | None,
         reads_first: bool = False,
         buckets: Buckets | None = None,
     ) -> None:
-        super().__init__(blocks, config)
+        super().__init__(reader, config)
         self.reads_first = reads_first
-        self.levels = lru_cache(maxsize=1)(lambda block: RowsByLevel(self.reader.read(block), config, buckets))
+        self.levels = lru_cache(maxsize=2)(lambda block: RowsByLevel(self.reader.read(block), config, buckets))
         # block 0, as the block that is read first depends on the seed and may be shorter
         self.schedule = self.levels(0).schedule(config.curriculum)
         self.level = self.schedule.after(*opened) if opened else self.schedule.first
@@ -75,7 +77,11 @@ class CurriculumSampler(BatchSampler):
         (block, _), *_ = self.epochs.pieces(step)
         self.reader.keep([block], self.epochs.following(step))
         assert self.level is not None
-        rows, level = self.levels(block).batch(step, self.schedule, self.level)
+        stream = self.levels(block).stream(step, self.level)
+        level = self.schedule.drawn(self.level, stream)
+        if level not in self.levels(block).rows:  # a short last block, as of train.rows: the first one has all levels
+            block = 0
+        rows = self.levels(block).batch(level, stream)
         passes = self.config.curriculum.passes(level, self.reads_first) or drawn_passes(step, self.config)
         return self.reader.read(block)[rows], passes
 
@@ -140,11 +146,19 @@ class EpochOrder:
 
 
 class Prefetcher:
-    """Reads blocks in a thread, before they are needed."""
+    """Reads blocks in a thread, before they are needed. It is a context manager, whose end ends the thread."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks, self.pool = blocks, ThreadPoolExecutor(max_workers=1)
         self.futures: dict[int, Future[Rows]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Waits for the block that is being read, and drops all."""
+        self.pool.shutdown(cancel_futures=True)
+        self.futures = {}
 
     def keep(self, wanted: list[int], following: int | None) -> None:
         """Drop all other blocks and read the wanted ones; if only one is wanted, also read the one that follows."""

@@ -68,19 +68,18 @@ class RowsByLevel:
                 )
         return LevelSchedule(tuple(self.rows), curriculum.threshold, curriculum.review, curriculum.front)
 
-    def batch(self, step: int, schedule: LevelSchedule, level: int) -> tuple[np.ndarray, int]:
-        """Row indices [batch_size] of a step, and their level: a function of (seed, step, deepest open level).
+    def stream(self, step: int, level: int) -> np.random.Generator:
+        """What the level and the rows of a step are drawn from. level: the deepest open one."""
+        return np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
+
+    def batch(self, level: int, stream: np.random.Generator) -> Int64:
+        """Row indices of a batch of a level, int64 [batch_size]. The block must have rows of the level.
 
         Each row of the level is as likely as any other. With buckets, the rows are those of one batch of `in_buckets`.
-        If the block has fewer rows of the level than a batch, they are drawn with replacement, from all buckets. Raises
-        ValueError if it has none.
+        If the block has fewer rows of the level than a batch, they are drawn with replacement, from all buckets.
         """
-        stream = np.random.Generator(np.random.PCG64([self.seed, step, level, 2]))
-        chosen = schedule.drawn(level, stream)
-        if chosen not in self.rows:
-            raise ValueError(f"level {chosen} has no rows in a block of training rows: make more rows of that level")
-        found, size = self.rows[chosen], self.batch_size
+        found, size = self.rows[level], self.batch_size
         if self.buckets is not None and len(found) >= size:
             whole = stream.permutation(found)[: len(found) // size * size]
-            return in_buckets(whole, self.buckets, size, stream)[:size], chosen
-        return stream.choice(found, self.batch_size, replace=len(found) < self.batch_size), chosen
+            return in_buckets(whole, self.buckets, size, stream)[:size]
+        return stream.choice(found, size, replace=len(found) < size)

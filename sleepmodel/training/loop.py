@@ -27,7 +27,7 @@ from sleepmodel.inputs import predicting_windows
 from sleepmodel.model import SleepModel
 from sleepmodel.modes import in_mode
 from sleepmodel.training.allocator import keep_freed_memory
-from sleepmodel.training.batches import BatchSampler, CurriculumSampler, split_batch
+from sleepmodel.training.batches import BatchSampler, CurriculumSampler, Prefetcher, split_batch
 from sleepmodel.training.buckets import buckets_of
 from sleepmodel.training.engine import Engine, Losses, WeightedTraces, reads_every_step
 from sleepmodel.training.optim import schedule
@@ -77,9 +77,7 @@ def train(
     keep_freed_memory()
     history, state = _load(engine, resume) if resume else ([], _TrainState())
     unread = list[_Step]()
-    sampler = _sampler(rows, config, engine.model.config, history)
     cost = functools.lru_cache(CACHED_COSTS)(functools.partial(training_flops, engine.model))
-    clock = _Clock(state)
 
     def save(directory: Path) -> None:
         _read(engine, unread, state, config)
@@ -96,7 +94,9 @@ def train(
         report(progress, save)
         clock.start_lap(state)
 
-    with in_mode(engine.model, training=True):
+    with Prefetcher(_training_rows(rows, config)) as reader, in_mode(engine.model, training=True):
+        sampler = _sampler(reader, config, engine.model.config, history)
+        clock = _Clock(state)
         for step in range(state.step, config.steps):
             rate = schedule(step, config) * config.backoff**state.skipped
             batch, passes = sampler.batch(step)
@@ -111,8 +111,8 @@ def train(
                 report_progress(rate)
             else:
                 between(state.step, save)
-    if not history:  # of 0 steps
-        report_progress(0.0)
+        if not history:  # of 0 steps
+            report_progress(0.0)
     return history
 
 
@@ -269,20 +269,23 @@ def _mean(losses: list[float]) -> float:
     return sum(losses) / len(losses) if losses else math.nan
 
 
-def _sampler(rows: Rows | Blocks, config: TrainConfig, model: ModelConfig, history: list[Progress]) -> BatchSampler:
+def _training_rows(rows: Rows | Blocks, config: TrainConfig) -> Blocks:
     blocks = rows if isinstance(rows, Blocks) else Blocks.of(rows)
-    blocks = blocks.first(config.rows) if config.rows else blocks
+    return blocks.first(config.rows) if config.rows else blocks
+
+
+def _sampler(reader: Prefetcher, config: TrainConfig, model: ModelConfig, history: list[Progress]) -> BatchSampler:
     buckets = None
     if config.bucket_tokens is not None:
         buckets = functools.partial(buckets_of, model=model, tokens=config.bucket_tokens)
     if config.curriculum.by_level:
         last = history[-1] if history else None
         opened = (last.level, last.accuracy) if last and last.level is not None else None
-        sampler: BatchSampler = CurriculumSampler(blocks, config, opened, model.reads_first, buckets)
+        sampler: BatchSampler = CurriculumSampler(reader, config, opened, model.reads_first, buckets)
     else:
-        sampler = BatchSampler(blocks, config, buckets)
+        sampler = BatchSampler(reader, config, buckets)
     if config.trace_weight:
-        check_trainable(sampler.reader.read(0), model, config)
+        check_trainable(reader.read(0), model, config)
     return sampler
 
 

@@ -120,16 +120,21 @@ def test_an_mlflow_server_of_yours_is_used(tmp_path: Path) -> None:
     assert found["MLFLOW_TRACKING_URI"] == "https://yours"
 
 
+@pytest.mark.parametrize("fails", [0, 2])
 @pytest.mark.parametrize(("life_cycle", "drains"), [("spot", True), ("on-demand", False), (None, False)])
-def test_a_spot_node_that_aws_takes_back_is_drained(life_cycle: str | None, drains: bool, tmp_path: Path) -> None:
+def test_a_spot_node_that_aws_takes_back_is_drained(
+    life_cycle: str | None, drains: bool, fails: int, tmp_path: Path
+) -> None:
     for name, does in {"ray": 'printf "%s\\n" "$@"', "sleep": ":"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    with metadata_service(life_cycle) as (settings, questions):
+    with metadata_service(life_cycle, fails) as (settings, questions):
         settings |= {"RAY_HEAD_IP": "192.0.2.1", "PATH": f"{tmp_path}:/usr/bin:/bin"}
         done = run(["bash", str(ROOT / "cluster/spot.sh")], env=settings)
     assert done.returncode == 0, done.stderr
-    assert questions == ["instance-life-cycle", *["spot/instance-action"] * (3 if drains else 0)]
+    asked = ["instance-life-cycle"] * (fails + 1) + ["spot/instance-action"] * (fails + 3 if drains else 0)
+    assert questions == asked
+    assert done.stderr.count("does not answer") == (fails > 0) + (fails > 0 and drains)  # once each time
     assert ("--reason=DRAIN_NODE_REASON_PREEMPTION" in done.stdout) == drains
     if drains:
         command, *words = done.stdout.splitlines()

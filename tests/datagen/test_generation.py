@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from datagen import Depo, Rule110, generate, load, read_rows
+from datagen import Depo, Rows, Rule110, Task, generate, generation, load, read_rows
 from datagen.errors import ForeignDatasetError
 from datagen.reader import read_dataset
-from datagen.schema import FORMAT_VERSION, fingerprint, shard_path
+from datagen.schema import FORMAT_VERSION, Dataset, Shard, Split, fingerprint, shard_path
 from datagen.shard_size import SHARD_LABELS, SHARD_ROWS, rows_per_shard
 from datagen.shards import ensure_shard
 from tests.waiting import Background, run
@@ -233,6 +236,52 @@ def test_refuses_before_any_work(
     with pytest.raises(ValueError, match=f"{field} .*must be"):
         generate(TASK, split, rows, seed, root)
     assert not list(tmp_path.iterdir())
+
+
+@dataclass(frozen=True)
+class Silent(Task):
+    """Its row 20 asks nothing, which the first rows do not tell."""
+
+    vocabulary = ("0", "1")  # type: ignore[assignment]
+    row_length = 2  # type: ignore[assignment]
+
+    def sample(self, split: str, seed: int, shard: int, rows: int) -> Rows:
+        answers = [[1]] * 20 + [[]] + [[1]] * 9
+        return Rows.of([[0, 1]] * 30, answers, answers, answers)[:rows]
+
+
+def test_a_row_without_an_answer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    with pytest.raises(ValueError, match=r"task silent, split train, shard 0: row 20 has no answer: every row must"):
+        ensure_shard(path, Silent(), "train", 0, 0, 30, None)
+    assert not path.exists()
+    assert ensure_shard(path, Silent(), "train", 0, 0, 20, None).rows == 20
+
+
+def test_splits_that_two_processes_finish_at_once_are_both_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would read dataset.json before the other has written it."""
+    path, both, read = tmp_path / "dataset", threading.Barrier(2), generation._dataset
+    path.mkdir()
+
+    def together(*about: Any) -> Dataset:
+        found = read(*about)
+        with suppress(threading.BrokenBarrierError):  # of the lock: the other has not come here
+            both.wait(timeout=0.5)
+        return found
+
+    def finish(split: str) -> None:
+        job = generation.SplitJob(TASK, split, 0, path, 9, Split(0, ()))
+        generation.list_split(job, Split(9, (Shard(9, "0" * 64),)))
+
+    monkeypatch.setattr(generation, "_dataset", together)
+    threads = [threading.Thread(target=finish, args=(split,)) for split in ("train", "test")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(read_dataset(path).splits) == {"train", "test"}
 
 
 def test_shards_of_long_rows_hold_fewer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,10 @@ def test_what_stood_there_stays_and_the_same_call_goes_on(write: Callable[[Path,
     if write is shard:
         first.unlink()  # a shard that stands is not written again
     before = files()
-    with full_disk(), pytest.raises(OSError, match=rf"{first.name} cannot be written .*make room"):
+    with (
+        full_disk(),
+        pytest.raises(OSError, match=rf"{first.name} cannot be written .*(make room|limit on the size of files)"),
+    ):
         write(tmp_path, 0)
     assert files() == before
     assert write(tmp_path, 0) == first and first.exists()
@@ -93,4 +97,20 @@ def test_a_store_that_breaks_off_is_no_full_disk(tmp_path: Path) -> None:
         error = write_error(tmp_path / "x", kind("while writing"))
         assert isinstance(error, ConnectionError if kind is ConnectionResetError else TimeoutError)
         assert "check the object store and the network" in str(error) and "make room" not in str(error)
-    assert "make room" in str(write_error(tmp_path / "x", OSError(errno.ENOSPC, "No space left on device")))
+
+
+def test_the_remedy_is_for_what_went_wrong(tmp_path: Path) -> None:
+    remedies = {
+        None: "if the disk is full, make room, and run the same command again",
+        errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+        errno.ENOSPC: "make room, and run the same command again",
+        errno.EDQUOT: "make room, and run the same command again",
+        errno.EACCES: "choose another directory, or change its permissions",
+        errno.EROFS: "choose another directory, or change its permissions",
+        errno.EIO: "an existing file is unchanged",  # and no remedy
+    }
+    for number, remedy in remedies.items():
+        cause = OSError(number, os.strerror(number)) if number else OSError("of a library")
+        error = write_error(tmp_path / "x", cause)
+        assert str(error).startswith(f"{tmp_path / 'x'} cannot be written") and str(error).endswith(remedy)
+        assert str(cause) in str(error)

@@ -1,5 +1,6 @@
 """Trained models on the test split: at their own N and at every N they were trained for, with any number of tasks."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,13 +57,13 @@ def test_a_model_trained_for_several_n_is_evaluated_at_each(ray_cluster: str, tm
     forward = sum(flops(model, rows.tokens.shape[1], drawn_passes(step, config)) for step in range(config.steps))
     for trained, n in zip(found, (1, 2, 4), strict=True):
         predicted = predict(model, rows, n)
-        result = measure(trained, rows, predicted, tmp_path)
+        result = measure(trained, rows, predicted, tmp_path, 0.25)
         assert (result.variant, result.sleep_passes, result.commit) == (trained.variant, n, "abc")
         assert result.accuracy == score(predicted.tokens, rows, RESAMPLES)
         assert result.likelihood == measure_likelihood(predicted, rows)
         assert result.flops == 3 * config.batch_size * forward
         assert load(tmp_path / result.path).config == model.config
-        by_window = measure(trained, rows, predicted, tmp_path, window=6)
+        by_window = measure(trained, rows, predicted, tmp_path, 0.25, window=6)
         assert by_window.positions == measure_by_position(predicted, rows, 6) is not None
         RESULTS.save(tmp_path, [result, by_window])
         assert RESULTS.load(tmp_path) == [result, by_window]
@@ -100,6 +101,21 @@ def test_the_commonest_answer_is_the_same_wherever_it_stands() -> None:
     assert majority_share(Rows.of(tokens, starts, lengths, [[0]] * 4)) == 0.75
     two = Rows.of([[1, 7, 1, 8], [1, 7, 1, 9]], [[1, 3]] * 2, [[1, 1]] * 2, [[0, 0]] * 2)
     assert majority_share(two) == 0.5
+    unasked = Rows.of([[1, 7], [1, 7], [1, 8], [1, 7]], [[1], [], [1], []], [[1], [], [1], []], [[0], [], [0], []])
+    assert majority_share(unasked) == 0.5
+
+
+def test_the_commonest_of_long_answers_needs_little_memory() -> None:
+    """Chats: one of many answers, and one long answer, would make a large array of all answers."""
+    many = [[1] * 1001] + [[1] * 1000] * 15
+    starts = [list(range(1, 1001))] + [[1]] * 15
+    lengths = [[1] * 1000] + [[999]] * 15
+    rows = Rows.of(many, starts, lengths, [[0] * len(each) for each in starts])
+    tracemalloc.start()
+    assert majority_share(rows) == 15 / 16
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22  # as one array: 128 MB
 
 
 def test_kinds_of_any_name_are_metrics_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,17 @@ def test_an_edited_task_is_another_dataset(last: type[Task], monkeypatch: pytest
     assert fingerprint(task, 0) != before
     monkeypatch.undo()
     assert fingerprint(task, 0) == before
+
+    def labelled(texts: str, word: str) -> str:
+        """The fingerprint where the rows have a text each."""
+
+        def sample(self: Task, split: str, seed: int, shard: int, rows: int) -> Rows:
+            return replace(made(self, split, seed, shard, rows), **{texts: np.array([word] * rows, object)})
+
+        monkeypatch.setattr(last, "sample", sample)
+        return fingerprint(task, 0)
+
+    assert len({before, *(labelled(texts, word) for texts in ("kind", "solution") for word in ("a", "b"))}) == 5
     assert fingerprint(Rule110(), 0) == "dfdc6388ed9e9b5c"
 
 

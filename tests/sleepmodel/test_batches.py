@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,9 +17,9 @@ from datagen import Rows, Rule110
 from datagen.blocks import Blocks
 from sleepmodel import TrainConfig
 from sleepmodel.config.training import Curriculum
-from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, split_batch
+from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, Prefetcher, split_batch
 from sleepmodel.training.engine import LocalEngine
-from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.loop import Save, build_model, train
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.waiting import scaled
@@ -76,7 +79,7 @@ def test_blocks_are_read_once_an_epoch_ahead_of_their_need_and_two_at_most_are_k
         arrived.release()
         return parts.read(block)
 
-    plan = BatchSampler(Blocks(parts.sizes, noted), TrainConfig(steps=15, batch_size=8))
+    plan = BatchSampler(Prefetcher(Blocks(parts.sizes, noted)), TrainConfig(steps=15, batch_size=8))
     for step in range(15):
         batch, _ = plan.batch(step)
         expected = [parts.read(block)[which] for block, which in plan.epochs.pieces(step)]
@@ -93,7 +96,7 @@ def test_blocks_are_read_once_an_epoch_ahead_of_their_need_and_two_at_most_are_k
 def test_what_cannot_be_read_stops_the_training_with_its_error() -> None:
     blocks = Blocks((20, 20), lambda block: (_ for _ in ()).throw(ValueError("shard 7 is broken")))
     with pytest.raises(ValueError, match="shard 7 is broken"):
-        BatchSampler(blocks, TrainConfig(steps=2, batch_size=8)).batch(0)
+        BatchSampler(Prefetcher(blocks), TrainConfig(steps=2, batch_size=8)).batch(0)
 
 
 def test_a_limit_on_the_rows_reads_the_first() -> None:
@@ -147,7 +150,7 @@ def test_a_curriculum_goes_through_blocks_that_lack_rows_of_a_level(seed: int) -
     blocks = cut(rows, sizes)
     noted = Blocks(blocks.sizes, lambda block: (read.append(block), blocks.read(block))[1])
     config = replace(CONFIG, seed=seed, steps=30, batch_size=64, curriculum=Curriculum(threshold=0.5, review=True))
-    climb, levels = CurriculumSampler(noted, config, None), []
+    climb, levels = CurriculumSampler(Prefetcher(noted), config, None), []
     for step in range(config.steps):
         batch, _ = climb.batch(step)
         assert len(batch) == 64 and len(set(batch.depths.tolist())) == 1
@@ -156,3 +159,49 @@ def test_a_curriculum_goes_through_blocks_that_lack_rows_of_a_level(seed: int) -
     assert levels[8] == 3 and levels[9] == 4 and levels[19] == 5
     epochs = config.steps / climb.epochs.per_epoch
     assert len(read) <= 1 + len(sizes) * (epochs + 1)
+
+
+def test_a_last_block_without_rows_of_a_level_takes_them_from_the_first() -> None:
+    """As `train.rows` can leave one: two rows have at most two of three levels."""
+    task = Rule110(cells=6, states=1, steps=5, shallowest=3)
+    blocks = cut(task.sample("train", 0, 0, 400), [200, 200]).first(202)
+    for seed, threshold in product(range(6), (None, 0.5)):
+        curriculum = Curriculum(threshold=threshold, steps_per_pass=2, review=threshold is not None)
+        config = replace(CONFIG, seed=seed, steps=30, batch_size=32, curriculum=curriculum)
+        with Prefetcher(blocks) as reader:
+            sampler, levels = CurriculumSampler(reader, config, None), set[int]()
+            for step in range(config.steps):
+                batch, _ = sampler.batch(step)
+                (level,) = set(batch.depths.tolist())
+                levels.add(level)
+                assert len(batch) == 32
+                sampler.validated(1.0)
+        assert levels == {3, 4, 5}
+
+
+def test_the_thread_that_reads_ends_with_the_training() -> None:
+    """Also with an error, before the first step and in the middle."""
+    rows, threads = TASK.sample("train", 0, 0, 40), set[threading.Thread]()
+
+    def noted(block: int) -> Rows:
+        threads.add(threading.current_thread())
+        return rows[20 * block : 20 * block + 20]
+
+    def attempt(config: TrainConfig, report: Callable[[Progress, Save], None]) -> list[Progress]:
+        engine = LocalEngine(build_model(MODEL, config), config)
+        found = train(engine, Blocks((20, 20), noted), config, lambda *_: 1.0, report)
+        return found
+
+    def failing(at: Progress, write: Save) -> None:
+        raise RuntimeError("the disk is full")
+
+    gc.disable()  # it would end the thread, some day
+    try:
+        attempt(CONFIG, lambda at, write: None)
+        with pytest.raises(RuntimeError, match="the disk is full"):
+            attempt(CONFIG, failing)
+        with pytest.raises(ValueError, match="level 1 has 20 rows in the first block"):
+            attempt(replace(CONFIG, batch_size=40, curriculum=Curriculum(threshold=0.5)), failing)
+        assert len(threads) == 3 and not any(thread.is_alive() for thread in threads)
+    finally:
+        gc.enable()

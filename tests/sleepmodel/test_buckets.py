@@ -24,7 +24,7 @@ from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Curriculum, Scale
 from sleepmodel.model import SleepModel
 from sleepmodel.training import buckets as buckets_module
-from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, split_batch
+from sleepmodel.training.batches import BatchSampler, CurriculumSampler, EpochOrder, Prefetcher, split_batch
 from sleepmodel.training.buckets import buckets_of
 from sleepmodel.training.cuda_graphs import GraphedModel, graphed
 from sleepmodel.training.engine import LocalEngine
@@ -169,7 +169,7 @@ def test_filling_up_a_batch_changes_no_loss_and_no_gradient(kind: str, seed: int
 def test_sampled_batches_are_of_one_bucket_and_workers_share_them() -> None:
     rows = numbered(mixed_rows(2, 240))
     buckets = buckets_of(rows, MODEL, BUCKET)
-    sampler = BatchSampler(cut(rows, [100, 140]), CONFIG, partial(buckets_of, model=MODEL, tokens=BUCKET))
+    sampler = BatchSampler(Prefetcher(cut(rows, [100, 140])), CONFIG, partial(buckets_of, model=MODEL, tokens=BUCKET))
     read, alike = list[int](), 0
     for step in range(sampler.epochs.per_epoch):
         batch, _ = sampler.batch(step)
@@ -183,11 +183,11 @@ def test_sampled_batches_are_of_one_bucket_and_workers_share_them() -> None:
 def test_a_level_is_drawn_in_buckets_and_each_of_its_rows_as_often() -> None:
     rows = mixed_rows(3, 60)
     config = replace(CONFIG, steps=2000, batch_size=4, curriculum=Curriculum(threshold=0.5))
-    sampler = CurriculumSampler(Blocks.of(rows), config, None, buckets=lambda rows: rows.lengths // 6)
+    sampler = CurriculumSampler(Prefetcher(Blocks.of(rows)), config, None, buckets=lambda rows: rows.lengths // 6)
     levels, found, mixed = sampler.levels(0), np.zeros(60, int), 0
     for step in range(config.steps):
-        batch, level = levels.batch(step, sampler.schedule, 0)
-        assert level == 0 and len(set(batch.tolist())) == 4
+        batch = levels.batch(0, levels.stream(step, 0))
+        assert len(set(batch.tolist())) == 4
         found[batch] += 1
         mixed += len(set((rows.lengths[batch] // 6).tolist())) > 1
     assert set(found[1::2]) == {0}
@@ -232,7 +232,7 @@ def test_most_batches_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
         replaying = GraphedModel(model, forward, autocast=False, bucket_tokens=bucket_tokens)
         buckets = partial(buckets_of, model=model.config, tokens=bucket_tokens) if bucket_tokens else None
-        sampler = BatchSampler(Blocks.of(rows), replace(CONFIG, batch_size=8), buckets)
+        sampler = BatchSampler(Prefetcher(Blocks.of(rows)), replace(CONFIG, batch_size=8), buckets)
         for step in range(40):
             tokens, mask = map(torch.from_numpy, sampler.batch(step)[0].batch())
             loss = replaying(tokens, mask, plan=model.plan(tokens, mask)).loss

@@ -1,6 +1,7 @@
 """Exact match: a row needs all of its answers, an answer all of its tokens."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from datagen import Recall, Rows
 from sleepmodel import ModelConfig
-from sleepmodel.evaluation.accuracy import Accuracy, accuracy, predict, score
+from sleepmodel.evaluation.accuracy import Accuracy, Predictions, accuracy, predict, score
+from sleepmodel.evaluation.likelihood import measure_likelihood
 from sleepmodel.evaluation.statistics import Estimate, Mean, Share, bootstrap
 from sleepmodel.model import Output
 from tests.sleepmodel.conftest import MakeModel
@@ -81,6 +83,27 @@ def test_no_rows_are_refused(make_model: MakeModel) -> None:
     for size in (None, 2):
         with pytest.raises(ValueError, match=r"rows = 0: must be at least 1: .* nothing to predict"):
             predict(make_model(), none, batch_size=size)
+
+
+def test_rows_without_answers_count_nowhere(make_model: MakeModel) -> None:
+    """They are neither right nor wrong, and no kind of them alone is reported."""
+    unasked = Rows.of([[9, 1, 9, 2]] * 4, [[1], [], [3], []], [[3], [], [1], []], [[1], [], [8], []])
+    predicted = predict(Oracle(), unasked).tokens  # type: ignore[arg-type]
+    predicted[2, 3] = 0
+    kinds = ["a", "a", "b", "empty"]
+    found = score(predicted, unasked, 100, kinds)
+    assert (found.rows.right, found.rows.total) == (1, 2)
+    assert {kind: (share.right, share.total) for kind, share in found.kinds.items()} == {"a": (1, 1), "b": (0, 1)}
+    asked = np.array([0, 2])
+    alone = Predictions(predicted[asked], np.ones((2, 4), np.float32))
+    with_all = Predictions(predicted, np.ones((4, 4), np.float32))
+    likelihood = measure_likelihood(with_all, unasked, kinds)
+    assert likelihood.kinds.keys() == {"a", "b"}
+    assert likelihood.tokens.right == replace(
+        measure_likelihood(alone, unasked[asked]).tokens.right, interval=likelihood.tokens.right.interval
+    )
+    with pytest.raises(ValueError, match=r"rows with answers = 0: must be at least 1 of 2: .* nothing to predict"):
+        predict(make_model(), unasked[np.array([1, 3])])
 
 
 def test_rows_of_unequal_length() -> None:

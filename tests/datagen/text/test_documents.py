@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen.byte_vocabulary import BYTES
+from datagen.task import SPLITS
 from datagen.text.documents import Document, Encoder, cuts
 from datagen.text.options import Options
 from datagen.tokenizer import Tokenizer
@@ -92,6 +93,28 @@ def test_the_loss_is_on_what_the_assistant_says_and_ends_with(chatting: Tokenize
     assert _answers(document, chatting) == ["4<|end|>", "6 \n<|end|>"]
     assert (document.kind, document.depth) == ("sums", 3)
     assert chatting.decode(document.tokens.tolist()) == chatting.chat(messages, add_generation_prompt=False)
+
+
+def test_chats_that_are_the_same_up_to_the_first_answer_lie_in_one_split(chatting: Tokenizer) -> None:
+    def splits(greeting: bool) -> list[set[str]]:
+        """For each of 40 questions, where its chats lie, which differ from the answer on."""
+        begin = [{"role": "system", "content": "Be short."}, {"role": "assistant", "content": "Hello."}][: 1 + greeting]
+        found = []
+        for number in range(40):
+            asked = [*begin, {"role": "user", "content": f"Is {number} even?"}]
+            chats = [[*asked, {"role": "assistant", "content": said}] for said in ("yes", "no", "perhaps")]
+            chats.append([*chats[0], {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}])
+            found.append({Encoder(chatting, Options()).record({"messages": chat})[0].split for chat in chats})
+        return found
+
+    for greeting in (False, True):
+        assert [len(each) for each in splits(greeting)] == [1] * 40
+        assert set().union(*splits(greeting)) == set(SPLITS)  # those that begin with one greeting are not one prompt
+
+
+def test_chats_in_which_the_assistant_answers_nobody_are_split_as_texts(chatting: Tokenizer) -> None:
+    chats = [[{"role": "system", "content": "Talk."}, {"role": "assistant", "content": str(i)}] for i in range(40)]
+    assert {Encoder(chatting, Options()).record({"messages": chat})[0].split for chat in chats} == set(SPLITS)
 
 
 def test_a_template_that_rewrites_what_was_said_is_refused(chatting: Tokenizer) -> None:

@@ -23,7 +23,7 @@ from datagen.reader import read_dataset, read_range
 from datagen.schema import fingerprint
 from datagen.task import SPLITS
 from datagen.text.importing import import_text, plan_import
-from datagen.text.options import Options
+from datagen.text.options import LOSSES, Options
 from datagen.text.sources import Source, find_sources, parts_of, read_lines
 from pipelines.reporting.questions import kinds_of
 from tests.datagen.text.importing import imported, planned, write_records
@@ -87,6 +87,14 @@ def test_splits_are_disjoint_and_stay_when_files_are_added(tmp_path: Path) -> No
         assert not set(after[split]) & {text for other in SPLITS if other != split for text in after[other]}
     assert "Mine." in after["test"]
     assert set(texts_of(imported([first], tmp_path, Options(split="validation")))) == {"validation"}
+
+
+def test_all_completions_of_a_prompt_lie_in_one_split(tmp_path: Path) -> None:
+    asked = [{"prompt": f"What is {i}? ", "completion": said * 9} for i in range(40) for said in "abcd"]
+    for loss in LOSSES:
+        found = texts_of(imported([write_records(tmp_path / "a.jsonl", asked)], tmp_path, Options(loss=loss)))
+        prompts = {split: {text.partition("?")[0] for text in texts} for split, texts in found.items()}
+        assert set(prompts) == set(SPLITS) and sum(map(len, prompts.values())) == 40
 
 
 def test_kinds_and_depths_are_kept_for_the_evaluation(tmp_path: Path) -> None:
