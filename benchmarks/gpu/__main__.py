@@ -67,6 +67,9 @@ class Hour:
 
     def run(self) -> None:
         """All parts that are not there yet, until the time is over, the most telling first."""
+        parts, timed = self.given.parts, self.rates(self.given.batches[0])
+        if "training" in parts and "steps" not in parts and not timed:
+            sys.exit("--parts training: its length follows from the rate of its steps; add `steps`, or time them first")
         print(f"{self.name}, torch {torch.__version__}; results in {self.file}", flush=True)
         on_gpu, (first, *others) = self.device.type == "cuda", self.given.batches
         for (peak,) in self.part("peak", lambda: [[matmul_peak(self.device)]]):
@@ -113,9 +116,13 @@ class Hour:
         return self.found["parts"][name]
 
     def training(self, passes: int, batch: int) -> list[dict[str, Any]]:
-        measured = self.found["parts"].get(f"steps/{batch}/{FORMS[0].name}", ())
-        rate = next((row["tokens_per_second"] for row in measured if row["passes"] == passes), 1.0)
+        rate = self.rates(batch)[passes]
         return [train_for(self.device, passes, batch, 60 * self.given.training_minutes, rate)]
+
+    def rates(self, batch: int) -> dict[int, float]:
+        """N -> the tokens per second of a training's steps, where they have been timed."""
+        measured = self.found["parts"].get(f"steps/{batch}/{FORMS[0].name}", ())
+        return {row["passes"]: row["tokens_per_second"] for row in measured}
 
 
 def kernel_line(row: dict[str, Any]) -> str:
