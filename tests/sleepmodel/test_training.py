@@ -263,18 +263,6 @@ def test_one_batch_more_than_may_be_skipped_stops_the_run(rows: Rows) -> None:
         skipping(rows, replace(CONFIG, skips=2), at=(2, 5, 6))
 
 
-def test_the_engine_and_the_loop_have_one_config(rows: Rows) -> None:
-    """The engine would clip, cut the backward and step by one, and the loop draw rows and rates by another."""
-    engine = LocalEngine(build_model(MODEL, CONFIG), CONFIG)
-    engine.backward = None  # type: ignore[assignment, method-assign]
-    for other, message in (
-        (replace(CONFIG, adam_lr=1e-3), r"config.adam_lr = 0.001: must be 0.002, as in the engine's: give both one"),
-        (replace(CONFIG, truncation=Truncation(passes=1)), r"config.truncation = Truncation\(passes=1, .*passes=None"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            train(engine, rows, other, lambda model, level: 0.0, lambda at, write: None)
-
-
 def test_the_schedule_warms_holds_and_cools() -> None:
     config = TrainConfig(steps=100, warmup_steps=10, decay_fraction=0.2)
     factors = [schedule(step, config) for step in range(100)]
@@ -329,20 +317,6 @@ def test_inserted_blocks_are_trained_alone(rows: Rows) -> None:
     assert spent / 2 < history[-1].flops < 0.9 * spent
     with pytest.raises(ValueError, match="trained = 'inserted': must be all for a model without inserted blocks"):
         LocalEngine(build_model(MODEL, config), config)
-
-
-def test_a_model_is_trained_whole_after_its_inserted_blocks(rows: Rows) -> None:
-    """Each training decides anew what rests; what its user has frozen rests in all of them."""
-    model = build_model(INSERTED, CONFIG)
-    constant = model.blocks[1].mixer.norm.weight.requires_grad_(False)
-    new = {name for name, _ in model.named_parameters() if name.startswith(("blocks.1.", "blocks.2."))}
-    every = {name for name, _ in model.named_parameters()}
-    for trained, expected in (("inserted", new), ("all", every), ("inserted", new)):
-        start = {name: p.detach().clone() for name, p in model.named_parameters()}
-        config = replace(CONFIG, trained=trained)
-        train(LocalEngine(model, config), rows, config, lambda model, level: 0.0, lambda at, write: None)
-        moved = {name for name, p in model.named_parameters() if not torch.equal(p, start[name])}
-        assert moved == expected - {name for name, p in model.named_parameters() if p is constant}
 
 
 def test_training_flops_are_three_forwards_less_what_rests() -> None:
