@@ -189,6 +189,7 @@ class Experiment:
         ValueError where a task of another class, from outside datagen, does not keep the contract of tasks.
         """
         task, model, pretrained = (fields.get(name, getattr(self, name)) for name in ("task", "model", "pretrained"))
+        pretrained.check_effect(self.pretrained, "pretrained.")
         if type(task) is not type(self.task) and type(task).__module__.partition(".")[0] != "datagen":
             check_task(task)
         if pretrained.model:
