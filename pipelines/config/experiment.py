@@ -189,6 +189,7 @@ class Experiment:
         ValueError where a task of another class, from outside datagen, does not keep the contract of tasks.
         """
         task, model, pretrained = (fields.get(name, getattr(self, name)) for name in ("task", "model", "pretrained"))
+        pretrained.check_effect(self.pretrained, "pretrained.")
         if type(task) is not type(self.task) and type(task).__module__.partition(".")[0] != "datagen":
             check_task(task)
         if pretrained.model:
@@ -246,9 +247,12 @@ class Experiment:
 
     def variant_model(self, variant: Variant) -> ModelConfig:
         """The variant's architecture."""
-        task, model = self.variant_task(variant), with_own(self.model, variant.model, f"model of {variant.name}")
-        window = task.row_length if variant.whole else variant.window or model.window
+        task, own = self.variant_task(variant), dict(variant.model or {})
         mixers = (variant.mixers or self._with_inserted(variant.inserted_mixer)) * variant.repeat
+        # a variant's own `loop` is of its own stack; the experiment's has no meaning in one of another depth
+        loop = own.pop("loop", self.model.loop if len(mixers) == len(self.model.mixers) else None)
+        model = with_own(self.model, own, f"model of {variant.name}")
+        window = task.row_length if variant.whole else variant.window or model.window
         return replace(
             model,
             # a task of the variant's own may have more tokens, and longer rows
@@ -256,8 +260,7 @@ class Experiment:
             max_positions=model.max_positions and max(model.max_positions, task.row_length),
             window=window,
             mixers=mixers,
-            # `loop` has no meaning in a stack of another depth
-            loop=model.loop if len(mixers) == len(model.mixers) else None,
+            loop=loop,
             inserted=self._inserted(variant, mixers),
             eviction=variant.eviction or model.eviction,
             sleep_passes=variant.sleep_passes,

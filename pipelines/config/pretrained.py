@@ -40,6 +40,16 @@ class Pretrained:
         if self.model is not None and "://" not in self.model and not self.model.startswith(REGISTRY):
             # trainings run in other working directories
             object.__setattr__(self, "model", str(local_path(self.model).absolute()))
+        if not self.source:
+            self.check_effect(Pretrained)
+
+    def check_effect(self, before: Pretrained | type[Pretrained], prefix: str = "") -> None:
+        """Raise ValueError where a field about new layers differs from that of `before`, but there is no model to put
+        them into. prefix: of the field's name in the error."""
+        for name in ("insert", "mixer", "init"):
+            value, old = getattr(self, name), getattr(before, name)
+            allowed = f"{old!r} without pretrained.model, as there is no model for new layers: set pretrained.model too"
+            require(self.model is not None or value == old, f"{prefix}{name}", value, allowed)
 
     def applied(self, task: Task, model: ModelConfig, before: ModelConfig) -> tuple[Task, ModelConfig]:
         """The task with the model's tokenizer, and the config of the model with the new layers and with the fields of

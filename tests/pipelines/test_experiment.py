@@ -52,6 +52,20 @@ def test_variants_have_names_of_their_own() -> None:
     assert replace(demo, variants=taken, search=None, champions=()).variants == taken
 
 
+def test_a_loop_of_a_variant_of_another_depth_is_kept() -> None:
+    smoke = PRESETS["smoke"]
+    mixers = smoke.model.mixers * 2
+    own = {"loop": (1, len(mixers) - 1)}
+    for variant in (Variant(name="a", repeat=2, model=own), Variant(name="a", mixers=mixers, model=own)):
+        found = smoke.variant_model(variant)
+        assert (found.mixers, found.loop) == (mixers, own["loop"])
+    looped = replace(smoke, model=replace(smoke.model, loop=(0, 1)))
+    assert looped.variant_model(Variant(name="a")).loop == (0, 1)
+    assert looped.variant_model(Variant(name="a", repeat=2)).loop is None
+    with pytest.raises(ValueError, match=r"variant a: loop = \(0, 99\): must be"):
+        replace(smoke, variants=(Variant(name="a", repeat=2, model={"loop": (0, 99)}),), search=None, champions=())
+
+
 def test_an_experiment_without_variants_has_a_search(tmp_path: Path) -> None:
     demo = PRESETS["demo"]
     searched = replace(demo, variants=())

@@ -17,6 +17,7 @@ from datagen import Gsm
 from pipelines.config.experiment import Experiment, step_flops
 from pipelines.config.overrides import OverrideError, apply_overrides
 from pipelines.config.presets import PRESETS
+from pipelines.config.pretrained import Pretrained
 from pipelines.config.variant import Variant
 from pipelines.plan import plan
 from pipelines.runtime.services import Services
@@ -242,6 +243,17 @@ def test_without_weights_it_is_planned_and_not_run() -> None:
         assert identities(PRESETS[name])
         with pytest.raises(ValueError, match=rf"{name} begins with .*huggingface-cli download .*pretrained\.model="):
             PRESETS[name].check_weights()
+
+
+@pytest.mark.parametrize("assignment", ["insert=[3]", "mixer=gated_delta", "init=zero"])
+def test_new_layers_without_a_model_to_put_them_into_are_refused(assignment: str) -> None:
+    """They were ignored: the model was that of the preset."""
+    field = assignment.partition("=")[0]
+    for name in ("smoke", "gsm-fig4-ouro"):
+        with pytest.raises(OverrideError, match=rf"^pretrained\.{field} = .* without pretrained\.model, .*: set pretr"):
+            apply_overrides(PRESETS[name], [f"pretrained.{assignment}"])
+    with pytest.raises(ValueError, match=r"insert = \(3,\): must be \(\) without pretrained\.model"):
+        Pretrained(insert=(3,))
 
 
 def test_the_licence_is_that_of_the_model_card(llama: Path, tmp_path: Path) -> None:
