@@ -180,8 +180,8 @@ class Rows:
     @property
     def asked(self) -> npt.NDArray[np.bool_]:
         """Whether each row has an answer, bool [n]."""
-        asked: npt.NDArray[np.bool_] = (_padded(self.answer_length, 0) > 0).any(axis=1)
-        return asked
+        longest: Int64 = _padded(self.answer_length, 0).max(axis=1, initial=0)
+        return longest > 0
 
     @property
     def depths(self) -> Int64:
