@@ -251,6 +251,17 @@ def table_of(
     return columns, [[row.get(column, "") for column in columns] for row in cells]
 
 
+def depth_curves(variants: Sequence[VariantResults]) -> dict[str, list[VariantResults]]:
+    """Label -> the variants of a curve over depth: of each variant, by its name; of each N, if each variant is asked at
+    one depth, and no two of one N at the same."""
+    points = {(variant.sleep_passes, *variant.answers) for variant in variants}
+    by_passes = all(len(variant.answers) == 1 for variant in variants) and len(points) == len(variants)
+    curves: dict[str, list[VariantResults]] = {}
+    for variant in variants:
+        curves.setdefault(f"N = {variant.sleep_passes}" if by_passes else variant.name, []).append(variant)
+    return curves
+
+
 def all_depths(variants: Sequence[VariantResults]) -> list[int]:
     """The depths of all variants' test rows, ascending."""
     return sorted({depth for variant in variants for depth in variant.answers})

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from pipelines.reporting import headlines
-from pipelines.reporting.comparison import VariantResults
+from pipelines.reporting.comparison import VariantResults, depth_curves
 from sleepmodel.distributed.trials import TrialResult
 from sleepmodel.evaluation.latency import InferenceCost
 from sleepmodel.evaluation.statistics import Estimate, Mean
@@ -109,12 +109,8 @@ def by_depth_or_passes(
 def _over_depth(
     axes: Axes, variants: Sequence[VariantResults], depths: Sequence[int], style: Styles, front: Sequence[str]
 ) -> None:
-    """A curve for each variant; for each N if each variant is asked at one depth, and no two at the same one."""
-    points = {(variant.sleep_passes, *variant.answers) for variant in variants}
-    by_passes = all(len(variant.answers) == 1 for variant in variants) and len(points) == len(variants)
-    curves: dict[str, list[VariantResults]] = {}
-    for variant in variants:
-        curves.setdefault(f"N = {variant.sleep_passes}" if by_passes else variant.name, []).append(variant)
+    curves = depth_curves(variants)
+    by_passes = curves.keys() != {variant.name for variant in variants}
     for i, (label, joined) in enumerate(curves.items()):
         answers = {depth: share for variant in joined for depth, share in variant.answers.items()}
         layer = max(len(front) - front.index(each.name) if each.name in front else 0 for each in joined)

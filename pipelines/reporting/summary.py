@@ -9,6 +9,7 @@ from pipelines.reporting.comparison import (
     VariantResults,
     all_depths,
     are_documents,
+    depth_curves,
     depths_of,
     floor_of,
     interval_of,
@@ -78,11 +79,12 @@ def markdown_summary(title: str, data: ReportData, pictures: Path) -> str:
 
 def _pictures(variants: list[VariantResults]) -> dict[str, str]:
     """File -> words, the most telling one first."""
-    several_depths = len(all_depths(variants)) > 1
-    telling = {file: words for file, words in PICTURES.items() if file != DEPTHS or several_depths}
+    # where each variant has a depth of its own and no curve joins them, a picture by depth is of single points
+    curved = any(len(all_depths(joined)) > 1 for joined in depth_curves(variants).values())
+    telling = {file: words for file, words in PICTURES.items() if file != DEPTHS or curved}
     if any(variant.gap for variant in variants):
         return {LIKELIHOOD: PICTURES[LIKELIHOOD], **telling}
-    if several_depths and not any(variant.kinds for variant in variants):
+    if curved and not any(variant.kinds for variant in variants):
         return {DEPTHS: PICTURES[DEPTHS], **telling}
     return telling
 
