@@ -180,7 +180,7 @@ class Rows:
     @property
     def asked(self) -> npt.NDArray[np.bool_]:
         """Whether each row has an answer, bool [n]."""
-        asked: npt.NDArray[np.bool_] = (_padded(self.answer_length, 0) > 0).any(axis=1)
+        asked: npt.NDArray[np.bool_] = _padded(self.answer_length, 0).max(axis=1, initial=0) > 0
         return asked
 
     @property
