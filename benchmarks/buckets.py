@@ -57,10 +57,12 @@ def measure(rows: Rows, model: ModelConfig, config: TrainConfig) -> dict[str, An
     """Shapes of the batches, the batches that are replayed, and the share of computed tokens that are pads."""
     width, shapes, replayed = config.bucket_tokens, Counter[Hashable](), 0
     buckets = None if width is None else partial(buckets_of, model=model, tokens=width)
-    sampler, captured = BatchSampler(Prefetcher(Blocks.of(rows)), config, buckets), set[Hashable]()
-    computed = Counter[str]()
-    for step in range(config.steps):
-        tokens, mask = map(torch.from_numpy, sampler.batch(step)[0].batch())
+    captured, computed = set[Hashable](), Counter[str]()
+    with Prefetcher(Blocks.of(rows)) as reader:
+        sampler = BatchSampler(reader, config, buckets)
+        batches = [sampler.batch(step)[0] for step in range(config.steps)]
+    for batch in batches:
+        tokens, mask = map(torch.from_numpy, batch.batch())
         on_cpu = plan_batch(tokens, mask, model, model.sleep_passes)
         on_gpu = on_cpu if width is None else filled(on_cpu, model.window, width)
         shape = hash(on_gpu.shape)

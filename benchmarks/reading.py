@@ -40,9 +40,11 @@ def epoch(way: str, path: Path) -> dict[str, Any]:
     before = peak_bytes()
     begin = time.perf_counter()
     blocks = WAYS[way](path)
-    sampler = BatchSampler(Prefetcher(blocks), TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH))
-    for step in range(sampler.config.steps):
-        sampler.batch(step)
+    config = TrainConfig(steps=len(blocks) // BATCH, batch_size=BATCH)
+    with Prefetcher(blocks) as reader:
+        sampler = BatchSampler(reader, config)
+        for step in range(config.steps):
+            sampler.batch(step)
     seconds = time.perf_counter() - begin
     rate = sampler.config.steps * BATCH / seconds
     return {"blocks": len(blocks.sizes), "rows_per_s": round(rate), "peak_bytes": peak_bytes() - before}

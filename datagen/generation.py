@@ -135,11 +135,10 @@ def list_split(job: SplitJob, found: Split) -> None:
         remove_temporaries(job.path)
         if tokenizer is not None:
             tokenizer.write(job.path)
-        if found == job.listed:
-            return
-        dataset = _dataset(job.path, job.task, job.seed)
-        with replacing(job.path / DATASET_FILE) as temporary:
-            temporary.write_text(replace(dataset, splits={**dataset.splits, job.split: found}).to_json())
+        if found != job.listed:
+            dataset = _dataset(job.path, job.task, job.seed)
+            with replacing(job.path / DATASET_FILE) as temporary:
+                temporary.write_text(replace(dataset, splits={**dataset.splits, job.split: found}).to_json())
 
 
 def _run(job: SplitJob, watch: Callable[[int, int], None] | None, wait_minutes: float) -> list[Shard]:

@@ -10,11 +10,12 @@ from unittest import mock
 
 import torch
 
-from benchmarks.gpu.timing import DTYPE, PRECISION, finish, seconds
+from benchmarks.gpu.timing import DTYPE, PRECISION, seconds
 from pipelines.config.presets import PRESETS
 from sleepmodel import SleepModel
 from sleepmodel.accounting import flops
 from sleepmodel.config.training import CudaGraphs, TrainConfig
+from sleepmodel.inference.stopwatch import wait_for
 from sleepmodel.ops import gated_delta
 from sleepmodel.training.engine import LocalEngine
 
@@ -102,7 +103,7 @@ def matmul_peak(device: torch.device) -> float:
 
 def _synchronisations(step: Any) -> int:
     """How often a step makes the host wait for the GPU."""
-    finish(torch.device("cuda"))
+    wait_for(torch.device("cuda"))
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -115,5 +116,5 @@ def _kernels(step: Any) -> int:
     """The kernels of a step, those in graphs included."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
-        finish(torch.device("cuda"))
+        wait_for(torch.device("cuda"))
     return sum(event.count for event in profile.key_averages() if event.device_type.name == "CUDA")

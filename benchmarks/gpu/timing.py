@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from sleepmodel.inference.stopwatch import wait_for
+
 # some CPUs emulate bfloat16, up to 80 times slower than float32
 PRECISION: dict[str, Literal["bfloat16", "float32"]] = {"cuda": "bfloat16", "cpu": "float32"}
 DTYPE = {device: getattr(torch, precision) for device, precision in PRECISION.items()}
@@ -25,15 +27,9 @@ def seconds(device: torch.device, work: Callable[[], object], rounds: int = ROUN
 
 
 def _round(device: torch.device, work: Callable[[], object], calls: int) -> float:
-    finish(device)
+    wait_for(device)
     start = time.perf_counter()
     for _ in range(calls):
         work()
-    finish(device)
+    wait_for(device)
     return (time.perf_counter() - start) / calls
-
-
-def finish(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Times calls on the host, and what a device does, without waiting for it."""
+"""Times calls on the host, and what a device does, without waiting for it; or waits."""
 
 from __future__ import annotations
 
