@@ -94,7 +94,7 @@ def _in_process(engine: Engine, job: TrainingJob) -> list[Progress]:
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
 
-    return train(engine, job.rows(), job.train, job.validate(), report)
+    return train(engine, job.rows(), job.train, job.validate(engine), report)
 
 
 def _under_ray(job: TrainingJob) -> list[Progress]:

@@ -110,10 +110,10 @@ class DeepSpeedEngine:
             return torch.full((), math.nan if found is None else float(found), device=self.engine.device)
         return norm
 
-    def mean(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         total = values.clone()
         torch.distributed.all_reduce(total)
-        return total / self.workers
+        return total
 
     def any(self, here: bool) -> bool:
         """Whether `here` is true on any worker. Every worker must call it. The hosts ask each other, so that none waits

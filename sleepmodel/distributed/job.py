@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from datagen.artifact import Artifact
 from datagen.blocks import Blocks
@@ -20,12 +21,14 @@ from datagen.storage import as_path, in_store, publishing
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Scale, TrainConfig, check_equal_blocks
-from sleepmodel.evaluation.accuracy import accuracy
+from sleepmodel.evaluation.accuracy import accuracy, check_rows
+from sleepmodel.evaluation.statistics import Share
 from sleepmodel.hub import load_base
 from sleepmodel.model import SleepModel
 from sleepmodel.pretrained.insertion import begin_with
 from sleepmodel.serialization.model_dir import save
 from sleepmodel.training.curriculum import levels_of
+from sleepmodel.training.engine import Engine
 from sleepmodel.training.loop import build_model
 from sleepmodel.training.progress import Progress, ProgressCallback, print_progress
 
@@ -81,10 +84,12 @@ class TrainingJob:
             check_equal_blocks(self.scale, isinstance(rows.read(0).tokens, Ragged))
         return rows
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
         """A function that returns a model's accuracy on the validation rows of a level; None: on all validation rows.
 
-        Raises ValueError if a level of the training rows has no validation rows.
+        Every worker must call it, with the same arguments, and gets the same number. Each predicts its share of the
+        rows; with ZeRO stage 3, where all must make the same forwards, each predicts all rows. Raises ValueError if a
+        level of the training rows has no validation rows.
         """
         rows, curriculum = read_rows(self.dataset, "validation"), self.train.curriculum
         levels = levels_of(rows, curriculum)
@@ -96,7 +101,12 @@ class TrainingJob:
 
         def share(model: SleepModel, level: int | None) -> float:
             part = rows if level is None else rows[levels == level]
-            return accuracy(model, part, curriculum=curriculum).rows.value
+            check_rows(part)
+            own = part if self.scale.zero_stage == 3 else part[engine.rank :: engine.workers]
+            found = accuracy(model, own, curriculum=curriculum).rows if own.asked.any() else Share(0, 0)
+            counts = torch.tensor([found.right, found.total], device=next(model.parameters()).device)
+            right, total = engine.sum(counts).tolist()
+            return float(right / total)
 
         return share
 

@@ -82,6 +82,8 @@ class WarmTrainer(TorchTrainer):
         return [_KeepCleaner(), *(each for each in found if not isinstance(each, mine))]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
+        # the controller has them from `_create_default_callbacks`; each worker would import what they need, as MLflow
+        options["train_run_context"].run_config.callbacks = []
         context = ray.get_runtime_context()
         idle = _idle.setdefault((context.get_session_name(), context.get_job_id()), [])
         controller = _take(idle) or _start()

@@ -181,7 +181,7 @@ def _train(job: TrainingJob) -> list[Progress]:
         found = checkpoints.open_latest(as_path(job.output), held)
         ticker.step(found[0].step if found else 0)
         resume = found[1] if found else None
-        return train(engine, job.rows(), job.train, job.validate(), report, resume, between)
+        return train(engine, job.rows(), job.train, job.validate(engine), report, resume, between)
 
 
 def _fit(job: TrainingJob) -> list[Progress]:

@@ -90,7 +90,7 @@ def _train(job: TrainingJob) -> None:
         if ticker:
             ticker.step(found[0].step if found else 0)
         resume = found[1] if found else None
-        history = train(engine, job.rows(), job.train, job.validate(), report, resume, between)
+        history = train(engine, job.rows(), job.train, job.validate(engine), report, resume, between)
     engine.finish(lambda model: job.finish(model, history))
 
 

@@ -66,8 +66,8 @@ class Engine(Protocol):
         clipping, a scalar on the model's device. A gradient that is not finite is not applied: the step is left out, or
         without ZeRO made with zeros where `reads_every_step` is false."""
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The means of `values` over the workers, on their device. Every worker must call it."""
+    def sum(self, values: Tensor) -> Tensor:
+        """The sums of `values`, which are on the model's device, over the workers. Every worker must call it."""
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         """Write weights, optimiser state and `state` to an empty directory."""
@@ -133,7 +133,7 @@ class LocalEngine:
             self.optimizer.step()
         return norm
 
-    def mean(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         return values
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The training loop. It needs only torch: its caller passes in what saves, reports and distributes a training.
 
-A training is a function of (model config, train config, rows). The seed determines the initial weights, and seed and
-step determine the rows of a batch (batches.py), so a checkpoint needs no position in the data.
+A training is a function of (model config, train config, rows). The seed determines the initial weights, seed and step
+determine the rows of a batch (batches.py), and with the worker also the random numbers that a mixer of your own may
+draw. So a checkpoint needs neither a position in the data nor a random state.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +102,7 @@ def train(
         for step in range(state.step, config.steps):
             rate = schedule(step, config) * config.backoff**state.skipped
             batch, passes = sampler.batch(step)
+            torch.manual_seed(_random_seed(config.seed, step, engine.rank))
             losses = _accumulate_gradient(engine, batch, passes, config.trace_weight > 0)
             unread.append(_Step(step, rate, losses, engine.step(rate)))
             if len(unread) == UNREAD_STEPS or reads_every_step(engine.model, config):
@@ -123,6 +126,11 @@ def _check_config(config: TrainConfig, of_engine: TrainConfig) -> None:
         require(
             given == allowed, f"config.{each.name}", given, f"{allowed!r}, as in the engine's: give both one config"
         )
+
+
+def _random_seed(seed: int, step: int, rank: int) -> int:
+    """What a worker seeds the random numbers of a step with, on all its devices."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def _batch_flops(batch: Rows, passes: int | None, traced: bool, window: int, cost: Callable[..., int]) -> int:
@@ -162,7 +170,7 @@ def _values(engine: Engine, steps: list[_Step]) -> list[tuple[float, float | Non
     """The loss, the loss of the traces, or None, and the norm of each step, read together."""
     tensors = [torch.stack([x.double() for x in (*step.losses, step.norm) if x is not None]) for step in steps]
     # each worker has its own losses, but all must skip or stop at the same step: a mean shows what is not finite to all
-    found = engine.mean(torch.stack(tensors)).cpu().tolist() if tensors else []
+    found = (engine.sum(torch.stack(tensors)) / engine.workers).cpu().tolist() if tensors else []
     return [(loss, traces[0] if traces else None, norm) for loss, *traces, norm in found]
 
 
@@ -291,10 +299,9 @@ def _sampler(reader: Prefetcher, config: TrainConfig, model: ModelConfig, histor
 
 def _save(engine: Engine, history: list[Progress], state: _TrainState, directory: Path) -> None:
     reports = [asdict(progress) for progress in history]
-    engine.save(directory, {"history": reports, "done": asdict(state), "rng": torch.get_rng_state()})
+    engine.save(directory, {"history": reports, "done": asdict(state)})
 
 
 def _load(engine: Engine, directory: Path) -> tuple[list[Progress], _TrainState]:
     saved = engine.load(directory)
-    torch.set_rng_state(saved["rng"])
     return [Progress(**progress) for progress in saved["history"]], _TrainState(**saved["done"])

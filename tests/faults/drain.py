@@ -27,6 +27,7 @@ from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS, DRAIN_SECONDS
 from sleepmodel.tracking.runs import open_store, start_run
+from sleepmodel.training.engine import Engine
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.waiting import wait_for
 
@@ -38,11 +39,11 @@ class Watched(TrainingJob):
     """Each worker leaves a file named by its node and the last checkpoint, with a character for each step that it ends,
     and waits at step AT until its node is announced."""
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
         checkpoint = latest(Path(self.output) / CHECKPOINTS)
         node = ray.get_runtime_context().get_node_id()
         marks.append(Path(self.output) / f"node-{node}-{checkpoint.step if checkpoint else 0}")
-        return super().validate()
+        return super().validate(engine)
 
     def asked_to_stop(self) -> bool:
         announced = Path(self.output) / "announced"

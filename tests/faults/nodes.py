@@ -26,6 +26,7 @@ from sleepmodel.config.training import Search
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_tune import search
 from sleepmodel.tracking.runs import open_store, start_run
+from sleepmodel.training.engine import Engine
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 SLOW = Rule110(cells=8, states=1, steps=2048)
@@ -38,8 +39,8 @@ class Tracked(TrainingJob):
     """Its trials report once a second, leave a line for each validation, and a file for each node on which they have
     reported."""
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
-        validate, output, first = super().validate(), Path(self.output).parents[1], True  # of the search
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
+        validate, output, first = super().validate(engine), Path(self.output).parents[1], True  # of the search
 
         def check(model: SleepModel, level: int | None) -> float:
             nonlocal first

@@ -21,6 +21,7 @@ from sleepmodel.distributed import checkpoints as saved
 from sleepmodel.distributed import ray_train
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
+from sleepmodel.training.engine import Engine
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 
@@ -35,8 +36,8 @@ ROOM = 20_000  # bytes that a file may still have: less than a checkpoint, more 
 class FullDisk(TrainingJob):
     """From the second report on no file of the worker grows beyond ROOM, while the file `full` lies in the output."""
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
-        validate, output = super().validate(), Path(self.output)
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
+        validate, output = super().validate(engine), Path(self.output)
 
         def check(model: SleepModel, level: int | None) -> float:
             if (output / "full").exists() and list((output / CHECKPOINTS).glob("checkpoint_2*")):

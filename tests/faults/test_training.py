@@ -29,7 +29,7 @@ from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import RAY_SNAPSHOT, fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS, Stopped
 from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
-from sleepmodel.training.engine import CHECKPOINT
+from sleepmodel.training.engine import CHECKPOINT, Engine
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.waiting import Background, run
@@ -122,9 +122,9 @@ def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Future, root
     """SIGKILL of one of two workers, later of both: Ray starts them again and the run is the same run."""
 
     class Mortal(TrainingJob):
-        def validate(self) -> Callable[[SleepModel, int | None], float]:
+        def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
             rank, output = ray.train.get_context().get_world_rank(), Path(self.output)
-            validate = super().validate()
+            validate = super().validate(engine)
 
             def check(model: SleepModel, level: int | None) -> float:
                 steps = len(list((output / CHECKPOINTS).glob("checkpoint_2*")))
@@ -194,8 +194,8 @@ def killed(job: TrainingJob, root: Path) -> TrainingJob:
     """A run whose driver and whole Ray were killed after its second checkpoint, at step 8."""
 
     class Patient(TrainingJob):
-        def validate(self) -> Callable[[SleepModel, int | None], float]:
-            validate, checkpoints = super().validate(), Path(self.output) / CHECKPOINTS
+        def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
+            validate, checkpoints = super().validate(engine), Path(self.output) / CHECKPOINTS
 
             def check(model: SleepModel, level: int | None) -> float:
                 while len(list(checkpoints.glob("checkpoint_2*"))) == 2:  # until it is killed

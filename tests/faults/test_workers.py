@@ -29,6 +29,7 @@ from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.distributed.ray_worker import CHECKPOINTS, Stopped
 from sleepmodel.serialization.model_dir import save
+from sleepmodel.training.engine import Engine
 from sleepmodel.training.progress import Progress
 from tests.faults.test_training import LOSS_TOLERANCE, WEIGHT_TOLERANCE
 from tests.sleepmodel.tiny import CONFIG, TASK
@@ -85,8 +86,8 @@ class Poisoned(TrainingJob):
         model.register_forward_hook(spoil)
         return model
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
-        validate, rank = super().validate(), ray.train.get_context().get_world_rank()
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
+        validate, rank = super().validate(engine), ray.train.get_context().get_world_rank()
         reports = iter(range(STEPS))
 
         def check(model: SleepModel, level: int | None) -> float:
@@ -148,8 +149,8 @@ class Mortal(TrainingJob):
     """The second worker dies in its third validation, of SIGTERM with ZeRO 0 and of SIGKILL with others. Each leaves
     `output`.<attempt>-<rank>-<validation>."""
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
-        validate, rank = super().validate(), ray.train.get_context().get_world_rank()
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
+        validate, rank = super().validate(engine), ray.train.get_context().get_world_rank()
         attempt = 1 + as_path(f"{self.output}.1-1-3").exists()
         validations = iter(range(1, STEPS))
 

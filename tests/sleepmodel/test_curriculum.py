@@ -125,9 +125,10 @@ def test_levels_gather_depths(ray_cluster: str, tmp_path: Path) -> None:
     for split in ("train", "validation"):
         dataset = generate(depo, split, 300, 0, tmp_path)
     job = TrainingJob("depo", MODEL, replace(CONFIG, curriculum=gathered), str(dataset), "")
-    job.validate()
+    engine = LocalEngine(build_model(MODEL, CONFIG), CONFIG)
+    job.validate(engine)
     with pytest.raises(ValueError, match=r"curriculum.levels = \(\): .* \[3\] have none among 300"):
-        replace(job, train=replace(CONFIG, curriculum=none)).validate()
+        replace(job, train=replace(CONFIG, curriculum=none)).validate(engine)
     with pytest.raises(ValueError, match=r"levels = \(1, 2\): must be up to the depth of every row; one has 3"):
         levels_of(sample, Curriculum(levels=(1, 2), threshold=0.5))
 
@@ -140,7 +141,8 @@ def test_validation_is_of_one_level_with_its_own_n(ray_cluster: str, tmp_path: P
         TrainingJob("climb", TOLD, replace(CONFIG, curriculum=PASSES), str(dataset), ""),
         read_rows(dataset, "validation"),
     )
-    model, validate = build_small(dtype=torch.float32, **asdict(TOLD)), job.validate()
+    model = build_small(dtype=torch.float32, **asdict(TOLD))
+    validate = job.validate(LocalEngine(model, job.train))
     for level, passes in {3: 2, 5: 3}.items():
         part = held_out[held_out.depths == level]
         expected = accuracy(model, part, passes).rows.value

@@ -1,6 +1,8 @@
 """A mixer of one's own may draw random numbers: in training alone, and the same where activations are recomputed."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from sleepmodel.evaluation.accuracy import predict
 from sleepmodel.evaluation.probe import read_after
 from sleepmodel.modes import in_mode
 from sleepmodel.training.engine import LocalEngine, Losses
-from sleepmodel.training.loop import train
+from sleepmodel.training.loop import Save, build_model, train
+from sleepmodel.training.progress import Progress
 from tests.sleepmodel.conftest import ANSWERS, MakeModel, gradients, rows
 from tests.sleepmodel.own_mixers import DROPPING
-from tests.sleepmodel.tiny import CONFIG, TASK
+from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 
 MIXERS = ("attention", DROPPING)
 
@@ -87,6 +90,24 @@ def test_training_is_in_training_mode_and_validation_is_not(make_model: MakeMode
     train(engine, TASK.sample("train", 0, 0, 64), CONFIG, validate, lambda at, save: None)
     assert seen.count(("train", True)) == 12 and seen.count(("validate", False)) == 3 and len(seen) == 15
     assert {module.training for module in model.modules()} == {training}
+
+
+def test_a_resumed_training_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
+    """Whatever else has drawn random numbers in between."""
+    config, batch = replace(MODEL, mixers=MIXERS), TASK.sample("train", 0, 0, 64)
+
+    def weights(resume: Path | None) -> list[Tensor]:
+        def save_first(at: Progress, write: Save) -> None:
+            if at.step == CONFIG.validate_every and not resume:
+                write(tmp_path)
+
+        engine = LocalEngine(build_model(config, CONFIG), CONFIG)
+        torch.rand(5 if resume else 3)
+        train(engine, batch, CONFIG, lambda model, level: 0.0, save_first, resume)
+        return list(engine.model.parameters())
+
+    for got, expected in zip(weights(None), weights(tmp_path), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 def test_a_mode_ends_with_what_it_began_with_even_after_an_error(make_model: MakeModel) -> None:

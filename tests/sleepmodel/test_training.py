@@ -205,7 +205,7 @@ def test_an_accuracy_of_numpy_does_not_spoil_the_checkpoints(rows: Rows, tmp_pat
 def test_a_loss_that_is_not_finite_on_another_worker_stops_this_one(rows: Rows) -> None:
     """At the same step. tests/sleepmodel/test_two_workers.py has both."""
     engine, steps = LocalEngine(build_model(MODEL, CONFIG), CONFIG), iter(range(100))
-    engine.mean = lambda values: values + (math.nan if next(steps) == 5 else 0.0)  # type: ignore[method-assign]
+    engine.sum = lambda values: values + (math.nan if next(steps) == 5 else 0.0)  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match="step 5: loss nan"):
         train(engine, rows, CONFIG, lambda model, level: 0.0, lambda at, write: None)
 

@@ -1,9 +1,10 @@
-"""Two workers under DeepSpeed, without Ray: what one of them alone sees is decided by both, at the same step."""
+"""Two workers under DeepSpeed, without Ray Train: what one of them alone sees is decided by both, at the same step."""
 
 import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from datagen import Rule110, generate, read_rows
 from sleepmodel import Scale, TrainConfig
 from sleepmodel.distributed.deepspeed import DeepSpeedEngine
+from sleepmodel.distributed.job import TrainingJob
+from sleepmodel.evaluation.accuracy import accuracy
 from sleepmodel.training.batches import split_batch
 from sleepmodel.training.engine import Losses
 from sleepmodel.training.loop import NonFiniteError, build_model, train
@@ -21,6 +25,7 @@ from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 pytestmark = pytest.mark.slow
 
 WORKERS = 2
+LEVELS = Rule110(cells=6, states=1, steps=8, shallowest=1)
 PARTITIONED = [
     (1, "muon", "float32"),
     (2, "muon", "bfloat16"),
@@ -52,6 +57,52 @@ def _ask(rank: int) -> None:
     engine = DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale(workers=WORKERS))
     answers = [engine.any(rank == 1 and step == 2) for step in range(4)]
     assert answers == [False, False, True, False]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_each_worker_validates_its_share(ray_cluster: str, tmp_path: Path, stage: int) -> None:
+    """And both get the accuracy on all rows, also of a level that has fewer rows than there are workers. With ZeRO
+    stage 3, where both must make the same forwards, each predicts all rows."""
+    dataset = generate(LEVELS, "validation", 9, 0, tmp_path)
+    vocab, window, length = len(LEVELS.vocabulary), LEVELS.context_length, LEVELS.row_length
+    model = replace(MODEL, vocab_size=vocab, window=window, max_positions=length)
+    scale = Scale(workers=WORKERS, zero_stage=stage)
+    job = TrainingJob("two", model, replace(CONFIG, optimizer="adamw", grad_clip=0.0), str(dataset), "", scale=scale)
+    run_workers(partial(_validate, job=job), tmp_path)
+
+
+def _validate(rank: int, job: TrainingJob) -> None:
+    rows = read_rows(job.dataset, "validation")
+    rare = next(level for level in range(1, LEVELS.steps + 1) if (rows.depths == level).sum() == 1)
+    engine, predicted = DeepSpeedEngine(job.build(), job.train, job.scale), list[int]()
+    engine.model.register_forward_hook(lambda module, inputs, output: predicted.append(len(inputs[0])))
+    validate = job.validate(engine)
+    for level, which in ((None, rows), (rare, rows[rows.depths == rare])):
+        predicted.clear()
+        found = validate(engine.model, level)
+        own = len(which) if job.scale.zero_stage == 3 else len(range(rank, len(which), WORKERS))
+        assert sum(predicted) == own
+        assert found == accuracy(engine.model, which).rows.value
+
+
+def test_no_two_workers_draw_the_same(tmp_path: Path) -> None:
+    run_workers(_draw, tmp_path)
+
+
+def _draw(rank: int) -> None:
+    """The random numbers that a mixer could draw, at each step."""
+    engine, drawn = DeepSpeedEngine(build_model(MODEL, CONFIG), CONFIG, Scale(workers=WORKERS)), list[Tensor]()
+    backward = engine.backward
+
+    def draw(*batch: Any) -> Losses:
+        drawn.append(torch.rand(1, dtype=torch.float64))
+        return backward(*batch)
+
+    engine.backward = draw  # type: ignore[method-assign]
+    train(engine, ROWS, CONFIG, lambda model, level: 0.0, lambda at, write: None)
+    everyone = [torch.empty(len(drawn), dtype=torch.float64) for _ in range(WORKERS)]
+    distributed.all_gather(everyone, torch.cat(drawn))
+    assert len(torch.cat(everyone).unique()) == WORKERS * CONFIG.steps
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_stops_both(tmp_path: Path) -> None:
