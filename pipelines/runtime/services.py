@@ -14,7 +14,6 @@ from typing import Any, TypeVar, cast
 import ray
 import torch
 from ray.exceptions import GetTimeoutError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datagen.cluster import connect_to_ray
 from datagen.files import replacing
@@ -159,33 +158,34 @@ class Services(Observer):
         calls: Sequence[tuple[object, ...]],
         cores: int,
         gpus: int = 0,
-        retries: int = RETRIES,
         environment: dict[str, Any] | None = None,
         watch: Callable[[int, int], None] | None = None,
     ) -> list[T]:
         """Call `function` with each tuple of arguments in a Ray task of `cores` cores and `gpus` GPUs. Returns the
-        results in order. A task without cores runs on this node. retries: of a task whose process or node dies;
-        environment: Ray's runtime environment of the tasks, beside the pipeline's own; watch: called every LOOK_SECONDS
-        with the number of tasks that are done, and of all.
+        results in order. environment: Ray's runtime environment of the tasks, beside the pipeline's own; watch: called
+        every LOOK_SECONDS with the number of tasks that are done, and of all.
 
-        Raises TimeoutError if the cluster has become too small for a training, and so for such a task, and stays so for
-        `scale.wait_minutes`: Ray would wait for ever.
+        Raises TimeoutError as the function that `room` returns: Ray would wait for ever.
         """
-        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=retries, runtime_env=environment or {})(function)
-        if cores == 0:  # it drives Tune: a node that is lost must not take it away from its workers
-            own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            task = task.options(scheduling_strategy=own)
+        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES, runtime_env=environment or {})(function)
         results = [task.remote(*arguments) for arguments in calls]
-        room = WaitForRoom(self.resources.scale.wait_minutes)
+        look = self.room()
         while True:
             try:
                 with raising_io_errors():
                     return cast(list[T], ray.get(results, timeout=LOOK_SECONDS))
             except GetTimeoutError:
-                room.look(self._lacking())
+                look()
             if watch:
                 done, _ = ray.wait(results, num_returns=len(results), timeout=0)
                 watch(len(done), len(results))
+
+    def room(self) -> Callable[[], None]:
+        """A function to call every LOOK_SECONDS while something waits for the cluster. It raises TimeoutError if the
+        cluster has become too small for a training, and so for a task of `map`, and stays so for `scale.wait_minutes`.
+        """
+        wait = WaitForRoom(self.resources.scale.wait_minutes)
+        return lambda: wait.look(self._lacking())
 
     def _lacking(self) -> str:
         """Why the cluster cannot hold a training; "" if it can."""

@@ -43,9 +43,8 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
             watch=SendProgress(context.stage.name),
             **experiment.pretrained.start(),
         )
-        # a process of its own, as Tune needs the main thread; without a core, as all cores are for the trials; without
-        # a retry, which would wait for the cores of the trials that it left: Ray frees them when the pipeline ends
-        (trials,) = services.map(search, [(job, config, services.resources.max_concurrent)], cores=0, retries=0)
+        # in this thread: its trials are processes of their own
+        trials = search(job, config, services.resources.max_concurrent, services.room())
         best(trials)  # raises where there is none: then the stage is not done
         TRIALS.save(context.output, trials)
         remove_checkpoints(context.output)

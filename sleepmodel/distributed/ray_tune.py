@@ -14,6 +14,8 @@ import logging
 import math
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -26,13 +28,14 @@ import pandas as pd
 import torch
 from ray import tune
 from ray.train import UserCallback
-from ray.tune import Callback, CheckpointConfig, Experiment, ResultGrid, ResumeConfig
+from ray.tune import CheckpointConfig, Experiment, ResultGrid, ResumeConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
+from datagen.ray_tasks import LOOK_SECONDS
 from datagen.storage import as_path, for_ray, remove_tree
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
@@ -55,14 +58,17 @@ TRIAL_CHECKPOINTS = 3  # that Tune keeps of a trial
 STATE_SECONDS = "1"  # between two savings of the state
 
 
-def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialResult]:
+def search(
+    job: TrainingJob, config: Search, max_concurrent: int, look: Callable[[], None] = lambda: None
+) -> list[TrialResult]:
     """Run or resume the search under `job.output`; returns the last report of every trial. Of a trial that diverged
     before its first report, it is step 0 with accuracy 0.
 
     The first trials have eta = 1, the paper's (or the nearest in the range), one for each N. Optuna's seeded sampler
     chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
     `job.run` is the MLflow run under which the trials are nested. max_concurrent: trials that run at the same time; if
-    there were more than fit the cluster, some would wait, and ASHA would compare them late.
+    there were more than fit the cluster, some would wait, and ASHA would compare them late. look: called every
+    LOOK_SECONDS in this thread; it may end the search, and the trials that run, by raising.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # verbose=0 silences only the old output
     # it warns of each checkpoint less than 5 s after another
@@ -102,7 +108,7 @@ def search(job: TrainingJob, config: Search, max_concurrent: int) -> list[TrialR
         mode="max",
         search_alg=_Suggestions(ConcurrencyLimiter(optuna_search, max_concurrent), experiment),
         scheduler=scheduler,
-        callbacks=[_EndTrials(job), _SaveScheduler(scheduler)],
+        callbacks=[_EndTrials(job), _SaveScheduler(scheduler), _Look(look)],
         resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if resumed else None,  # type: ignore[arg-type]
         raise_on_failed_trial=False,
         verbose=0,
@@ -243,7 +249,7 @@ def _identity(job: TrainingJob, trial_id: str) -> str:
     return f"{job.run}/{trial_id}"
 
 
-class _EndTrials(Callback):
+class _EndTrials(tune.Callback):
     """Ends a trial's MLflow run and reports its end, in Tune's process: ASHA stops a trial by killing it, so it cannot
     do so itself."""
 
@@ -281,7 +287,7 @@ class _Suggestions(SearchGenerator):
         self.searcher.set_max_concurrency(self.max_concurrent)
 
 
-class _SaveScheduler(Callback):
+class _SaveScheduler(tune.Callback):
     """Keeps ASHA's rungs with Tune's state of the search, which lacks them."""
 
     def __init__(self, scheduler: ASHAScheduler) -> None:
@@ -292,6 +298,18 @@ class _SaveScheduler(Callback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         vars(self.scheduler).update(state)
+
+
+class _Look(tune.Callback):
+    """Calls `look` now and then, between two steps of Tune."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look, self.last = look, time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if time.monotonic() - self.last > LOOK_SECONDS:
+            self.look()
+            self.last = time.monotonic()
 
 
 def _result(row: pd.Series, job: TrainingJob) -> TrialResult:

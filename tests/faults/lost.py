@@ -19,9 +19,11 @@ from pipelines.config.presets import PRESETS
 from pipelines.runtime.resources import plan_resources_on_ray
 from pipelines.runtime.services import Services
 from sleepmodel import Scale
+from sleepmodel.config.training import Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_train import fit
+from sleepmodel.distributed.ray_tune import search
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from tests.faults.nodes import kill_when
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
@@ -43,11 +45,13 @@ def main(root: Path) -> None:
     endless = dataclasses.replace(CONFIG, steps=10**6)
     job = TrainingJob("n1", MODEL, endless, str(dataset), str(root / "training"), scale=scale)
 
+    job_of_search = dataclasses.replace(job, name="tune", output=str(root / "search"))
     killer = kill_when(lambda: checkpoints.latest(root / "training" / CHECKPOINTS) is not None, cluster, doomed)
     said = {}
     for name, call in {
         "training": lambda: ray.get(ray.remote(num_cpus=0)(fit).remote(job)),
         "task": lambda: services.map(nothing, [()], cores=2),
+        "search": lambda: search(job_of_search, Search(trials=1), 1, services.room()),
     }.items():
         begin = time.monotonic()
         try:

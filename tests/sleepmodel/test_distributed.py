@@ -20,7 +20,7 @@ from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_controller import _KeepCleaner
 from sleepmodel.distributed.ray_train import fit
 from sleepmodel.training.cuda_graphs import GraphedModel
-from sleepmodel.training.engine import LocalEngine, Losses
+from sleepmodel.training.engine import Engine, LocalEngine, Losses
 from sleepmodel.training.loop import build_model, train
 from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
@@ -350,7 +350,7 @@ def test_a_ray_without_a_dashboard_has_no_cleaner(ray_cluster: str) -> None:
 
 def test_a_diverged_training_stops_at_once_and_keeps_its_checkpoint(job: TrainingJob, tmp_path: Path) -> None:
     class Poisoned(TrainingJob):
-        def validate(self) -> Callable[[SleepModel, int | None], float]:
+        def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
             def poison(model: SleepModel, level: int | None) -> float:
                 with torch.no_grad():
                     model.norm.weight[0] = float("nan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def test_the_driver_hears_trainings_and_trials(job: TrainingJob, tmp_path: Path)
     searched = replace(job, name="tune", output=str(tmp_path / "tune"), watch=SendProgress("tune"))
     config = Search(trials=2, sleep_passes=(1, 2), grace=1)
     with ProgressMailbox(heard):
-        ray.get(ray.remote(num_cpus=0)(fit).remote(two_workers))
-        trials = ray.get(ray.remote(num_cpus=0)(search).remote(searched, config, 2))
+        fit(two_workers)
+        with ThreadPoolExecutor(1) as thread:  # in the main one Tune would replace pytest's handlers of signals
+            trials = thread.submit(search, searched, config, 2).result()
     events = heard.of("train-n1")
     assert [event.report for event in events if event.report] == read_training(tmp_path / "train").history
     assert events[0].step == 0 and {(event.name, event.steps) for event in events} == {("n1", CONFIG.steps)}

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_tune import EXPERIMENT, search
 from sleepmodel.distributed.trials import TrialResult, best
 from sleepmodel.tracking.runs import open_store, start_run
-from sleepmodel.training.engine import CHECKPOINT, LocalEngine
+from sleepmodel.training.engine import CHECKPOINT, Engine, LocalEngine
 from sleepmodel.training.loop import build_model, train
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.tracking.server import server
@@ -74,7 +75,7 @@ class Scripted(TrainingJob):
             model.embed.weight.data.fill_(torch.nan)
         return model
 
-    def validate(self) -> Callable[[SleepModel, int | None], float]:
+    def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
         def told_to_stop() -> bool:
             return self.stop is not None and Path(self.stop).exists()
 
@@ -107,8 +108,9 @@ def job_under(root: Path, diary: Path, **scripted: Any) -> Scripted:
 
 
 def searched(job: TrainingJob) -> list[TrialResult]:
-    """In a process of its own, as Tune needs its main thread."""
-    return ray.get(ray.remote(num_cpus=0, max_retries=0)(search).remote(job, SEARCH, 1))
+    """In a thread, as in a pipeline: in the main one Tune would replace pytest's handlers of signals."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(search, job, SEARCH, 1).result()
 
 
 def killed(job: Scripted) -> None:
