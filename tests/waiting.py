@@ -15,8 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 IDLE_START = 0.13  # seconds in which a Python that imports numpy starts and ends on an idle machine
 PATIENCE = 300.0  # seconds on an idle machine, where all that is waited for takes less than 30
@@ -57,6 +60,12 @@ def wait_for(
             shown = f": {process.told()}" if process else ""
             raise AssertionError(f"waited {waited:.1f} s for {what}, which did not happen{shown}")
         time.sleep(0.02)
+
+
+def in_thread(function: Callable[..., T], *arguments: object) -> Future[T]:
+    """Call a function beside the test, in a thread, as a pipeline calls `fit` and `search`: in the main one, Ray would
+    replace pytest's handlers of signals."""
+    return ThreadPoolExecutor(1).submit(function, *arguments)
 
 
 class Background(subprocess.Popen[bytes]):

@@ -62,9 +62,9 @@ def keep_sigterm() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals(stop: Path, say: Callable[[str], None], close: Callable[[str], None]) -> Iterator[None]:
-    """Raise Terminated at the first signal. Then create the file `stop`, which asks trainings to save and end, and give
-    the running trainings up to GRACE_SECONDS. Other stages end as after SIGKILL: their next run continues from the last
-    shard or trial. A second Ctrl-C ends the process at once.
+    """Raise Terminated at the first signal. Then create the file `stop`, which asks trainings to save and end, and a
+    search to end its trials, and give them up to GRACE_SECONDS. Other stages end as after SIGKILL: their next run
+    continues from the last shard. A second Ctrl-C ends the process at once.
 
     say: prints a line for the user; close: called at the end, with FINISHED, FAILED or KILLED.
     Call it in the main thread. It replaces Ray's own handler, which ends the workers at once or waits half a minute.
@@ -90,11 +90,12 @@ def stop_on_signals(stop: Path, say: Callable[[str], None], close: Callable[[str
         status = "FINISHED"
     except Terminated as terminated:
         status = "KILLED"
-        saving = [thread for thread in threading.enumerate() if thread.name.startswith("train-")]  # stages' names
-        say(f"{terminated}: {_waiting_for(saving)}{AGAIN}")
+        # by the names of their stages
+        ending = [thread for thread in threading.enumerate() if thread.name.startswith(("train-", "tune"))]
+        say(f"{terminated}: {_waiting_for([thread for thread in ending if thread.name != 'tune'])}{AGAIN}")
         stop.touch()
         deadline = time.monotonic() + GRACE_SECONDS
-        for thread in saving:
+        for thread in ending:
             thread.join(max(0.0, deadline - time.monotonic()))
         raise
     finally:

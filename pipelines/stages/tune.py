@@ -40,6 +40,7 @@ def tune_stage(experiment: Experiment, config: Search, data: Stage, services: Se
             output=str(context.output),
             store=services.store,
             run=services.run_of(context.stage),
+            stop=str(services.stop),
             watch=SendProgress(context.stage.name),
             **experiment.pretrained.start(),
         )

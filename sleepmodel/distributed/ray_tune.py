@@ -41,7 +41,7 @@ from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
 from sleepmodel.distributed.ray_train import RESTARTS, fit
-from sleepmodel.distributed.ray_worker import CHECKPOINTS
+from sleepmodel.distributed.ray_worker import CHECKPOINTS, Stopped
 from sleepmodel.distributed.search_state import keep_state, restore_state
 from sleepmodel.distributed.trials import TrialResult
 from sleepmodel.tracking.runs import ProgressLog, end_run, mlflow_may_fail, start_run
@@ -68,7 +68,8 @@ def search(
     chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
     `job.run` is the MLflow run under which the trials are nested. max_concurrent: trials that run at the same time; if
     there were more than fit the cluster, some would wait, and ASHA would compare them late. look: called every
-    LOOK_SECONDS in this thread; it may end the search, and the trials that run, by raising.
+    LOOK_SECONDS in this thread; it may end the search, and the trials that run, by raising. If `job.stop` exists, the
+    search raises Stopped; the next call goes on from the last report of each trial.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # verbose=0 silences only the old output
     # it warns of each checkpoint less than 5 s after another
@@ -108,7 +109,7 @@ def search(
         mode="max",
         search_alg=_Suggestions(ConcurrencyLimiter(optuna_search, max_concurrent), experiment),
         scheduler=scheduler,
-        callbacks=[_EndTrials(job), _SaveScheduler(scheduler), _Look(look)],
+        callbacks=[_EndTrials(job), _SaveScheduler(scheduler), _Interrupt(job, look)],
         resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.RESUME) if resumed else None,  # type: ignore[arg-type]
         raise_on_failed_trial=False,
         verbose=0,
@@ -300,13 +301,15 @@ class _SaveScheduler(tune.Callback):
         vars(self.scheduler).update(state)
 
 
-class _Look(tune.Callback):
-    """Calls `look` now and then, between two steps of Tune."""
+class _Interrupt(tune.Callback):
+    """Ends the search, between two steps of Tune, which then ends the trials."""
 
-    def __init__(self, look: Callable[[], None]) -> None:
-        self.look, self.last = look, time.monotonic()
+    def __init__(self, job: TrainingJob, look: Callable[[], None]) -> None:
+        self.job, self.look, self.last = job, look, time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self.job.asked_to_stop():
+            raise Stopped(f"{self.job.name}: stopped on request; run the same command to resume")
         if time.monotonic() - self.last > LOOK_SECONDS:
             self.look()
             self.last = time.monotonic()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from sleepmodel.distributed.ray_worker import CHECKPOINTS, DRAIN_SECONDS
 from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import Engine
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
-from tests.waiting import wait_for
+from tests.waiting import in_thread, wait_for
 
 AT = CONFIG.validate_every + 2  # a step without a report
 marks: list[Path] = []  # of this process, if it is a worker
@@ -65,13 +66,13 @@ def main(root: Path) -> None:
         dataset = generate(TASK, split, 64, 0, root)
     store = open_store(root)
 
-    def start(kind: type[TrainingJob], name: str) -> ray.ObjectRef[None]:
+    def start(kind: type[TrainingJob], name: str) -> Future[None]:
         output = root / name
         output.mkdir()
         job = kind(name, MODEL, CONFIG, str(dataset), str(output), scale=Scale(workers=2), store=store)
-        return ray.remote(num_cpus=0)(fit).remote(replace(job, run=start_run(store, name, name, None, {}, {})))
+        return in_thread(fit, replace(job, run=start_run(store, name, name, None, {}, {})))
 
-    ray.get(start(TrainingJob, "undisturbed"))
+    start(TrainingJob, "undisturbed").result()
     drained, output = start(Watched, "drained"), root / "drained"
     wait_for(lambda: [at.stat().st_size for at in output.glob("node-*")] == [AT, AT], f"both workers at step {AT}")
     spare = cluster.add_node(num_cpus=1)
@@ -79,7 +80,7 @@ def main(root: Path) -> None:
     (output / "announced").touch()
     wait_for((output / f"node-{spare.node_id}-{AT}").exists, "a worker on the third node")
     cluster.remove_node(doomed)
-    ray.get(drained)
+    drained.result()
     names = {cluster.head_node.node_id: "head", doomed.node_id: "doomed", spare.node_id: "spare"}
     found = [(*path.name.split("-")[1:], path.stat().st_size) for path in output.glob("node-*")]
     attempts = sorted([names[node], int(checkpoint), steps] for node, checkpoint, steps in found)

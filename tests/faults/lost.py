@@ -27,6 +27,7 @@ from sleepmodel.distributed.ray_tune import search
 from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from tests.faults.nodes import kill_when
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
+from tests.waiting import in_thread
 
 
 def nothing() -> None:
@@ -49,7 +50,7 @@ def main(root: Path) -> None:
     killer = kill_when(lambda: checkpoints.latest(root / "training" / CHECKPOINTS) is not None, cluster, doomed)
     said = {}
     for name, call in {
-        "training": lambda: ray.get(ray.remote(num_cpus=0)(fit).remote(job)),
+        "training": lambda: in_thread(fit, job).result(),
         "task": lambda: services.map(nothing, [()], cores=2),
         "search": lambda: search(job_of_search, Search(trials=1), 1, services.room()),
     }.items():

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 import torch
+from ray.train import TrainingFailedError
 
 from datagen import generate
 from sleepmodel import Scale, SleepModel, load
@@ -24,6 +24,7 @@ from sleepmodel.distributed.ray_worker import CHECKPOINTS
 from sleepmodel.training.engine import Engine
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
+from tests.waiting import in_thread
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,11 +51,6 @@ class FullDisk(TrainingJob):
         return check
 
 
-def fit_without_restarts(job: TrainingJob) -> None:
-    ray_train.RESTARTS = 0  # each would meet the same disk
-    ray_train.fit(job)
-
-
 def fill() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, resource.RLIM_INFINITY))
 
@@ -68,7 +64,9 @@ def after(first: Callable[..., None], then: Callable[[], None]) -> Callable[...,
 
 
 @pytest.mark.parametrize("place", ["worker", "root"])
-def test_a_training_ends_with_a_good_checkpoint_and_goes_on(ray_cluster: str, tmp_path: Path, place: str) -> None:
+def test_a_training_ends_with_a_good_checkpoint_and_goes_on(
+    ray_cluster: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """worker: where the worker writes its files; root: where Ray copies them to."""
     for split in ("train", "validation"):
         dataset = generate(TASK, split, 64, 0, tmp_path)
@@ -76,18 +74,19 @@ def test_a_training_ends_with_a_good_checkpoint_and_goes_on(ray_cluster: str, tm
         name="t", model=TINY, train=CONFIG, dataset=str(dataset), output=str(tmp_path / "whole"), scale=Scale()
     )
     job = replace(whole, output=str(tmp_path / "full"))
-    fit = ray.remote(num_cpus=0)(fit_without_restarts)
-    undisturbed = fit.remote(whole)
+    monkeypatch.setattr(ray_train, "RESTARTS", 0)  # each would meet the same disk
+    undisturbed = in_thread(ray_train.fit, whole)
     Path(job.output).mkdir()
     (Path(job.output) / "full").write_text(place)
     stopped = FullDisk(**{field.name: getattr(job, field.name) for field in dataclasses.fields(TrainingJob)})
-    with pytest.raises(ray.exceptions.RayTaskError) as caught:
-        ray.get(fit.remote(stopped))
+    with pytest.raises(TrainingFailedError) as caught:
+        in_thread(ray_train.fit, stopped).result()
     assert "cannot be written" in str(caught.value) and re.search("make room|limit on the size", str(caught.value))
     latest = saved.latest(Path(job.output) / CHECKPOINTS)
     assert latest is not None and latest.step == CONFIG.validate_every
     (Path(job.output) / "full").unlink()
-    ray.get([fit.remote(stopped), undisturbed])
+    in_thread(ray_train.fit, stopped).result()
+    undisturbed.result()
     assert read_training(Path(job.output)).history[-1].step == CONFIG.steps
     ours, theirs = (load(Path(each.output) / MODEL).state_dict() for each in (job, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -32,7 +32,7 @@ from sleepmodel.tracking.runs import TrackingStore, open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, Engine
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
-from tests.waiting import Background, run
+from tests.waiting import Background, in_thread, run
 
 pytestmark = pytest.mark.slow
 
@@ -81,21 +81,21 @@ def named(job: TrainingJob, name: str, root: Path) -> TrainingJob:
     return replace(job, output=str(root / name), run=run)
 
 
-class Future:
+class Running:
     """A job that runs since this was made."""
 
     def __init__(self, job: TrainingJob) -> None:
-        self.job, self.ref = job, ray.remote(num_cpus=0)(fit).remote(job)
+        self.job, self.fit = job, in_thread(fit, job)
 
     def result(self) -> TrainingJob:
-        ray.get(self.ref)
+        self.fit.result()
         return self.job
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: TrainingJob, root: Path) -> Future:
+def undisturbed(job: TrainingJob, root: Path) -> Running:
     """A run to which nothing happens, beside those of the tests."""
-    return Future(named(job, "undisturbed", root))
+    return Running(named(job, "undisturbed", root))
 
 
 def check_same(job: TrainingJob, expected: TrainingJob) -> None:
@@ -118,7 +118,7 @@ def logged_steps(job: TrainingJob) -> list[int]:
     return sorted(int(point.value) for point in history)
 
 
-def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Future, root: Path) -> None:
+def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Running, root: Path) -> None:
     """SIGKILL of one of two workers, later of both: Ray starts them again and the run is the same run."""
 
     class Mortal(TrainingJob):
@@ -139,7 +139,7 @@ def test_killed_workers_are_replaced(job: TrainingJob, undisturbed: Future, root
 
     mortal = named(job, "mortal", root)
     mortal = Mortal(**{field.name: getattr(mortal, field.name) for field in dataclasses.fields(TrainingJob)})
-    Future(mortal).result()
+    Running(mortal).result()
     assert {path.name for path in (root / "mortal").glob("*-*")} == {"one-1", "all-0", "all-1"}
     check_same(mortal, undisturbed.result())
 
@@ -172,7 +172,7 @@ def orphaned(
     return alone, ended
 
 
-def test_a_killed_controller_is_replaced(job: TrainingJob, undisturbed: Future, root: Path) -> None:
+def test_a_killed_controller_is_replaced(job: TrainingJob, undisturbed: Running, root: Path) -> None:
     """Its workers end, what they held is free again, and the run is the same run."""
     trained, ended = orphaned(job, "orphaned", root, times=1)
     assert ended.returncode == 0, ended.stderr
@@ -228,7 +228,7 @@ def _both_are_known(checkpoints: Path) -> bool:
 
 
 def test_a_killed_cluster_goes_on_from_before_a_torn_checkpoint(
-    job: TrainingJob, killed: TrainingJob, undisturbed: Future
+    job: TrainingJob, killed: TrainingJob, undisturbed: Running
 ) -> None:
     """Another Ray goes on, though the last checkpoint and Ray's own list of them were torn as well."""
     checkpoints = Path(killed.output) / CHECKPOINTS
@@ -238,7 +238,7 @@ def test_a_killed_cluster_goes_on_from_before_a_torn_checkpoint(
     assert latest is not None and latest.step == 8
     for path in (latest.path / CHECKPOINT, checkpoints / RAY_SNAPSHOT):
         path.write_bytes(path.read_bytes()[:100])
-    again = Future(killed)
+    again = Running(killed)
     check_fewer_and_more(fewer, undisturbed.job)
     check_same(again.result(), undisturbed.result())
 
@@ -256,12 +256,11 @@ def check_fewer_and_more(job: TrainingJob, expected: TrainingJob) -> None:
 
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(TrainingJob)}
     one = Preempted(**{**fields, "scale": Scale(workers=1), "stop": f"{job.output}.stop"})
-    with pytest.raises(ray.exceptions.RayTaskError, match="stopped on request after saving a checkpoint") as caught:
-        Future(one).result()
-    assert isinstance(caught.value.cause, Stopped)
+    with pytest.raises(Stopped, match="stopped on request after saving a checkpoint"):
+        Running(one).result()
     latest = saved.latest(Path(job.output) / CHECKPOINTS)
     assert latest is not None and (latest.step, latest.workers) == (11, 1)
-    Future(job).result()
+    Running(job).result()
     got, wanted = (read_training(Path(each.output)).history for each in (job, expected))
     assert [(at.step, at.tokens, at.flops) for at in got] == [(at.step, at.tokens, at.flops) for at in wanted]
     assert [at.loss for at in got] == pytest.approx([at.loss for at in wanted], rel=LOSS_TOLERANCE)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from sleepmodel.training.progress import Progress
 from tests.faults.test_training import LOSS_TOLERANCE, WEIGHT_TOLERANCE
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
+from tests.waiting import in_thread
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,10 +57,10 @@ def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJ
     )
 
 
-def start(kind: type[TrainingJob], job: TrainingJob, output: Path, **changes: Any) -> ray.ObjectRef[None]:
+def start(kind: type[TrainingJob], job: TrainingJob, output: Path, **changes: Any) -> Future[None]:
     """Start `job` as one of a test's kinds of job, with another output."""
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
-    return ray.remote(num_cpus=0)(fit).remote(kind(**{**fields, "output": str(output), **changes}))
+    return in_thread(fit, kind(**{**fields, "output": str(output), **changes}))
 
 
 def curve(output: Path) -> list[Progress]:
@@ -116,14 +118,14 @@ def test_two_workers_skip_the_batches_that_one_skips(job: TrainingJob, tmp_path:
     """Though only one of them has the row. A run that was stopped in between is the same run, bit for bit."""
     train = replace(job.train, skips=SKIPS)
     runs = {n: start(Poisoned, job, tmp_path / str(n), train=train, scale=Scale(workers=n)) for n in (1, 2)}
-    ray.get(list(runs.values()))
+    for running in runs.values():
+        running.result()
     output, changes = tmp_path / "stopped", {"train": train, "scale": Scale(workers=2)}
-    with pytest.raises(ray.exceptions.RayTaskError) as caught:
-        ray.get(start(StoppedEarly, job, output, stop=f"{output}.stop", **changes))
-    assert isinstance(caught.value.cause, Stopped)
+    with pytest.raises(Stopped):
+        start(StoppedEarly, job, output, stop=f"{output}.stop", **changes).result()
     latest = saved.latest(output / CHECKPOINTS)
     assert latest is not None and latest.step == STOP_AT
-    ray.get(start(Poisoned, job, output, **changes))
+    start(Poisoned, job, output, **changes).result()
 
     one, two = curve(tmp_path / "1"), curve(tmp_path / "2")
     assert [(at.step, at.skipped, at.rate) for at in one] == [(at.step, at.skipped, at.rate) for at in two]
@@ -170,7 +172,8 @@ def test_trainings_in_a_store_survive_a_dead_worker(job: TrainingJob, store: Pat
     """With ZeRO 1 to 3, the other's partition and that of the dead one are in one checkpoint in the store."""
     changes = {"train": replace(job.train, grad_clip=0.0), "scale": Scale(workers=2, zero_stage=stage)}
     mortal, undisturbed = store / "mortal", tmp_path / "undisturbed"
-    ray.get([start(Mortal, job, mortal, **changes), start(TrainingJob, job, undisturbed, **changes)])
+    for running in (start(Mortal, job, mortal, **changes), start(TrainingJob, job, undisturbed, **changes)):
+        running.result()
     # from the second of six reports on, not from the start
     assert {path.name for path in store.glob("mortal.2-1-*")} == {f"mortal.2-1-{n}" for n in range(1, 5)}
     assert curve(mortal) == curve(undisturbed)

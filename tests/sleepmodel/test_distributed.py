@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from sleepmodel.distributed.deepspeed import DeepSpeedEngine
 from sleepmodel.distributed.job import MODEL, TrainingJob, read_training
 from sleepmodel.distributed.ray_controller import _KeepCleaner
 from sleepmodel.distributed.ray_train import fit
+from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.cuda_graphs import GraphedModel
 from sleepmodel.training.engine import Engine, LocalEngine, Losses
-from sleepmodel.training.loop import build_model, train
+from sleepmodel.training.loop import NonFiniteError, build_model, train
 from sleepmodel.training.memory import training_memory
 from sleepmodel.training.progress import Progress
 from tests.sleepmodel.accelerator import DEVICE, counted_waits
@@ -29,6 +31,7 @@ from tests.sleepmodel.own_mixers import BUFFERED, SAVED
 from tests.sleepmodel.tiny import CONFIG, ITERATED, TASK, TRACED, TRACED_CONFIG
 from tests.sleepmodel.tiny import MODEL as TINY
 from tests.sleepmodel.updates import GIVEN_BATCH, check_first_update, with_given_gradients
+from tests.waiting import in_thread
 
 pytestmark = pytest.mark.slow
 
@@ -322,7 +325,8 @@ def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJ
 def test_two_workers_match_one_and_a_plain_loop(job: TrainingJob, rows: Rows, tmp_path: Path) -> None:
     """The same global batches, halved: only the order of sums differs."""
     jobs = [replace(job, output=str(tmp_path / str(n)), scale=Scale(workers=n)) for n in (1, 2)]
-    ray.get([ray.remote(num_cpus=0)(fit).remote(each) for each in jobs])
+    for training in [in_thread(fit, each) for each in jobs]:
+        training.result()
     one, two = (read_training(Path(each.output)).history for each in jobs)
     plain = curve(LocalEngine(build_model(TINY, CONFIG), CONFIG), job.rows(), CONFIG)
     for a, b, c in zip(one, two, plain, strict=True):
@@ -356,15 +360,19 @@ def test_a_diverged_training_stops_at_once_and_keeps_its_checkpoint(job: Trainin
                     model.norm.weight[0] = float("nan")
                 with (Path(self.output) / "starts").open("a") as starts:
                     starts.write("x")
+                (Path(self.output) / "needless").write_text(" ".join({"mlflow", "optuna"} & sys.modules.keys()))
                 return 0.0
 
             return poison
 
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
-    poisoned = Poisoned(**{**fields, "output": str(tmp_path / "run")})
+    store = open_store(tmp_path)
+    run = start_run(store, "test", "test", None, {}, {})
+    poisoned = Poisoned(**{**fields, "output": str(tmp_path / "run"), "store": store, "run": run})
     (tmp_path / "run").mkdir()
-    with pytest.raises(ray.exceptions.RayTaskError, match=r"step 4: loss nan, gradient norm nan, muon_lr 5.00e-03"):
-        ray.get(ray.remote(num_cpus=0)(fit).remote(poisoned))
+    with pytest.raises(NonFiniteError, match=r"step 4: loss nan, gradient norm nan, muon_lr 5.00e-03"):
+        in_thread(fit, poisoned).result()
     assert (tmp_path / "run" / "starts").read_text() == "x"
+    assert (tmp_path / "run" / "needless").read_text() == ""  # the controller logs the curve
     assert len(list((tmp_path / "run" / "checkpoints").glob("checkpoint_2*"))) == 1
     assert not (tmp_path / "run" / MODEL).exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from sleepmodel.distributed.ray_tune import search
 from sleepmodel.training.progress import Progress, ProgressEvent, ProgressTicker, print_progress
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
-from tests.waiting import wait_for
+from tests.waiting import in_thread, wait_for
 
 
 def report(step: int) -> Progress:
@@ -74,9 +73,8 @@ def test_the_driver_hears_trainings_and_trials(job: TrainingJob, tmp_path: Path)
     searched = replace(job, name="tune", output=str(tmp_path / "tune"), watch=SendProgress("tune"))
     config = Search(trials=2, sleep_passes=(1, 2), grace=1)
     with ProgressMailbox(heard):
-        fit(two_workers)
-        with ThreadPoolExecutor(1) as thread:  # in the main one Tune would replace pytest's handlers of signals
-            trials = thread.submit(search, searched, config, 2).result()
+        in_thread(fit, two_workers).result()
+        trials = in_thread(search, searched, config, 2).result()
     events = heard.of("train-n1")
     assert [event.report for event in events if event.report] == read_training(tmp_path / "train").history
     assert events[0].step == 0 and {(event.name, event.steps) for event in events} == {("n1", CONFIG.steps)}
@@ -90,7 +88,7 @@ def test_the_driver_hears_trainings_and_trials(job: TrainingJob, tmp_path: Path)
 
 def test_a_training_ends_as_ever_where_nobody_listens(ray_cluster: str, job: TrainingJob, tmp_path: Path) -> None:
     silent = replace(job, output=str(tmp_path))
-    ray.get(ray.remote(num_cpus=0)(fit).remote(silent))
+    in_thread(fit, silent).result()
     assert read_training(tmp_path).history[-1].step == CONFIG.steps
 
 

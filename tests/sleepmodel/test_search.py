@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from sleepmodel.config.training import Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob
 from sleepmodel.distributed.ray_tune import EXPERIMENT, search
+from sleepmodel.distributed.ray_worker import Stopped
 from sleepmodel.distributed.trials import TrialResult, best
 from sleepmodel.tracking.runs import open_store, start_run
 from sleepmodel.training.engine import CHECKPOINT, Engine, LocalEngine
@@ -31,7 +31,7 @@ from sleepmodel.training.loop import build_model, train
 from tests.sleepmodel.tiny import CONFIG, MODEL, TASK
 from tests.sleepmodel.tracking.server import server
 from tests.store import free_ports
-from tests.waiting import Background, wait_for
+from tests.waiting import Background, in_thread, wait_for
 
 pytestmark = pytest.mark.slow
 long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
@@ -108,9 +108,7 @@ def job_under(root: Path, diary: Path, **scripted: Any) -> Scripted:
 
 
 def searched(job: TrainingJob) -> list[TrialResult]:
-    """In a thread, as in a pipeline: in the main one Tune would replace pytest's handlers of signals."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(search, job, SEARCH, 1).result()
+    return in_thread(search, job, SEARCH, 1).result()
 
 
 def killed(job: Scripted) -> None:
@@ -221,6 +219,22 @@ def test_a_killed_search_goes_on_with_its_mlflow_server_at_another_port(
                 assert {trial.sleep_passes for trial in searched(job)} == {1, 2, 3}
                 assert curves(job) == {1: ("FINISHED", [4, 8, 12]), 2: ("FINISHED", [4, 8, 12]), 3: ("FINISHED", [4])}
     assert not list(root.glob("*.db"))
+
+
+@long
+def test_a_search_that_is_told_to_stop_goes_on(ray_cluster: str, tmp_path: Path) -> None:
+    stop, diary, again = (tmp_path / name for name in ("stop", "diary", "again"))
+    job = replace(job_under(tmp_path, diary, waits=2), stop=str(stop))
+    running = in_thread(search, job, SEARCH, 1)
+    wait_for(lambda: validations(diary).count(2) == 3 and recorded_trials(job) == 2, "the moment to stop it")
+    stop.touch()
+    with pytest.raises(Stopped, match="tune: stopped on request; run the same command"):
+        running.result()
+    wait_for(lambda: ray.available_resources().get("CPU") == 4, "the cores of all trials to be free")
+    stop.unlink()
+    trials = {trial.sleep_passes: trial.complete for trial in searched(replace(job, waits=None, diary=str(again)))}
+    assert trials == {1: True, 2: True, 3: False}
+    assert validations(again) == [2, 3]
 
 
 @long
