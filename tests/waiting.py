@@ -13,9 +13,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -65,7 +66,16 @@ def wait_for(
 def in_thread(function: Callable[..., T], *arguments: object) -> Future[T]:
     """Call a function beside the test, in a thread, as a pipeline calls `fit` and `search`: in the main one, Ray would
     replace pytest's handlers of signals."""
-    return ThreadPoolExecutor(1).submit(function, *arguments)
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # which `result` raises
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()  # a test that fails does not wait for it
+    return future
 
 
 class Background(subprocess.Popen[bytes]):

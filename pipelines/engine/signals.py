@@ -63,7 +63,7 @@ def keep_sigterm() -> Iterator[None]:
 @contextmanager
 def stop_on_signals(stop: Path, say: Callable[[str], None], close: Callable[[str], None]) -> Iterator[None]:
     """Raise Terminated at the first signal. Then create the file `stop`, which asks trainings to save and end, and a
-    search to end its trials, and give them up to GRACE_SECONDS. Other stages end as after SIGKILL: their next run
+    search to end its trials. Wait for them for up to GRACE_SECONDS. Other stages end as after SIGKILL: their next run
     continues from the last shard. A second Ctrl-C ends the process at once.
 
     say: prints a line for the user; close: called at the end, with FINISHED, FAILED or KILLED.
@@ -90,12 +90,13 @@ def stop_on_signals(stop: Path, say: Callable[[str], None], close: Callable[[str
         status = "FINISHED"
     except Terminated as terminated:
         status = "KILLED"
-        # by the names of their stages
-        ending = [thread for thread in threading.enumerate() if thread.name.startswith(("train-", "tune"))]
-        say(f"{terminated}: {_waiting_for([thread for thread in ending if thread.name != 'tune'])}{AGAIN}")
+        # threads have the names of their stages
+        saving = [thread for thread in threading.enumerate() if thread.name.startswith("train-")]
+        searching = [thread for thread in threading.enumerate() if thread.name == "tune"]
+        say(f"{terminated}: {_waiting_for(len(saving), len(searching))}{AGAIN}")
         stop.touch()
         deadline = time.monotonic() + GRACE_SECONDS
-        for thread in ending:
+        for thread in saving + searching:
             thread.join(max(0.0, deadline - time.monotonic()))
         raise
     finally:
@@ -109,7 +110,7 @@ def stop_on_signals(stop: Path, say: Callable[[str], None], close: Callable[[str
         raise Terminated(received[0])
 
 
-def _waiting_for(saving: list[threading.Thread]) -> str:
-    if not saving:
-        return ""
-    return f"waiting up to {GRACE_SECONDS} s for {len(saving)} training{'s' * (len(saving) > 1)} to save; "
+def _waiting_for(trainings: int, searches: int) -> str:
+    if trainings:
+        return f"waiting up to {GRACE_SECONDS} s for {trainings} training{'s' * (trainings > 1)} to save; "
+    return f"waiting up to {GRACE_SECONDS} s for the search to end its trials; " if searches else ""

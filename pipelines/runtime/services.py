@@ -165,7 +165,7 @@ class Services(Observer):
         results in order. environment: Ray's runtime environment of the tasks, beside the pipeline's own; watch: called
         every LOOK_SECONDS with the number of tasks that are done, and of all.
 
-        Raises TimeoutError as the function that `room` returns: Ray would wait for ever.
+        Raises TimeoutError where the function that `room` returns does: Ray would wait for ever.
         """
         task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES, runtime_env=environment or {})(function)
         results = [task.remote(*arguments) for arguments in calls]
@@ -182,7 +182,7 @@ class Services(Observer):
 
     def room(self) -> Callable[[], None]:
         """A function to call every LOOK_SECONDS while something waits for the cluster. It raises TimeoutError if the
-        cluster has become too small for a training, and so for a task of `map`, and stays so for `scale.wait_minutes`.
+        cluster has been too small for a training, and so for a task of `map`, for `scale.wait_minutes`.
         """
         wait = WaitForRoom(self.resources.scale.wait_minutes)
         return lambda: wait.look(self._lacking())

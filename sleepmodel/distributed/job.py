@@ -59,7 +59,8 @@ class TrainingJob:
     record; start, weights: the model to start from, and its checksum (see load_base, begin_with), or None; init: what
     inserted blocks that it lacks begin with, as in from_pretrained;
     store, run: the MLflow run that gets the metrics; None: no run;
-    stop: if this path exists, the training saves a checkpoint and stops; None: it runs to its end;
+    stop: if this path exists, the training saves a checkpoint and stops, and a search ends its trials; None: it runs to
+        its end;
     watch: called with its progress, in the process that trains.
     """
 
@@ -87,9 +88,10 @@ class TrainingJob:
     def validate(self, engine: Engine) -> Callable[[SleepModel, int | None], float]:
         """A function that returns a model's accuracy on the validation rows of a level; None: on all validation rows.
 
-        Every worker must call it, with the same arguments, and gets the same number. Each predicts its share of the
-        rows; with ZeRO stage 3, where all must make the same forwards, each predicts all rows. Raises ValueError if a
-        level of the training rows has no validation rows.
+        Every worker must call the function with the same arguments; all get the same number. Each predicts its share of
+        the rows; with ZeRO stage 3, where all must make the same forwards, each predicts all rows.
+
+        Raises ValueError if a level of the training rows has no validation rows.
         """
         rows, curriculum = read_rows(self.dataset, "validation"), self.train.curriculum
         levels = levels_of(rows, curriculum)

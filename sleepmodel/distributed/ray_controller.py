@@ -82,7 +82,8 @@ class WarmTrainer(TorchTrainer):
         return [_KeepCleaner(), *(each for each in found if not isinstance(each, mine))]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
-        # the controller has them from `_create_default_callbacks`; each worker would import what they need, as MLflow
+        # the controller has them from `_create_default_callbacks`; the config goes to all workers, which would import
+        # what they need, such as MLflow
         options["train_run_context"].run_config.callbacks = []
         context = ray.get_runtime_context()
         idle = _idle.setdefault((context.get_session_name(), context.get_job_id()), [])

@@ -1,8 +1,9 @@
 """Ray Tune over the sleep passes N and the fast-weight learning rate eta, stopped early by ASHA at equal tokens.
 
-A trial with one worker runs the training loop in Tune's own process, with the cores of that worker, so that trials
-share a small machine. With several workers, or where DeepSpeed partitions, it is a training of its own under Ray Train,
-and the process that starts it takes no core. Both save a checkpoint at each report, and go on from the last one.
+A trial with one worker runs the training loop in the actor that Tune starts for it, with the cores of that worker, so
+that trials share a small machine. With several workers, or where DeepSpeed partitions, it is a training of its own
+under Ray Train, and the process that starts it takes no core. Both save a checkpoint at each report, and go on from the
+last one.
 
 Tune keeps on disk what it knows of the trials. Nothing there is the MLflow store, and each call of `search` derives all
 paths anew, so a search goes on after the store or the root has moved.
@@ -35,8 +36,7 @@ from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
-from datagen.ray_tasks import LOOK_SECONDS
-from datagen.storage import as_path, for_ray, remove_tree
+from datagen.storage import as_path, for_ray, remove_tree, storage_errors
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
@@ -56,6 +56,7 @@ REPORT_SECONDS = 1.0  # between two looks whether such a trial has ended
 # Tune's state of the search, which it saves after the checkpoint that it names, must not name one that is gone
 TRIAL_CHECKPOINTS = 3  # that Tune keeps of a trial
 STATE_SECONDS = "1"  # between two savings of the state
+LOOK_SECONDS = 10  # between two calls of `look`
 
 
 def search(
@@ -68,14 +69,15 @@ def search(
     chooses the others: at random up to its tenth trial, then by TPE. N and eta of a trial replace those of `job.model`.
     `job.run` is the MLflow run under which the trials are nested. max_concurrent: trials that run at the same time; if
     there were more than fit the cluster, some would wait, and ASHA would compare them late. look: called every
-    LOOK_SECONDS in this thread; it may end the search, and the trials that run, by raising. If `job.stop` exists, the
-    search raises Stopped; the next call goes on from the last report of each trial.
+    LOOK_SECONDS in this thread; if it raises, the search and its running trials end. If `job.stop` exists, the search
+    raises Stopped; the next call goes on from the last report of each trial.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # verbose=0 silences only the old output
     # it warns of each checkpoint less than 5 s after another
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # it logs where its files are
+    log = logging.getLogger("ray.tune.tune")
+    log.setLevel(max(log.getEffectiveLevel(), logging.WARNING))  # it logs where its files are
     budget, paper = job.train.steps, min(max(1.0, config.eta_low), config.eta_high)
     space = {N: tune.choice(list(config.sleep_passes)), ETA: tune.loguniform(config.eta_low, config.eta_high)}
     output = as_path(job.output)
@@ -135,7 +137,7 @@ def _resources(job: TrainingJob) -> dict[str, float]:
 
 
 def _distributed(job: TrainingJob) -> bool:
-    """Whether Ray Train and DeepSpeed run a trial: the others run in Tune's own process."""
+    """Whether Ray Train and DeepSpeed run a trial: the others train in the actor that Tune starts for them."""
     return job.scale.workers > 1 or job.scale.zero_stage > 0 or job.train.precision == BFLOAT16_WEIGHTS
 
 
@@ -251,8 +253,8 @@ def _identity(job: TrainingJob, trial_id: str) -> str:
 
 
 class _EndTrials(tune.Callback):
-    """Ends a trial's MLflow run and reports its end, in Tune's process: ASHA stops a trial by killing it, so it cannot
-    do so itself."""
+    """Ends a trial's MLflow run and reports its end, in the process that searches: ASHA stops a trial by killing it, so
+    it cannot do so itself."""
 
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
@@ -302,14 +304,15 @@ class _SaveScheduler(tune.Callback):
 
 
 class _Interrupt(tune.Callback):
-    """Ends the search, between two steps of Tune, which then ends the trials."""
+    """Ends the search between two steps of Tune, by raising; Tune then ends the trials."""
 
     def __init__(self, job: TrainingJob, look: Callable[[], None]) -> None:
         self.job, self.look, self.last = job, look, time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        if self.job.asked_to_stop():
-            raise Stopped(f"{self.job.name}: stopped on request; run the same command to resume")
+        with suppress(*storage_errors()):  # of one look at a store; the next may succeed
+            if self.job.asked_to_stop():
+                raise Stopped(f"{self.job.name}: stopped on request; run the same command to resume")
         if time.monotonic() - self.last > LOOK_SECONDS:
             self.look()
             self.last = time.monotonic()

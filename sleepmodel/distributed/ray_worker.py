@@ -35,7 +35,8 @@ DRAIN_SECONDS = 2  # between two looks whether this node is to be taken away
 
 
 class Stopped(RuntimeError):
-    """A training stopped on request, or because a node of it is to be taken away, after it saved a checkpoint."""
+    """A training stopped on request, or because a node of it is to be taken away, after it saved a checkpoint; or a
+    search stopped on request."""
 
 
 def run_worker(config: dict[str, TrainingJob]) -> None:

@@ -67,7 +67,7 @@ class Engine(Protocol):
         without ZeRO made with zeros where `reads_every_step` is false."""
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sums of `values`, which are on the model's device, over the workers. Every worker must call it."""
+        """The sums over the workers of each of `values`, which are on the model's device. Every worker must call it."""
 
     def save(self, directory: Path, state: dict[str, Any]) -> None:
         """Write weights, optimiser state and `state` to an empty directory."""

@@ -1,8 +1,8 @@
 """The training loop. It needs only torch: its caller passes in what saves, reports and distributes a training.
 
-A training is a function of (model config, train config, rows). The seed determines the initial weights, seed and step
-determine the rows of a batch (batches.py), and with the worker also the random numbers that a mixer of your own may
-draw. So a checkpoint needs neither a position in the data nor a random state.
+A training is a function of (model config, train config, rows). The seed determines the initial weights, and seed and
+step determine the rows of a batch (batches.py). Seed, step and worker determine the random numbers that a mixer of your
+own may draw. So a checkpoint needs neither a position in the data nor a random state.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ def train(
     """Train to `config.steps` and return the learning curve, including the reports from before a resume.
 
     The model trains in training mode and is validated in evaluation mode; at the end it has the mode that it came with.
+    Each step seeds torch's random numbers, which stay so at the end.
 
     config: that of the engine;
-    validate: returns the model's accuracy on the validation rows of a level; None: on all of them;
+    validate: returns the model's accuracy on the validation rows of a level; None: on all of them. Every worker calls
+        it, and all must get the same number;
     report: called with a `Progress` and a `Save` every `validate_every` steps and at the end, also of 0 steps;
     resume: a directory that a `Save` wrote;
     between: called with the number of finished steps and a `Save` after every other step; it may end the run by
@@ -129,7 +131,7 @@ def _check_config(config: TrainConfig, of_engine: TrainConfig) -> None:
 
 
 def _random_seed(seed: int, step: int, rank: int) -> int:
-    """What a worker seeds the random numbers of a step with, on all its devices."""
+    """The seed of a worker's random numbers in a step, on all its devices."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
@@ -255,7 +257,7 @@ def _progress(
     level: int | None,
     validate: Callable[[SleepModel, int | None], float],
 ) -> Progress:
-    """Validate, and return the report. Every worker must call it, as ZeRO stage 3 gathers weights for a forward."""
+    """Validate, and return the report. Every worker must call it, as `validate` may ask all of them."""
     return Progress(
         step=state.step,
         steps=config.steps,

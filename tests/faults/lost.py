@@ -52,7 +52,7 @@ def main(root: Path) -> None:
     for name, call in {
         "training": lambda: in_thread(fit, job).result(),
         "task": lambda: services.map(nothing, [()], cores=2),
-        "search": lambda: search(job_of_search, Search(trials=1), 1, services.room()),
+        "search": lambda: search(job_of_search, Search(trials=1, sleep_passes=(1,)), 1, services.room()),
     }.items():
         begin = time.monotonic()
         try:

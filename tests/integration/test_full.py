@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from mlflow import MlflowClient
 
@@ -35,7 +34,7 @@ from sleepmodel.evaluation.accuracy import predict
 from sleepmodel.tracking.runs import tracking_uri
 from tests.sleepmodel.tiny import CONFIG, TASK
 from tests.sleepmodel.tiny import MODEL as TINY
-from tests.waiting import Background, run, scaled
+from tests.waiting import Background, in_thread, run, scaled
 
 pytestmark = pytest.mark.slow
 long = pytest.mark.skipif("MAKE_FAULTS" not in os.environ, reason="takes minutes: make faults")
@@ -385,13 +384,12 @@ def test_a_search_in_a_store_is_kept(ray_cluster: str, store: Path) -> None:
     for split in ("train", "validation"):
         data = generate(TASK, split, 64, 0, store)
     job = TrainingJob("tune", TINY, CONFIG, str(data), str(store / "tune"))
-    search_there = ray.remote(num_cpus=0)(search)
     config = Search(trials=2, sleep_passes=(1, 2), grace=1)
-    trials = ray.get(search_there.remote(job, config, 2))
+    trials = in_thread(search, job, config, 2).result()
     assert list((store / "tune" / "search").glob("trial-*/checkpoint_*/*"))
     remove_checkpoints(store / "tune")
     assert not list((store / "tune" / "search").glob("trial-*/checkpoint_*/*"))
-    again = ray.get(search_there.remote(job, config, 2))
+    again = in_thread(search, job, config, 2).result()
     assert len(trials) == 2 and all(trial.complete for trial in trials)
     assert {trial.sleep_passes: trial for trial in again} == {trial.sleep_passes: trial for trial in trials}
     assert len(list((store / "tune" / "search").glob("trial-*/events.out.tfevents.*"))) == 2
