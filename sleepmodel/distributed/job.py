@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from datagen.blocks import Blocks
 from datagen.checks import require
 from datagen.reader import read_dataset, read_rows, stream
 from datagen.rows import Ragged
-from datagen.storage import as_path, in_store, publishing
+from datagen.storage import as_path, in_store, publishing, storage_errors
 from datagen.tokenizer import stored_tokenizer
 from sleepmodel.config.model import ModelConfig
 from sleepmodel.config.training import Scale, TrainConfig, check_equal_blocks
@@ -143,8 +144,11 @@ class TrainingJob:
 
 @functools.lru_cache(maxsize=1)
 def _stored(path: str, tick: int) -> bool:
-    """Whether a path in an object store exists. Cached until the next tick, as trainings ask at every step."""
-    return as_path(path).exists()
+    """Whether a path in an object store exists; False where the store does not say. Cached until the next tick, as
+    trainings ask at every step."""
+    with suppress(*storage_errors()):  # the next tick asks again, and no work is lost for a question
+        return as_path(path).exists()
+    return False
 
 
 def has_model(output: Path) -> bool:

@@ -36,7 +36,7 @@ from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Empty, Queue
 
-from datagen.storage import as_path, for_ray, remove_tree, storage_errors
+from datagen.storage import as_path, for_ray, remove_tree
 from sleepmodel.config.training import BFLOAT16_WEIGHTS, Search
 from sleepmodel.distributed import checkpoints
 from sleepmodel.distributed.job import TrainingJob, read_training
@@ -310,9 +310,8 @@ class _Interrupt(tune.Callback):
         self.job, self.look, self.last = job, look, time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        with suppress(*storage_errors()):  # of one look at a store; the next may succeed
-            if self.job.asked_to_stop():
-                raise Stopped(f"{self.job.name}: stopped on request; run the same command to resume")
+        if self.job.asked_to_stop():
+            raise Stopped(f"{self.job.name}: stopped on request; run the same command to resume")
         if time.monotonic() - self.last > LOOK_SECONDS:
             self.look()
             self.last = time.monotonic()

@@ -194,3 +194,20 @@ def test_trainings_see_a_request_to_stop(store: Path, monkeypatch: pytest.Monkey
     assert not asks.asked_to_stop()
     stop.touch()
     wait_for(asks.asked_to_stop, "the request to stop, which is looked for at an interval")
+
+
+def test_a_store_that_does_not_say_whether_to_stop_ends_no_training(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = store / LOCKS / "2.stop"
+    stop.touch()
+    asks = TrainingJob("t", MODEL, CONFIG, "", "", stop=str(stop))
+    monkeypatch.setattr(job, "STOP_SECONDS", 0.1)
+
+    def silent(path: Path) -> bool:
+        raise ConnectionError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stop), "exists", silent)
+        assert not asks.asked_to_stop()
+    wait_for(asks.asked_to_stop, "the request to stop, once the store answers")
